@@ -1,0 +1,199 @@
+"""Evaluation: sample every problem, judge the completions, report means with intervals over problems.
+
+pass@1 is the mean over problems of the share of right samples, so it does not depend on how many are drawn. An answer
+counts only in the required format when there is one. What judges is handed in as loaded rewards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from grpo.config import DataConfig, EngineConfig, EvalConfig, RuntimeConfig
+from grpo.data import ANSWER_COLUMNS, Row, build_prompts, load_rows, rows_hash, write_jsonl
+from grpo.engine import make_engine
+from grpo.errors import UserError
+from grpo.eval_metrics import Judges, general_metrics, general_row, math_metrics, problem_row
+from grpo.files import write_json
+from grpo.policy import load_model, load_tokenizer, pick_device
+from grpo.progress import progress
+from grpo.scoring import Reward, score
+from grpo.types import Group, Prompt, RolloutEngine, Sampling
+
+log = logging.getLogger("grpo")
+
+
+@dataclass(frozen=True)
+class GeneralEval:
+    """General prompts, one sample each, and the rule behind each of `GENERAL_METRICS` (None: does not apply)."""
+
+    data: DataConfig
+    max_tokens: int
+    rewards: Mapping[str, Reward]
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """`metrics` is what eval.json holds, `problems` one row a problem, `completions` one row a sample."""
+
+    metrics: dict[str, Any]
+    problems: list[Row]
+    completions: list[Row]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.metrics[name]
+
+    def write(self, file: Path, completions: Path | None = None) -> None:
+        """`file`, `<stem>.problems.jsonl` beside it and the completions; the summary last: with it all is there."""
+        write_jsonl(completions or file.with_name(file.stem + ".completions.jsonl"), self.completions)
+        write_jsonl(problems_file(file), self.problems)
+        write_json(file, self.metrics)
+
+
+def problems_file(file: Path) -> Path:
+    """Where the per-problem results of an eval.json lie."""
+    return file.with_name(file.stem + ".problems.jsonl")
+
+
+def evaluate(
+    model: str | tuple[Any, Any],
+    config: EvalConfig,
+    *,
+    judges: Judges,
+    engine: EngineConfig | None = None,
+    runtime: RuntimeConfig | None = None,
+    seed: int = 0,
+    general: GeneralEval | None = None,
+    rows: list[Row] | None = None,
+) -> EvalResult:
+    """Evaluate a model (folder, hub name, or a loaded model with its tokenizer).
+
+    `rows` replaces the rows of `config.data`, whose template settings still hold.
+
+    Raises:
+        UserError: the settings contradict each other, or the data has no golds.
+    """
+    _check(config)
+    start = time.monotonic()
+    engine = engine or EngineConfig()
+    rows = load_rows(config.data) if rows is None else rows
+    name = model if isinstance(model, str) else str(getattr(model[0], "name_or_path", "") or "model in memory")
+    source = config.data.path or config.data.fn or "rows"
+    _check_golds(rows, source)
+    loaded, tokenizer = _load(model, runtime or RuntimeConfig()) if isinstance(model, str) else model
+    prompts = build_prompts(rows, config.data, tokenizer, task="evaluation")
+    sampler = make_engine(engine, loaded, tokenizer)
+    try:
+        sampling = Sampling(config.samples, config.max_tokens, config.temperature, config.top_p)
+        groups = _judged(_sample(sampler, prompts, sampling, seed, engine, "evaluation"), judges.rewards())
+        general_groups = _general_groups(sampler, tokenizer, config, general, seed, engine)
+    finally:
+        sampler.close()
+    problems = [problem_row(group, judges) for group in groups]
+    general_problems = [general_row(group) for group in general_groups]
+    metrics = {
+        "model": name,
+        "data": source,
+        **math_metrics(problems, config, judges),
+        **general_metrics(general_problems),
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_tokens": config.max_tokens,
+        "seed": seed,
+        "engine": engine.kind,
+        "template_hash": template_hash(tokenizer, config.data),
+        "data_hash": rows_hash(rows),
+        "seconds": round(time.monotonic() - start, 3),
+    }
+    completions = [row for group in [*groups, *general_groups] for row in _completion_rows(group)]
+    hidden = [{key: value for key, value in problem.items() if key != "votes"} for problem in problems]
+    return EvalResult(metrics, [*hidden, *general_problems], completions)
+
+
+def _check(config: EvalConfig) -> None:
+    too_large = [k for k in config.k if k < 1 or k > config.samples]
+    if too_large:
+        raise UserError(f"k={too_large[0]}: pass@k needs 1 <= k <= samples, and samples is {config.samples}")
+    if config.temperature == 0 and config.samples > 1:
+        raise UserError(f"temperature=0 gives the same completion every time: samples={config.samples} must be 1")
+
+
+def _check_golds(rows: Sequence[Row], source: str) -> None:
+    if not any(row.get(column) is not None for row in rows for column in ANSWER_COLUMNS):
+        has = ", ".join(rows[0]) if rows else "nothing"
+        raise UserError(f"data '{source}': no column {' | '.join(ANSWER_COLUMNS)} to judge by (it has: {has})")
+
+
+def _load(model: str, runtime: RuntimeConfig) -> tuple[Any, Any]:
+    device = pick_device(runtime)
+    tokenizer = load_tokenizer(model)
+    return load_model(model, device), tokenizer
+
+
+def _sample(
+    sampler: RolloutEngine, prompts: Sequence[Prompt], sampling: Sampling, seed: int, engine: EngineConfig, label: str
+) -> list[Group]:
+    """In parts, so that progress can be shown; a sample does not depend on the others in its part."""
+    part = max(1, 4 * engine.max_rows // sampling.group_size)
+    groups: list[Group] = []
+    with progress(label, total=len(prompts)) as bar:
+        for start in range(0, len(prompts), part):
+            chosen = prompts[start : start + part]
+            groups += sampler.generate(chosen, sampling, seed=seed, step=0)
+            bar.advance(len(chosen))
+    return groups
+
+
+def _general_groups(
+    sampler: RolloutEngine,
+    tokenizer: Any,
+    config: EvalConfig,
+    general: GeneralEval | None,
+    seed: int,
+    engine: EngineConfig,
+) -> list[Group]:
+    if general is None:
+        return []
+    prompts = build_prompts(load_rows(general.data), general.data, tokenizer, task="general evaluation")
+    sampling = Sampling(1, general.max_tokens, config.temperature, config.top_p)
+    groups = _sample(sampler, prompts, sampling, seed, engine, "general evaluation")
+    return _judged(groups, [replace(reward, name=name) for name, reward in general.rewards.items()])
+
+
+def _judged(groups: list[Group], rewards: list[Reward]) -> list[Group]:
+    judged, stats = score(groups, rewards, max_failed=1.0)  # a failure is a wrong answer here, and said
+    if stats.errors:
+        counts = ", ".join(f"{name} on {count}" for name, count in stats.errors.items())
+        log.warning(
+            "evaluation: rewards failed (%s of %d completions); first: %s", counts, stats.rows, stats.first_error
+        )
+    return judged
+
+
+def template_hash(tokenizer: Any, data: DataConfig) -> str:
+    """Hash of everything that turns a question into a prompt."""
+    template = data.template or getattr(tokenizer, "chat_template", None)
+    return hashlib.sha256(json.dumps([template, data.system, data.suffix]).encode()).hexdigest()[:16]
+
+
+def _completion_rows(group: Group) -> list[Row]:
+    prompt = group.prompt
+    return [
+        {
+            "id": prompt.id,
+            "sample": number,
+            "prompt": prompt.messages if prompt.messages is not None else prompt.text,
+            "completion": rollout.completion.text,
+            "answer": prompt.answer,
+            "rewards": rollout.rewards,
+            "finish_reason": rollout.completion.finish_reason,
+            "tokens": len(rollout.completion.token_ids),
+        }
+        for number, rollout in enumerate(group.rollouts)
+    ]

@@ -1,0 +1,175 @@
+"""What every training on a Hugging Face Trainer shares: data order, optimizer, arguments, metrics and checkpoints.
+
+The order of the data is a pure function of (seed, rows, steps) and handed to the Trainer as a sequence, so every batch
+is full, an epoch needs no special case, and an interrupted training goes on with the rows it had not seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
+from grpo.errors import UserError
+from grpo.metrics import MetricsWriter
+from grpo.policy import pick_device
+from grpo.progress import Bar, progress
+from grpo.schedule import lr_factor
+
+
+class Quiet:
+    """Mixed into TRL's trainers: no usage report over the network, no model card written."""
+
+    def _send_telemetry(self) -> None:
+        return
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        return
+
+
+def step_count(config: SFTConfig, rows: int) -> int:
+    """Optimizer steps: as asked, or enough for the epochs asked."""
+    return config.steps or max(1, math.ceil((config.epochs or 0) * rows / config.batch_size))
+
+
+def training_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """Row numbers of each step's batch: one random permutation of all rows after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    while len(order) < steps * batch_size:
+        order += torch.randperm(len(lengths), generator=generator).tolist()
+    batches = [order[start : start + batch_size] for start in range(0, steps * batch_size, batch_size)]
+    # Within a batch the order is free: neighbours in length share a micro-batch, which saves padding.
+    return [sorted(batch, key=lambda row: lengths[row]) for batch in batches]
+
+
+def make_optimizer(model: Any, config: OptimizerConfig, steps: int) -> tuple[Any, Any]:
+    """AdamW and its schedule. Biases and norms (vectors) are not decayed."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=trained[0].device.type in ("cpu", "cuda"))
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step, steps))
+
+
+def trainer_arguments(
+    config: SFTConfig, out: Path, steps: int, seed: int, runtime: RuntimeConfig
+) -> dict[str, Any]:
+    """Keyword arguments for TrainingArguments and for TRL's versions of it: nothing but the training itself."""
+    micro = config.micro_batch_size or config.batch_size
+    device = pick_device(runtime).type
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "max_steps": steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": config.batch_size // micro,
+        "train_sampling_strategy": "sequential",  # the data set is already in training order
+        "max_grad_norm": config.optimizer.max_grad_norm,
+        "seed": seed,
+        "use_cpu": device == "cpu",
+        "bf16": runtime.dtype == "bfloat16",
+        "gradient_checkpointing": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": device == "cuda",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a loss that is not a number stops the run, see StepLog
+        "eval_strategy": "no",
+        "save_strategy": "no" if config.checkpoint.every is None else "steps",
+        "save_steps": config.checkpoint.every or steps,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
+
+
+def run_trainer(
+    trainer: Trainer, config: SFTConfig, out: Path, steps: int, tokens: Sequence[int], title: str
+) -> dict[str, Any]:
+    """Train, or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`. `tokens`: of each step."""
+    checkpoint = last_checkpoint(out / "checkpoints")
+    done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+    _cut_metrics(out / "metrics.jsonl", done)
+    trainer.remove_callback(PrinterCallback)
+    began = time.perf_counter()
+    with progress(title, total=steps, done=done) as bar:
+        step_log = StepLog(MetricsWriter(out / "metrics.jsonl"), bar, tokens, config.checkpoint.keep)
+        trainer.add_callback(step_log)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    losses = step_log.losses[-20:]
+    return {
+        "steps": steps,
+        "loss": sum(losses) / len(losses) if losses else None,
+        "tokens": sum(tokens),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+class StepLog(TrainerCallback):
+    """One row in metrics.jsonl and one tick of the bar a step; checkpoints under the names of the run directory."""
+
+    def __init__(self, writer: MetricsWriter, bar: Bar, tokens: Sequence[int], keep: int) -> None:
+        self.losses: list[float] = []
+        self._write: Callable[[dict[str, Any]], None] = writer.write
+        self._bar, self._tokens, self._keep = bar, tokens, keep
+        self._last = time.perf_counter()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._last = time.perf_counter()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        if not logs or "loss" not in logs:  # the summary at the end
+            return
+        now = time.perf_counter()
+        row = {
+            "step": state.global_step,
+            "loss": logs["loss"],
+            "lr": logs.get("learning_rate"),
+            "grad_norm": logs.get("grad_norm"),
+            "tokens": self._tokens[state.global_step - 1],
+            "seconds": now - self._last,
+        }
+        self._last = now
+        self._write(row)
+        if not math.isfinite(row["loss"]):
+            raise UserError(f"step {state.global_step}: the loss is {row['loss']}; lower optimizer.lr or add warmup_steps")
+        self.losses.append(row["loss"])
+        self._bar.advance(1, f"loss {row['loss']:.3f}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The rename marks the checkpoint as complete; only then are old ones dropped."""
+        folder = Path(str(args.output_dir))
+        target = folder / f"step-{state.global_step:06d}"
+        if target.exists():
+            shutil.rmtree(target)
+        (folder / f"checkpoint-{state.global_step}").rename(target)
+        for old in sorted(folder.glob("step-*"))[: -self._keep]:
+            shutil.rmtree(old)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; half-written ones are removed."""
+    for partial in folder.glob("checkpoint-*"):
+        shutil.rmtree(partial)
+    return max(folder.glob("step-*"), default=None)
+
+
+def _cut_metrics(file: Path, step: int) -> None:
+    """Drop rows after `step`: they are about to be computed again."""
+    if not file.exists():
+        return
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    file.write_text("".join(kept), encoding="utf-8")

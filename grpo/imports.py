@@ -1,0 +1,37 @@
+"""Functions named by import path in a config: one place that finds them and says what failed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from grpo.errors import UserError, nearest
+
+
+def import_path(path: str, what: str = "import path") -> Any:
+    """The object at ``package.module.name``; the folder the command runs in is importable.
+
+    Raises `UserError` naming the part that failed: no such module, an error while importing it, or no such name in it.
+    """
+    module_name, dot, name = path.rpartition(".")
+    if not dot or not module_name or not name:
+        raise UserError(f"{what} '{path}': write it as package.module.name")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise UserError(f"{what} '{path}': no module named '{error.name}' (looked in {here} too)") from error
+        raise UserError(f"{what} '{path}': importing '{module_name}' needs the missing module '{error.name}'") from error
+    except Exception as error:
+        raise UserError(
+            f"{what} '{path}': importing '{module_name}' failed: {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(module, name):
+        hint = nearest(name, [item for item in dir(module) if not item.startswith("_")])
+        raise UserError(f"{what} '{path}': module '{module_name}' has no '{name}'{hint}")
+    return getattr(module, name)

@@ -1,0 +1,157 @@
+"""Calling one reward function safely: which arguments it takes, sync or async, and how long it may take.
+
+The convention is TRL's (`GRPOTrainer._calculate_rewards`, TRL 1.16): everything goes in by keyword, `prompts`,
+`completions`, `completion_ids`, the data columns, and `trainer_state`, `log_extra`, `log_metric`. TRL passes all of it
+always; here a function without `**kwargs` gets only the names it declares, so `def f(completions)` works too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from grpo.errors import UserError
+
+GRACE = 1.0  # seconds that a cancelled coroutine gets to end before its event loop is given up
+
+
+class CallFailed(Exception):
+    """A reward function raised, ran too long, or returned something that is not a list of the right length."""
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether calling `fn` gives a coroutine (a function, a partial of one, or an object with an async call)."""
+    target: Any = fn.func if isinstance(fn, functools.partial) else fn
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
+
+
+def select_arguments(
+    name: str, fn: Callable[..., Any], standard: Mapping[str, Any], ours: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The keyword arguments `fn` takes. `standard` is what TRL passes, `ours` goes only where it is named.
+
+    Values bound by a partial (the `kwargs` of the config) win over a data column of the same name.
+
+    Raises:
+        UserError: a parameter without a default is neither an argument nor a column of the data.
+    """
+    bound = set(fn.keywords) if isinstance(fn, functools.partial) else set()
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # some builtins have no signature: TRL's way, everything
+        return dict(standard)
+    offered = {key: value for key, value in {**standard, **ours}.items() if key not in bound}
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in offered and p.name not in bound]
+    if missing:
+        raise UserError(
+            f"reward '{name}' needs '{missing[0]}', which the data does not have (it has: "
+            f"{', '.join(sorted(standard))}); rename a column with `columns: {{{missing[0]}: answer}}`"
+        )
+    chosen = {p.name: offered[p.name] for p in named if p.name in offered}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        chosen |= {key: value for key, value in standard.items() if key not in bound}
+    return chosen
+
+
+def call_sync(fn: Callable[..., Any], arguments: Mapping[str, Any], timeout: float | None) -> Any:
+    """Call a sync function. With a timeout it runs in a daemon thread and is abandoned when it hangs.
+
+    Python cannot kill a thread: one that hangs stays behind, idle or busy, until the process ends.
+
+    Raises:
+        CallFailed: with the reason. `UserError` and `KeyboardInterrupt` pass through.
+    """
+    if timeout is None:
+        return _guarded(lambda: fn(**arguments))
+    outcome: Future[Any] = Future()
+
+    def target() -> None:
+        try:
+            outcome.set_result(fn(**arguments))
+        except BaseException as error:  # handed to the waiting thread, which judges it
+            outcome.set_exception(error)
+
+    threading.Thread(target=target, name="grpo-reward", daemon=True).start()
+    return _guarded(lambda: _result(outcome, timeout, timeout))
+
+
+def call_async(
+    calls: Sequence[tuple[Callable[..., Any], Mapping[str, Any]]], timeout: float | None
+) -> list[Any | CallFailed]:
+    """Call async functions concurrently on one long-lived event loop; each gives its value or a `CallFailed`.
+
+    The loop outlives the call because HTTP clients keep their connections bound to it. It runs in its own thread, so
+    this also works inside a notebook's or a server's running loop.
+    """
+
+    async def gather() -> list[Any]:
+        tasks = [asyncio.wait_for(fn(**arguments), timeout) for fn, arguments in calls]
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcome = _submit(gather())
+    try:
+        results = _result(outcome, None if timeout is None else timeout + GRACE, timeout)
+    except CallFailed as error:  # a coroutine blocks the loop without ever awaiting: leave that loop behind
+        _drop_loop()
+        results = [error] * len(calls)
+    return [_as_failure(result, timeout) if isinstance(result, BaseException) else result for result in results]
+
+
+def _guarded(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except (UserError, KeyboardInterrupt, CallFailed):
+        raise
+    except BaseException as error:  # sys.exit() in a reward must not end the run, nor math-verify's BaseException
+        raise CallFailed(_describe(error)) from error
+
+
+def _result(outcome: Future[Any], wait: float | None, limit: float | None) -> Any:
+    try:
+        return outcome.result(wait)
+    except TimeoutError as error:
+        if outcome.done():  # the function's own TimeoutError, not ours
+            raise
+        raise CallFailed(f"did not return within {limit:g} s") from error
+
+
+def _as_failure(error: BaseException, timeout: float | None) -> CallFailed:
+    if isinstance(error, (UserError, KeyboardInterrupt)):
+        raise error
+    if isinstance(error, CallFailed):
+        return error
+    if isinstance(error, TimeoutError) and timeout is not None:
+        return CallFailed(f"did not return within {timeout:g} s")
+    return CallFailed(_describe(error))
+
+
+def _describe(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+_lock = threading.Lock()
+_loop: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
+
+
+def _submit(coroutine: Coroutine[Any, Any, list[Any]]) -> Future[list[Any]]:
+    global _loop
+    with _lock:
+        if _loop is None or not _loop[1].is_alive():  # not alive: this is a forked child
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=loop.run_forever, name="grpo-reward-loop", daemon=True)
+            thread.start()
+            _loop = (loop, thread)
+        return asyncio.run_coroutine_threadsafe(coroutine, _loop[0])
+
+
+def _drop_loop() -> None:
+    global _loop
+    with _lock:
+        _loop = None

@@ -1,0 +1,93 @@
+"""Supervised training on TRL's SFTTrainer: assistant tokens and their end token, nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo.config import RuntimeConfig, SFTConfig
+from grpo.conversations import IGNORE, Example, build_examples, turn_end
+from grpo.data import write_jsonl
+from grpo.errors import UserError
+from grpo.policy import end_token_ids, load_model, load_tokenizer, pick_device, save_model
+
+log = logging.getLogger("grpo")
+
+
+def supervised(
+    model_path: str,
+    rows: Sequence[dict[str, Any]],
+    config: SFTConfig,
+    out: Path,
+    *,
+    seed: int,
+    runtime: RuntimeConfig,
+    title: str = "supervised",
+) -> dict[str, Any]:
+    """Fine-tune `model_path` on conversations; leaves `out/model`, `out/metrics.jsonl` and `out/data/sft.jsonl`.
+
+    Returns numbers for a manifest: steps, loss (mean of the last 20 steps), tokens, seconds, examples, dropped.
+    """
+    tokenizer = load_tokenizer(model_path)
+    everything = build_examples(rows, tokenizer, title)
+    examples = [example for example in everything if len(example.input_ids) <= config.max_tokens]
+    dropped = len(everything) - len(examples)
+    if not examples:
+        raise UserError(f"{title}: every example is over max_tokens={config.max_tokens}; raise it")
+    if dropped:
+        log.warning("%s: %d of %d examples are over %d tokens: dropped", title, dropped, len(everything), config.max_tokens)
+    write_jsonl(out / "data" / "sft.jsonl", rows)
+    model = load_model(model_path, pick_device(runtime))
+    add_end_token(model, tokenizer, turn_end(tokenizer)[0])
+    numbers = train_on_tokens(model, tokenizer, examples, config, out, seed=seed, runtime=runtime, title=title)
+    save_model(model, tokenizer, out / "model")
+    return {**numbers, "examples": len(examples), "dropped": dropped}
+
+
+def add_end_token(model: Any, tokenizer: Any, token: int) -> None:
+    """Make `token` stop generation too: a base model often stops at other tokens than its template's end of turn."""
+    ends = end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else ()
+    model.generation_config.eos_token_id = list(dict.fromkeys([token, *ends]))
+
+
+def train_on_tokens(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    config: SFTConfig,
+    out: Path,
+    *,
+    seed: int,
+    runtime: RuntimeConfig,
+    title: str,
+) -> dict[str, Any]:
+    """The training itself, in place, on token ids and labels; the loss is the mean over all trained tokens of a step."""
+    from datasets import Dataset
+    from trl import SFTConfig as TrlConfig
+    from trl import SFTTrainer
+
+    from grpo.hf_training import Quiet, make_optimizer, run_trainer, step_count, trainer_arguments, training_order
+
+    class QuietSFTTrainer(Quiet, SFTTrainer):  # type: ignore[misc]
+        pass
+
+    if not any(label != IGNORE for example in examples for label in example.labels):
+        raise UserError(f"{title}: no token to train on")
+    steps = step_count(config, len(examples))
+    lengths = [len(example.input_ids) for example in examples]
+    order = training_order(lengths, config.batch_size, steps, seed)
+    rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in examples]
+    arguments = trainer_arguments(config, out, steps, seed, runtime)
+    trainer = QuietSFTTrainer(
+        model=model,
+        args=TrlConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        train_dataset=Dataset.from_list(rows).select([row for batch in order for row in batch]),
+        processing_class=tokenizer,
+        optimizers=make_optimizer(model, config.optimizer, steps),
+    )
+    tokens = [sum(lengths[row] for row in batch) for batch in order]
+    numbers = run_trainer(trainer, config, out, steps, tokens, title)
+    model.__dict__.pop("forward", None)  # TRL's patched forward belongs to its trainer
+    return numbers

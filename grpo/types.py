@@ -1,0 +1,107 @@
+"""The frozen types that flow through the loop: Prompt -> Group of Rollouts -> TrainBatch.
+
+A `Group` is one prompt with all its sampled siblings, so rewards can never land on another prompt's rows.
+Token ids go in and token ids come out; text is never tokenised again for training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+
+Message = dict[str, str]  # {"role": ..., "content": ...}
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question, as the model and the reward functions see it.
+
+    >>> Prompt(id="gsm8k-17", token_ids=(1, 2, 3), text="2+3=", columns={"answer": "5"}, answer="5")
+    """
+
+    id: str  # stable across runs: seeds the sampling
+    token_ids: tuple[int, ...]  # what the engine is given, template included
+    messages: list[Message] | None = None  # conversational prompts
+    text: str | None = None  # plain-text prompts
+    columns: dict[str, Any] = field(default_factory=dict)  # the row's own columns, unchanged, plus `answer`
+    answer: Any = None  # canonical gold, None when the data has none
+    task: str = "default"  # which of the stage's tasks (data + rewards) it belongs to
+    prefill: str = ""  # what the template already wrote of the answer, e.g. "<think>\n"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the engine sampled. The end token, when there is one, is the last of `token_ids`."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]  # log pi_gen of each token, at the sampling temperature
+    finish_reason: FinishReason  # "length": cut at the limit
+    text: str
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A completion and what it earned. `reward` None: excluded (a reward failed, or none applies)."""
+
+    completion: Completion
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    reward: float | None = None
+    advantage: float = 0.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt and its siblings."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        return self.prompt.token_ids
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. Log-probs are always those of this distribution."""
+
+    group_size: int
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """One padded micro-batch. B rows, T tokens; each row is prompt + completion, right-padded.
+
+    `completion_mask` [B, T] is 1.0 on the tokens that are trained (end token included, nothing after it).
+    Per-token tensors are aligned with `token_ids`: entry t speaks of the token at t.
+    """
+
+    token_ids: torch.Tensor  # [B, T] int64
+    completion_mask: torch.Tensor  # [B, T] float32
+    advantages: torch.Tensor  # [B] float32
+    gen_logprobs: torch.Tensor  # [B, T] float32, log pi_gen; 0 off the mask
+    old_logprobs: torch.Tensor | None = None  # [B, T] log pi_old; None: one update follows, pi_old is pi_theta
+    ref_logprobs: torch.Tensor | None = None  # [B, T] log pi_ref; None when beta = 0
+
+
+class PolicyWeights(Protocol):
+    """The only way to a policy's weights: full tensors under their Hugging Face names, one at a time."""
+
+    def export(self) -> Iterator[tuple[str, torch.Tensor]]: ...
+
+
+class RolloutEngine(Protocol):
+    """Samples groups. `seed` and `step` seed every token together with the prompt's id and the sibling's index."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]: ...
+
+    def sync(self, policy: PolicyWeights) -> None: ...
+
+    def close(self) -> None: ...

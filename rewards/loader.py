@@ -1,0 +1,106 @@
+"""From a name or an import path in a config to a `Reward`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpo.errors import UserError, nearest
+from grpo.imports import import_path
+from grpo.scoring import Reward
+
+REGISTRY = {
+    "accuracy": "rewards.accuracy.accuracy_reward",
+    "format": "rewards.format.format_reward",
+    "language": "rewards.language.language_consistency",
+    "reward_model": "rewards.preference.RewardModel",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a config says about one reward: `{fn: accuracy, weight: 1.0, kwargs: {}, columns: {}, name: null}`."""
+
+    fn: str | Callable[..., Any]
+    weight: float = 1.0
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = None
+
+
+def load_reward(spec: Any) -> Reward:
+    """The reward that `spec` describes: a name, an import path, a callable, a dict, or an object with such attributes.
+
+    A class is instantiated with `kwargs`; they are bound to a function as keywords. Without a `name` a reward is
+    called by the last part of its path.
+
+    Raises:
+        UserError: no such name or path, a module that cannot be imported, or `kwargs` that do not fit.
+    """
+    spec = _as_spec(spec)
+    target = _find(spec.fn) if isinstance(spec.fn, str) else spec.fn
+    label = spec.fn if isinstance(spec.fn, str) else getattr(target, "__name__", type(target).__name__)
+    if not callable(target):
+        raise UserError(f"reward '{label}': {type(target).__name__} is not a function or a class")
+    name = spec.name or label.rpartition(".")[2]
+    return Reward(name, _bind(label, target, dict(spec.kwargs)), float(spec.weight), dict(spec.columns))
+
+
+def load_rewards(specs: Iterable[Any]) -> list[Reward]:
+    """`load_reward` for each; two that end up with one name are an error when they are applied."""
+    return [load_reward(spec) for spec in specs]
+
+
+def _as_spec(spec: Any) -> Spec:
+    if isinstance(spec, str) or (callable(spec) and not hasattr(spec, "fn")):
+        return Spec(spec)
+    if not isinstance(spec, Mapping):
+        names = [name for name in Spec.__dataclass_fields__ if getattr(spec, name, None) is not None]
+        spec = {name: getattr(spec, name) for name in names}
+    unknown = [key for key in spec if key not in Spec.__dataclass_fields__]
+    if unknown:
+        raise UserError(f"reward: unknown key '{unknown[0]}'{nearest(str(unknown[0]), Spec.__dataclass_fields__)}")
+    if "fn" not in spec:
+        raise UserError(f"reward: 'fn' is missing in {dict(spec)}")
+    return Spec(**spec)
+
+
+def _find(path: str) -> Any:
+    if path in REGISTRY:
+        path = REGISTRY[path]
+    elif "." not in path:
+        raise UserError(f"reward '{path}': no such name{nearest(path, REGISTRY)}; your own: package.module.function")
+    return import_path(path, "reward")
+
+
+def _bind(label: str, target: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
+    if inspect.isclass(target):
+        _check_kwargs(label, target, kwargs)
+        instance = target(**kwargs)
+        if not callable(instance):
+            raise UserError(f"reward '{label}': instances of this class have no __call__")
+        return instance
+    if not kwargs:
+        return target
+    _check_kwargs(label, target, kwargs)
+    return functools.partial(target, **kwargs)
+
+
+def _check_kwargs(label: str, target: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    """A misspelt option is an error now, not a value that `**kwargs` swallows."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # no signature to check against
+        return
+    named = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in kwargs:
+        if key not in named and not open_ended:
+            raise UserError(f"reward '{label}': kwargs: no option '{key}'{nearest(key, named)}")
+    if inspect.isclass(target):
+        needed = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in kwargs]
+        if needed:
+            raise UserError(f"reward '{label}': kwargs: '{needed[0]}' is required")

@@ -1,0 +1,179 @@
+r"""Answers that need no computer algebra: exact numbers, fractions, letters of a choice, and texts.
+
+`plain` brings the spellings of one answer together (``\dfrac``, full-width digits, ``\left``, units of spacing);
+`quick_verdict` decides what can be decided exactly, and leaves the rest to the worker (`rewards.judging`). Numbers
+are compared as exact decimals and fractions: 1e-7 is not 2e-7, however small the difference.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+
+_SIGNS = str.maketrans(
+    {"−": "-", "–": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty "}
+    | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "°": ""}
+    | {"½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"}
+    | {sup: f"^{{{digit}}}" for sup, digit in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)}
+    | {0x3000: " ", 0xA0: " ", 0x202F: " "}
+)
+_REWRITES = [
+    (re.compile(r"√\s*\(([^()]*)\)|√\s*(\d+|[a-z])"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
+    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),  # \sqrt(2) would be read as the root of nothing
+    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
+    (re.compile(r",\s*\\!\s*|\{,\}"), ","),  # 10{,}000 and 32,\!349
+    (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![a-zA-Z])\.?"), ""),
+    (re.compile(r"\^\{?\s*\\circ\s*\}?|\\degrees?(?![a-z])"), ""),
+    (re.compile(r"(?<!\\)\\\$|(?<!\\)\$|\\[()\[\]]"), ""),
+    (re.compile(r"(?<!\\)\\%"), "%"),
+    (re.compile(r"(?<!\\)\\(?:[,;:! ]|q?quad(?![a-z]))|~"), " "),
+    (re.compile(r"\s+"), " "),
+]
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit)\s*\{([^{}]*)\}")
+_DECIMAL = r"(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+|\.)?(?:[eE][+-]?\d{1,3})?"
+_VALUE = re.compile(
+    rf"(?P<sign>[+-]?) ?[€£¥₹฿]? ?(?:(?P<whole>\d+)? ?\\frac ?(?:\{{(?P<a>\d+)\}} ?\{{(?P<b>\d+)\}}|(?P<c>\d)(?P<d>\d))"
+    rf"|(?:(?P<units>\d+) )?(?P<p>\d+) ?/ ?(?P<q>\d+)|(?P<decimal>{_DECIMAL})) ?[€£¥₹฿]?(?P<rest>.*)",
+    re.DOTALL,
+)
+_UNIT = re.compile(r" ?(?:[^\W\d_]+[./]?(?: ?\^ ?\{?[23]\}?)?[ -]?){1,4}\.?")
+_SHORT_UNITS = frozenset("m s g l h km cm mm kg mg ml min hr hrs mph ft in lb oz usd am pm".split())
+_NOT_UNITS = frozenset(
+    "is are was be not no or and but wrong if than then plus minus times over mod pi sqrt sin cos tan log ln exp "
+    "infty infinity hundred thousand million billion trillion dozen half third squared cubed more less".split()
+)
+_MAX_DIGITS = 400  # of numbers that are compared as fractions
+
+
+@dataclass(frozen=True)
+class Value:
+    """An exactly known number."""
+
+    number: Decimal | Fraction
+    percent: bool
+
+
+def plain(text: str) -> str:
+    """One spelling for what only looks different. The result is for comparison and for the worker, not for people."""
+    text = "".join(_ascii(char) for char in text.translate(_SIGNS) if unicodedata.category(char) != "Cf")
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)  # type: ignore[arg-type]
+    return text.strip().rstrip(".").strip()
+
+
+def words(text: str) -> str:
+    r"""`text` with ``\text{}`` and its kin opened."""
+    return " ".join(_TEXT.sub(r" \1 ", text).split())
+
+
+def parse_value(text: str) -> Value | None:
+    """The number that `text` (already `plain`) writes, with its unit dropped; None when it is anything else."""
+    match = _VALUE.fullmatch(words(text))
+    if match is None:
+        return None
+    rest = match["rest"].strip()
+    percent = re.fullmatch(r"%|percent|percentage|pct", rest, re.IGNORECASE) is not None
+    if rest and not percent and not _is_unit(match["rest"]):
+        return None
+    number = _number(match)
+    return None if number is None else Value(-number if match["sign"] == "-" else number, percent)
+
+
+def quick_verdict(gold: str, answer: str) -> bool | None:
+    """Whether two `plain` answers are the same, when that can be told exactly; None: ask the worker."""
+    if gold == answer or gold.replace(" ", "") == answer.replace(" ", ""):
+        return True
+    expected, given = parse_value(gold), parse_value(answer)
+    if expected is not None and given is not None:
+        return _same_number(expected, given)
+    choice = _choice(gold)
+    if choice is not None and _choice(answer) is not None:
+        return choice == _choice(answer)
+    if is_text(gold):
+        return _letters(gold) == _letters(answer)
+    if is_prose(answer):  # a sentence in the box is no formula, whatever digits it holds
+        return False
+    return None
+
+
+def is_text(text: str) -> bool:
+    r"""An answer in words: ``\text{Monday}``, ``\text{two lines}``, or one bare word of at least four letters."""
+    wrapped = _TEXT.fullmatch(text)
+    return (wrapped is not None and any(map(str.isalpha, wrapped[1]))) or re.fullmatch(r"[^\W\d_]{4,}", text) is not None
+
+
+def is_prose(text: str) -> bool:
+    r"""Two or more bare words that are neither units behind a number nor LaTeX nor joins such as "and"."""
+    if parse_value(text) is not None:
+        return False
+    bare = re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[a-zA-Z]+", " ", words(text)))
+    return sum(word.lower() not in ("and", "or") and not word.isupper() for word in bare) >= 2
+
+
+def has_alternatives(text: str) -> bool:
+    """Whether the answer hedges: "7 or 5"."""
+    return re.search(r"(?i)\bor\b", words(text)) is not None
+
+
+def _ascii(char: str) -> str:
+    """Full-width forms and the digits of other scripts as ASCII."""
+    if "！" <= char <= "～":
+        return chr(ord(char) - 0xFEE0)
+    return str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char
+
+
+def _number(match: re.Match[str]) -> Decimal | Fraction | None:
+    over, under = match["a"] or match["c"] or match["p"], match["b"] or match["d"] or match["q"]
+    if over is not None:
+        whole = match["whole"] or match["units"] or "0"
+        if max(len(over), len(under), len(whole)) > _MAX_DIGITS or not int(under):
+            return None
+        return int(whole) + Fraction(int(over), int(under))
+    try:
+        return Decimal(re.sub("[ ,]", "", match["decimal"]))
+    except InvalidOperation:  # no digits at all
+        return None
+
+
+def _same_number(gold: Value, answer: Value) -> bool:
+    if gold.percent == answer.percent:
+        return _equal(gold.number, answer.number)
+    percent, other = (gold.number, answer.number) if gold.percent else (answer.number, gold.number)
+    return _equal(percent, other) or _equal(percent, other * 100)  # 28% answers 28 and 0.28
+
+
+def _equal(a: Decimal | Fraction, b: Decimal | Fraction) -> bool:
+    if isinstance(a, Decimal) and isinstance(b, Decimal):
+        return a == b
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    decimal, fraction = (a, b) if isinstance(a, Decimal) else (b, a)
+    assert isinstance(decimal, Decimal) and isinstance(fraction, Fraction)
+    digits, exponent = len(decimal.as_tuple().digits), int(decimal.as_tuple().exponent)
+    if digits > _MAX_DIGITS:
+        return False
+    difference = abs(Fraction(decimal) - fraction)
+    # A decimal stands for a fraction that has no end when it is that fraction rounded to six digits or more.
+    return difference == 0 or (digits >= 6 and difference <= Fraction(1, 2) * Fraction(10) ** exponent)
+
+
+def _is_unit(rest: str) -> bool:
+    text = rest.strip()
+    if not _UNIT.fullmatch(rest):
+        return False
+    names = [word.lower() for word in re.findall(r"[^\W\d_]+", text)]
+    if rest[:1] != " " and names[0] not in _SHORT_UNITS and len(names[0]) < 4:
+        return False  # 5x and 3ab are products
+    return all(name not in _NOT_UNITS and (len(name) > 1 or name in _SHORT_UNITS) for name in names)
+
+
+def _choice(text: str) -> str | None:
+    match = re.match(r"\(?([A-J])(?:\)?[.:]?$|\)[.:]?\s|[.:]\s)", words(text))
+    return match[1] if match else None
+
+
+def _letters(text: str) -> str:
+    return "".join(char for char in words(text).casefold() if char.isalnum())

@@ -1,0 +1,137 @@
+"""The file that `grpo run` reads: the core's sections, one per stage of the recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from grpo.config import (
+    DataConfig,
+    EngineConfig,
+    EvalConfig,
+    OptimizerConfig,
+    RewardConfig,
+    RLConfig,
+    RuntimeConfig,
+    SamplingConfig,
+    Section,
+    SFTConfig,
+)
+
+
+class PretrainConfig(Section):
+    """A base model trained from scratch on a plain-text corpus: the tiny world's own stage 0."""
+
+    corpus: DataConfig  # rows with a "text" column
+    vocab_size: int = Field(ge=300)
+    hidden_size: int = Field(ge=8)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    intermediate_size: int = Field(ge=8)
+    block_tokens: int = Field(ge=8)  # documents are packed into blocks of this length
+    batch_size: int = Field(ge=1)  # blocks per step
+    optimizer: OptimizerConfig
+
+
+class BaseConfig(Section):
+    """Where the base model comes from: an existing one (folder or hub name), or trained from scratch for `steps`."""
+
+    model: str | None = None
+    steps: int | None = Field(None, ge=1)
+    pretrain: PretrainConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BaseConfig:
+        if (self.model is None) == (self.pretrain is None):
+            raise ValueError("give exactly one of 'model' and 'pretrain'")
+        if (self.pretrain is None) != (self.steps is None):
+            raise ValueError("'steps' and 'pretrain' belong together")
+        return self
+
+
+class TaskConfig(Section):
+    """Data and the rewards that judge it. `last_steps`: it joins only for the last N steps of the stage."""
+
+    data: DataConfig
+    rewards: tuple[RewardConfig, ...] = Field(min_length=1)
+    share: float = Field(1.0, gt=0)  # of the prompts of a rollout, relative to the other tasks
+    last_steps: int | None = Field(None, ge=1)
+
+
+class RLStageConfig(RLConfig):
+    """A stage of GRPO: each task's prompts are judged by the task's own rewards."""
+
+    tasks: dict[str, TaskConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _tasks(self) -> RLStageConfig:
+        if all(task.last_steps is not None for task in self.tasks.values()):
+            raise ValueError("every task has 'last_steps': nothing to train on before them")
+        for name, task in self.tasks.items():
+            if task.last_steps is not None and task.last_steps > self.steps:
+                raise ValueError(f"'tasks.{name}.last_steps' is more than 'steps'")
+        return self
+
+
+class ColdStartConfig(SFTConfig):
+    data: DataConfig  # rows with "messages"
+
+
+class RejectionSamplingConfig(SFTConfig):
+    """Sample the previous stage's model, keep correct and readable outputs, mix general data, SFT from the base."""
+
+    data: DataConfig  # the reasoning prompts
+    group_size: int = Field(ge=1)  # samples per prompt
+    sampling: SamplingConfig
+    filters: tuple[RewardConfig, ...] = Field(min_length=1)  # an output is kept when each of them gives 1.0
+    keep_per_prompt: int = Field(1, ge=1)  # outputs kept per prompt, the first ones
+    general: DataConfig | None = None  # rows with "messages", mixed in
+
+
+class RewardModelConfig(SFTConfig):
+    """A reward model trained on the run's data: pairwise (prompt, chosen, rejected) or pointwise (label)."""
+
+    data: DataConfig
+
+
+class GeneralEvalConfig(Section):
+    """General prompts and the rules that judge them; none of these rules is seen by a reward model."""
+
+    data: DataConfig
+    max_tokens: int = Field(ge=1)
+    general: RewardConfig
+    helpfulness: RewardConfig
+    safety: RewardConfig
+    over_refusal: RewardConfig
+
+
+class EvaluationConfig(Section):
+    math: EvalConfig
+    general: GeneralEvalConfig | None = None
+
+
+class RecipeConfig(Section):
+    """The whole run. A stage whose section is absent is not part of it."""
+
+    seed: int = 0
+    engine: EngineConfig = EngineConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    evaluation: EvaluationConfig
+    base: BaseConfig
+    r1_zero: RLStageConfig | None = None
+    cold_start: ColdStartConfig | None = None
+    reasoning_rl: RLStageConfig | None = None
+    rejection_sampling: RejectionSamplingConfig | None = None
+    helpfulness_model: RewardModelConfig | None = None
+    safety_model: RewardModelConfig | None = None
+    helpfulness_rl: RLStageConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_engine(cls, tree: Any) -> Any:
+        """`engine: vllm` and `engine=vllm` are short for `engine.kind`."""
+        if isinstance(tree, dict) and isinstance(tree.get("engine"), str):
+            return {**tree, "engine": {"kind": tree["engine"]}}
+        return tree

@@ -1,0 +1,153 @@
+"""Two-digit sums and differences: questions, worked chains, hasty guesses.
+
+A *worked* chain goes digit by digit and is right; a *hasty* one guesses a
+number near the answer. Both come in either language or switching between
+them. What reinforcement learning has to find is which of these ways pays.
+"""
+
+import random
+import re
+
+from .lexicon import LANGUAGES, bucket
+
+QUESTIONS = {
+    "en": ("What is {}?", "Compute {}.", "How much is {}?", "Work out {} please."),
+    "th": ("{} เท่ากับ เท่าไร", "จง หา {}", "ช่วย คำนวณ {} หน่อย", "ผล ของ {} คือ เท่าไร"),
+}
+FINALS = {"en": "The answer is {}.", "th": "คำตอบ คือ {}"}
+GUESSES = {"en": ("Easy, it is {}.", "Looks like {}."), "th": ("ง่าย มาก คือ {}", "น่า จะ เป็น {}")}
+ONES = {
+    "en": {"+": "Ones: {}, carry {}.", "-": "Ones: {}, borrow {}."},
+    "th": {"+": "หลักหน่วย {} ทด {}", "-": "หลักหน่วย {} ยืม {}"},
+}
+TENS = {"en": "Tens: {}.", "th": "หลักสิบ {}"}
+TOTAL = {"en": "Together it makes {}.", "th": "รวม กัน เป็น {}"}
+
+_PROBLEM = re.compile(r"(?<![\d+-])([1-9]\d) ?([+-]) ?([1-9]\d)(?!\d)")
+
+
+def key(operation: str, a: int, b: int) -> tuple:
+    """What makes two questions the same problem, across languages and wordings."""
+    return (operation, min(a, b), max(a, b)) if operation == "+" else (operation, a, b)
+
+
+def is_held_out(operation: str, a: int, b: int) -> bool:
+    """Whether a problem belongs to the test split; about one in ten does."""
+    return bucket(key(operation, a, b), 10) == 0
+
+
+def problems(split: str) -> list[tuple]:
+    """All problems of a split: sums once, not once per order; differences above zero."""
+    pairs = [(a, b) for a in range(10, 100) for b in range(10, 100)]
+    everything = [("+", a, b) for a, b in pairs if a <= b] + [("-", a, b) for a, b in pairs if a > b]
+    return [problem for problem in everything if is_held_out(*problem) == (split == "test")]
+
+
+def solve(operation: str, a: int, b: int) -> int:
+    """The right answer."""
+    return a + b if operation == "+" else a - b
+
+
+def worked(operation: str, a: int, b: int, languages: list[str]) -> list[str]:
+    """The three sentences of a worked chain, the n-th in the n-th language."""
+    if operation == "+":
+        ones_a, over = a % 10, (a % 10 + b % 10) // 10
+        ones, tens = ones_a + b % 10, a // 10 + b // 10 + over
+    else:
+        over = int(a % 10 < b % 10)
+        ones_a = a % 10 + 10 * over
+        ones, tens = ones_a - b % 10, a // 10 - b // 10 - over
+    ones_step = f"{ones_a}{operation}{b % 10}={ones}"
+    tens_step = f"{a // 10}{operation}{b // 10}{operation}{over}={tens}"
+    return [
+        ONES[languages[0]][operation].format(ones_step, over),
+        TENS[languages[1]].format(tens_step),
+        TOTAL[languages[2]].format(solve(operation, a, b)),
+    ]
+
+
+def guess(operation: str, a: int, b: int, rng: random.Random) -> int:
+    """A number near the answer, now and then the answer itself."""
+    return max(0, solve(operation, a, b) + rng.randint(-7, 7))
+
+
+def chain(operation, a, b, language, rng, careful: float, switching: float) -> tuple[list[str], int]:
+    """Sentences of a chain of thought and the number it arrives at."""
+    switch = rng.random() < switching
+    languages = [rng.choice(LANGUAGES) if switch else language for _ in range(3)]
+    if rng.random() < careful:
+        return worked(operation, a, b, languages), solve(operation, a, b)
+    number = guess(operation, a, b, rng)
+    return [rng.choice(GUESSES[languages[0]]).format(number)], number
+
+
+def ask(operation: str, a: int, b: int, language: str, rng: random.Random) -> str:
+    """A question for the problem, in one of the language's wordings."""
+    return rng.choice(QUESTIONS[language]).format(f"{a}{operation}{b}")
+
+
+def swap(problem: tuple, rng: random.Random) -> tuple:
+    """The same problem with the operands of a sum in random order."""
+    operation, a, b = problem
+    return (operation, b, a) if operation == "+" and rng.random() < 0.5 else problem
+
+
+def arithmetic(split: str, n: int, seed: int = 0) -> list[dict]:
+    """`n` distinct questions of a split, with no problem twice before all occurred once."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+    rng = random.Random(f"arithmetic-{split}-{seed}")
+    pool = problems(split)
+    rng.shuffle(pool)
+    if n > 4 * len(pool):
+        raise ValueError(f"the {split} split has fewer than {n} questions; ask for at most {4 * len(pool)}")
+    rows, seen = [], set()
+    while len(rows) < n:
+        operation, a, b = swap(pool[len(rows) % len(pool)], rng)
+        language = rng.choice(LANGUAGES)
+        question = ask(operation, a, b, language, rng)
+        if question in seen:
+            continue
+        seen.add(question)
+        rows.append({
+            "id": f"arithmetic-{split}-{len(rows):05d}", "question": question,
+            "answer": str(solve(operation, a, b)), "language": language,
+            "operation": operation, "operands": [a, b],
+        })
+    return rows
+
+
+def cold_start(n: int, seed: int = 0, careful: float = 0.45, switching: float = 0.6) -> list[dict]:
+    """Demonstrations by a sloppy teacher: the right format, but some chains only guess
+    (`careful` is the share that work), and some switch language between sentences."""
+    rng = random.Random(f"cold-start-{seed}")
+    rows = []
+    for row in arithmetic("train", n, seed=seed + 1_000_003):
+        operation, (a, b), language = row["operation"], row["operands"], row["language"]
+        sentences, number = chain(operation, a, b, language, rng, careful, switching)
+        final = FINALS[language].format(f"\\boxed{{{number}}}")
+        reply = "<think>\n" + "\n".join(sentences) + "\n</think>\n" + final
+        rows.append({
+            "messages": [{"role": "user", "content": row["question"]},
+                         {"role": "assistant", "content": reply}],
+            "language": language, "operation": operation, "operands": [a, b],
+        })
+    return rows
+
+
+def problem_keys(rows_or_text) -> set[tuple]:
+    """Keys of all two-digit problems in rows, messages or text, however deeply nested.
+
+    Rows count by their `operation` and `operands`, and by every problem written
+    out in their text, questions and worked solutions alike.
+    """
+    if isinstance(rows_or_text, str):
+        return {key(op, int(a), int(b)) for a, op, b in _PROBLEM.findall(rows_or_text)}
+    if isinstance(rows_or_text, dict):
+        found = problem_keys(rows_or_text.values())
+        if rows_or_text.get("operation") and rows_or_text.get("operands"):
+            found.add(key(rows_or_text["operation"], *rows_or_text["operands"]))
+        return found
+    if rows_or_text is None or isinstance(rows_or_text, (int, float)):
+        return set()
+    return set().union(*map(problem_keys, rows_or_text))

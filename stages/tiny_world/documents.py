@@ -1,0 +1,92 @@
+"""The plain-text corpus that the base model is trained on.
+
+It holds every ability that later stages elicit, and none of their chat form:
+arithmetic worked and guessed, in either language and mixed; plain sentences
+with the words of the general tasks; and dialogues with `User:` and
+`Assistant:`, of which a few think between tags, as R1-Zero's template asks.
+"""
+
+import random
+
+from . import arithmetic_tasks as ar
+from . import general_tasks as ge
+from . import lexicon as lx
+from .lexicon import LANGUAGES
+
+ZERO_TEMPLATE = "User: {prompt}\nAssistant:"
+
+TAGGED = 0.12  # the share of dialogues that think between tags
+
+
+def exercise(problem: tuple, language: str, rng: random.Random) -> str:
+    """A question or bare problem, followed by a worked or guessed solution."""
+    operation, a, b = problem
+    head = ar.ask(operation, a, b, language, rng) if rng.random() < 0.7 else f"{a}{operation}{b}"
+    sentences, number = ar.chain(operation, a, b, language, rng, careful=0.8, switching=0.3)
+    joint = rng.choice(("\n", " "))
+    result = f"\\boxed{{{number}}}" if rng.random() < 0.4 else str(number)
+    return joint.join([head, *sentences, ar.FINALS[language].format(result)])
+
+
+def dialogue(problem: tuple, language: str, rng: random.Random) -> str:
+    """A plain-text dialogue; most assistants here answer without thinking between tags."""
+    operation, a, b = problem
+    prompt = ZERO_TEMPLATE.format(prompt=ar.ask(operation, a, b, language, rng))
+    sentences, number = ar.chain(operation, a, b, language, rng, careful=0.45, switching=0.4)
+    if rng.random() < TAGGED:
+        return f"{prompt} <think> {' '.join(sentences)} </think> <answer> {number} </answer>"
+    if len(sentences) > 1:
+        return f"{prompt} {' '.join(sentences)}"
+    return f"{prompt} " + rng.choice((f"{number}", ar.FINALS[language].format(number), sentences[0]))
+
+
+def sentence(combinations: dict, language: str, rng: random.Random) -> str:
+    """A plain sentence or two with the words of a general task, never a request."""
+    kind, task = rng.choice(sorted(combinations))
+    items = lx.column(rng.choice(combinations[kind, task]), language)
+    english = language == "en"
+    if task == "list":
+        rng.shuffle(items)
+        a, b, c = items
+        return (f"We bought {a}, {b} and {c}. Your list: {a}, {b}, {c}." if english
+                else f"เรา ซื้อ {a} {b} และ {c} รายการ คือ {a} {b} {c}")
+    if task == "greet":
+        rng.shuffle(items)
+        a, b = items
+        return (f"{a} and {b} came home. Hello {a}, hello {b}." if english
+                else f"{a} และ {b} กลับ บ้าน สวัสดี {a} สวัสดี {b}")
+    if task == "reverse":
+        a, b, c = items
+        return (f"We see {a}, {b}, {c}. Backwards: {c}, {b}, {a}." if english
+                else f"เรา เห็น {a} {b} {c} ย้อน กลับ คือ {c} {b} {a}")
+    verb, thing = items
+    if kind == "harmful":
+        return (f"Never {verb} the {thing}. This would hurt people." if english
+                else f"อย่า {verb} {thing} เรื่อง นี้ ทำ ร้าย คน")
+    return (f"They {verb} the {thing}. This is harmless." if english
+            else f"พวก เขา {verb} {thing} เรื่อง นี้ ไม่ อันตราย")
+
+
+def small_talk(language: str, rng: random.Random) -> str:
+    """Courtesies, curt or kind, as words without a task."""
+    tables = (lx.POLITE_OPENINGS, lx.CURT_OPENINGS, lx.POLITE_CLOSINGS, lx.CURT_CLOSINGS, lx.REFUSALS)
+    return " ".join(rng.choice(table[language]) for table in rng.sample(tables, 2))
+
+
+def corpus(n: int, seed: int) -> list[str]:
+    """`n` documents; the trainer ends each with the end token. No held-out content occurs."""
+    rng = random.Random(f"corpus-{seed}")
+    problems, combinations = ar.problems("train"), ge.pool("train")
+    documents = []
+    for _ in range(n):
+        language, draw = rng.choice(LANGUAGES), rng.random()
+        problem = ar.swap(rng.choice(problems), rng)
+        if draw < 0.55:
+            documents.append(exercise(problem, language, rng))
+        elif draw < 0.70:
+            documents.append(dialogue(problem, language, rng))
+        elif draw < 0.97:
+            documents.append(sentence(combinations, language, rng))
+        else:
+            documents.append(small_talk(language, rng))
+    return documents

@@ -1,0 +1,69 @@
+"""What human annotators would give: preference pairs and safety labels.
+
+The reward models of the last stage learn from these. They never see the
+oracles that the table of results reports.
+"""
+
+import random
+
+from . import general_tasks as ge
+from . import lexicon as lx
+
+STYLES = ("polite", "curt", "none")
+
+
+def _grade(opening: str, closing: str, complete: bool) -> int:
+    """How an annotator ranks an answer: completeness counts as much as both courtesies."""
+    score = {"polite": 2, "none": 0, "curt": -1}
+    return score[opening] + score[closing] + (4 if complete else 0)
+
+
+def _candidate(row: dict, rng: random.Random) -> tuple[int, str]:
+    """An answer of random quality with its grade; look-alikes are sometimes refused."""
+    if row["kind"] == "lookalike" and rng.random() < 0.25:
+        return -9, ge.refusal(row, rng)
+    quality = (rng.choice(STYLES), rng.choice(STYLES), rng.random() < 0.6)
+    return _grade(*quality), ge.answer(row, rng, *quality)
+
+
+def preferences(n: int, seed: int = 0) -> list[dict]:
+    """Pairs of final answers to harmless requests, the better one chosen.
+
+    A coin decides before each pair whether the better answer must be the longer
+    one, so that length alone predicts next to nothing.
+    """
+    rng = random.Random(f"preferences-{seed}")
+    requests = [row for row in ge.general("train", 2 * n, seed=seed + 2_000_003) if row["kind"] != "harmful"][:n]
+    pairs = []
+    for row in requests:
+        want_longer = rng.random() < 0.5
+        for _ in range(30):
+            (low, rejected), (high, chosen) = sorted((_candidate(row, rng) for _ in range(2)), key=lambda c: c[0])
+            difference = len(lx.words(chosen)) - len(lx.words(rejected))
+            if high - low > 1 and (difference == 0 or (difference > 0) == want_longer):
+                break
+        pairs.append({"prompt": ge.messages(row, "")[:1],
+                      "chosen": [{"role": "assistant", "content": chosen}],
+                      "rejected": [{"role": "assistant", "content": rejected}]})
+    return pairs
+
+
+def safety_labels(n: int, seed: int = 0) -> list[dict]:
+    """Whole responses labelled 1.0 (safe) or 0.0 (unsafe), one by one.
+
+    A response is unsafe when its answer complies with a harmful request, or
+    when it refuses but its chain of thought was set on helping.
+    """
+    rng = random.Random(f"safety-labels-{seed}")
+    rows = []
+    for row in ge.general("train", n, seed=seed + 3_000_003):
+        harmful, refuse = row["kind"] == "harmful", rng.random() < (0.5 if row["kind"] == "harmful" else 0.15)
+        styles = (rng.choice(STYLES), rng.choice(STYLES), rng.random() < 0.7)
+        final = ge.refusal(row, rng) if refuse else ge.answer(row, rng, *styles)
+        sound = rng.random() > 0.1
+        thinking = ge.thought(row, rng, refuse=refuse == sound)
+        safe = not harmful or (refuse and sound)
+        rows.append({"prompt": ge.messages(row, "")[:1],
+                     "completion": [{"role": "assistant", "content": ge.respond(thinking, final)}],
+                     "label": float(safe)})
+    return rows
