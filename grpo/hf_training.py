@@ -6,7 +6,6 @@ is full, an epoch needs no special case, and an interrupted training goes on wit
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -63,9 +62,7 @@ def make_optimizer(model: Any, config: OptimizerConfig, steps: int) -> tuple[Any
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step, steps))
 
 
-def trainer_arguments(
-    config: SFTConfig, out: Path, steps: int, seed: int, runtime: RuntimeConfig
-) -> dict[str, Any]:
+def trainer_arguments(config: SFTConfig, out: Path, steps: int, seed: int, runtime: RuntimeConfig) -> dict[str, Any]:
     """Keyword arguments for TrainingArguments and for TRL's versions of it: nothing but the training itself."""
     micro = config.micro_batch_size or config.batch_size
     device = pick_device(runtime).type
@@ -99,11 +96,10 @@ def run_trainer(
     """Train, or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`. `tokens`: of each step."""
     checkpoint = last_checkpoint(out / "checkpoints")
     done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
-    _cut_metrics(out / "metrics.jsonl", done)
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
     with progress(title, total=steps, done=done) as bar:
-        step_log = StepLog(MetricsWriter(out / "metrics.jsonl"), bar, tokens, config.checkpoint.keep)
+        step_log = StepLog(MetricsWriter(out / "metrics.jsonl", start_step=done + 1), bar, tokens, config.checkpoint.keep)
         trainer.add_callback(step_log)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses = step_log.losses[-20:]
@@ -164,12 +160,3 @@ def last_checkpoint(folder: Path) -> Path | None:
     for partial in folder.glob("checkpoint-*"):
         shutil.rmtree(partial)
     return max(folder.glob("step-*"), default=None)
-
-
-def _cut_metrics(file: Path, step: int) -> None:
-    """Drop rows after `step`: they are about to be computed again."""
-    if not file.exists():
-        return
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    file.write_text("".join(kept), encoding="utf-8")

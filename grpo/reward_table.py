@@ -83,9 +83,8 @@ def apply_rewards(
     table = RewardTable(rows=len(prompts))
     data = {**columns, "prompts": prompts, "completions": completions, "completion_ids": completion_ids}
     jobs = [_Job(reward, data, trainer_state, table, timeout, max_failed) for reward in rewards]
-    everything = range(table.rows)
-    whole = [job.call(everything) for job in jobs]  # a missing column is found before anything is computed
     if table.rows:
+        whole = [job.call(range(table.rows)) for job in jobs]  # a missing column is found before anything is computed
         concurrent = [(job, call) for job, call in zip(jobs, whole, strict=True) if is_async(job.reward.fn)]
         outcomes = call_async([(job.reward.fn, call.arguments) for job, call in concurrent], timeout)
         for (job, call), outcome in zip(concurrent, outcomes, strict=True):

@@ -26,7 +26,7 @@ _HEADING = re.compile(r"(?i)(?:step|final|answer|solution|conclusion|explanation
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _PHRASE = re.compile(
     r"(?:\b(?:answer|result|réponse|respuesta|antwort)\b(?:[^.\n:=]{0,60}?\b(?:is|est|es|ist)\b|[*_ ]{0,4}[:=：])"
-    r"|^[ \t*]*A:|(?:答案|คำตอบ|ответ|答え)[^\n\d]{0,4}?(?:是|为|คือ|[:=：]|は))",
+    r"|\banswer\b(?=\s*(?:\$|\\[(\[]))|^[ \t*]*A:|(?:答案|คำตอบ|ответ|答え)[^\n\d]{0,4}?(?:是|为|คือ|[:=：]|は))",
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_END = re.compile(
@@ -127,7 +127,7 @@ def _clause(text: str) -> str | None:
         return (display[1] or display[2]).strip() or None
     end = _SENTENCE_END.search(text)
     clause = text[: end.start()] if end else text
-    return _from_prose(clause.strip(" \t*_\"'`.,;:")) or None
+    return _from_prose(clause.lstrip(" \t*_\"'`,;:").rstrip(" \t*_\"'`.,;:")) or None
 
 
 def _from_prose(clause: str) -> str:

@@ -23,7 +23,7 @@ from typing import Literal
 from rewards.normalise import has_alternatives, is_prose, is_text, parse_value, plain, quick_verdict
 
 log = logging.getLogger("grpo.rewards")
-SECONDS = 1.8  # per answer; with everything around it, an answer is judged within 2 s
+SECONDS = 1.5  # per answer; with everything around it, an answer is judged within 2 s
 MAX_LENGTH = 2_000  # characters; longer answers are compared as strings and numbers only
 START_SECONDS = 60.0  # importing sympy on a busy machine
 Verdict = Literal["equal", "unequal", "unparseable", "died"]
@@ -41,7 +41,8 @@ def is_equal(gold: str, answer: str) -> bool:
         return quick
     if len(expected) > MAX_LENGTH or len(given) > MAX_LENGTH:
         return False
-    return _ask(expected, given) == "equal"
+    # A gold that no worker can evaluate (a tower of powers) equals only what is spelt the same.
+    return _ask(expected, None) != "died" and _ask(expected, given) == "equal"
 
 
 def is_parseable(gold: str) -> bool:
@@ -53,7 +54,6 @@ def is_parseable(gold: str) -> bool:
         return True
     if is_prose(gold) and "\\" not in gold:
         return False
-    # A gold that no worker can evaluate in time (a tower of powers) still equals itself.
     return len(text) <= MAX_LENGTH and _ask(text, None) != "unparseable"
 
 

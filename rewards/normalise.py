@@ -24,7 +24,8 @@ _REWRITES = [
     (re.compile(r"√\s*\(([^()]*)\)|√\s*(\d+|[a-z])"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
     (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),  # \sqrt(2) would be read as the root of nothing
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
-    (re.compile(r",\s*\\!\s*|\{,\}"), ","),  # 10{,}000 and 32,\!349
+    (re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\})(?=\d{3})"), ""),  # 10{,}000 and 32,\!349
+    (re.compile(r"\\mathrm\s*\{([a-z])\}"), r"\1"),  # math-verify loses the sign before \mathrm{e}
     (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![a-zA-Z])\.?"), ""),
     (re.compile(r"\^\{?\s*\\circ\s*\}?|\\degrees?(?![a-z])"), ""),
     (re.compile(r"(?<!\\)\\\$|(?<!\\)\$|\\[()\[\]]"), ""),
@@ -41,10 +42,13 @@ _VALUE = re.compile(
 )
 _UNIT = re.compile(r" ?(?:[^\W\d_]+[./]?(?: ?\^ ?\{?[23]\}?)?[ -]?){1,4}\.?")
 _SHORT_UNITS = frozenset("m s g l h km cm mm kg mg ml min hr hrs mph ft in lb oz usd am pm".split())
+_ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…")
+_ADJACENT_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ ,;:']+[^\W\d_]{2,})+")
 _NOT_UNITS = frozenset(
     "is are was be not no or and but wrong if than then plus minus times over mod pi sqrt sin cos tan log ln exp "
     "infty infinity hundred thousand million billion trillion dozen half third squared cubed more less".split()
 )
+_JOINS = frozenset("and or sin cos tan log ln exp sqrt pi if".split())
 _MAX_DIGITS = 400  # of numbers that are compared as fractions
 
 
@@ -61,7 +65,7 @@ def plain(text: str) -> str:
     text = "".join(_ascii(char) for char in text.translate(_SIGNS) if unicodedata.category(char) != "Cf")
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)  # type: ignore[arg-type]
-    return text.strip().rstrip(".").strip()
+    return text.strip().rstrip(".,;").strip()
 
 
 def words(text: str) -> str:
@@ -92,6 +96,8 @@ def quick_verdict(gold: str, answer: str) -> bool | None:
     choice = _choice(gold)
     if choice is not None and _choice(answer) is not None:
         return choice == _choice(answer)
+    if _ELLIPSIS.search(gold + answer):  # sequences are not read element by element: only equal when spelt the same
+        return False
     if is_text(gold):
         return _letters(gold) == _letters(answer)
     if is_prose(answer):  # a sentence in the box is no formula, whatever digits it holds
@@ -106,11 +112,12 @@ def is_text(text: str) -> bool:
 
 
 def is_prose(text: str) -> bool:
-    r"""Two or more bare words that are neither units behind a number nor LaTeX nor joins such as "and"."""
+    r"""Two or more words in a row that are neither units behind a number nor LaTeX nor joins such as "and"."""
     if parse_value(text) is not None:
         return False
-    bare = re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[a-zA-Z]+", " ", words(text)))
-    return sum(word.lower() not in ("and", "or") and not word.isupper() for word in bare) >= 2
+    bare = re.sub(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[a-zA-Z]+", "+", words(text))
+    runs = (re.findall(r"[^\W\d_]+", run) for run in _ADJACENT_WORDS.findall(bare))
+    return any(sum(word.lower() not in _JOINS and not word.isupper() for word in run) >= 2 for run in runs)
 
 
 def has_alternatives(text: str) -> bool:

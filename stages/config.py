@@ -110,6 +110,8 @@ class GeneralEvalConfig(Section):
 class EvaluationConfig(Section):
     math: EvalConfig
     general: GeneralEvalConfig | None = None
+    # Import path of f(row or rows) -> set of problem keys: no key of an evaluation problem may be in training data.
+    leak_check: str | None = None
 
 
 class RecipeConfig(Section):

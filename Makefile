@@ -1,0 +1,46 @@
+# One virtual environment, .venv, made on first use and again when the dependencies change.
+#   make run ARGS='seed=1'     passes arguments on
+#   PIP_ARGS='...'             extra pip arguments, e.g. an index with the CPU build of torch
+PYTHON ?= python3
+PIP_ARGS ?=
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: setup run test test-slow lint bench seeds zero clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "error: $(PYTHON) is not Python 3.11-3.13; name one with make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+run: setup
+	$(BIN)/grpo run configs/tiny.yaml $(ARGS)
+
+zero: setup
+	$(BIN)/grpo run configs/tiny-zero.yaml $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The acceptance figures: the tiny pipeline for three seeds, and R1-Zero, checked against their targets.
+seeds: setup
+	for seed in 0 1 2; do $(BIN)/grpo run configs/tiny.yaml --out runs/seed-$$seed seed=$$seed || exit 1; done
+	$(BIN)/python benchmarks/acceptance.py runs/seed-0 runs/seed-1 runs/seed-2
+
+bench: setup
+	$(BIN)/python benchmarks/step_time.py $(ARGS)
+
+clean:
+	rm -rf .venv build *.egg-info

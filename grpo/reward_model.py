@@ -1,0 +1,251 @@
+"""Reward models: pairwise (Bradley-Terry, TRL's RewardTrainer) and pointwise (a classifier with BCE).
+
+Both start from a causal LM's checkpoint with a new scalar head, both read a response through `response_text`, which
+`rewards.preference.RewardModel` uses too, and both report their accuracy on held-out prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from grpo.config import RuntimeConfig, SFTConfig
+from grpo.conversations import as_turns, render, turn_end
+from grpo.data import write_jsonl
+from grpo.errors import UserError
+from grpo.policy import load_tokenizer, pick_device, save_model
+
+log = logging.getLogger("grpo")
+Part = Literal["answer", "response"]
+HELD_OUT = 0.1
+_LABELS: dict[Any, float] = {0: 0.0, 1: 1.0, "unsafe": 0.0, "safe": 1.0}
+
+
+def response_text(completion: Any, part: Part) -> str:
+    """What a reward model reads of a completion (string or messages): the final answer only, or the whole response."""
+    text = completion if isinstance(completion, str) else completion[-1]["content"]
+    return text.rpartition("</think>")[2].strip() if part == "answer" else text.strip()
+
+
+def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: int) -> list[int]:
+    """Prompt through the chat template, the response, and the end token, on which the score is read."""
+    opened = render(tokenizer, as_turns(prompt, "user", "prompt"), open_answer=True)
+    prompt_ids = tokenizer(opened, add_special_tokens=False)["input_ids"]
+    return prompt_ids + tokenizer(response_text(completion, part), add_special_tokens=False)["input_ids"] + [end]
+
+
+def load_reward_model(path: str, tokenizer: Any, device: torch.device) -> Any:
+    """A sequence classifier with one output; from a causal LM the head is new."""
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # a new head in place of the LM head is what we want, not a warning
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"reward model '{path}': cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    # The classifier reads its score at the last token that is not padding.
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model.to(device)
+
+
+@torch.no_grad()
+def score_ids(model: Any, rows: Sequence[list[int]], pad: int, batch_size: int) -> list[float]:
+    """Scores of token sequences, in order; batches of similar length, right-padded."""
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    scores = [0.0] * len(rows)
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids, mask = (tensor.to(model.device) for tensor in _padded([rows[row] for row in batch], pad))
+        values = model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+        for row, value in zip(batch, values, strict=True):
+            scores[row] = value
+    return scores
+
+
+def _padded(rows: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and their attention mask, both [B, T]."""
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+    return ids, (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
+
+
+def split_held_out(rows: Sequence[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(training, held-out) rows, split by prompt so that no held-out prompt was trained on."""
+    keys = [json.dumps(row["prompt"], sort_keys=True, ensure_ascii=False) for row in rows]
+    prompts = sorted(set(keys))
+    random.Random(seed).shuffle(prompts)
+    held = set(prompts[: max(1, round(HELD_OUT * len(prompts)))])
+    training = [row for row, key in zip(rows, keys, strict=True) if key not in held]
+    if not training:
+        raise UserError("reward model: at least two different prompts are needed, one of them is held out")
+    return training, [row for row, key in zip(rows, keys, strict=True) if key in held]
+
+
+def train_pairwise(
+    model_path: str,
+    rows: Sequence[dict[str, Any]],
+    config: SFTConfig,
+    out: Path,
+    *,
+    seed: int,
+    runtime: RuntimeConfig,
+    part: Part = "answer",
+    title: str = "helpfulness model",
+) -> dict[str, Any]:
+    """Bradley-Terry on rows {prompt, chosen, rejected}; leaves `out/model`. `accuracy`: of held-out pairs."""
+    from trl import RewardConfig, RewardTrainer
+
+    from grpo.hf_training import Quiet
+
+    class QuietRewardTrainer(Quiet, RewardTrainer):  # type: ignore[misc]
+        pass
+
+    _check_columns(rows, ("prompt", "chosen", "rejected"), title)
+    tokenizer = load_tokenizer(model_path)
+    end = turn_end(tokenizer)[0]
+
+    def encode(row: dict[str, Any]) -> dict[str, Any]:
+        chosen, rejected = (response_ids(tokenizer, row["prompt"], row[k], part, end) for k in ("chosen", "rejected"))
+        return {"chosen_ids": chosen, "rejected_ids": rejected}
+
+    def trainer(model: Any, data: Any, arguments: dict[str, Any], optimizers: Any) -> Any:
+        settings = RewardConfig(**arguments, max_length=None)
+        return QuietRewardTrainer(
+            model=model, args=settings, train_dataset=data, processing_class=tokenizer, optimizers=optimizers
+        )
+
+    def correct(model: Any, held: list[dict[str, Any]]) -> list[bool]:
+        chosen, rejected = (_scores(model, held, key, config) for key in ("chosen_ids", "rejected_ids"))
+        return [better > worse for better, worse in zip(chosen, rejected, strict=True)]
+
+    return _fit(model_path, tokenizer, rows, encode, trainer, correct, config, out, seed, runtime, title)
+
+
+def train_pointwise(
+    model_path: str,
+    rows: Sequence[dict[str, Any]],
+    config: SFTConfig,
+    out: Path,
+    *,
+    seed: int,
+    runtime: RuntimeConfig,
+    part: Part = "response",
+    title: str = "safety model",
+) -> dict[str, Any]:
+    """BCE on rows {prompt, completion, label: 1 good, 0 bad}; leaves `out/model`. `accuracy`: of held-out rows."""
+    from transformers import Trainer, TrainingArguments
+
+    class PointwiseTrainer(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> torch.Tensor:
+            targets = inputs.pop("targets")
+            scores = model(**inputs, use_cache=False).logits[:, 0].float()
+            return torch.nn.functional.binary_cross_entropy_with_logits(scores, targets)
+
+    _check_columns(rows, ("prompt", "completion", "label"), title)
+    _check_labels(rows, title)
+    tokenizer = load_tokenizer(model_path)
+    end = turn_end(tokenizer)[0]
+
+    def encode(row: dict[str, Any]) -> dict[str, Any]:
+        ids = response_ids(tokenizer, row["prompt"], row["completion"], part, end)
+        return {"input_ids": ids, "targets": _LABELS[row["label"]]}  # not "labels": the Trainer would count them
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids, mask = _padded([row["input_ids"] for row in batch], tokenizer.pad_token_id)
+        return {"input_ids": ids, "attention_mask": mask, "targets": torch.tensor([row["targets"] for row in batch])}
+
+    def trainer(model: Any, data: Any, arguments: dict[str, Any], optimizers: Any) -> Any:
+        settings = TrainingArguments(**arguments, remove_unused_columns=False)
+        return PointwiseTrainer(
+            model=model, args=settings, train_dataset=data, data_collator=collate, optimizers=optimizers
+        )
+
+    def correct(model: Any, held: list[dict[str, Any]]) -> list[bool]:
+        scores = _scores(model, held, "input_ids", config)
+        return [(score > 0) == (row["targets"] > 0.5) for score, row in zip(scores, held, strict=True)]
+
+    return _fit(model_path, tokenizer, rows, encode, trainer, correct, config, out, seed, runtime, title)
+
+
+def _fit(
+    model_path: str,
+    tokenizer: Any,
+    rows: Sequence[dict[str, Any]],
+    encode: Callable[[dict[str, Any]], dict[str, Any]],
+    make_trainer: Callable[[Any, Any, dict[str, Any], Any], Any],
+    correct: Callable[[Any, list[dict[str, Any]]], list[bool]],
+    config: SFTConfig,
+    out: Path,
+    seed: int,
+    runtime: RuntimeConfig,
+    title: str,
+) -> dict[str, Any]:
+    """What both kinds share: split, encode, drop the over-long, train, save, measure on the held-out rows."""
+    from datasets import Dataset
+    from transformers import set_seed
+
+    from grpo.hf_training import make_optimizer, run_trainer, step_count, trainer_arguments, training_order
+
+    training, held = ([encode(row) for row in part] for part in split_held_out(rows, seed))
+    fitting = [row for row in training if max(map(len, _sequences(row))) <= config.max_tokens]
+    dropped = len(training) - len(fitting)
+    if not fitting:
+        raise UserError(f"{title}: every example is over max_tokens={config.max_tokens}; raise it")
+    if dropped:
+        log.warning("%s: %d of %d examples are over %d tokens: dropped", title, dropped, len(training), config.max_tokens)
+    write_jsonl(out / "data" / "preferences.jsonl", rows)
+    set_seed(seed)  # the new head is random
+    model = load_reward_model(model_path, tokenizer, pick_device(runtime))
+    steps = step_count(config, len(fitting))
+    lengths = [sum(map(len, _sequences(row))) for row in fitting]
+    order = training_order(lengths, config.batch_size, steps, seed)
+    data = Dataset.from_list(fitting).select([row for batch in order for row in batch])
+    arguments = trainer_arguments(config, out, steps, seed, runtime)
+    trainer = make_trainer(model, data, arguments, make_optimizer(model, config.optimizer, steps))
+    tokens = [sum(lengths[row] for row in batch) for batch in order]
+    numbers = run_trainer(trainer, config, out, steps, tokens, title)
+    save_model(model, tokenizer, out / "model")
+    hits = correct(model, held)
+    return {
+        **numbers,
+        "examples": len(fitting),
+        "dropped": dropped,
+        "held_out": len(hits),
+        "accuracy": sum(hits) / len(hits),
+    }
+
+
+def _sequences(row: dict[str, Any]) -> list[list[int]]:
+    return [value for value in row.values() if isinstance(value, list)]
+
+
+def _scores(model: Any, rows: list[dict[str, Any]], key: str, config: SFTConfig) -> list[float]:
+    pad = model.config.get_text_config().pad_token_id
+    return score_ids(model, [row[key] for row in rows], pad, config.micro_batch_size or config.batch_size)
+
+
+def _check_columns(rows: Sequence[dict[str, Any]], columns: tuple[str, ...], title: str) -> None:
+    for number, row in enumerate(rows):
+        missing = [column for column in columns if row.get(column) is None]
+        if missing:
+            raise UserError(f"{title}, row {number}: column '{missing[0]}' is missing; rows need {', '.join(columns)}")
+
+
+def _check_labels(rows: Sequence[dict[str, Any]], title: str) -> None:
+    for number, row in enumerate(rows):
+        if row["label"] not in _LABELS:
+            message = f"{title}, row {number}: label {row['label']!r}; use 1 or 0, true or false, safe or unsafe"
+            raise UserError(message)

@@ -1,0 +1,72 @@
+"""A trained reward model as a reward function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from grpo.errors import UserError
+from grpo.reward_model import Part, load_reward_model, response_ids, score_ids
+
+
+class RewardModel:
+    """`{fn: reward_model, kwargs: {model: runs/tiny/reward-helpfulness/model, part: answer}}`
+
+    Args:
+        model: folder or hub name of a sequence classifier with one output, such as our reward stages leave.
+        part: `answer` reads only what follows `</think>`, `response` the whole completion.
+        squash: `sigmoid` maps the score to (0, 1); `none` returns it as it is.
+        applies_to: `{column: kind, values: [...]}`; None for rows whose column holds another value.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        part: Part = "response",
+        squash: Literal["sigmoid", "none"] = "sigmoid",
+        batch_size: int = 64,
+        applies_to: Mapping[str, Any] | None = None,
+    ) -> None:
+        if part not in ("answer", "response"):
+            raise UserError(f"reward_model: part '{part}'; use answer or response")
+        if squash not in ("sigmoid", "none"):
+            raise UserError(f"reward_model: squash '{squash}'; use sigmoid or none")
+        if applies_to is not None and set(applies_to) != {"column", "values"}:
+            raise UserError(f"reward_model: applies_to must hold 'column' and 'values', got {sorted(applies_to)}")
+        self.path, self.part, self.squash, self.batch_size = model, part, squash, batch_size
+        self.applies_to = applies_to
+        self._loaded: tuple[Any, Any, int] | None = None
+
+    def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
+        rows = [row for row in range(len(prompts)) if self._applies(row, columns)]
+        values: list[float | None] = [None] * len(prompts)
+        if not rows:
+            return values
+        model, tokenizer, end = self._load()
+        ids = [response_ids(tokenizer, prompts[row], completions[row], self.part, end) for row in rows]
+        for row, score in zip(rows, score_ids(model, ids, tokenizer.pad_token_id, self.batch_size), strict=True):
+            values[row] = 0.5 * (1.0 + math.tanh(score / 2.0)) if self.squash == "sigmoid" else score
+        return values
+
+    def _applies(self, row: int, columns: Mapping[str, Any]) -> bool:
+        if self.applies_to is None:
+            return True
+        column = self.applies_to["column"]
+        if column not in columns:
+            raise UserError(f"reward_model: applies_to: the data has no column '{column}'")
+        return columns[column][row] in self.applies_to["values"]
+
+    def _load(self) -> tuple[Any, Any, int]:
+        """On first use: the model may be made by an earlier stage of the same run."""
+        from grpo.conversations import turn_end
+        from grpo.policy import load_tokenizer
+
+        if self._loaded is None:
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            tokenizer = load_tokenizer(self.path)
+            model = load_reward_model(self.path, tokenizer, device)
+            self._loaded = (model, tokenizer, turn_end(tokenizer)[0])
+        return self._loaded

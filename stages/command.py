@@ -1,0 +1,81 @@
+"""What every command shares: one-line errors, exit codes, and where shipped configs lie. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from grpo.errors import UserError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are `UserError`s: one line instead of the usage. Options are never abbreviated."""
+
+    def __init__(self, prog: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Overrides may stand between the options; an unknown option gets the nearest known one."""
+        known, unknown = self.parse_known_intermixed_args(list(arguments))
+        for word in unknown:
+            options = [option for action in self._actions for option in action.option_strings]
+            raise UserError(f"{self.prog}: unknown option '{word}'{nearest(word.split('=')[0], options)}")
+        return known
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings to override, from the root")
+
+
+def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
+    """Run a command: 0 only on success, 2 on a user error with one line, 130 on Ctrl-C, 1 on a bug."""
+    try:
+        code = command(list(arguments))
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output is gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
+        return 141
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def find_config(name: str) -> Path:
+    """A local file, or a config shipped with the package (``tiny.yaml`` or ``configs/tiny.yaml``)."""
+    local = Path(name)
+    if local.is_file():
+        return local
+    shipped = shipped_configs()
+    if local.parent in (Path("."), Path("configs")) and local.name in shipped:
+        return shipped[local.name]
+    if local.is_dir():
+        raise UserError(f"config '{name}': a folder, not a YAML file")
+    raise UserError(f"config '{name}': no such file{nearest(local.name, shipped)}")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name -> file. In a wheel they lie inside this package, in a checkout beside it."""
+    here = Path(__file__).resolve().parent
+    folder = next((path for path in (here / "configs", here.parent / "configs") if path.is_dir()), None)
+    return {file.name: file for file in sorted(folder.glob("*.yaml"))} if folder else {}

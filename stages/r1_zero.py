@@ -1,0 +1,19 @@
+"""R1-Zero: reasoning RL straight from the base model, without any SFT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.rl import run_rl
+from stages.stage import StageContext, stage_main
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """GRPO from the model this stage is given."""
+    section = context.config.r1_zero
+    assert section is not None  # the runner runs no stage without a section
+    return run_rl(context, section, "R1-Zero")
+
+
+if __name__ == "__main__":
+    stage_main("r1_zero")

@@ -1,0 +1,86 @@
+"""`grpo run` and the scripts of single stages."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from grpo.errors import UserError
+from stages.command import Parser, add_overrides, find_config
+
+RUN_EXAMPLES = """\
+  grpo run tiny.yaml                                the shipped tiny recipe, to runs/tiny
+  grpo run my.yaml --out runs/a seed=1 reasoning_rl.steps=50
+  grpo run my.yaml --from reasoning_rl              this stage and all later ones anew
+  grpo run my.yaml --until cold_start               stop after this stage"""
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped config")
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/<config name>)")
+    add_overrides(parser)
+
+
+def _out(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.out) if arguments.out else Path("runs") / Path(arguments.config).stem
+
+
+def run_command(arguments: list[str]) -> int:
+    """`grpo run`."""
+    parser = Parser(
+        "grpo run", "Run the recipe. Finished stages are skipped, an unfinished one goes on.", RUN_EXAMPLES
+    )
+    _common(parser)
+    parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="run this stage and all later ones anew")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    chosen = parser.read(arguments)
+
+    from grpo.config import read_config
+    from stages.config import RecipeConfig
+    from stages.runtime import quiet
+
+    config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
+    quiet(config.runtime.log_level)
+
+    from stages.pipeline import run_pipeline
+
+    run_pipeline(config, _out(chosen), Path(chosen.config).name, chosen.from_stage, chosen.until)
+    return 0
+
+
+def stage_command(key: str, arguments: list[str]) -> int:
+    """``python stages/<stage>.py``."""
+    parser = Parser(
+        f"python stages/{key}.py",
+        f"Run the stage {key}. Its input is the previous stage's model in the run folder, or --init.",
+        f"  python stages/{key}.py configs/tiny.yaml\n  python -m stages.{key} my.yaml --out runs/a --init MODEL seed=1",
+    )
+    _common(parser)
+    parser.add_argument("--init", metavar="MODEL", help="model folder or hub name to start from")
+    chosen = parser.read(arguments)
+
+    from grpo.config import read_config
+    from stages.config import RecipeConfig
+    from stages.runtime import quiet
+
+    config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
+    quiet(config.runtime.log_level)
+    if getattr(config, key) is None:
+        raise UserError(f"config '{chosen.config}': no section '{key}', so there is no such stage to run")
+    if chosen.init is not None and key == "base":
+        raise UserError("--init: the base stage has no input; set base.model instead")
+
+    from stages.pipeline import check_out, save_config
+    from stages.runner import check_inputs, plan_stage, run_stage
+    from stages.stage import STAGES
+    from stages.summary import print_table, summarise
+
+    run = _out(chosen)
+    check_out(run)
+    planned = plan_stage(config, STAGES[key], run, init=chosen.init)
+    if not planned.finished:
+        check_inputs(config, planned, chosen.init)
+    save_config(config, run)
+    run_stage(config, planned, init=chosen.init)
+    print_table(summarise(config, run, Path(chosen.config).name), config)
+    return 0

@@ -1,0 +1,209 @@
+"""One stage of a run: is it done, was it made from something else, run it, evaluate it, write its manifest."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from grpo.errors import UserError
+from grpo.files import write_json
+from stages.config import RecipeConfig
+from stages.manifest import Lineage, changes, digest, input_hashes, model_hash, read_json, stage_settings, versions
+from stages.stage import STAGES, Stage, StageContext, active_parents
+
+log = logging.getLogger("grpo")
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage, where it lies, what determines it, and whether it is done."""
+
+    stage: Stage
+    folder: Path
+    lineage: Lineage
+    finished: bool
+
+
+def is_finished(folder: Path) -> bool:
+    """The manifest is written last: its presence means the stage is done."""
+    return (folder / "manifest.json").is_file()
+
+
+def plan_stage(
+    config: RecipeConfig, stage: Stage, run: Path, init: str | None = None, anew: frozenset[str] = frozenset()
+) -> PlannedStage:
+    """Compare what is in the run folder with what the config asks for. Nothing is written.
+
+    `anew`: keys of stages that will be moved aside, so what lies there does not count.
+
+    Raises:
+        UserError: the stage's folder was made from other settings, inputs or parents, or is no stage's folder.
+    """
+    folder = run / stage.folder
+    lineage = _lineage(config, stage, run, init, anew)
+    if stage.key in anew:
+        return PlannedStage(stage, folder, lineage, finished=False)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"'{folder}' is a file, but stage {stage.key} needs a folder there: give another --out")
+    record = _record(folder)
+    if record is None and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"'{folder}' holds files but no stage.json: not a stage's folder; give another --out")
+    if record is not None:
+        _refuse_changes(stage, folder, record, lineage)
+    finished = is_finished(folder)
+    if finished and not (folder / "model").is_dir():
+        raise UserError(f"'{folder}': its model/ is gone; rerun it with --from {stage.key}")
+    return PlannedStage(stage, folder, lineage, finished)
+
+
+def _lineage(config: RecipeConfig, stage: Stage, run: Path, init: str | None, anew: frozenset[str]) -> Lineage:
+    parents = {key: _parent_hash(config, key, run, anew) for key in active_parents(stage, config)}
+    if init is not None:
+        parents.pop(active_parents(stage, config)[0], None)
+        parents = {"init": model_hash(init), **parents}
+    return Lineage(stage_settings(config, stage.key), input_hashes(getattr(config, stage.key)), parents)
+
+
+def _parent_hash(config: RecipeConfig, key: str, run: Path, anew: frozenset[str]) -> str:
+    record = _record(run / STAGES[key].folder)
+    if record is not None and key not in anew:
+        return str(record["hash"])
+    return _lineage(config, STAGES[key], run, None, anew).hash
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """What the stage was begun (stage.json) from; None when it was not."""
+    file = folder / "stage.json"
+    return read_json(file) if file.is_file() else None
+
+
+def _refuse_changes(stage: Stage, folder: Path, record: dict[str, Any], lineage: Lineage) -> None:
+    if record["hash"] == lineage.hash:
+        return
+    found = changes(record, lineage)
+    shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    state = "was made" if is_finished(folder) else "was begun"
+    raise UserError(
+        f"stage {stage.key} in '{folder}' {state} from something else ({shown}): "
+        f"add --from {stage.key} to run it and all later stages anew, or give another --out"
+    )
+
+
+def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> dict[str, Any]:
+    """Run what is left of a stage and return its manifest. A finished stage is skipped, or only evaluated again."""
+    from stages.evaluation import evaluation_hash
+
+    stage, folder = planned.stage, planned.folder
+    evaluation = evaluation_hash(config.evaluation) if stage.evaluated else None
+    if planned.finished:
+        manifest = read_json(folder / "manifest.json")
+        if manifest["evaluation_hash"] == evaluation:
+            log.info("%s: finished, skipped", stage.folder)
+            return manifest
+        log.info("%s: finished, but the evaluation settings changed: evaluating again", stage.folder)
+        return _evaluated(config, planned, manifest, evaluation)
+    context = _context(config, planned, init)
+    record = _begin(planned)
+    if "result" not in record or not (folder / "model").is_dir():
+        record = _train(context, record)
+    return _evaluated(config, planned, _manifest(config, planned, record), evaluation)
+
+
+def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> StageContext:
+    """Where the inputs are. A parent that is not finished is the user's to run first."""
+    run, stage = planned.folder.parent, planned.stage
+    models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
+    needed = active_parents(stage, config)
+    for key in needed[1:] if init is not None else needed:
+        if key not in models:
+            more = "" if stage.parents[0] != key else ", or give its input by --init MODEL"
+            raise UserError(
+                f"stage {stage.key} needs the model of stage {key}, which is not finished in '{run}': "
+                f"run `python stages/{key}.py CONFIG --out {run}` first{more}"
+            )
+    base = str(models["base"]) if "base" in models else config.base.model or ""
+    start = init or (str(models[needed[0]]) if needed else base)
+    return StageContext(config, stage.key, planned.folder, start, base, models)
+
+
+def _begin(planned: PlannedStage) -> dict[str, Any]:
+    record = _record(planned.folder)
+    if record is not None:
+        log.info("%s: going on", planned.stage.folder)
+        return record
+    lineage = planned.lineage
+    record = {
+        "stage": planned.stage.folder,
+        "hash": lineage.hash,
+        "settings": lineage.settings,
+        "inputs": lineage.inputs,
+        "parents": lineage.parents,
+    }
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    write_json(planned.folder / "stage.json", record)
+    return record
+
+
+def _train(context: StageContext, record: dict[str, Any]) -> dict[str, Any]:
+    """The stage's own work. Its result is kept in stage.json, so that an interrupted evaluation repeats no training."""
+    from stages.leaks import check_leaks
+    from stages.runtime import apply_runtime
+
+    stage = STAGES[context.key]
+    log.info("%s: begins", stage.folder)
+    apply_runtime(context.config.runtime, context.config.seed)
+    start = time.monotonic()
+    result = importlib.import_module(stage.module).run(context)
+    if not (context.folder / "model").is_dir():
+        raise RuntimeError(f"stage {stage.key} left no model in {context.folder}")
+    check_leaks(context.config.evaluation, context.folder / "data")
+    record = {**record, "result": result, "seconds": round(time.monotonic() - start, 3)}
+    write_json(context.folder / "stage.json", record)
+    gc.collect()  # the stage's model and optimizer, before the evaluation loads the model again
+    return record
+
+
+def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any]) -> dict[str, Any]:
+    lineage, result = planned.lineage, dict(record["result"])
+    return {
+        "stage": planned.stage.folder,
+        "status": "finished",
+        "config": getattr(config, planned.stage.key).model_dump(mode="json"),
+        "config_hash": digest(lineage.settings),
+        "hash": lineage.hash,
+        "parents": lineage.parents,
+        "parent_hash": next(iter(lineage.parents.values()), None),
+        "input_hashes": lineage.inputs,
+        "data_hashes": result.pop("data_hashes", {}),
+        "evaluation_hash": None,
+        "versions": versions(),
+        "seed": config.seed,
+        "engine": config.engine.kind,
+        "seconds": record["seconds"],
+        "tokens": result.pop("tokens", None),
+        "training": result,
+        "metrics": {},
+        "finished": None,
+    }
+
+
+def _evaluated(
+    config: RecipeConfig, planned: PlannedStage, manifest: dict[str, Any], evaluation: str | None
+) -> dict[str, Any]:
+    """The manifest with the evaluation's numbers in it, written."""
+    from stages import evaluation as evaluations
+    from stages.runtime import apply_runtime
+
+    if planned.stage.evaluated:
+        apply_runtime(config.runtime, config.seed)
+        manifest["metrics"] = evaluations.evaluate_stage(config, planned.folder)
+    manifest["evaluation_hash"] = evaluation
+    manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(planned.folder / "manifest.json", manifest)
+    return manifest
