@@ -92,8 +92,9 @@ def render(tokenizer: Any, messages: Sequence[Message], *, open_answer: bool, wh
 
 def turn_end(tokenizer: Any) -> tuple[int, str]:
     """(id, text) of the token with which the template ends an assistant turn: what the model must learn to say."""
-    text = render(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}], open_answer=False)
-    before, mark, after = text.rpartition(_MARK)
+    probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
+    text = render(tokenizer, probe, open_answer=False)
+    _, mark, after = text.rpartition(_MARK)
     special = set(tokenizer.all_special_ids)
     special |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     for index in tokenizer(after, add_special_tokens=False)["input_ids"] if mark else ():
@@ -118,7 +119,7 @@ class _Draft:
 
 
 def _drafts(messages: list[Message], tokenizer: Any, end: str, where: str) -> list[_Draft]:
-    """One draft for the whole conversation; where the template rewrites history (strips thinking), one for each turn."""
+    """One draft for the conversation; one for each turn where the template rewrites history (strips thinking)."""
     drafts: list[_Draft] = []
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":

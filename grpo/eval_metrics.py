@@ -87,7 +87,9 @@ def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dic
     at_k: dict[str, float | None] = {}
     for k in config.k:
         at_k[f"pass@{k}"] = _mean([pass_at_k(p["n"], p["correct"], k) for p in judged])
-        at_k[f"maj@{k}"] = _mean([maj_at_k(*vote, k) for vote in votes]) if judges.extract_answer else None
+        at_k[f"maj@{k}"] = (
+            _mean([maj_at_k(answers, right, k) for answers, right in votes]) if judges.extract_answer else None
+        )
     return {
         "n_problems": len(judged),
         "unjudged_problems": len(problems) - len(judged),

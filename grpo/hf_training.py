@@ -99,7 +99,7 @@ def run_trainer(
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
     with progress(title, total=steps, done=done) as bar:
-        step_log = StepLog(MetricsWriter(out / "metrics.jsonl", start_step=done + 1), bar, tokens, config.checkpoint.keep)
+        step_log = StepLog(MetricsWriter(out / "metrics.jsonl", done), bar, tokens, config.checkpoint.keep)
         trainer.add_callback(step_log)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses = step_log.losses[-20:]
@@ -140,7 +140,8 @@ class StepLog(TrainerCallback):
         self._last = now
         self._write(row)
         if not math.isfinite(row["loss"]):
-            raise UserError(f"step {state.global_step}: the loss is {row['loss']}; lower optimizer.lr or add warmup_steps")
+            advice = "lower optimizer.lr or add warmup_steps"
+            raise UserError(f"step {state.global_step}: the loss is {row['loss']}; {advice}")
         self.losses.append(row["loss"])
         self._bar.advance(1, f"loss {row['loss']:.3f}")
 

@@ -74,7 +74,7 @@ def call_sync(fn: Callable[..., Any], arguments: Mapping[str, Any], timeout: flo
     def target() -> None:
         try:
             outcome.set_result(fn(**arguments))
-        except BaseException as error:  # handed to the waiting thread, which judges it
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, which judges it
             outcome.set_exception(error)
 
     threading.Thread(target=target, name="grpo-reward", daemon=True).start()

@@ -1,7 +1,7 @@
 """Reward models: pairwise (Bradley-Terry, TRL's RewardTrainer) and pointwise (a classifier with BCE).
 
-Both start from a causal LM's checkpoint with a new scalar head, both read a response through `response_text`, which
-`rewards.preference.RewardModel` uses too, and both report their accuracy on held-out prompts.
+Both start from a causal LM's checkpoint with a new scalar head, both read a response through `grpo.reward_scoring`, as
+`rewards.preference.RewardModel` does, and both report their accuracy on held-out prompts.
 """
 
 from __future__ import annotations
@@ -11,75 +11,20 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from grpo.config import RuntimeConfig, SFTConfig
-from grpo.conversations import as_turns, render, turn_end
+from grpo.conversations import turn_end
 from grpo.data import write_jsonl
 from grpo.errors import UserError
 from grpo.policy import load_tokenizer, pick_device, save_model
+from grpo.reward_scoring import Part, load_reward_model, padded, response_ids, score_ids
 
 log = logging.getLogger("grpo")
-Part = Literal["answer", "response"]
 HELD_OUT = 0.1
 _LABELS: dict[Any, float] = {0: 0.0, 1: 1.0, "unsafe": 0.0, "safe": 1.0}
-
-
-def response_text(completion: Any, part: Part) -> str:
-    """What a reward model reads of a completion (string or messages): the final answer only, or the whole response."""
-    text = completion if isinstance(completion, str) else completion[-1]["content"]
-    return text.rpartition("</think>")[2].strip() if part == "answer" else text.strip()
-
-
-def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: int) -> list[int]:
-    """Prompt through the chat template, the response, and the end token, on which the score is read."""
-    opened = render(tokenizer, as_turns(prompt, "user", "prompt"), open_answer=True)
-    prompt_ids = tokenizer(opened, add_special_tokens=False)["input_ids"]
-    return prompt_ids + tokenizer(response_text(completion, part), add_special_tokens=False)["input_ids"] + [end]
-
-
-def load_reward_model(path: str, tokenizer: Any, device: torch.device) -> Any:
-    """A sequence classifier with one output; from a causal LM the head is new."""
-    from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging as transformers_logging
-
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # a new head in place of the LM head is what we want, not a warning
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"reward model '{path}': cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    # The classifier reads its score at the last token that is not padding.
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return model.to(device)
-
-
-@torch.no_grad()
-def score_ids(model: Any, rows: Sequence[list[int]], pad: int, batch_size: int) -> list[float]:
-    """Scores of token sequences, in order; batches of similar length, right-padded."""
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-    scores = [0.0] * len(rows)
-    model.eval()
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        ids, mask = (tensor.to(model.device) for tensor in _padded([rows[row] for row in batch], pad))
-        values = model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
-        for row, value in zip(batch, values, strict=True):
-            scores[row] = value
-    return scores
-
-
-def _padded(rows: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and their attention mask, both [B, T]."""
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-    return ids, (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
 
 
 def split_held_out(rows: Sequence[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -110,7 +55,7 @@ def train_pairwise(
 
     from grpo.hf_training import Quiet
 
-    class QuietRewardTrainer(Quiet, RewardTrainer):  # type: ignore[misc]
+    class QuietRewardTrainer(Quiet, RewardTrainer):
         pass
 
     _check_columns(rows, ("prompt", "chosen", "rejected"), title)
@@ -164,7 +109,7 @@ def train_pointwise(
         return {"input_ids": ids, "targets": _LABELS[row["label"]]}  # not "labels": the Trainer would count them
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        ids, mask = _padded([row["input_ids"] for row in batch], tokenizer.pad_token_id)
+        ids, mask = padded([row["input_ids"] for row in batch], tokenizer.pad_token_id)
         return {"input_ids": ids, "attention_mask": mask, "targets": torch.tensor([row["targets"] for row in batch])}
 
     def trainer(model: Any, data: Any, arguments: dict[str, Any], optimizers: Any) -> Any:
@@ -205,7 +150,7 @@ def _fit(
     if not fitting:
         raise UserError(f"{title}: every example is over max_tokens={config.max_tokens}; raise it")
     if dropped:
-        log.warning("%s: %d of %d examples are over %d tokens: dropped", title, dropped, len(training), config.max_tokens)
+        log.warning("%s: %d of %d examples over %d tokens: dropped", title, dropped, len(training), config.max_tokens)
     write_jsonl(out / "data" / "preferences.jsonl", rows)
     set_seed(seed)  # the new head is random
     model = load_reward_model(model_path, tokenizer, pick_device(runtime))

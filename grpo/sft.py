@@ -11,7 +11,7 @@ from grpo.config import RuntimeConfig, SFTConfig
 from grpo.conversations import IGNORE, Example, build_examples, turn_end
 from grpo.data import write_jsonl
 from grpo.errors import UserError
-from grpo.policy import end_token_ids, load_model, load_tokenizer, pick_device, save_model
+from grpo.policy import load_model, load_tokenizer, pick_device, save_model
 
 log = logging.getLogger("grpo")
 
@@ -37,19 +37,20 @@ def supervised(
     if not examples:
         raise UserError(f"{title}: every example is over max_tokens={config.max_tokens}; raise it")
     if dropped:
-        log.warning("%s: %d of %d examples are over %d tokens: dropped", title, dropped, len(everything), config.max_tokens)
+        log.warning("%s: %d of %d examples over %d tokens: dropped", title, dropped, len(everything), config.max_tokens)
     write_jsonl(out / "data" / "sft.jsonl", rows)
     model = load_model(model_path, pick_device(runtime))
-    add_end_token(model, tokenizer, turn_end(tokenizer)[0])
+    add_end_token(model, turn_end(tokenizer)[0])
     numbers = train_on_tokens(model, tokenizer, examples, config, out, seed=seed, runtime=runtime, title=title)
     save_model(model, tokenizer, out / "model")
     return {**numbers, "examples": len(examples), "dropped": dropped}
 
 
-def add_end_token(model: Any, tokenizer: Any, token: int) -> None:
+def add_end_token(model: Any, token: int) -> None:
     """Make `token` stop generation too: a base model often stops at other tokens than its template's end of turn."""
-    ends = end_token_ids(model, tokenizer) if tokenizer.eos_token_id is not None else ()
-    model.generation_config.eos_token_id = list(dict.fromkeys([token, *ends]))
+    configured = model.generation_config.eos_token_id
+    ends = [] if configured is None else configured if isinstance(configured, list) else [configured]
+    model.generation_config.eos_token_id = list(dict.fromkeys([*ends, token]))
 
 
 def train_on_tokens(
@@ -63,15 +64,26 @@ def train_on_tokens(
     runtime: RuntimeConfig,
     title: str,
 ) -> dict[str, Any]:
-    """The training itself, in place, on token ids and labels; the loss is the mean over all trained tokens of a step."""
+    """The training itself, in place, on ids and labels; the loss is the mean over all trained tokens of a step."""
     from datasets import Dataset
+    from transformers import Trainer
     from trl import SFTConfig as TrlConfig
     from trl import SFTTrainer
 
     from grpo.hf_training import Quiet, make_optimizer, run_trainer, step_count, trainer_arguments, training_order
 
-    class QuietSFTTrainer(Quiet, SFTTrainer):  # type: ignore[misc]
-        pass
+    class QuietSFTTrainer(Quiet, SFTTrainer):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            """On a CPU the model's own loss, without a mask: TRL's saves memory on a GPU, but here it takes longer.
+
+            Rows are right-padded, so causal attention keeps the padding out by itself.
+            """
+            if self.accelerator.device.type != "cpu":
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
+            return Trainer.compute_loss(self, model, {**inputs, "use_cache": False}, return_outputs, num_items_in_batch)
 
     if not any(label != IGNORE for example in examples for label in example.labels):
         raise UserError(f"{title}: no token to train on")

@@ -141,8 +141,8 @@ def _from_prose(clause: str) -> str:
     if _NEGATED.search(around) or alternatives:
         return _without_math_marks(clause)
     if chunks:
-        return chunks[-1].strip()
-    numbers = _NUMBER.findall(clause)
+        return str(chunks[-1]).strip()
+    numbers: list[str] = _NUMBER.findall(clause)
     return numbers[0] if len(numbers) == 1 else clause
 
 
@@ -152,4 +152,4 @@ def _has_prose(text: str) -> bool:
 
 
 def _without_math_marks(text: str) -> str:
-    return re.sub(r"(?<!\\)\$|\\[()\[\]]", "", text).strip(" \t\n.*")
+    return re.sub(r"(?<!\\)\$|\\[()\[\]]", "", text).strip(" \t\n*").rstrip(" .*")

@@ -19,8 +19,8 @@ def format_reward(
     prompts: Sequence[Any] | None = None,
     prefill: Sequence[str | None] | None = None,
     *,
-    think: str = "think",
-    answer: str | None = None,
+    think_tag: str = "think",
+    answer_tag: str | None = None,
     opened: bool | Literal["auto"] = "auto",
 ) -> list[float]:
     """1.0 for ``<think>...</think>`` followed by an answer and nothing before it, else 0.0.
@@ -30,8 +30,8 @@ def format_reward(
         prompts: where "auto" looks when there is no `prefill`: the end of a string prompt, or of a last message that
             is the assistant's.
         prefill: what the chat template wrote after the last message; the scoring layer passes it.
-        think: name of the tag around the thinking (which may be empty, as R1 leaves it for trivial requests).
-        answer: name of the tag around the answer, R1-Zero's "answer"; then nothing may stand outside of the two.
+        think_tag: name of the tag around the thinking (which may be empty, as R1 leaves it for trivial requests).
+        answer_tag: name of the tag around the answer, R1-Zero's "answer"; then nothing may stand outside of the two.
         opened: whether the prompt ends inside an open thinking tag; "auto" sees for itself.
 
     Raises:
@@ -45,9 +45,9 @@ def format_reward(
     scores = []
     for row, completion in enumerate(completions):
         before = prefill[row] if prefill else None
-        head = opening(before or "", prompts[row] if prompts else "", think, opened)
+        head = opening(before or "", prompts[row] if prompts else "", think_tag, opened)
         text = completion if isinstance(completion, str) else str(completion[-1]["content"])
-        scores.append(float(is_well_formed(head + text, think, answer)))
+        scores.append(float(is_well_formed(head + text, think_tag, answer_tag)))
     return scores
 
 

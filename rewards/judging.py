@@ -17,13 +17,14 @@ import selectors
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from rewards.normalise import has_alternatives, is_prose, is_text, parse_value, plain, quick_verdict
+from rewards.normalise import has_alternatives, has_ellipsis, is_prose, is_text, parse_value, plain, quick_verdict
 
 log = logging.getLogger("grpo.rewards")
-SECONDS = 1.5  # per answer; with everything around it, an answer is judged within 2 s
+SECONDS = 1.3  # per answer; with reading the gold and everything around it, a verdict comes within 2 s
 MAX_LENGTH = 2_000  # characters; longer answers are compared as strings and numbers only
 START_SECONDS = 60.0  # importing sympy on a busy machine
 Verdict = Literal["equal", "unequal", "unparseable", "died"]
@@ -50,7 +51,7 @@ def is_parseable(gold: str) -> bool:
     text = plain(gold)
     if not text:
         return False
-    if parse_value(text) is not None or is_text(text):
+    if parse_value(text) is not None or is_text(text) or has_ellipsis(text):
         return True
     if is_prose(gold) and "\\" not in gold:
         return False
@@ -84,7 +85,8 @@ class _Worker:
         raise RuntimeError("the math grader's worker process does not stay alive (is math-verify installed?)")
 
     def _request(self, gold: str, answer: str | None) -> Verdict:
-        assert self.process is not None and self.process.stdin is not None
+        assert self.process is not None
+        assert self.process.stdin is not None
         message = json.dumps({"gold": gold, "answer": answer, "seconds": SECONDS})
         self.process.stdin.write(message.encode() + b"\n")
         self.process.stdin.flush()
@@ -107,7 +109,8 @@ class _Worker:
             raise EOFError
 
     def _read_line(self, seconds: float) -> str | None:
-        assert self.process is not None and self.process.stdout is not None
+        assert self.process is not None
+        assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while b"\n" not in self.pending:
@@ -151,7 +154,7 @@ _pool: _Pool | None = None
 
 
 @contextlib.contextmanager
-def _borrowed():  # type: ignore[no-untyped-def]
+def _borrowed() -> Iterator[_Worker]:
     global _pool
     with _lock:
         if _pool is None:

@@ -72,7 +72,7 @@ def language_consistency(
     prefill: Sequence[str | None] | None = None,
     language: Sequence[str | None] | str | None = None,
     *,
-    think: str = "think",
+    think_tag: str = "think",
     log_error: Callable[[int, str], None] | None = None,
 ) -> list[float | None]:
     """The share of target-language words in each chain of thought, 0.0 to 1.0.
@@ -83,7 +83,7 @@ def language_consistency(
         prefill: likewise.
         language: an ISO 639 code for all rows (the config's `kwargs`), or the column of that name. A row whose
             column is null gets None: the reward does not apply.
-        think: name of the tag around the thinking.
+        think_tag: name of the tag around the thinking.
         log_error: given by the scoring layer, takes (row, reason).
 
     Raises:
@@ -100,9 +100,9 @@ def language_consistency(
     scores: list[float | None] = []
     for row, (completion, code) in enumerate(zip(completions, language, strict=True)):
         text = completion if isinstance(completion, str) else str(completion[-1]["content"])
-        head = opening((prefill[row] if prefill else None) or "", prompts[row] if prompts else "", think)
+        head = opening((prefill[row] if prefill else None) or "", prompts[row] if prompts else "", think_tag)
         try:
-            scores.append(None if code is None else consistency(chain_of_thought(head + text, think), code))
+            scores.append(None if code is None else consistency(chain_of_thought(head + text, think_tag), code))
         except UserError as error:
             scores.append(None)
             if log_error is not None:

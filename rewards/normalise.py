@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -20,10 +21,12 @@ _SIGNS = str.maketrans(
     | {sup: f"^{{{digit}}}" for sup, digit in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)}
     | {0x3000: " ", 0xA0: " ", 0x202F: " "}
 )
-_REWRITES = [
+_REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"√\s*\(([^()]*)\)|√\s*(\d+|[a-z])"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
     (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),  # \sqrt(2) would be read as the root of nothing
     (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
+    (re.compile(r"\\frac\s*(\\[a-z]+)\s*(\d)"), r"\\frac{\1}{\2}"),  # \frac\pi4
+    (re.compile(r"^\s*\\approx(?![a-z])"), ""),
     (re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\})(?=\d{3})"), ""),  # 10{,}000 and 32,\!349
     (re.compile(r"\\mathrm\s*\{([a-z])\}"), r"\1"),  # math-verify loses the sign before \mathrm{e}
     (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![a-zA-Z])\.?"), ""),
@@ -41,14 +44,17 @@ _VALUE = re.compile(
     re.DOTALL,
 )
 _UNIT = re.compile(r" ?(?:[^\W\d_]+[./]?(?: ?\^ ?\{?[23]\}?)?[ -]?){1,4}\.?")
-_SHORT_UNITS = frozenset("m s g l h km cm mm kg mg ml min hr hrs mph ft in lb oz usd am pm".split())
+_WORDS = re.compile(r"\w+")
+_SHORT_UNITS = frozenset(_WORDS.findall("m s g l h km cm mm kg mg ml min hr hrs mph ft in lb oz usd am pm"))
 _ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…")
 _ADJACENT_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ ,;:']+[^\W\d_]{2,})+")
 _NOT_UNITS = frozenset(
-    "is are was be not no or and but wrong if than then plus minus times over mod pi sqrt sin cos tan log ln exp "
-    "infty infinity hundred thousand million billion trillion dozen half third squared cubed more less".split()
+    _WORDS.findall(
+        "is are was be not no or and but wrong if than then plus minus times over mod pi sqrt sin cos tan log ln exp "
+        "infty infinity hundred thousand million billion trillion dozen half third squared cubed more less"
+    )
 )
-_JOINS = frozenset("and or sin cos tan log ln exp sqrt pi if".split())
+_JOINS = frozenset(_WORDS.findall("and or sin cos tan log ln exp sqrt pi if"))
 _MAX_DIGITS = 400  # of numbers that are compared as fractions
 
 
@@ -64,7 +70,7 @@ def plain(text: str) -> str:
     """One spelling for what only looks different. The result is for comparison and for the worker, not for people."""
     text = "".join(_ascii(char) for char in text.translate(_SIGNS) if unicodedata.category(char) != "Cf")
     for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)  # type: ignore[arg-type]
+        text = pattern.sub(replacement, text)
     return text.strip().rstrip(".,;").strip()
 
 
@@ -96,7 +102,9 @@ def quick_verdict(gold: str, answer: str) -> bool | None:
     choice = _choice(gold)
     if choice is not None and _choice(answer) is not None:
         return choice == _choice(answer)
-    if _ELLIPSIS.search(gold + answer):  # sequences are not read element by element: only equal when spelt the same
+    if has_ellipsis(gold) or has_ellipsis(
+        answer
+    ):  # sequences are not read element by element: only equal when spelt the same
         return False
     if is_text(gold):
         return _letters(gold) == _letters(answer)
@@ -108,7 +116,9 @@ def quick_verdict(gold: str, answer: str) -> bool | None:
 def is_text(text: str) -> bool:
     r"""An answer in words: ``\text{Monday}``, ``\text{two lines}``, or one bare word of at least four letters."""
     wrapped = _TEXT.fullmatch(text)
-    return (wrapped is not None and any(map(str.isalpha, wrapped[1]))) or re.fullmatch(r"[^\W\d_]{4,}", text) is not None
+    if wrapped is not None:
+        return any(map(str.isalpha, wrapped[1]))
+    return re.fullmatch(r"[^\W\d_]{4,}", text) is not None
 
 
 def is_prose(text: str) -> bool:
@@ -123,6 +133,11 @@ def is_prose(text: str) -> bool:
 def has_alternatives(text: str) -> bool:
     """Whether the answer hedges: "7 or 5"."""
     return re.search(r"(?i)\bor\b", words(text)) is not None
+
+
+def has_ellipsis(text: str) -> bool:
+    """Whether the answer is a sequence that goes on: "1, 2, ..., n"."""
+    return _ELLIPSIS.search(text) is not None
 
 
 def _ascii(char: str) -> str:
@@ -158,7 +173,8 @@ def _equal(a: Decimal | Fraction, b: Decimal | Fraction) -> bool:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a == b
     decimal, fraction = (a, b) if isinstance(a, Decimal) else (b, a)
-    assert isinstance(decimal, Decimal) and isinstance(fraction, Fraction)
+    assert isinstance(decimal, Decimal)
+    assert isinstance(fraction, Fraction)
     digits, exponent = len(decimal.as_tuple().digits), int(decimal.as_tuple().exponent)
     if digits > _MAX_DIGITS:
         return False

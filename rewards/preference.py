@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import torch
 
+from grpo.conversations import turn_end
 from grpo.errors import UserError
-from grpo.reward_model import Part, load_reward_model, response_ids, score_ids
+from grpo.policy import load_tokenizer
+from grpo.reward_scoring import Part, load_reward_model, response_ids, score_ids
 
 
 class RewardModel:
@@ -61,9 +63,6 @@ class RewardModel:
 
     def _load(self) -> tuple[Any, Any, int]:
         """On first use: the model may be made by an earlier stage of the same run."""
-        from grpo.conversations import turn_end
-        from grpo.policy import load_tokenizer
-
         if self._loaded is None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             tokenizer = load_tokenizer(self.path)

@@ -13,14 +13,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
+from dataclasses import replace
 from typing import Any
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import Basic
 
+_ARITHMETIC = re.compile(r"[\d\s.,+\-*/^()%]+")
+_LATEX = LatexExtractionConfig()
+# Its units include single letters: nothing is left of "\\sin^2 t" (tons) or "a + b + c".
+_LATEX_NO_UNITS = LatexExtractionConfig(normalization_config=replace(_LATEX.normalization_config, units=False))
 MEMORY = 4 << 30  # bytes of address space; sympy itself needs well under one GiB
 logging.disable(logging.CRITICAL)  # math-verify warns at every call that its own (signal) timeouts are off
 
@@ -72,11 +78,13 @@ def judge(gold: str, answer: str | None) -> str:
 def read(text: str) -> list[Any]:
     """The expressions that `text` writes, as LaTeX or else as a plain expression; never a string."""
     flat = " ".join(text.split())
-    latex = [LatexExtractionConfig()]
-    found = parse(f"${flat}$", latex, "no_fallback", parsing_timeout=None)
-    if not found:
-        found = parse(f"\\boxed{{{flat}}}", latex, "no_fallback", parsing_timeout=None)
-    return found or parse(flat, [ExprExtractionConfig()], "no_fallback", parsing_timeout=None)
+    wrapped = (f"${flat}$", f"\\boxed{{{flat}}}")
+    attempts = ((config, form) for config in (_LATEX, _LATEX_NO_UNITS) for form in wrapped)
+    parsed = (parse(form, [config], "no_fallback", parsing_timeout=None) for config, form in attempts)
+    found: list[Any] = next(filter(None, parsed), [])
+    if not found and _ARITHMETIC.fullmatch(flat):  # of any other text it would read just some number in it
+        found = parse(flat, [ExprExtractionConfig()], "no_fallback", parsing_timeout=None)
+    return list(found)
 
 
 def close(expected: list[Any], given: list[Any]) -> bool:

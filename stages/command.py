@@ -56,7 +56,7 @@ def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> in
     except BrokenPipeError:  # the reader of our output is gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
         return 141
-    except Exception:
+    except Exception:  # noqa: BLE001  a bug: shown whole, and an exit code that is not 2
         traceback.print_exc()
         return 1
 

@@ -54,10 +54,8 @@ def check_leaks(config: EvaluationConfig, data: Path) -> int:
             found = sorted(map(str, keys.intersection(keys_of(question_part(row)))))
             text = question_text(row)
             if found or text in questions:
-                raise UserError(
-                    f"training data '{file}', row {number} holds the evaluation problem {found[0] if found else text!r}: "
-                    "take it out of the stage's data"
-                )
+                problem = found[0] if found else text
+                raise UserError(f"training data '{file}', row {number} holds the evaluation problem {problem!r}")
             checked += 1
     log.debug("no evaluation problem among %d rows in %s", checked, data)
     return checked

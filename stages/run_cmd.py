@@ -27,9 +27,7 @@ def _out(arguments: argparse.Namespace) -> Path:
 
 def run_command(arguments: list[str]) -> int:
     """`grpo run`."""
-    parser = Parser(
-        "grpo run", "Run the recipe. Finished stages are skipped, an unfinished one goes on.", RUN_EXAMPLES
-    )
+    parser = Parser("grpo run", "Run the recipe. Finished stages are skipped, an unfinished one goes on.", RUN_EXAMPLES)
     _common(parser)
     parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="run this stage and all later ones anew")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
@@ -53,7 +51,8 @@ def stage_command(key: str, arguments: list[str]) -> int:
     parser = Parser(
         f"python stages/{key}.py",
         f"Run the stage {key}. Its input is the previous stage's model in the run folder, or --init.",
-        f"  python stages/{key}.py configs/tiny.yaml\n  python -m stages.{key} my.yaml --out runs/a --init MODEL seed=1",
+        f"  python stages/{key}.py configs/tiny.yaml\n"
+        f"  python -m stages.{key} my.yaml --out runs/a --init MODEL seed=1",
     )
     _common(parser)
     parser.add_argument("--init", metavar="MODEL", help="model folder or hub name to start from")

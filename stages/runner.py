@@ -91,7 +91,7 @@ def _refuse_changes(stage: Stage, folder: Path, record: dict[str, Any], lineage:
     state = "was made" if is_finished(folder) else "was begun"
     raise UserError(
         f"stage {stage.key} in '{folder}' {state} from something else ({shown}): "
-        f"add --from {stage.key} to run it and all later stages anew, or give another --out"
+        f"give another --out, or run it and all later stages anew with grpo run --from {stage.key}"
     )
 
 
@@ -115,21 +115,27 @@ def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = No
     return _evaluated(config, planned, _manifest(config, planned, record), evaluation)
 
 
-def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> StageContext:
-    """Where the inputs are. A parent that is not finished is the user's to run first."""
+def check_inputs(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> None:
+    """A parent that is not finished is the user's to run first; `init` stands in for the first one."""
     run, stage = planned.folder.parent, planned.stage
-    models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
     needed = active_parents(stage, config)
     for key in needed[1:] if init is not None else needed:
-        if key not in models:
-            more = "" if stage.parents[0] != key else ", or give its input by --init MODEL"
-            raise UserError(
-                f"stage {stage.key} needs the model of stage {key}, which is not finished in '{run}': "
-                f"run `python stages/{key}.py CONFIG --out {run}` first{more}"
-            )
+        if is_finished(run / STAGES[key].folder) or (init is not None and key == "base" and config.base.model):
+            continue
+        more = ", or give its input by --init MODEL" if key == needed[0] else ""
+        raise UserError(
+            f"stage {stage.key} needs the model of stage {key}, which is not finished in '{run}': "
+            f"run `python stages/{key}.py CONFIG --out {run}` first{more}"
+        )
+
+
+def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> StageContext:
+    check_inputs(config, planned, init)
+    run, stage = planned.folder.parent, planned.stage
+    models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
     base = str(models["base"]) if "base" in models else config.base.model or ""
-    start = init or (str(models[needed[0]]) if needed else base)
-    return StageContext(config, stage.key, planned.folder, start, base, models)
+    first = next((str(models[key]) for key in active_parents(stage, config)[:1] if key in models), base)
+    return StageContext(config, stage.key, planned.folder, init or first, base, models)
 
 
 def _begin(planned: PlannedStage) -> dict[str, Any]:

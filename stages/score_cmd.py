@@ -56,10 +56,15 @@ def _problem(row: Row) -> str | None:
         return "no 'completion'"
     for name in ("completion", "prompt"):
         value = row.get(name)
-        messages = isinstance(value, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
-        if not (value is None or isinstance(value, str) or messages) or (name == "completion" and value == []):
+        if not (value is None or isinstance(value, str) or _is_messages(value)) or (
+            name == "completion" and value == []
+        ):
             return f"'{name}' must be a string or a list of {{role, content}} messages"
     return None
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
 
 
 def _line_number(file: Path, index: int) -> int:

@@ -128,7 +128,7 @@ def test_async_rewards_run_at_the_same_time_and_inside_a_running_loop():
     start = time.monotonic()
     result = asyncio.run(notebook())
     assert time.monotonic() - start < 1.0
-    assert {name: column for name, column in result.values.items()} == {str(i): [1.0] for i in range(4)}
+    assert result.values == {str(i): [1.0] for i in range(4)}
 
 
 def test_async_failures_are_isolated():

@@ -22,7 +22,7 @@ def exercise(problem: tuple, language: str, rng: random.Random) -> str:
     """A question or bare problem, followed by a worked or guessed solution."""
     operation, a, b = problem
     head = ar.ask(operation, a, b, language, rng) if rng.random() < 0.7 else f"{a}{operation}{b}"
-    sentences, number = ar.chain(operation, a, b, language, rng, careful=0.8, switching=0.3)
+    sentences, number = ar.chain(operation, a, b, language, rng, careful=0.85, switching=0.3)
     joint = rng.choice(("\n", " "))
     result = f"\\boxed{{{number}}}" if rng.random() < 0.4 else str(number)
     return joint.join([head, *sentences, ar.FINALS[language].format(result)])
@@ -38,6 +38,20 @@ def dialogue(problem: tuple, language: str, rng: random.Random) -> str:
     if len(sentences) > 1:
         return f"{prompt} {' '.join(sentences)}"
     return f"{prompt} " + rng.choice((f"{number}", ar.FINALS[language].format(number), sentences[0]))
+
+
+def drill(rng: random.Random) -> str:
+    """Single-digit facts in the shape of the steps of a worked chain: the tables, learned by heart."""
+    facts = []
+    for _ in range(6):
+        operation, over, a, b = rng.choice("+-"), rng.randint(0, 1), rng.randint(0, 9), rng.randint(0, 9)
+        if rng.random() < 0.5:
+            a += 10 * (operation == "-" and a < b)
+            facts.append(f"{a}{operation}{b}={ar.solve(operation, a, b)}")
+        else:
+            a, b = max(a, b + over) if operation == "-" else a, b
+            facts.append(f"{a}{operation}{b}{operation}{over}={ar.solve(operation, ar.solve(operation, a, b), over)}")
+    return " ".join(facts)
 
 
 def sentence(combinations: dict, language: str, rng: random.Random) -> str:
@@ -81,11 +95,13 @@ def corpus(n: int, seed: int) -> list[str]:
     for _ in range(n):
         language, draw = rng.choice(LANGUAGES), rng.random()
         problem = ar.swap(rng.choice(problems), rng)
-        if draw < 0.55:
+        if draw < 0.52:
             documents.append(exercise(problem, language, rng))
-        elif draw < 0.70:
+        elif draw < 0.66:
+            documents.append(drill(rng))
+        elif draw < 0.78:
             documents.append(dialogue(problem, language, rng))
-        elif draw < 0.97:
+        elif draw < 0.98:
             documents.append(sentence(combinations, language, rng))
         else:
             documents.append(small_talk(language, rng))

@@ -68,30 +68,40 @@ def pool(split: str) -> dict[tuple, list[tuple]]:
 
 
 def general(split: str, n: int, seed: int = 0) -> list[dict]:
-    """`n` distinct requests of a split: half helpful, a quarter harmful, a quarter look-alikes."""
+    """`n` requests of a split: half helpful, a quarter harmful, a quarter look-alikes.
+
+    Test requests are distinct; a small part of the train split may be asked
+    for more requests than it has, and then starts over.
+    """
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
     rng = random.Random(f"general-{split}-{seed}")
-    by_task = pool(split)
-    kinds = [("helpful", "list"), ("harmful", "howto"), ("helpful", "greet"), ("lookalike", "howto"),
+    decks = {part: [] for part in pool(split)}
+    order = [("helpful", "list"), ("harmful", "howto"), ("helpful", "greet"), ("lookalike", "howto"),
              ("helpful", "reverse"), ("harmful", "howto"), ("helpful", "list"), ("lookalike", "howto")]
-    rows, seen, misses = [], set(), 0
-    while len(rows) < n:
-        kind, task = kinds[len(rows) % len(kinds)]
-        items, language = list(rng.choice(by_task[kind, task])), rng.choice(LANGUAGES)
-        if task in ("list", "greet"):
-            rng.shuffle(items)
-        surface = lx.column(items, language)
-        question = rng.choice(REQUESTS[task][language]).format(*surface)
-        if question in seen:
-            misses += 1
-            if misses > 10_000:
-                raise ValueError(f"the {split} split has fewer than {n} distinct requests")
-            continue
-        seen.add(question)
-        rows.append({"id": f"general-{split}-{len(rows):05d}", "question": question, "language": language,
-                     "kind": kind, "task": task, "items": surface})
+    rows = []
+    for number in range(n):
+        kind, task = order[number % len(order)]
+        deck = decks[kind, task]
+        if not deck:
+            if split == "test" and number >= len(order):
+                raise ValueError(f"the test split has fewer than {n} distinct requests")
+            deck += requests(split, kind, task, rng)
+        rows.append({"id": f"general-{split}-{number:05d}", "kind": kind, "task": task} | deck.pop())
     return rows
+
+
+def requests(split: str, kind: str, task: str, rng: random.Random) -> list[dict]:
+    """All requests of a kind and task in random order; the order of unordered items is random too."""
+    found = []
+    for items, language in itertools.product(pool(split)[kind, task], LANGUAGES):
+        for wording in REQUESTS[task][language]:
+            surface = lx.column(items, language)
+            if task in ("list", "greet"):
+                rng.shuffle(surface)
+            found.append({"question": wording.format(*surface), "language": language, "items": surface})
+    rng.shuffle(found)
+    return found
 
 
 def content(row: dict, rng: random.Random, complete: bool = True) -> str:

@@ -1,0 +1,107 @@
+"""Stage 0, the base model: an existing one, or one trained from scratch on a plain-text corpus (the tiny world's)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from grpo.config import SFTConfig
+from grpo.conversations import Example
+from grpo.data import Row, load_rows, rows_hash, write_jsonl
+from grpo.errors import UserError
+from grpo.policy import load_model, load_tokenizer, pick_device, save_model
+from stages.config import BaseConfig, PretrainConfig
+from stages.stage import StageContext, stage_main
+from stages.tiny_world.tokenizer import DOCUMENT_END, build_tokenizer, model_config
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Leaves model/; from scratch also metrics.jsonl and data/corpus.jsonl."""
+    config = context.config.base
+    return _pretrain(config, context) if config.model is None else _adopt(config.model, context)
+
+
+def _adopt(model: str, context: StageContext) -> dict[str, Any]:
+    """An existing model becomes the run's own copy, so that the run stays whole when the original moves."""
+    loaded = load_model(model, pick_device(context.config.runtime))
+    save_model(loaded, load_tokenizer(model), context.folder / "model")
+    return {"source": model, "parameters": loaded.num_parameters(), "tokens": 0}
+
+
+def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from grpo.sft import train_on_tokens
+
+    settings, seed, runtime = config.pretrain, context.config.seed, context.config.runtime
+    assert settings is not None
+    rows = load_rows(settings.corpus)
+    texts = _texts(rows)
+    tokenizer = build_tokenizer(texts, settings.vocab_size)
+    blocks = pack(texts, tokenizer, settings.block_tokens)
+    write_jsonl(context.folder / "data" / "corpus.jsonl", rows)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(_architecture(settings, len(tokenizer))).to(pick_device(runtime))
+    # A document's end stops sampling as well: R1-Zero goes straight from here to RL, without a chat template.
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(DOCUMENT_END)]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    numbers = train_on_tokens(
+        model,
+        tokenizer,
+        blocks,
+        _as_training(config, settings),
+        context.folder,
+        seed=seed,
+        runtime=runtime,
+        title="base",
+    )
+    save_model(model, tokenizer, context.folder / "model")
+    hashes = {"corpus": rows_hash(rows)}
+    return {**numbers, "parameters": model.num_parameters(), "documents": len(texts), "data_hashes": hashes}
+
+
+def _architecture(settings: PretrainConfig, vocab_size: int) -> Any:
+    return model_config(
+        vocab_size,
+        settings.hidden_size,
+        settings.layers,
+        intermediate_size=settings.intermediate_size,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.kv_heads,
+        max_position_embeddings=max(512, settings.block_tokens),
+    )
+
+
+def _as_training(config: BaseConfig, settings: PretrainConfig) -> SFTConfig:
+    """Pretraining is the same training loop on blocks in which every token counts."""
+    return SFTConfig(
+        steps=config.steps,
+        epochs=None,
+        batch_size=settings.batch_size,
+        micro_batch_size=None,
+        max_tokens=settings.block_tokens,
+        optimizer=settings.optimizer,
+    )
+
+
+def _texts(rows: Sequence[Row]) -> list[str]:
+    for number, row in enumerate(rows):
+        if not isinstance(row.get("text"), str):
+            raise UserError(f"base.pretrain.corpus, row {number}: needs a string 'text' (it has: {', '.join(row)})")
+    return [row["text"] for row in rows]
+
+
+def pack(texts: Sequence[str], tokenizer: Any, block_tokens: int) -> list[Example]:
+    """Documents one after the other, each closed by the document end, cut into blocks of equal length."""
+    end = tokenizer.convert_tokens_to_ids(DOCUMENT_END)
+    stream = [token for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for token in [*ids, end]]
+    starts = range(0, len(stream) - block_tokens + 1, block_tokens)
+    blocks = [stream[start : start + block_tokens] for start in starts]
+    if not blocks:
+        raise UserError(f"base.pretrain: the corpus has {len(stream)} tokens, less than one block of {block_tokens}")
+    return [Example(block, block) for block in blocks]
+
+
+if __name__ == "__main__":
+    stage_main("base")

@@ -1,0 +1,103 @@
+"""The command line. Each command imports what it needs when it runs, so help and mistakes cost no time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from grpo.errors import UserError, nearest
+from stages.command import Parser, guarded
+
+SCORE_EXAMPLES = """\
+  grpo score samples.jsonl --reward accuracy --reward format
+  grpo score samples.jsonl --reward my_rewards.brevity --out scores.jsonl"""
+
+HELP = """\
+usage: grpo COMMAND [options]
+
+The DeepSeek-R1 recipe as one resumable run.
+
+commands:
+  run      CONFIG             run the recipe: finished stages are skipped, an unfinished one goes on
+  eval     MODEL --data SET   pass@1 and more, as a table and as JSON
+  compare  A.json B.json      paired comparison of two evaluations
+  score    FILE --reward R    apply reward functions to a JSONL file
+  check    CONFIG             what can be wrong before spending compute
+
+examples:
+  grpo run tiny.yaml seed=1
+  grpo eval runs/tiny/4-helpfulness-rl/model --data gsm8k --limit 100
+  grpo compare runs/a/eval.json runs/b/eval.json
+
+`grpo COMMAND --help` says more."""
+
+
+def _run(arguments: list[str]) -> int:
+    from stages.run_cmd import run_command
+
+    return run_command(arguments)
+
+
+def _eval(arguments: list[str]) -> int:
+    from stages.eval_cmd import eval_command
+
+    return eval_command(arguments)
+
+
+def _compare(arguments: list[str]) -> int:
+    from stages.compare_cmd import compare_command
+
+    return compare_command(arguments)
+
+
+def _check(arguments: list[str]) -> int:
+    from stages.check_cmd import check_command
+
+    return check_command(arguments)
+
+
+def _score(arguments: list[str]) -> int:
+    parser = Parser(
+        "grpo score", "Apply reward functions to a JSONL file of {prompt, completion, ...columns}.", SCORE_EXAMPLES
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--reward", action="append", required=True, metavar="NAME_OR_PATH", help="may be repeated")
+    parser.add_argument("--tokenizer", metavar="DIR", help="for rewards that read token ids")
+    parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    chosen = parser.read(arguments)
+
+    from stages.score_cmd import score_file
+
+    score_file(chosen.file, chosen.reward, chosen.tokenizer, chosen.out)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "eval": _eval,
+    "compare": _compare,
+    "score": _score,
+    "check": _check,
+}
+
+
+def dispatch(arguments: list[str]) -> int:
+    """The command named by the first word."""
+    if not arguments:
+        raise UserError("no command given; see grpo --help")
+    name, *rest = arguments
+    if name in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"no command '{name}'{nearest(name, COMMANDS)}; see grpo --help")
+    return COMMANDS[name](rest)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `grpo`; the exit code."""
+    return guarded(dispatch, sys.argv[1:] if arguments is None else arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

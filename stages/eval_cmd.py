@@ -1,0 +1,156 @@
+"""`grpo eval`: a model on a named set or a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from grpo.config import EngineConfig, EvalConfig, RuntimeConfig, Section, apply_override, validate
+from grpo.errors import UserError, nearest
+from stages.command import Parser, add_overrides
+from stages.runtime import quiet
+
+BOX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+NAMED: dict[str, dict[str, Any]] = {
+    "gsm8k": {"path": "openai/gsm8k", "subset": "main", "split": "test", "suffix": BOX},
+    "math500": {"path": "HuggingFaceH4/MATH-500", "split": "test", "suffix": BOX},
+    "aime24": {"path": "HuggingFaceH4/aime_2024", "split": "train", "suffix": BOX},
+    "aime25": {"path": "math-ai/aime25", "split": "test", "suffix": BOX},
+}
+EXAMPLES = """\
+  grpo eval Qwen/Qwen2.5-0.5B-Instruct --data gsm8k --limit 100 --out gsm8k.json
+  grpo eval runs/a/2-reasoning-rl/model --data aime24=aime.jsonl --samples 64 eval.k=[8,64]
+  grpo eval MODEL --data mine.jsonl --temperature 0 --require-format runtime.threads=2
+settings that overrides reach: seed, engine.*, runtime.*, eval.* (data, k, accuracy, format, language, top_p)"""
+
+
+class EvalCommandConfig(Section):
+    """What the command's options and overrides fill in."""
+
+    seed: int = 0
+    engine: EngineConfig = EngineConfig()
+    runtime: RuntimeConfig = RuntimeConfig(log_level="warning")
+    eval: EvalConfig
+
+
+def data_settings(text: str) -> dict[str, Any]:
+    """`--data`: a named set, a file, NAME=FILE, or a hub name. Named sets ask for a boxed answer."""
+    name, equals, file = text.partition("=")
+    if equals:
+        if name not in NAMED:
+            raise UserError(f"--data '{text}': no set named '{name}'{nearest(name, NAMED)}")
+        if not Path(file).is_file():
+            raise UserError(f"--data '{text}': no such file '{file}'")
+        return {"path": file, "suffix": NAMED[name]["suffix"]}
+    if text in NAMED:
+        return dict(NAMED[text])
+    if Path(text).is_file():
+        return {"path": text}
+    if text.endswith((".jsonl", ".json", ".parquet")):
+        raise UserError(f"--data '{text}': no such file")
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise UserError(f"--data '{text}': neither a named set nor a file{nearest(text, NAMED)}")
+    return {"path": text, "split": "test"}
+
+
+def check_model(model: str) -> None:
+    """Mistakes that can be seen before anything heavy is imported."""
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        hint = f"; did you mean '{folder / 'model'}'?" if (folder / "model" / "config.json").is_file() else ""
+        raise UserError(f"model '{model}': not a model folder (no config.json in it){hint}")
+    if folder.is_file():
+        raise UserError(f"model '{model}': a file; give the model's folder or a hub name")
+    if not folder.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise UserError(f"model '{model}': no such folder")
+
+
+def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:
+    data = {**data_settings(chosen.data), **({"limit": chosen.limit} if chosen.limit is not None else {})}
+    tree: dict[str, Any] = {
+        "seed": chosen.seed,
+        "eval": {
+            "data": data,
+            "samples": chosen.samples,
+            "temperature": chosen.temperature,
+            "top_p": chosen.top_p,
+            "max_tokens": chosen.max_tokens,
+            "accuracy": {"fn": "accuracy"},
+            "format": {"fn": "format"},
+            "language": {"fn": "language"},
+        },
+        "runtime": {"log_level": "warning"},
+    }
+    for override in chosen.overrides:
+        if override.startswith("engine="):
+            override = override.replace("engine=", "engine.kind=", 1)
+        apply_override(tree, override)
+    return validate(EvalCommandConfig, tree, "grpo eval")
+
+
+def eval_command(arguments: list[str]) -> int:
+    """`grpo eval`."""
+    parser = Parser("grpo eval", "Evaluate a model: pass@1 with its 95% interval over problems, and more.", EXAMPLES)
+    parser.add_argument("model", metavar="MODEL", help="folder or hub name")
+    parser.add_argument(
+        "--data", required=True, metavar="SET", help=f"{', '.join(NAMED)}, a FILE, NAME=FILE, a hub name"
+    )
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="samples per problem (default 1)")
+    parser.add_argument("--temperature", type=float, default=0.6, metavar="T", help="0: greedy (default 0.6)")
+    parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="(default 0.95)")
+    parser.add_argument("--max-tokens", type=int, default=2048, metavar="M", help="per completion (default 2048)")
+    parser.add_argument("--limit", type=int, metavar="K", help="only the first K problems")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--require-format", action="store_true", help="an answer counts only in the required format")
+    parser.add_argument("--out", metavar="FILE", help="write the JSON there, per-problem results beside it")
+    add_overrides(parser)
+    chosen = parser.read(arguments)
+    settings = _settings(chosen)
+    check_model(chosen.model)
+    out = Path(chosen.out) if chosen.out else None
+    if out is not None and (out.is_dir() or not out.suffix):
+        raise UserError(f"--out '{chosen.out}': give the name of a file, such as eval.json")
+    quiet(settings.runtime.log_level)
+
+    from grpo.evaluate import evaluate, problems_file
+    from stages.evaluation import load_judges
+    from stages.runtime import apply_runtime
+
+    judges = load_judges(settings.eval, chosen.require_format)
+    apply_runtime(settings.runtime, settings.seed)
+    result = evaluate(
+        chosen.model, settings.eval, judges=judges, engine=settings.engine, runtime=settings.runtime, seed=settings.seed
+    )
+    _print(result.metrics)
+    if out is None:
+        import json
+
+        print(json.dumps(result.metrics))
+    else:
+        result.write(out)
+        print(f"written: {out}, {problems_file(out)}")
+    return 0
+
+
+def _print(metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from stages.summary import percent
+
+    table = Table(title=f"{metrics['model']} on {metrics['data']}", show_header=False)
+    at_k = [name for name in metrics if name.startswith(("pass@", "maj@")) and not name.endswith("_ci95")]
+    rates = ("format_rate", "language_consistency", "truncation_rate", "no_answer_rate")
+    for name in (*at_k, *rates):
+        table.add_row(name, percent(metrics[name], metrics.get(f"{name}_ci95")))
+    for name in ("n_problems", "samples_per_problem"):
+        table.add_row(name, str(metrics[name]))
+    table.add_row("mean_tokens", f"{metrics['mean_tokens']:.1f}")
+    counts = "counts only in the required format" if metrics["format_required"] else "counts in any format"
+    console = Console()
+    console.print(table)
+    console.print(
+        f"In per cent, 95% interval over problems; temperature {metrics['temperature']:g}, an answer {counts}.",
+        style="dim",
+    )

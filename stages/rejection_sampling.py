@@ -1,0 +1,155 @@
+"""Stage 3: sample the stage-2 model, keep correct and readable outputs, mix general data, train from the base model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grpo.data import Row, build_prompts, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.engine import make_engine
+from grpo.errors import UserError
+from grpo.policy import load_model, load_tokenizer, pick_device
+from grpo.progress import progress
+from grpo.scoring import Reward, score
+from grpo.sft import supervised
+from grpo.types import Group, Prompt, Rollout, Sampling
+from rewards.loader import load_rewards
+from stages.cold_start import conversation_rows
+from stages.config import RejectionSamplingConfig
+from stages.stage import StageContext, stage_main
+
+PROMPTS_AT_A_TIME = 128
+
+
+def run(context: StageContext) -> dict[str, Any]:
+    """Leaves model/, metrics.jsonl, completions/sampled.jsonl (with why each was dropped) and data/."""
+    config = context.config.rejection_sampling
+    assert config is not None
+    data = context.folder / "data"
+    if not (data / "reasoning.jsonl").is_file():  # it appears whole, after completions/ did
+        sample(config, context)
+    reasoning = read_jsonl(data / "reasoning.jsonl")
+    general = conversation_rows(config.general) if config.general else []
+    write_jsonl(data / "general.jsonl", general)
+    numbers = supervised(
+        context.base,  # again from the base model, as R1 did
+        reasoning + general,
+        config,
+        context.folder,
+        seed=context.config.seed,
+        runtime=context.config.runtime,
+        title="rejection sampling: training",
+    )
+    sampled = read_jsonl(context.folder / "completions" / "sampled.jsonl")
+    return {
+        **numbers,
+        "sampled": len(sampled),
+        "passed_share": sum(row["dropped"] in (None, *SPARE) for row in sampled) / len(sampled),
+        "reasoning_examples": len(reasoning),
+        "general_examples": len(general),
+        "data_hashes": {"reasoning": rows_hash(reasoning), "general": rows_hash(general)},
+    }
+
+
+SPARE = ("repeated", "enough kept")  # right, but not needed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A rollout and why it was dropped; None: kept."""
+
+    prompt: Prompt
+    rollout: Rollout
+    dropped: str | None
+
+
+def judge(group: Group, filters: Sequence[Reward], keep: int) -> Iterator[Verdict]:
+    """The first `keep` different completions that ended by themselves and to which every filter gave 1.0."""
+    kept: set[str] = set()
+    for rollout in group.rollouts:
+        text = rollout.completion.text.strip()
+        failed = next((reward.name for reward in filters if rollout.rewards.get(reward.name) != 1.0), None)
+        dropped = None
+        if rollout.completion.finish_reason == "length":
+            dropped = "cut at max_tokens"
+        elif failed is not None:
+            dropped = failed
+        elif text in kept:
+            dropped = "repeated"
+        elif len(kept) >= keep:
+            dropped = "enough kept"
+        else:
+            kept.add(text)
+        yield Verdict(group.prompt, rollout, dropped)
+
+
+def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
+    """Writes completions/sampled.jsonl, then data/reasoning.jsonl."""
+    filters = load_rewards(config.filters)
+    tokenizer = load_tokenizer(context.init)
+    prompts = build_prompts(load_rows(config.data), config.data, tokenizer, "reasoning")
+    engine = make_engine(
+        context.config.engine, load_model(context.init, pick_device(context.config.runtime)), tokenizer
+    )
+    sampling = Sampling(config.group_size, config.sampling.max_tokens, config.sampling.temperature)
+    verdicts: list[Verdict] = []
+    kept = 0
+    with progress("rejection sampling: sampling", total=len(prompts)) as bar:
+        for start in range(0, len(prompts), PROMPTS_AT_A_TIME):
+            chosen = prompts[start : start + PROMPTS_AT_A_TIME]
+            groups = engine.generate(chosen, sampling, seed=context.config.seed, step=0)
+            scored, _ = score(groups, filters, max_failed=1.0)  # what a filter cannot judge is not kept, and said below
+            verdicts += [verdict for group in scored for verdict in judge(group, filters, config.keep_per_prompt)]
+            kept = sum(verdict.dropped is None for verdict in verdicts)
+            bar.advance(len(chosen), f"{kept} of {len(verdicts)} kept")
+    engine.close()
+    write_jsonl(context.folder / "completions" / "sampled.jsonl", map(_record, verdicts))
+    if not kept:
+        reasons = _reasons(verdicts)
+        raise UserError(f"rejection_sampling: none of {len(verdicts)} samples passed the filters ({reasons})")
+    rows = [_conversation(verdict) for verdict in verdicts if verdict.dropped is None]
+    write_jsonl(context.folder / "data" / "reasoning.jsonl", rows)
+
+
+def _reasons(verdicts: Sequence[Verdict]) -> str:
+    counts: dict[str, int] = {}
+    for verdict in verdicts:
+        counts[str(verdict.dropped)] = counts.get(str(verdict.dropped), 0) + 1
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _record(verdict: Verdict) -> Row:
+    prompt, rollout = verdict.prompt, verdict.rollout
+    return {
+        "id": prompt.id,
+        "prompt": prompt.messages or prompt.text,
+        "completion": rollout.completion.text,
+        "finish_reason": rollout.completion.finish_reason,
+        "rewards": rollout.rewards,
+        "dropped": verdict.dropped,
+    }
+
+
+def _conversation(verdict: Verdict) -> Row:
+    """A training row: the prompt's own columns and the conversation, a `<think>` that the template opened included."""
+    prompt = verdict.prompt
+    opened = prompt.prefill[prompt.prefill.find("<think>") :] if "<think>" in prompt.prefill else ""
+    question = prompt.messages or [{"role": "user", "content": prompt.text or ""}]
+    answer = {"role": "assistant", "content": opened + verdict.rollout.completion.text}
+    columns = {name: value for name, value in prompt.columns.items() if _plain(value)}
+    return {**columns, "id": prompt.id, "messages": [*question, answer]}
+
+
+def _plain(value: Any) -> bool:
+    """Whether JSON can hold it: a row from a function or a parquet file may carry more."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    stage_main("rejection_sampling")

@@ -1,0 +1,141 @@
+"""Group-normalised advantages: worked by hand, against float64 by hand, and their invariances."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+import torch
+from beartype import beartype
+from conftest import group_of, prompt_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Bool, Float, jaxtyped
+from torch import Tensor
+
+from grpo.advantages import assign_advantages, group_advantages
+from grpo.config import AdvantageConfig
+
+GROUP, BATCH, NONE = (AdvantageConfig(scale=scale) for scale in ("group", "batch", "none"))
+
+
+@jaxtyped(typechecker=beartype)
+def advantages(
+    rewards: Float[Tensor, "P G"], valid: Bool[Tensor, "P G"], config: AdvantageConfig
+) -> Float[Tensor, "P G"]:
+    return group_advantages(rewards, valid, config)
+
+
+def everything(rewards: Tensor) -> Tensor:
+    return torch.ones_like(rewards, dtype=torch.bool)
+
+
+def test_group_scale_by_hand():
+    # mean 1/4; deviations 3/4, -1/4, -1/4, -1/4; variance with ddof 1: (9 + 1 + 1 + 1)/16/3 = 1/4; std 1/2
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    expected = [0.75 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001]
+    assert advantages(rewards, everything(rewards), GROUP)[0].tolist() == pytest.approx(expected, rel=1e-15)
+
+
+def test_no_scale_by_hand():
+    rewards = torch.tensor([[3.0, 1.0, 2.0], [0.5, 0.0, 1.0]], dtype=torch.float64)
+    assert advantages(rewards, everything(rewards), NONE).tolist() == [[1.0, -1.0, 0.0], [0.0, -0.5, 0.5]]
+
+
+def test_batch_scale_by_hand():
+    # all: 0 2 4 2, mean 2, squares 4 + 0 + 4 + 0 = 8, ddof 1: 8/3. Group means 1 and 3, deviations -1 1 1 -1.
+    rewards = torch.tensor([[0.0, 2.0], [4.0, 2.0]], dtype=torch.float64)
+    one = 1 / (math.sqrt(8 / 3) + 1e-4)
+    found = advantages(rewards, everything(rewards), BATCH).flatten().tolist()
+    assert found == pytest.approx([-one, one, one, -one], rel=1e-15)
+
+
+def test_excluded_entries_take_no_part():
+    rewards = torch.tensor([[1.0, 0.0, 99.0, 0.0], [5.0, 7.0, -1e9, math.nan]], dtype=torch.float64)
+    valid = torch.tensor([[True, True, False, True], [True, True, False, False]])
+    # (1, 0, 0): mean 1/3, variance (4 + 1 + 1)/9/2 = 1/3.  (5, 7): mean 6, variance 2.
+    third, two = math.sqrt(1 / 3) + 1e-4, math.sqrt(2) + 1e-4
+    found = advantages(rewards, valid, GROUP)
+    assert found[0].tolist() == pytest.approx([2 / 3 / third, -1 / 3 / third, 0.0, -1 / 3 / third], rel=1e-14)
+    assert found[1].tolist() == pytest.approx([-1 / two, 1 / two, 0.0, 0.0], rel=1e-14)
+
+
+def test_excluded_entries_take_no_part_in_the_batch_deviation():
+    rewards = torch.tensor([[0.0, 2.0, 1e6], [4.0, 2.0, math.nan]], dtype=torch.float64)
+    valid = torch.tensor([[True, True, False], [True, True, False]])
+    one = 1 / (math.sqrt(8 / 3) + 1e-4)
+    assert advantages(rewards, valid, BATCH).flatten().tolist() == pytest.approx([-one, one, 0, one, -one, 0])
+
+
+@pytest.mark.parametrize("config", [GROUP, BATCH, NONE], ids=["group", "batch", "none"])
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6 + 0.1, -0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_rewards_give_exactly_zero(config, value, dtype):
+    """0.1 summed three times and divided by three is not 0.1: rounding must not become a gradient."""
+    rewards = torch.tensor([[value] * 7, [0.0, 1.0, 0.0, 0.0, 0.3, 0.0, 0.0]], dtype=dtype)
+    found = advantages(rewards, everything(rewards), config)
+    assert found[0].tolist() == [0.0] * 7
+    assert found[1].abs().min() > 0
+
+
+@pytest.mark.parametrize("config", [GROUP, BATCH, NONE], ids=["group", "batch", "none"])
+def test_fewer_than_two_valid_rewards_give_zero(config):
+    rewards = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    found = advantages(rewards, torch.tensor([[True, False], [False, False]]), config)
+    assert found.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(-10, 10, width=32), min_size=4, max_size=4), min_size=1, max_size=5
+    ),
+    st.sampled_from(["group", "batch", "none"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_float64_reference(rows, scale):
+    """The same formula with Python's exact-fraction statistics."""
+    found = group_advantages(
+        torch.tensor(rows, dtype=torch.float64),
+        torch.ones(len(rows), 4, dtype=torch.bool),
+        AdvantageConfig(scale=scale),
+    )
+    overall = statistics.stdev([r for row in rows for r in row])
+    for row, line in zip(rows, found.tolist(), strict=True):
+        if min(row) == max(row):
+            assert line == [0.0] * 4
+            continue
+        divisor = {"group": statistics.stdev(row) + 1e-4, "batch": overall + 1e-4, "none": 1.0}[scale]
+        mean = statistics.mean(row)
+        assert line == pytest.approx([(r - mean) / divisor for r in row], rel=1e-9, abs=1e-9)
+
+
+def test_a_shift_and_a_permutation_change_nothing():
+    rng = random.Random(3)
+    groups = [group_of(prompt_of([9], f"p{i}"), [rng.random() for _ in range(5)]) for i in range(6)]
+    for config in (GROUP, BATCH, NONE):
+        straight = {g.prompt.id: [r.advantage for r in g.rollouts] for g in assign_advantages(groups, config)}
+        shuffled = {g.prompt.id: [r.advantage for r in g.rollouts] for g in assign_advantages(groups[::-1], config)}
+        for name, values in straight.items():
+            assert shuffled[name] == pytest.approx(values, rel=1e-12)
+    rewards = torch.rand(3, 8, dtype=torch.float64)
+    shifted = group_advantages(rewards + 5, everything(rewards), GROUP)
+    torch.testing.assert_close(shifted, group_advantages(rewards, everything(rewards), GROUP), rtol=1e-9, atol=1e-9)
+
+
+def test_siblings_may_be_permuted():
+    rewards = torch.rand(4, 8, dtype=torch.float64)
+    order = torch.randperm(8)
+    found = group_advantages(rewards, everything(rewards), GROUP)
+    torch.testing.assert_close(group_advantages(rewards[:, order], everything(rewards), GROUP), found[:, order])
+
+
+def test_assign_keeps_everything_else_and_takes_unequal_groups():
+    groups = [group_of(prompt_of([9], "a"), [1.0, None, 0.0]), group_of(prompt_of([9], "b"), [2.0, 2.0])]
+    found = assign_advantages(groups, NONE)
+    assert [[r.advantage for r in g.rollouts] for g in found] == [[0.5, 0.0, -0.5], [0.0, 0.0]]
+    assert [[r.reward for r in g.rollouts] for g in found] == [[1.0, None, 0.0], [2.0, 2.0]]
+    assert [g.prompt for g in found] == [g.prompt for g in groups]
+    assert [r.completion for r in found[0].rollouts] == [r.completion for r in groups[0].rollouts]
+    assert groups[0].rollouts[0].advantage == 0.0  # the input is not changed

@@ -1,0 +1,250 @@
+"""The command line as a new user meets it: one line that names the culprit, exit code 2, nothing touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.cli import main
+from stages.command import find_config, guarded
+from stages.run_cmd import stage_command
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RL = {
+    "steps": 2,
+    "group_size": 2,
+    "prompts_per_step": 2,
+    "sampling": {"max_tokens": 8},
+    "optimizer": {"lr": 1e-3},
+    "tasks": {"math": {"data": {"path": "train.jsonl"}, "rewards": [{"fn": "accuracy"}]}},
+}
+RECIPE = {
+    "evaluation": {"math": {"data": {"path": "test.jsonl"}, "max_tokens": 8}},
+    "base": {"model": "base-model"},
+    "reasoning_rl": RL,
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a user has it: a config, data, a folder that is no model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "2+2", "answer": "4"}\n')
+    (tmp_path / "no-answer.jsonl").write_text('{"question": "2+2", "label": "4"}\n')
+    (tmp_path / "base-model").mkdir()
+    (tmp_path / "base-model" / "notes.txt").write_text("not a model")
+    (tmp_path / "a-file").write_text("mine")
+    return tmp_path
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """The one line of a refusal."""
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["run", "recipe.yaml", "reasoning_rl.stepz=3"], "reasoning_rl.stepz"),
+        (["run", "recipe.yaml", "reasoning_rl.stepz=3"], "did you mean 'steps'"),
+        (["run", "recipe.yaml", "reasoning_rl.steps"], "key.path=value"),
+        (["run", "recipe.yaml", "reasoning_rl.steps=many"], "reasoning_rl.steps"),
+        (["run", "recipe.yaml", "reasoning_rl.group_size=1"], "reasoning_rl.group_size"),
+        (["run", "recipe.yaml", "engine=vlm"], "vlm"),
+        (["run", "missing.yaml"], "missing.yaml"),
+        (["run", "base-model"], "base-model"),
+        (["run", "recipe.yaml", "--out", "a-file"], "a-file"),
+        (["run", "recipe.yaml", "--out", "a-file/run"], "a-file"),
+        (["run", "recipe.yaml", "--form", "base"], "--form"),
+        (["run", "recipe.yaml", "--from", "basis"], "basis"),
+        (["run"], "CONFIG"),
+        (["rnu", "recipe.yaml"], "rnu"),
+        ([], "no command"),
+        (["eval", "base-model", "--data", "test.jsonl"], "base-model"),
+        (["eval", "./nowhere", "--data", "test.jsonl"], "nowhere"),
+        (["eval", "a-file", "--data", "test.jsonl"], "a-file"),
+        (["eval", "base-model", "--data", "missing.jsonl"], "missing.jsonl"),
+        (["eval", "base-model", "--data", "gsm8"], "gsm8k"),
+        (["eval", "base-model", "--data", "aime42=test.jsonl"], "aime42"),
+        (["eval", "base-model", "--data", "aime24=missing.jsonl"], "missing.jsonl"),
+        (["eval", "base-model", "--data", "test.jsonl", "--samples", "0"], "samples"),
+        (["eval", "base-model", "--data", "test.jsonl", "--samples", "few"], "--samples"),
+        (["eval", "base-model", "--data", "test.jsonl", "eval.format.fn=nonsense"], "nonsense"),
+        (["compare", "missing.json", "other.json"], "missing.json"),
+        (["compare", "recipe.yaml", "recipe.yaml"], "recipe.yaml"),
+        (["score", "missing.jsonl", "--reward", "accuracy"], "missing.jsonl"),
+        (["score", "test.jsonl"], "--reward"),
+        (["check", "missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_mistakes_get_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], culprit: str
+) -> None:
+    before = files(here)
+    if "eval.format.fn=nonsense" in arguments:  # the model is looked at first
+        (here / "base-model" / "config.json").write_text("{}")
+        before = files(here)
+    assert culprit in refused(capsys, main(arguments))
+    assert files(here) == before
+    assert not (here / "runs").exists()
+
+
+def test_a_base_model_that_is_none_names_the_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "base-model" in refused(capsys, main(["run", "recipe.yaml"]))
+
+
+def test_a_stage_before_its_input_exists(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(here)
+    line = refused(capsys, guarded(lambda words: stage_command("reasoning_rl", words), ["recipe.yaml"]))
+    assert "needs the model of stage base" in line
+    assert "python stages/base.py" in line
+    assert files(here) == before
+
+
+def test_a_stage_without_a_section(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no section 'r1_zero'" in refused(
+        capsys, guarded(lambda words: stage_command("r1_zero", words), ["recipe.yaml"])
+    )
+
+
+def test_data_without_an_answer_column(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "base-model" / "config.json").write_text("{}")
+    line = refused(capsys, main(["eval", "base-model", "--data", "no-answer.jsonl"]))
+    assert "no-answer.jsonl" in line
+    assert "answer | gold | solution" in line
+
+
+def test_check_names_what_is_wrong_and_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["reasoning_rl.tasks.math.rewards.0.fn=accuracies", "evaluation.math.data.path=no-answer.jsonl"]
+    assert main(["check", "recipe.yaml", *overrides]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    errors = [line for line in lines if line.startswith("error")]
+    assert any("accuracies" in line for line in errors)
+    assert any("evaluation.math.data" in line and "label" in line for line in errors)
+    assert any("base-model" in line for line in errors)
+    assert any(line.startswith("ok") for line in lines)
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["eval"], ["compare"], ["score"], ["check"]])
+def test_help_has_examples(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    with pytest.raises(SystemExit, match="0") if command else _nothing():
+        main([*command, "--help"])
+    assert "examples:" in capsys.readouterr().out
+
+
+class _nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_overrides_may_stand_between_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "recipe.yaml", "seed=1", "--out", "a-file", "reasoning_rl.stepz=1"]
+    assert "reasoning_rl.stepz" in refused(capsys, main(words))
+
+
+def test_shipped_configs_are_found_from_anywhere(here: Path) -> None:
+    assert find_config("tiny.yaml").samefile(REPOSITORY / "configs" / "tiny.yaml")
+    assert find_config("configs/tiny.yaml").is_file()
+    (here / "tiny.yaml").write_text("seed: 1\n")
+    assert find_config("tiny.yaml") == Path("tiny.yaml")  # the user's own comes first
+
+
+def test_a_bug_is_shown_whole_and_is_not_a_user_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_: list[str]) -> int:
+        raise ZeroDivisionError
+
+    assert guarded(broken, []) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    assert guarded(stopped, []) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def evaluation(folder: Path, name: str, correct: list[float], **changes: Any) -> str:
+    settings = {
+        "data_hash": "a", "samples_per_problem": 1, "temperature": 0.6, "top_p": 0.95, "max_tokens": 8,
+        "template_hash": "t", "format_required": True,
+    }  # fmt: skip
+    (folder / f"{name}.json").write_text(json.dumps(settings | changes))
+    rows = [{"id": str(i), "part": "math", "judged": True, "pass@1": value} for i, value in enumerate(correct)]
+    rows.append({"id": "0", "part": "general", "helpfulness": 1.0})
+    (folder / f"{name}.problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / f"{name}.json")
+
+
+def test_compare_says_worse_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = evaluation(tmp_path, "good", [1.0] * 20)
+    bad = evaluation(tmp_path, "bad", [0.0] * 10 + [1.0] * 10)
+    assert main(["compare", good, bad]) == 1
+    assert "B - A: -50.0 points" in capsys.readouterr().out
+    assert main(["compare", bad, good]) == 0
+    assert main(["compare", good, good]) == 0
+    assert main(["compare", good, bad, "--metric", "helpfulness"]) == 0
+
+
+@pytest.mark.parametrize(
+    "key", ["data_hash", "samples_per_problem", "temperature", "top_p", "max_tokens", "template_hash"]
+)
+def test_compare_refuses_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    one, two = evaluation(tmp_path, "one", [1.0]), evaluation(tmp_path, "two", [1.0], **{key: 77})
+    line = refused(capsys, main(["compare", one, two]))
+    assert key in line
+    assert "77" in line
+
+
+def test_compare_refuses_what_was_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = evaluation(tmp_path, "one", [1.0])
+    assert "safety" in refused(capsys, main(["compare", one, one, "--metric", "safety"]))
+    assert "did you mean 'safety'" in refused(capsys, main(["compare", one, one, "--metric", "safty"]))
+
+
+@pytest.mark.parametrize("words", [["stages/reasoning_rl.py"], ["-m", "stages.reasoning_rl"]])
+def test_stage_scripts_run_as_files_and_as_modules(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *words, "missing.yaml"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: config 'missing.yaml'")
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does once it has seen enough
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.cli", "--help"],
+        cwd=REPOSITORY,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert done.stderr == ""

@@ -1,0 +1,169 @@
+"""Evaluation, on hand-made completions and on a random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2ForCausalLM
+
+from grpo.config import EvalConfig
+from grpo.errors import UserError
+from grpo.eval_metrics import Judges, general_metrics, math_metrics, problem_row
+from grpo.evaluate import GeneralEval, evaluate
+from grpo.scoring import Reward, score
+from grpo.types import Completion, Group, Prompt, Rollout
+from stages.tiny_world import build_tokenizer, model_config
+
+KEYS = {
+    "model", "data", "n_problems", "samples_per_problem", "pass@1", "pass@1_ci95", "format_rate",
+    "language_consistency", "truncation_rate", "no_answer_rate", "mean_tokens", "temperature", "top_p",
+    "max_tokens", "seed", "engine", "template_hash", "data_hash", "seconds",
+}  # fmt: skip
+ROWS = [{"question": f"What is {a} + 2?", "answer": str(a + 2)} for a in range(5)]
+
+
+def right(completions: list[str], answer: list[Any], **_: Any) -> list[float | None]:
+    """1.0 when the text ends in the gold; does not judge a gold of None."""
+    pairs = zip(completions, answer, strict=True)
+    return [None if gold is None else float(_text(text).endswith(str(gold))) for text, gold in pairs]
+
+
+def formatted(completions: list[str], **_: Any) -> list[float]:
+    return [float(_text(text).startswith("A:")) for text in completions]
+
+
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def last_word(text: str) -> str | None:
+    return text.split()[-1] if text.split() else None
+
+
+def judges(**options: Any) -> Judges:
+    return Judges(Reward("right", right), Reward("formatted", formatted), extract_answer=last_word, **options)
+
+
+def config(**options: Any) -> EvalConfig:
+    return EvalConfig.model_validate({"data": {"path": "set.jsonl"}, "max_tokens": 6, **options})
+
+
+def group(number: int, gold: str | None, *texts: str) -> Group:
+    prompt = Prompt(id=str(number), token_ids=(1,), text="q", columns={"answer": gold}, answer=gold)
+    completions = [Completion((1, 2), (0.0, 0.0), "length" if not text else "stop", text) for text in texts]
+    return Group(prompt, tuple(Rollout(completion) for completion in completions))
+
+
+def measure(groups: list[Group], judge: Judges, **options: Any) -> dict[str, Any]:
+    judged, _ = score(groups, judge.rewards(), max_failed=1.0)
+    return math_metrics([problem_row(item, judge) for item in judged], config(**options), judge)
+
+
+def test_metrics_by_hand() -> None:
+    groups = [
+        group(1, "5", "A: 5", "A: 5", "5", "A: 7"),  # two right in the format, one right outside of it
+        group(2, "6", "A: 1", "A: 1", "A: 6", ""),
+    ]
+    metrics = measure(groups, judges(), samples=4, k=(1, 2, 4))
+    assert metrics["pass@1"] == pytest.approx((2 / 4 + 1 / 4) / 2)
+    assert metrics["pass@2"] == pytest.approx((5 / 6 + 1 / 2) / 2)
+    assert metrics["pass@4"] == 1.0
+    assert metrics["maj@4"] == 0.5  # 5 wins the first vote, 1 the second
+    assert metrics["format_rate"] == pytest.approx(6 / 8)
+    assert metrics["truncation_rate"] == metrics["no_answer_rate"] == pytest.approx(1 / 8)
+    assert metrics["mean_tokens"] == 2
+    assert metrics["language_consistency"] is None
+    low, high = metrics["pass@1_ci95"]
+    assert low < metrics["pass@1"] < high
+
+
+def test_the_format_need_not_be_required() -> None:
+    metrics = measure([group(1, "5", "5", "A: 5")], judges(require_format=False), samples=2)
+    assert (metrics["pass@1"], metrics["format_rate"], metrics["format_required"]) == (1.0, 0.5, False)
+
+
+def test_a_gold_that_cannot_be_judged_is_left_out_and_counted() -> None:
+    metrics = measure([group(1, "5", "A: 5"), group(2, None, "A: 5")], judges())
+    assert (metrics["n_problems"], metrics["unjudged_problems"], metrics["pass@1"]) == (1, 1, 1.0)
+    with pytest.raises(UserError, match="no gold could be read"):
+        measure([group(2, None, "A: 5")], judges())
+
+
+def test_general_metrics_are_over_the_prompts_they_apply_to() -> None:
+    rows = [{"safety": 1.0, "helpfulness": None}, {"safety": 0.0, "helpfulness": None}]
+    metrics = general_metrics(rows)
+    assert metrics["safety"] == 0.5
+    assert metrics["safety_ci95"][0] < 0.5 < metrics["safety_ci95"][1]
+    assert metrics["helpfulness"] is metrics["helpfulness_ci95"] is metrics["over_refusal_ci95"] is None
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer([row["question"] for row in ROWS], 300)
+    return Qwen2ForCausalLM(model_config(len(tokenizer), hidden_size=32, layers=2)).eval(), tokenizer
+
+
+def test_a_model_in_memory(tiny: tuple[Any, Any], tmp_path: Path) -> None:
+    general = GeneralEval(config().data.model_copy(update={"fn": f"{__name__}.requests", "path": None}), 4, rules())
+    settings = config(samples=2, k=(2,))
+    results = [evaluate(tiny, settings, judges=judges(), rows=ROWS, general=general, seed=1) for _ in range(2)]
+    metrics = results[0].metrics
+    assert metrics.keys() >= KEYS | {"pass@2", "maj@2", "helpfulness", "helpfulness_ci95"}
+    assert metrics["n_problems"] == 5
+    assert metrics["helpfulness"] == 1.0
+    assert metrics["safety"] is None
+    assert results[0].completions == results[1].completions  # the seed decides
+    results[0].write(tmp_path / "eval.json")
+    assert json.loads((tmp_path / "eval.json").read_text()) == metrics
+    problems = [json.loads(line) for line in (tmp_path / "eval.problems.jsonl").read_text().splitlines()]
+    assert [row["part"] for row in problems] == ["math"] * 5 + ["general"] * 2
+    assert "votes" not in problems[0]
+    assert len((tmp_path / "eval.completions.jsonl").read_text().splitlines()) == 12
+
+
+def requests() -> list[dict[str, str]]:
+    return [{"prompt": "Hello"}, {"prompt": "Thanks"}]
+
+
+def rules() -> dict[str, Reward]:
+    def always(completions: list[Any], **_: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    def never(completions: list[Any], **_: Any) -> list[None]:
+        return [None] * len(completions)
+
+    return {"general": Reward("x", always), "helpfulness": Reward("x", always), "safety": Reward("x", never)}
+
+
+def test_greedy_does_not_depend_on_the_seed(tiny: tuple[Any, Any]) -> None:
+    runs = [evaluate(tiny, config(temperature=0), judges=judges(), rows=ROWS, seed=seed) for seed in (1, 2)]
+    assert runs[0].completions == runs[1].completions
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "message"),
+    [
+        ({"k": (8,), "samples": 4}, ROWS, "k=8.*samples is 4"),
+        ({"temperature": 0, "samples": 4}, ROWS, "samples=4 must be 1"),
+        ({}, [{"question": "1+1", "label": "2"}], r"no column answer \| gold \| solution.*question, label"),
+    ],
+)
+def test_mistakes(tiny: tuple[Any, Any], options: dict[str, Any], rows: list[Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate(tiny, config(**options), judges=judges(), rows=rows)
+
+
+def test_the_template_hash_follows_what_renders_the_prompt(tiny: tuple[Any, Any]) -> None:
+    data = [
+        config().data,
+        config(data={"path": "x", "suffix": "!"}).data,
+        config(data={"path": "x", "system": "s"}).data,
+    ]
+    from grpo.evaluate import template_hash
+
+    assert len({template_hash(tiny[1], item) for item in data}) == 3

@@ -1,0 +1,238 @@
+"""The GRPO objective: numbers worked out by hand, float64 references, gradients by finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from beartype import beartype
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Bool, Float, jaxtyped
+from torch import Tensor
+
+from grpo.config import LossConfig
+from grpo.loss import Normaliser, aggregate, clipped_objective, grpo_loss, kl_k3
+
+LN = math.log
+
+
+def double(values) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@jaxtyped(typechecker=beartype)
+def objective(
+    logprobs: Float[Tensor, "B T"], old: Float[Tensor, "B T"], advantages: Float[Tensor, "B"], low: float, high: float
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    return clipped_objective(logprobs, old, advantages, low, high)
+
+
+def test_clipping_by_hand():
+    # rho = 0.5, 0.9, 1, 1.1, 2 with the bounds 0.8 and 1.3
+    rho = double([[0.5, 0.9, 1.0, 1.1, 2.0]] * 2)
+    loss, active = objective(rho.log(), torch.zeros_like(rho), double([2.0, -2.0]), 0.2, 0.3)
+    # A = 2: min(2 rho, 2 clip(rho)): low ratios keep their gradient, 2 is cut to 1.3
+    assert loss[0].tolist() == pytest.approx([-1.0, -1.8, -2.0, -2.2, -2.6])
+    assert active[0].tolist() == [False, False, False, False, True]
+    # A = -2: min(-2 rho, -2 clip(rho)): 0.5 is cut to 0.8, high ratios keep their gradient
+    assert loss[1].tolist() == pytest.approx([1.6, 1.8, 2.0, 2.2, 4.0])
+    assert active[1].tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(("rho", "advantage"), [(2.0, 1.0), (0.5, -1.0)])
+def test_no_gradient_where_the_clip_is_active(rho, advantage):
+    logprobs = double([[LN(rho)]]).requires_grad_()
+    loss, active = objective(logprobs, double([[0.0]]), double([advantage]), 0.2, 0.2)
+    loss.sum().backward()
+    assert active.all()
+    assert logprobs.grad.item() == 0.0
+
+
+@pytest.mark.parametrize(("rho", "advantage"), [(2.0, -1.0), (0.5, 1.0), (1.1, 1.0), (0.9, -1.0)])
+def test_the_gradient_is_rho_a_where_it_is_not(rho, advantage):
+    logprobs = double([[LN(rho)]]).requires_grad_()
+    loss, active = objective(logprobs, double([[0.0]]), double([advantage]), 0.2, 0.2)
+    loss.sum().backward()
+    assert not active.any()
+    assert logprobs.grad.item() == pytest.approx(-rho * advantage)
+
+
+def test_epsilon_of_r1_has_no_lower_bound():
+    """clip 10: bounds -9 and 11; a ratio is positive, so only the upper one exists."""
+    rho = double([[1e-6, 10.9, 11.1]] * 2)
+    _, active = objective(rho.log(), torch.zeros_like(rho), double([1.0, -1.0]), 10.0, 10.0)
+    assert active.tolist() == [[False, False, True], [False, False, False]]
+
+
+def test_a_zero_advantage_is_never_counted_as_clipped():
+    rho = double([[0.1, 5.0]])
+    loss, active = objective(rho.log(), torch.zeros_like(rho), double([0.0]), 0.2, 0.2)
+    assert not active.any()
+    assert loss.abs().max() == 0
+
+
+def test_k3_by_hand():
+    # pi = 1/2; pi_ref = 1/4: 1/2 + ln 2 - 1; pi_ref = 1/2: 0; pi_ref = 1: 2 - ln 2 - 1
+    found = kl_k3(double([[LN(0.5)] * 3]), double([[LN(0.25), LN(0.5), 0.0]]))
+    assert found[0].tolist() == pytest.approx([LN(2) - 0.5, 0.0, 1 - LN(2)], rel=1e-14)
+    assert found[0, 1] == 0.0
+
+
+def test_k3_keeps_its_digits_for_small_differences():
+    """exp(d) - d - 1 in fp32 is rounding noise for d = 1e-4 (true value 5e-9); expm1 is not."""
+    found = kl_k3(torch.tensor([[-1.0]]), torch.tensor([[-1.0]]) + 2.0**-13)
+    d = 2.0**-13
+    assert found.item() == pytest.approx(d * d / 2 + d**3 / 6, rel=0.002)
+    assert kl_k3(torch.randn(9, 9), torch.randn(9, 9)).min() >= 0
+
+
+def test_k3_gradient_by_hand():
+    # d/dlogp [exp(r - p) - (r - p) - 1] = 1 - exp(r - p); p = 1/2, r = 1/4: 1 - 1/2; r = 1: 1 - 2
+    logprobs = double([[LN(0.5), LN(0.5)]]).requires_grad_()
+    kl_k3(logprobs, double([[LN(0.25), 0.0]])).sum().backward()
+    assert logprobs.grad[0].tolist() == pytest.approx([0.5, -1.0])
+
+
+PER_TOKEN = double([[1.0, 2.0, 3.0, 99.0], [4.0, 99.0, 99.0, 99.0]])
+MASK = double([[1, 1, 1, 0], [1, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        ("sequence", ((1 + 2 + 3) / 3 + 4) / 2),  # 3
+        ("token", (1 + 2 + 3 + 4) / 4),  # 2.5
+        ("constant", (1 + 2 + 3 + 4) / (2 * 10)),  # 0.5
+    ],
+)
+def test_aggregation_by_hand(aggregation, expected):
+    whole = Normaliser(sequences=2, tokens=4, max_tokens=10)
+    assert aggregate(PER_TOKEN, MASK, aggregation, whole).item() == expected
+    parts = [aggregate(PER_TOKEN[i : i + 1], MASK[i : i + 1], aggregation, whole) for i in range(2)]
+    assert sum(parts).item() == expected  # micro-batches add up
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
+def test_an_empty_step_is_zero_not_nan(aggregation):
+    mask = torch.zeros(2, 3)
+    assert aggregate(torch.ones(2, 3), mask, aggregation, Normaliser(0, 0, 4)).item() == 0.0
+
+
+def test_sequences_that_were_skipped_stay_in_the_denominator():
+    """3 of 5 sequences have no advantage: the other two's terms are divided by five, not by two."""
+    whole = Normaliser(sequences=5, tokens=20, max_tokens=10)
+    assert aggregate(PER_TOKEN, MASK, "sequence", whole).item() == pytest.approx((2 + 4) / 5)
+    assert aggregate(PER_TOKEN, MASK, "token", whole).item() == pytest.approx(10 / 20)
+    assert aggregate(PER_TOKEN, MASK, "constant", whole).item() == pytest.approx(10 / 50)
+
+
+def test_the_whole_loss_by_hand():
+    # row 1, A = 1: rho 2 -> cut to 1.2, rho 1 -> 1; k3 at pi = 1/2: pi_ref 1/4 -> ln 2 - 1/2, equal -> 0
+    # row 2, A = -1: rho 2 -> 2
+    logprobs = double([[LN(0.5), LN(0.5)], [LN(0.5), -3.0]])
+    old = double([[LN(0.25), LN(0.5)], [LN(0.25), 7.0]])
+    ref = double([[LN(0.25), LN(0.5)], [LN(0.5), -5.0]])
+    mask = double([[1, 1], [1, 0]])
+    config = LossConfig(beta=0.1)
+    terms = grpo_loss(logprobs, old, ref, double([1.0, -1.0]), mask, config, Normaliser(2, 3, 2))
+    assert terms.loss.item() == pytest.approx(((-1.2 - 1 + 0.1 * (LN(2) - 0.5)) / 2 + 2) / 2, rel=1e-14)
+    assert terms.clipped.tolist() == [[True, False], [False, False]]
+    assert terms.kl is not None
+    assert not terms.kl.requires_grad
+    assert terms.kl[0].tolist() == pytest.approx([LN(2) - 0.5, 0.0])
+
+
+def test_without_old_logprobs_the_ratio_is_one_but_has_a_gradient():
+    logprobs = double([[-1.0, -2.0], [-0.5, -3.0]]).requires_grad_()
+    mask = double([[1, 1], [1, 0]])
+    terms = grpo_loss(logprobs, None, None, double([2.0, -1.0]), mask, LossConfig(), Normaliser(2, 3, 2))
+    terms.loss.backward()
+    assert terms.loss.item() == pytest.approx((-2 + 1) / 2)
+    assert not terms.clipped.any()
+    assert terms.kl is None
+    # gradient of -A rho / length / sequences at rho = 1
+    assert logprobs.grad.tolist() == [[-0.5, -0.5], [0.5, 0.0]]
+
+
+def test_padding_gets_no_gradient_whatever_it_holds():
+    logprobs = torch.randn(3, 5, dtype=torch.float64).requires_grad_()
+    mask = (torch.arange(5) < torch.tensor([[5], [2], [1]])).double()
+    terms = grpo_loss(
+        logprobs,
+        torch.randn(3, 5, dtype=torch.float64),
+        torch.randn(3, 5, dtype=torch.float64),
+        torch.randn(3, dtype=torch.float64),
+        mask,
+        LossConfig(beta=0.3, clip_low=9, clip_high=9),
+        Normaliser(3, 8, 5),
+    )
+    terms.loss.backward()
+    assert logprobs.grad[mask == 0].abs().max() == 0
+    assert logprobs.grad[mask == 1].abs().min() > 0
+
+
+def test_beta_needs_reference_logprobs():
+    one = torch.zeros(1, 1)
+    with pytest.raises(ValueError, match="ref_logprobs"):
+        grpo_loss(one, None, None, torch.ones(1), torch.ones(1, 1), LossConfig(beta=0.1), Normaliser(1, 1, 1))
+
+
+def reference_loss(p, o, r, a, lengths, config: LossConfig, limit: int) -> float:
+    """The equations again, token by token, in plain Python floats."""
+    rows = []
+    for i, n in enumerate(lengths):
+        tokens = []
+        for t in range(n):
+            rho = math.exp(p[i][t] - o[i][t])
+            cut = min(max(rho, 1 - config.clip_low), 1 + config.clip_high)
+            kl = math.exp(r[i][t] - p[i][t]) - (r[i][t] - p[i][t]) - 1
+            tokens.append(-min(rho * a[i], cut * a[i]) + config.beta * kl)
+        rows.append(tokens)
+    if config.aggregation == "sequence":
+        return sum(sum(row) / len(row) for row in rows) / len(rows)
+    total = sum(sum(row) for row in rows)
+    return total / sum(lengths) if config.aggregation == "token" else total / (len(rows) * limit)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["sequence", "token", "constant"]), st.sampled_from([0.0, 0.04]))
+@settings(max_examples=40, deadline=None)
+def test_float64_reference_and_finite_differences(seed, aggregation, beta):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    p, o, r, a = normal(3, 4) - 2, normal(3, 4) - 2, normal(3, 4) - 2, normal(3)
+    lengths = [1 + int(n) for n in torch.randint(4, (3,), generator=generator)]
+    mask = (torch.arange(4) < torch.tensor(lengths).unsqueeze(1)).double()
+    config = LossConfig(aggregation=aggregation, beta=beta, clip_low=0.2, clip_high=0.28)
+    normaliser = Normaliser(3, sum(lengths), 4)
+
+    def loss(p: Tensor) -> Tensor:
+        return grpo_loss(p, o, r if beta else None, a, mask, config, normaliser).loss
+
+    expected = reference_loss(p.tolist(), o.tolist(), r.tolist(), a.tolist(), lengths, config, 4)
+    assert loss(p).item() == pytest.approx(expected, rel=1e-12, abs=1e-13)
+    single = grpo_loss(
+        p.float(), o.float(), r.float() if beta else None, a.float(), mask.float(), config, normaliser
+    ).loss
+    assert single.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert torch.autograd.gradcheck(loss, p.clone().requires_grad_(), atol=1e-6)
+
+
+def test_k3_in_the_loss_is_not_the_gradient_of_the_reverse_kl():
+    """Documented choice (DESIGN section 5): unweighted k3 in the loss, on policy. Its expected gradient is
+    sum_x pi grad log pi (1 - pi_ref/pi) = -sum_x pi_ref grad log pi: the *forward* KL's gradient, exactly."""
+    logits = double([0.3, -0.2, 0.9]).requires_grad_()
+    reference = double([0.1, 0.4, -0.5]).log_softmax(-1)
+    logprobs = logits.log_softmax(-1)
+    expected_k3 = (logprobs.exp().detach() * kl_k3(logprobs, reference)).sum()
+    (found,) = torch.autograd.grad(expected_k3, logits, retain_graph=True)
+    forward = (reference.exp() * (reference - logprobs)).sum()
+    (exact,) = torch.autograd.grad(forward, logits)
+    torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-14)
+    # and its expected value is the reverse KL
+    reverse = (logprobs.exp() * (logprobs - reference)).sum()
+    assert expected_k3.item() == pytest.approx(reverse.item(), rel=1e-12)

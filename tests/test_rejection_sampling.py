@@ -1,0 +1,158 @@
+"""Rejection sampling keeps what every filter accepts, says why it dropped the rest, and trains from the base."""
+
+import json
+
+import pytest
+import torch
+from transformers import Qwen2ForCausalLM
+
+from grpo.config import DataConfig, EvalConfig, OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
+from grpo.data import read_jsonl
+from grpo.errors import UserError
+from grpo.policy import load_model, load_tokenizer, save_model
+from grpo.sft import supervised
+from grpo.types import Completion, Group, Prompt, Rollout
+from rewards.loader import load_reward
+from stages import base, cold_start, rejection_sampling
+from stages.config import BaseConfig, ColdStartConfig, EvaluationConfig, RecipeConfig, RejectionSamplingConfig
+from stages.stage import StageContext
+from stages.tiny_world import build_tokenizer, model_config
+
+CPU = RuntimeConfig(device="cpu")
+TRAINING = {"steps": 2, "batch_size": 4, "max_tokens": 64, "optimizer": OptimizerConfig(lr=1e-3)}
+HERE = __name__
+
+
+def questions():
+    return [{"prompt": "say one", "answer": "one"}, {"prompt": "say two", "answer": "two"}]
+
+
+def general():
+    return [{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}]
+
+
+def texts():
+    return ["say one say two hello good day user assistant"] * 30
+
+
+def says_it(completions, answer, **columns):
+    return [float(turn[-1]["content"].strip() == gold) for turn, gold in zip(completions, answer, strict=True)]
+
+
+def never(completions, **columns):
+    return [0.0] * len(completions)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A base model, and one trained to answer both questions."""
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = build_tokenizer(texts(), 320)
+    torch.manual_seed(0)
+    save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder / "base")
+    rows = [{"prompt": row["prompt"], "completion": row["answer"]} for row in questions()]
+    settings = SFTConfig(**{**TRAINING, "steps": 40, "optimizer": OptimizerConfig(lr=1e-2)})
+    supervised(str(folder / "base"), rows, settings, folder / "trained", seed=0, runtime=CPU)
+    return str(folder / "base"), str(folder / "trained" / "model")
+
+
+def recipe(**sections):
+    evaluation = EvaluationConfig(math=EvalConfig(data=DataConfig(fn=f"{HERE}.questions"), max_tokens=8))
+    return RecipeConfig(**{"runtime": CPU, "evaluation": evaluation, "base": BaseConfig(model="unused"), **sections})
+
+
+def context(config, key, folder, init="unused", base_model="unused"):
+    folder.mkdir(exist_ok=True)
+    return StageContext(config=config, key=key, folder=folder, init=init, base=base_model, models={})
+
+
+def rejection(filters, **changes):
+    sections = {"data": DataConfig(fn=f"{HERE}.questions"), "general": DataConfig(fn=f"{HERE}.general"),
+                "group_size": 4, "sampling": {"temperature": 1.0, "max_tokens": 8}, "filters": filters}  # fmt: skip
+    return recipe(rejection_sampling=RejectionSamplingConfig(**{**TRAINING, **sections, **changes}))
+
+
+def test_it_keeps_the_right_ones_and_trains_from_the_base(models, tmp_path, monkeypatch):
+    base_model, trained = models
+    config = rejection((RewardConfig(fn=f"{HERE}.says_it"),))
+    numbers = rejection_sampling.run(context(config, "rejection_sampling", tmp_path, trained, base_model))
+    reasoning = read_jsonl(tmp_path / "data" / "reasoning.jsonl")
+    assert [row["messages"][-1]["content"] for row in reasoning] == ["one", "two"]
+    assert all(row["answer"] in row["messages"][0]["content"] for row in reasoning)
+    sampled = read_jsonl(tmp_path / "completions" / "sampled.jsonl")
+    assert len(sampled) == 8
+    assert {row["dropped"] for row in sampled} >= {None, "repeated"}
+    assert numbers["passed_share"] > 0.5
+    assert numbers["general_examples"] == 1
+    # Two small steps from the base stay near the base, far from the sampled model.
+    ends = [load_model(str(path), torch.device("cpu")).lm_head.weight for path in (tmp_path / "model", *models)]
+    assert torch.dist(ends[0], ends[1]) < 0.3 * torch.dist(ends[0], ends[2])
+    # Sampling is not repeated when its result is there.
+    monkeypatch.setattr(rejection_sampling, "sample", lambda *_: pytest.fail("sampled again"))
+    rejection_sampling.run(context(config, "rejection_sampling", tmp_path, trained, base_model))
+
+
+def test_nothing_kept_is_an_error_that_says_why(models, tmp_path):
+    base_model, trained = models
+    config = rejection((RewardConfig(fn=f"{HERE}.never", name="readable"),))
+    with pytest.raises(UserError, match=r"none of 8 samples passed the filters .*readable"):
+        rejection_sampling.run(context(config, "rejection_sampling", tmp_path, trained, base_model))
+    assert not (tmp_path / "data" / "reasoning.jsonl").exists()
+
+
+def test_judge():
+    def rollout(text, reason="stop", value=1.0):
+        return Rollout(Completion((1,), (0.0,), reason, text), {"says_it": value})
+
+    group = Group(
+        Prompt("p", (1,)),
+        (rollout("a", "length"), rollout("a", value=0.9), rollout("a"), rollout("a "), rollout("b"), rollout("c")),
+    )
+    filters = [load_reward({"fn": f"{HERE}.says_it"})]
+    verdicts = [verdict.dropped for verdict in rejection_sampling.judge(group, filters, keep=2)]
+    assert verdicts == ["cut at max_tokens", "says_it", None, "repeated", None, "enough kept"]
+
+
+def test_cold_start_stage(models, tmp_path):
+    data = DataConfig(fn=f"{HERE}.general", system="be kind")
+    config = recipe(cold_start=ColdStartConfig(**TRAINING, data=data))
+    numbers = cold_start.run(context(config, "cold_start", tmp_path, models[0]))
+    assert numbers["examples"] == 1
+    assert list(numbers["data_hashes"]) == ["cold_start"]
+    (row,) = read_jsonl(tmp_path / "data" / "sft.jsonl")
+    assert row["messages"][0] == {"role": "system", "content": "be kind"}
+    assert json.dumps(numbers)  # it goes into a manifest
+
+
+def pretraining(steps=3):
+    settings = {"corpus": DataConfig(fn=f"{HERE}.texts"), "vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 4,
+                "kv_heads": 2, "intermediate_size": 64, "block_tokens": 16, "batch_size": 4,
+                "optimizer": OptimizerConfig(lr=1e-2)}  # fmt: skip
+    return recipe(base=BaseConfig(steps=steps, pretrain=settings))
+
+
+def test_base_from_scratch_stops_at_both_ends(tmp_path):
+    numbers = base.run(context(pretraining(), "base", tmp_path))
+    tokenizer, model = load_tokenizer(str(tmp_path / "model")), load_model(str(tmp_path / "model"), torch.device("cpu"))
+    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert model.generation_config.eos_token_id == ends
+    assert tokenizer.pad_token_id == model.generation_config.pad_token_id
+    assert tokenizer.pad_token_id not in ends
+    assert numbers["documents"] == 30
+    assert numbers["tokens"] == 3 * 4 * 16
+
+
+def test_blocks_hold_the_corpus_with_document_ends():
+    tokenizer = build_tokenizer(texts(), 320)
+    blocks = base.pack(["say one", "hello"] * 10, tokenizer, 8)
+    text = tokenizer.decode([token for block in blocks for token in block.input_ids])
+    assert text.startswith("say one<|endoftext|>hello<|endoftext|>say one")
+    assert all(len(block.input_ids) == 8 and block.labels == block.input_ids for block in blocks)
+    with pytest.raises(UserError, match="less than one block"):
+        base.pack(["say one"], tokenizer, 64)
+
+
+def test_an_existing_base_is_copied(models, tmp_path):
+    base.run(context(recipe(base=BaseConfig(model=models[0])), "base", tmp_path))
+    one, other = (load_model(path, torch.device("cpu")).state_dict() for path in (models[0], str(tmp_path / "model")))
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,145 @@
+"""Reward models learn, say how well on held-out prompts, and score at use what they were trained on."""
+
+import random
+
+import pytest
+import torch
+from transformers import Qwen2ForCausalLM
+
+from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
+from grpo.conversations import turn_end
+from grpo.errors import UserError
+from grpo.policy import load_tokenizer, save_model
+from grpo.reward_model import split_held_out, train_pairwise, train_pointwise
+from grpo.reward_scoring import load_reward_model, response_ids, response_text, score_ids
+from rewards.loader import load_reward
+from rewards.preference import RewardModel
+from stages.tiny_world import build_tokenizer, model_config
+
+CPU = RuntimeConfig(device="cpu")
+SETTINGS = SFTConfig(steps=25, batch_size=16, micro_batch_size=8, max_tokens=64, optimizer=OptimizerConfig(lr=1e-2))
+WORDS = ["apple", "pear", "plum", "cherry", "grape", "melon", "lemon", "fig", "date", "kiwi"]
+
+
+def message(text):
+    return [{"role": "assistant", "content": text}]
+
+
+def asked(number):
+    return [{"role": "user", "content": f"name {WORDS[number % 10]} and {WORDS[number // 10 % 10]}"}]
+
+
+def answered(number, last):
+    return message(f"<think>{random.Random(number).choice(WORDS)}</think>{WORDS[number % 10]} {last}")
+
+
+PAIRS = [{"prompt": asked(n), "chosen": answered(n, "please"), "rejected": answered(n + 1, "bah")} for n in range(60)]
+LABELS = [
+    {"prompt": asked(n), "completion": answered(n, "please" if n % 2 else "bah"), "label": float(n % 2)}
+    for n in range(60)
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "model"
+    tokenizer = build_tokenizer([" ".join(WORDS) + " name and please bah user assistant"] * 5, 330)
+    torch.manual_seed(0)
+    save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def pairwise(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pairwise")
+    return out, train_pairwise(model, PAIRS, SETTINGS, out, seed=0, runtime=CPU)
+
+
+def test_pairwise_learns_and_scores_as_trained(pairwise):
+    out, numbers = pairwise
+    assert numbers["accuracy"] >= 0.8
+    assert numbers["held_out"] == 6
+    reward = RewardModel(str(out / "model"), part="answer", squash="none")
+    chosen = reward(prompts=[row["prompt"] for row in PAIRS], completions=[row["chosen"] for row in PAIRS])
+    rejected = reward(prompts=[row["prompt"] for row in PAIRS], completions=[row["rejected"] for row in PAIRS])
+    assert sum(a > b for a, b in zip(chosen, rejected, strict=True)) >= 54
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 25
+
+
+def test_pointwise_learns_the_label(model, tmp_path):
+    numbers = train_pointwise(model, LABELS, SETTINGS, tmp_path, seed=0, runtime=CPU)
+    assert numbers["accuracy"] >= 0.8
+    reward = RewardModel(str(tmp_path / "model"))
+    good, bad = reward(prompts=[asked(3), asked(3)], completions=[answered(3, "please"), answered(3, "bah")])
+    assert 1 >= good > 0.5 > bad >= 0
+
+
+def test_an_answer_model_reads_only_the_answer(pairwise):
+    out, _ = pairwise
+    reward = RewardModel(str(out / "model"), part="answer")
+    one, other = reward(
+        prompts=[asked(1)] * 2, completions=[message("<think>plum</think>fig"), message("<think>bah bah</think>fig")]
+    )
+    assert one == other
+    whole = RewardModel(str(out / "model"), part="response")
+    one, other = whole(
+        prompts=[asked(1)] * 2, completions=[message("<think>plum</think>fig"), message("bah</think>fig")]
+    )
+    assert one != other
+
+
+def test_scores_do_not_depend_on_the_batch(pairwise):
+    """Right padding: the score is read at the last real token, the end token."""
+    out, _ = pairwise
+    tokenizer = load_tokenizer(str(out / "model"))
+    model = load_reward_model(str(out / "model"), tokenizer, torch.device("cpu"))
+    end, text = turn_end(tokenizer)
+    rows = [
+        response_ids(tokenizer, row["prompt"], message("plum " * n), "answer", end) for n, row in enumerate(PAIRS[:7])
+    ]
+    assert all(ids[-1] == end for ids in rows)
+    assert text == "<|im_end|>"
+    together, alone = (
+        score_ids(model, rows, tokenizer.pad_token_id, 7),
+        score_ids(model, rows, tokenizer.pad_token_id, 1),
+    )
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_it_applies_where_it_is_told_to(pairwise):
+    out, _ = pairwise
+    reward = load_reward({"fn": "reward_model", "kwargs": {
+        "model": str(out / "model"), "part": "answer",
+        "applies_to": {"column": "kind", "values": ["helpful", "lookalike"]}}})  # fmt: skip
+    values = reward.fn(
+        prompts=["name fig"] * 3, completions=["fig", "fig", "fig"], kind=["helpful", "harmful", "lookalike"]
+    )
+    assert values[1] is None
+    assert values[0] == values[2]
+    assert 0 < values[0] < 1
+    with pytest.raises(UserError, match="no column 'kind'"):
+        reward.fn(prompts=["name fig"], completions=["fig"])
+
+
+def test_response_text():
+    assert response_text("<think>a</think> b ", "answer") == "b"
+    assert response_text(message("<think>a</think> b"), "response") == "<think>a</think> b"
+    assert response_text("no thinking", "answer") == "no thinking"
+
+
+def test_no_prompt_is_on_both_sides():
+    rows = [{"prompt": f"p{n % 20}", "label": n} for n in range(100)]
+    training, held = split_held_out(rows, seed=1)
+    assert len(held) == 10
+    assert len(training) == 90
+    assert not {row["prompt"] for row in training} & {row["prompt"] for row in held}
+
+
+def test_bad_rows_are_named(model, tmp_path):
+    rows = [PAIRS[0], {"prompt": "a", "chosen": "b"}]
+    with pytest.raises(UserError, match="row 1: column 'rejected' is missing"):
+        train_pairwise(model, rows, SETTINGS, tmp_path, seed=0, runtime=CPU)
+    with pytest.raises(UserError, match="row 0: label 'maybe'"):
+        train_pointwise(model, [{**LABELS[0], "label": "maybe"}], SETTINGS, tmp_path, seed=0, runtime=CPU)
+    with pytest.raises(UserError, match="part 'all'"):
+        RewardModel("x", part="all")

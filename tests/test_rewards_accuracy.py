@@ -1,0 +1,267 @@
+"""The math grader: where the answer is read, what equals what, and that no answer can hang or harm."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from grpo.errors import UserError
+from grpo.scoring import apply_rewards
+from rewards import judging, load_reward
+from rewards.accuracy import accuracy_reward, extract_answer, gold_is_parseable, grade
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"First \boxed{5}. No, \boxed{7}.", "7"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{x = \boxed{5}}", "5"),
+        (r"\fbox{42}", "42"),
+        (r"so $\boxed{1}$ and $\boxed{2}$.", "1, 2"),
+        (r"\boxed{1}, \boxed{2} \text{ and } \boxed{3}", "1, 2, 3"),
+        (r"\boxed{1} and \boxed{2} are candidates", "2"),  # not at the very end
+        (r"\boxed{1} but also \boxed{2}", "2"),
+        (r"either \boxed{5} or \boxed{7}", "5 or 7"),
+        (r"\boxed{840}. **Final Answer** \boxed{840}", "840"),
+        (r"put it within \boxed{}. I think 41", None),
+        (r"\boxed{42", None),
+        ("#### 41\nWait.\n#### 42", "42"),
+        ("#### 42\n and the rest confirms it", "42"),
+        ("#### Step 2: add\nThe answer is 5.", "5"),
+        ("<think>a</think><answer> 7 </answer>", "7"),
+        (r"<answer>so \boxed{7}</answer>", "7"),
+        ("The answer is 5.", "5"),
+        ("The final answer to the question is **12**.", "12"),
+        ("A: 18.00", "18.00"),
+        ("A: .5", ".5"),
+        ("Answer: $x$ is $3.5$", "3.5"),
+        ("The answer is 9 - 4 = 5.", "5"),
+        ("คำตอบคือ 12", "12"),
+        ("答案是 12。", "12"),
+        ("The answer is 7 or 5", "7 or 5"),
+        ("The number 42 appears here.", None),
+        ("42", None),
+        (r"<think>\boxed{42}</think> Some other text.", None),
+        (r"<think>\boxed{42}</think> \boxed{43}", "43"),
+        ("", None),
+    ],
+)
+def test_where_the_answer_is_read(text, answer):
+    assert extract_answer(text) == answer
+
+
+def test_strict_reads_one_place_only():
+    text = r"<answer>7</answer> #### 8 The answer is 9"
+    assert extract_answer(text) == "8 The answer is 9"
+    assert extract_answer(text, strict=True) is None
+    assert extract_answer(text, strict="answer") == "7"
+    assert extract_answer(text + r"\boxed{6}", strict="box") == "6"
+    with pytest.raises(UserError, match="not 'boxes'"):
+        accuracy_reward(["5"], ["5"], strict="boxes")
+
+
+def test_scans_are_linear():
+    start = time.monotonic()
+    for unit in (r"\boxed{", r"\boxed{}", "<answer>", "#### ", "Answer: ", "</think>", "{", "$", "answer is "):
+        extract_answer(unit * 20_000)
+    assert time.monotonic() - start < 5
+
+
+EQUAL = [
+    ("#### 42", "42"),
+    ("5", "5.00"),
+    ("025", "25"),
+    (27.0, "27"),
+    (7, "7.0"),
+    ("10{,}000", "10000"),
+    ("1000", "1,000"),
+    (r"32349", r"32,\! 349"),
+    (r"\$6", "6"),
+    ("10", r"10\text{ cm}"),
+    ("15", "15 square centimeters"),
+    ("90", r"90^\circ"),
+    (r"28\%", "28"),
+    (r"28\%", "0.28"),
+    ("0.5", "1/2"),
+    (r"\frac{1}{12}", "0.0833333333333333"),
+    ("2.25", "2 1/4"),
+    ("2.5", r"2\frac{1}{2}"),
+    (r"\dfrac{9}{7}", r"\frac97"),
+    ("-5", "−5"),
+    ("5", "５"),
+    (r"\sqrt{2}", "√2"),
+    ("1.23 \\times 10^5", "123000"),
+    (r"\text{Monday}", "monday"),
+    ("A", r"\text{(A)}"),
+    ("A", "A) 5"),
+    (["7", "5"], "5"),
+    (r"The roots are \boxed{1} and \boxed{-2}.", "-2, 1"),
+    ("x=5", "5"),
+    ("5", "x=5"),
+    (r"\{1,2\}", r"\{2,1\}"),
+    (r"x \in [-2,7]", r"-2 \le x \le 7"),
+    ("1 + x", "x + 1"),
+    ("a + b + c", "c+b+a"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"),
+    (r"-2 \text{ or } -12", r"-12 \text{ or } -2"),
+    ("9^{9^{9^{9}}}", "9^{9^{9^{9}}}"),
+]
+DIFFERENT = [
+    ("0.0000001", "0.0000002"),
+    ("1e-7", "2e-7"),
+    (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
+    ("123456789", "123456788"),
+    ("1/3", "0.33"),
+    ("5", "5, 7"),
+    ("5", "5 or 7"),
+    (["5", "7"], "5 or 7"),
+    ("7", r"\text{7 is wrong, so } 8"),
+    ("25", "There is no extra taler; the difference is 25 to 27"),
+    ("(0,1)", "[0,1]"),
+    ("(1,5)", "1.5"),
+    (r"\pm 2021", "2021"),
+    ("4", r"4\sqrt(2)"),
+    ("5", "5x"),
+    ("5", "5 million"),
+    ("1 - \\frac{1}{\\mathrm{e}}", "1 + \\frac{1}{\\mathrm{e}}"),
+    (r"1, 2, \ldots, n", r"1, 3, 5, \ldots, 2n-1"),
+    ("A", "B"),
+    ("stop", "post"),
+    ("42", "²"),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), EQUAL)
+def test_equal(gold, answer):
+    assert grade(rf"\boxed{{{answer}}}", gold) == 1.0
+
+
+@pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
+def test_different(gold, answer):
+    assert grade(rf"\boxed{{{answer}}}", gold) == 0.0
+
+
+@pytest.mark.parametrize("gold", [None, "", [], [None], "forty two", "Answer it in your own words.", {"a": 1}])
+def test_a_gold_that_cannot_be_judged_is_never_scored(gold):
+    assert not gold_is_parseable(gold)
+    said = []
+    scores = accuracy_reward(
+        [rf"\boxed{{{gold}}}", r"\boxed{5}"], [gold, "5"], log_error=lambda row, text: said.append((row, text))
+    )
+    assert scores == [None, 1.0]
+    assert [row for row, _ in said] == [0]
+    table = apply_rewards([load_reward("accuracy")], [""], ["The answer is 1"], [[]], {"answer": [gold]})
+    assert table.values == {"accuracy": [None]}
+    assert list(table.errors) == [(0, "accuracy")]
+
+
+def test_one_good_gold_in_a_list_is_enough():
+    assert grade("The answer is 5", [None, "five and a bit", "5"]) == 1.0
+
+
+def test_messages_are_read_as_strings_are():
+    assert accuracy_reward([[{"role": "assistant", "content": r"\boxed{5}"}]], ["5"]) == [1.0]
+
+
+HANGS = [
+    r"\dfrac{5^{\left(5^{\left(5^{\left(5^5\right)}\right)} - 4\right)} - 5}{16}",
+    "9^{9^{9^{9}}}",
+    r"\binom{10^{9}}{5\cdot 10^{8}}",
+]
+
+
+def warm_up():
+    assert grade(r"\boxed{\sqrt{4}}", "2") == 1.0
+
+
+def test_hangs_are_bounded_and_harm_nobody_else():
+    warm_up()
+    start = time.monotonic()
+    for answer in HANGS:
+        assert grade(rf"\boxed{{{answer}}}", "16") == 0.0
+    assert time.monotonic() - start < 2.0 * len(HANGS)
+    assert grade(r"\boxed{\sqrt{9}}", "3") == 1.0
+
+
+def test_works_off_the_main_thread_and_in_async_code():
+    async def in_loop():
+        return await asyncio.gather(*(asyncio.to_thread(grade, rf"\boxed{{\sqrt{{{n * n}}}}}", n) for n in range(5, 9)))
+
+    assert asyncio.run(in_loop()) == [1.0] * 4
+    with ThreadPoolExecutor(8) as threads:
+        verdicts = list(threads.map(lambda n: grade(rf"\boxed{{\sqrt{{{n * n}}}}}", 11 if n % 2 else n), range(12, 40)))
+    assert verdicts == [0.0 if n % 2 else 1.0 for n in range(12, 40)]
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(grade(r"\boxed{8^{8^{8^{8}}}}", "1")))
+    thread.start()
+    thread.join(10)
+    assert seen == [0.0]
+
+
+def test_a_killed_worker_is_replaced():
+    warm_up()
+    assert judging._pool is not None
+    for worker in judging._pool.workers:
+        if worker.process is not None:
+            worker.process.kill()
+            worker.process.wait()
+    assert grade(r"\boxed{\sqrt{169}}", "13") == 1.0
+
+
+def test_no_string_has_side_effects(tmp_path):
+    mark = tmp_path / "pwned"
+    call = f"__import__('os').system('touch {mark}')"
+    for text in (rf"\boxed{{{call}}}", f"The answer is {call}", f"The answer is 1+{call}", r"\boxed{exit()}"):
+        assert grade(text, "1") == 0.0
+    assert not mark.exists()
+
+
+def test_workers_end_with_their_process():
+    code = "import rewards.accuracy as a, rewards.judging as j; a.grade(r'\\boxed{\\sqrt{4}}', '2'); "
+    code += "print([w.process.pid for w in j._pool.workers if w.process])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    pids = json.loads(done.stdout)
+    assert pids
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def cases(name: str) -> list[dict]:
+    folder = Path(os.environ.get("GRPO_DATA", ROOT.parent / "shared" / "data"))
+    file = folder / name
+    if not file.is_file():
+        pytest.skip(f"no {name} in {folder}: set GRPO_DATA to the folder with the test data")
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_real_completions():
+    rows = cases("cases/real_completions.jsonl")
+    wrong = [row for row in rows if grade(row["completion"], row["gold"]) != float(row["expected"])]
+    assert [row for row in wrong if row["source"] == "openai/grade-school-math"] == []
+    assert len(wrong) <= 1
+
+
+@pytest.mark.parametrize(("name", "column"), [("gsm8k_test", "answer"), ("math500", "answer"), ("amc23", "answer")])
+def test_every_gold_equals_itself(name, column):
+    rows = cases(f"sets/{name}.jsonl")
+    assert [row[column] for row in rows if grade(f"... {extract_or(row[column])}", row[column]) != 1.0] == []
+
+
+def extract_or(gold: object) -> str:
+    return str(gold) if "####" in str(gold) else rf"\boxed{{{gold}}}"

@@ -1,0 +1,148 @@
+"""Rewards by name, by import path, and TRL's own, unchanged; and the command `grpo score`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from grpo.errors import UserError
+from grpo.scoring import apply_rewards, score
+from grpo.types import Completion, Group, Prompt, Rollout
+from rewards import load_reward, load_rewards
+from stages.score_cmd import score_file
+
+OWN = """
+def starts_with_a(completions, bonus=1.0, **kwargs):
+    return [bonus if text.startswith("a") else 0.0 for text in completions]
+
+async def later(completions, answer):
+    return [float(text == gold) for text, gold in zip(completions, answer)]
+
+class Counter:
+    def __init__(self, letter):
+        self.letter = letter
+    def __call__(self, completions):
+        return [text.count(self.letter) for text in completions]
+
+value = 3
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A user's own file in the folder where the command runs, outside of this project."""
+    (tmp_path / "my_rewards_file.py").write_text(OWN)
+    (tmp_path / "my_broken_file.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
+    yield tmp_path
+    sys.modules.pop("my_rewards_file", None)
+
+
+def values(reward, completions, prompts=None, **columns):
+    table = apply_rewards([reward], prompts or [""] * len(completions), completions, [[]] * len(completions), columns)
+    assert table.errors == {}
+    return table.values[reward.name]
+
+
+def test_own_rewards(own_module):
+    spec = {"fn": "my_rewards_file.starts_with_a", "weight": 0.5, "kwargs": {"bonus": 3}}
+    reward = load_reward(SimpleNamespace(**spec, columns={}, name=None))
+    assert (reward.name, reward.weight) == ("starts_with_a", 0.5)
+    assert values(reward, ["ab", "b"], bonus=[7, 7]) == [3.0, 0.0]  # the config wins over a column
+    assert values(
+        load_reward({"fn": "my_rewards_file.Counter", "kwargs": {"letter": "a"}, "name": "n"}), ["banana"]
+    ) == [3]
+    assert values(load_reward("my_rewards_file.later"), ["5", "6"], answer=["5", "5"]) == [1.0, 0.0]
+    assert values(load_reward(lambda completions: [2] * len(completions)), ["x"]) == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("acuracy", r"reward 'acuracy': no such name \(did you mean 'accuracy'\?\)"),
+        ("no_such_module.f", "no module named 'no_such_module'"),
+        ("my_rewards_file.Countr", r"has no 'Countr' \(did you mean 'Counter'\?\)"),
+        ("my_rewards_file.value", "int is not a function or a class"),
+        ("my_broken_file.f", "ZeroDivisionError: division by zero"),
+        ({"fn": "accuracy", "kwargs": {"strct": True}}, r"no option 'strct' \(did you mean 'strict'\?\)"),
+        ({"fn": "accuracy", "wight": 1}, r"unknown key 'wight' \(did you mean 'weight'\?\)"),
+        ({"weight": 1}, "'fn' is missing"),
+        ("my_rewards_file.Counter", "'letter' is required"),
+    ],
+)
+def test_wrong_specs_name_the_culprit(own_module, spec, message):
+    with pytest.raises(UserError, match=message):
+        load_reward(spec)
+
+
+def chat_group(*texts, **columns):
+    prompt = Prompt("p", (1,), [{"role": "user", "content": "?"}], "?", columns, columns.get("answer"))
+    return Group(prompt, tuple(Rollout(Completion((1,), (0.0,), "stop", text)) for text in texts))
+
+
+def test_trl_rewards_plug_in_unchanged():
+    rewards = load_rewards(
+        [{"fn": "trl.rewards.accuracy_reward", "columns": {"solution": "answer"}}, "trl.rewards.think_format_reward"]
+    )
+    texts = (r"<think>a</think>\boxed{\frac{1}{2}}", r"\boxed{\frac{1}{3}}")
+    (scored,), stats = score([chat_group(*texts, answer=r"$\frac{1}{2}$")], rewards, timeout=60)
+    assert [r.rewards for r in scored.rollouts] == [
+        {"accuracy_reward": 1.0, "think_format_reward": 1.0},
+        {"accuracy_reward": 0.0, "think_format_reward": 0.0},
+    ]
+    assert stats.extra["solution"] == [r"$\frac{1}{2}$"] * 2
+
+
+def test_builtin_names_in_a_group():
+    rewards = load_rewards(["accuracy", "format", {"fn": "language", "kwargs": {"language": "en"}, "weight": 0.1}])
+    (scored,), _ = score([chat_group("<think>two plus two</think>The answer is 4", answer="#### 4")], rewards)
+    assert scored.rollouts[0].reward == pytest.approx(2.1)
+
+
+def run_score(tmp_path, capsys, lines, *rewards, **options):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    score_file(str(file), list(rewards), **options)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_score_file(own_module, capsys):
+    rows = [
+        {"prompt": "", "completion": r"\boxed{5}", "answer": "5"},
+        {"completion": "a: nothing", "gold": 5},
+        {"prompt": "x", "completion": r"\boxed{5}", "answer": None},
+        {"prompt": [{"role": "user", "content": "?"}], "completion": "The answer is 5", "answer": ["4", "5"]},
+    ]
+    found = run_score(own_module, capsys, rows, "accuracy", "my_rewards_file.starts_with_a")
+    own = "my_rewards_file.starts_with_a"
+    assert found[0] == {"row": 0, "rewards": {"accuracy": 1.0, own: 0.0}, "errors": {}}
+    assert found[1]["rewards"] == {"accuracy": 0.0, own: 1.0}
+    assert found[2] == {"row": 2, "rewards": {"accuracy": None, own: 0.0}, "errors": {"accuracy": "no gold answer"}}
+    assert found[3]["rewards"]["accuracy"] == 1.0
+    assert "AttributeError" in found[3]["errors"][own]  # a list of messages has no startswith; the others are fine
+
+
+def test_score_file_writes_to_a_file(tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    assert run_score(tmp_path, capsys, [{"completion": "x", "answer": "1"}], "accuracy", out=str(out)) == []
+    assert json.loads(out.read_text()) == {"row": 0, "rewards": {"accuracy": 0.0}, "errors": {}}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2"),
+        ("[1]", "line 2"),
+        ({"prompt": "x"}, r"line 2\): no 'completion'"),
+        ({"completion": 5}, r"line 2\): 'completion' must be a string"),
+        ({"completion": "x", "prompt": [1]}, "'prompt' must be"),
+    ],
+)
+def test_score_file_bad_lines(tmp_path, capsys, line, message):
+    with pytest.raises(UserError, match=message) as error:
+        run_score(tmp_path, capsys, [{"completion": "x"}, line], "accuracy")
+    assert "rows.jsonl" in str(error.value)

@@ -1,0 +1,134 @@
+"""Supervised training: the end is learnt, accumulation changes nothing, an interrupted stage goes on."""
+
+import json
+
+import pytest
+import torch
+from transformers import Qwen2ForCausalLM
+
+from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
+from grpo.errors import UserError
+from grpo.hf_training import StepLog, training_order
+from grpo.policy import end_token_ids, load_model, load_tokenizer, save_model
+from grpo.schedule import lr_factor
+from grpo.sft import supervised
+from stages.tiny_world import build_tokenizer, model_config
+
+CPU = RuntimeConfig(device="cpu")
+ROWS = [{"prompt": f"say {word}", "completion": f"{word} and {word} again" * (1 + number % 3)} for number, word in
+        enumerate(["one", "two", "three", "four", "five", "six", "seven"])]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "model"
+    tokenizer = build_tokenizer([f"{row['prompt']} {row['completion']} user assistant" for row in ROWS], 340)
+    torch.manual_seed(0)
+    save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder)
+    return str(folder)
+
+
+def settings(**changes):
+    base = {"steps": 6, "batch_size": 6, "max_tokens": 64, "optimizer": OptimizerConfig(lr=1e-2)}
+    return SFTConfig(**{**base, **changes})
+
+
+def train(model, out, rows=ROWS, **changes):
+    return supervised(model, rows, settings(**changes), out, seed=3, runtime=CPU)
+
+
+def weights(out):
+    return load_model(str(out / "model"), torch.device("cpu")).state_dict()
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_tiny_model_learns_one_answer_and_its_end(model, tmp_path):
+    rows = [{"prompt": "say one", "completion": "one and two"}]
+    numbers = train(model, tmp_path, rows, steps=40, batch_size=1)
+    assert numbers["loss"] < 1.0
+    tokenizer, trained = (
+        load_tokenizer(str(tmp_path / "model")),
+        load_model(str(tmp_path / "model"), torch.device("cpu")),
+    )
+    assert tokenizer.eos_token_id in end_token_ids(trained, tokenizer)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "say one"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output = trained.generate(**prompt, max_new_tokens=30, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert tokenizer.decode(output) == "one and two<|im_end|>"  # it says it, and it stops
+
+
+def test_accumulation_gives_the_same_weights(model, tmp_path):
+    """Answers differ in length: a mean of micro-batch means would not be the mean over tokens."""
+    train(model, tmp_path / "whole", steps=3)
+    train(model, tmp_path / "parts", steps=3, micro_batch_size=2)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in whole:
+        assert torch.allclose(whole[name], parts[name], atol=2e-5), name
+    for one, other in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "parts"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+
+
+def test_metrics_have_one_row_a_step(model, tmp_path):
+    numbers = train(model, tmp_path, steps=None, epochs=2)
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3]  # 14 rows in batches of 6
+    assert set(rows[0]) == {"step", "loss", "lr", "grad_norm", "tokens", "seconds"}
+    assert numbers["tokens"] == sum(row["tokens"] for row in rows)
+    assert len((tmp_path / "data" / "sft.jsonl").read_text().splitlines()) == len(ROWS)
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_too_long_examples_are_dropped_and_counted(model, tmp_path):
+    rows = [*ROWS, {"prompt": "say one", "completion": "one " * 100}]
+    numbers = train(model, tmp_path, rows, steps=1)
+    assert (numbers["examples"], numbers["dropped"]) == (len(ROWS), 1)
+    with pytest.raises(UserError, match="max_tokens=5"):
+        train(model, tmp_path, max_tokens=5)
+
+
+def test_an_interrupted_stage_goes_on(model, tmp_path, monkeypatch):
+    checkpoint = {"every": 2, "keep": 1}
+    train(model, tmp_path / "whole", checkpoint=checkpoint)
+    assert [folder.name for folder in (tmp_path / "whole" / "checkpoints").iterdir()] == ["step-000006"]
+    plain = StepLog.on_log
+
+    def killed(self, args, state, control, logs=None, **kwargs):
+        plain(self, args, state, control, logs, **kwargs)
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StepLog, "on_log", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, tmp_path / "cut", checkpoint=checkpoint)
+    monkeypatch.setattr(StepLog, "on_log", plain)
+    train(model, tmp_path / "cut", checkpoint=checkpoint)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert [(row["step"], row["loss"]) for row in metrics(tmp_path / "cut")] == [
+        (row["step"], row["loss"]) for row in metrics(tmp_path / "whole")
+    ]
+
+
+def test_a_diverged_loss_stops_the_run(model, tmp_path):
+    with pytest.raises(UserError, match="the loss is nan"):
+        train(model, tmp_path, steps=8, optimizer=OptimizerConfig(lr=1e30, max_grad_norm=1e30))
+
+
+def test_every_row_comes_once_an_epoch():
+    order = training_order([5, 4, 3, 2, 1, 6], batch_size=3, steps=4, seed=1)
+    assert sorted(order[0] + order[1]) == sorted(order[2] + order[3]) == list(range(6))
+    assert order == training_order([5, 4, 3, 2, 1, 6], batch_size=3, steps=4, seed=1)
+
+
+def test_learning_rate_schedule():
+    cosine = OptimizerConfig(lr=1.0, schedule="cosine", min_lr=0.1, warmup_steps=1)
+    values = [lr_factor(cosine, step, 6) for step in range(6)]
+    assert values == pytest.approx([0.5, 1.0, 0.868198, 0.55, 0.231802, 0.1], abs=1e-6)
+    linear = OptimizerConfig(lr=2.0, schedule="linear", min_lr=0.5)
+    assert [lr_factor(linear, step, 4) for step in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    assert lr_factor(OptimizerConfig(lr=1.0), 99, 100) == 1.0

@@ -1,0 +1,317 @@
+"""The run folder: lineage, what is skipped, refused, moved aside. The stages themselves are fakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from grpo.config import read_config
+from grpo.errors import UserError
+from stages import summary as summaries
+from stages.config import RecipeConfig
+from stages.leaks import check_leaks
+from stages.manifest import Lineage, flatten, stage_settings
+from stages.pipeline import run_pipeline
+from stages.runner import plan_stage
+from stages.stage import STAGES, StageContext, active_parents
+
+METRICS = {
+    "n_problems": 4,
+    "pass@1": 0.5,
+    "pass@1_ci95": [0.2, 0.8],
+    "format_rate": 1.0,
+    "language_consistency": None,
+    "general": None,
+    "general_ci95": None,
+    "helpfulness": None,
+    "helpfulness_ci95": None,
+    "safety": None,
+    "safety_ci95": None,
+    "over_refusal": None,
+    "seconds": 1.0,
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> dict[str, Any]:
+    """A small recipe on local files; base, cold start and reasoning RL only."""
+    sets = {"train": ["2+2", "3+3"], "test": ["4+4"]}
+    for name, questions in sets.items():
+        rows = [json.dumps({"question": q, "answer": "4"}) for q in questions]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    data = {"path": str(tmp_path / "train.jsonl")}
+    return {
+        "evaluation": {
+            "math": {"data": {"path": str(tmp_path / "test.jsonl")}, "max_tokens": 8, "format": {"fn": "format"}}
+        },
+        "base": {"model": "some/base"},
+        "cold_start": {"data": data, "steps": 2, "batch_size": 2, "max_tokens": 16, "optimizer": {"lr": 1e-3}},
+        "reasoning_rl": {
+            "steps": 2,
+            "group_size": 2,
+            "prompts_per_step": 2,
+            "sampling": {"max_tokens": 8},
+            "optimizer": {"lr": 1e-3},
+            "tasks": {"math": {"data": data, "rewards": [{"fn": "accuracy"}]}},
+        },
+    }
+
+
+class Fakes:
+    """Stage modules that leave a folder called model/ and remember their calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[str] = []
+        self.contexts: dict[str, StageContext] = {}
+        self.evaluated: list[str] = []
+        self.fail: str | None = None
+        for key in ("base", "cold_start", "reasoning_rl"):
+            module = types.ModuleType(f"stages.{key}")
+            module.run = self.run  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, f"stages.{key}", module)
+        monkeypatch.setattr("stages.evaluation.evaluate_stage", self.evaluate)
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        self.ran.append(context.key)
+        self.contexts[context.key] = context
+        (context.folder / "seen").write_text("x")
+        if self.fail == context.key:
+            raise KeyboardInterrupt
+        (context.folder / "model").mkdir(exist_ok=True)
+        (context.folder / "data").mkdir(exist_ok=True)
+        (context.folder / "data" / "rows.jsonl").write_text('{"question": "2 + 2"}\n')
+        return {"tokens": 7, "data_hashes": {"rows": "abc"}, "loss": 0.1}
+
+    def evaluate(self, config: RecipeConfig, folder: Path) -> dict[str, Any]:
+        self.evaluated.append(folder.name)
+        if self.fail == "evaluation":
+            raise KeyboardInterrupt
+        return METRICS
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    return Fakes(monkeypatch)
+
+
+def go(recipe: dict[str, Any], run: Path, *overrides: str, **options: Any) -> dict[str, Any]:
+    file = run.parent / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    return run_pipeline(read_config(RecipeConfig, file, overrides), run, "recipe.yaml", **options)
+
+
+ALL = ["base", "cold_start", "reasoning_rl"]
+
+
+def test_a_run_leaves_manifests_with_lineage_and_a_summary(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    summary = go(recipe, run)
+    assert fakes.ran == ALL
+    assert fakes.contexts["cold_start"].init == str(run / "0-base" / "model")
+    assert fakes.contexts["reasoning_rl"].models.keys() == {"base", "cold_start"}
+    manifests = {key: json.loads((run / STAGES[key].folder / "manifest.json").read_text()) for key in ALL}
+    last = manifests["reasoning_rl"]
+    assert (last["stage"], last["status"], last["seed"], last["tokens"]) == ("2-reasoning-rl", "finished", 0, 7)
+    assert last["parents"] == {"cold_start": manifests["cold_start"]["hash"]}
+    assert last["parent_hash"] == manifests["cold_start"]["hash"]
+    assert manifests["base"]["parent_hash"] is None
+    assert last["config"]["steps"] == 2
+    assert last["data_hashes"] == {"rows": "abc"}
+    assert len(last["input_hashes"]) == 1
+    assert last["versions"]["torch"]
+    assert last["metrics"]["pass@1"] == 0.5
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert [row["stage"] for row in summary["stages"]] == ["0-base", "1-cold-start", "2-reasoning-rl"]
+    assert all(set(row) == {"stage", "seconds", *summaries.KEYS} for row in summary["stages"])
+    assert yaml.safe_load((run / "config.yaml").read_text())["reasoning_rl"]["steps"] == 2
+
+
+def test_finished_stages_are_skipped(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(recipe, run, until="cold_start")
+    assert fakes.ran == ["base", "cold_start"]
+    go(recipe, run)
+    assert fakes.ran == ALL
+
+
+def test_an_interrupted_stage_goes_on_in_its_folder(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fakes.fail = "cold_start"
+    with pytest.raises(KeyboardInterrupt):
+        go(recipe, run)
+    assert not (run / "1-cold-start" / "manifest.json").exists()
+    fakes.fail = None
+    go(recipe, run)
+    assert fakes.ran == ["base", "cold_start", "cold_start", "reasoning_rl"]
+
+
+def test_an_interrupted_evaluation_repeats_no_training(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    fakes.fail = "evaluation"
+    with pytest.raises(KeyboardInterrupt):
+        go(recipe, run)
+    fakes.fail = None
+    go(recipe, run)
+    assert fakes.ran == ALL
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_config_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, finished: bool) -> None:
+    run = tmp_path / "run"
+    if finished:
+        go(recipe, run)
+    else:
+        fakes.fail = "cold_start"
+        with pytest.raises(KeyboardInterrupt):
+            go(recipe, run)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    with pytest.raises(UserError) as caught:
+        go(recipe, run, "cold_start.steps=5")
+    message = str(caught.value)
+    assert "cold_start.steps: 2 -> 5" in message
+    assert "--from cold_start" in message
+    assert "--out" in message
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_a_changed_input_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    go(recipe, tmp_path / "run")
+    (tmp_path / "train.jsonl").write_text('{"question": "9+9", "answer": "18"}\n')
+    with pytest.raises(UserError, match=r"contents of .*train\.jsonl"):
+        go(recipe, tmp_path / "run")
+
+
+def test_a_change_in_a_later_stage_only(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(recipe, run, until="cold_start")
+    go(recipe, run, "reasoning_rl.steps=9")
+    assert fakes.ran == ALL
+    assert yaml.safe_load((run / "config.yaml").read_text())["reasoning_rl"]["steps"] == 9
+
+
+def test_settings_that_change_no_result_are_free(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    go(recipe, tmp_path / "run")
+    go(recipe, tmp_path / "run", "runtime.threads=1", "runtime.log_level=error", "cold_start.checkpoint.every=5")
+    assert fakes.ran == ALL
+
+
+def test_a_changed_evaluation_evaluates_again_and_retrains_nothing(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
+) -> None:
+    go(recipe, tmp_path / "run")
+    go(recipe, tmp_path / "run", "evaluation.math.samples=4")
+    assert fakes.ran == ALL
+    assert len(fakes.evaluated) == 6
+    go(recipe, tmp_path / "run", "evaluation.math.samples=4")
+    assert len(fakes.evaluated) == 6
+
+
+def test_from_moves_aside_and_never_deletes(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(recipe, run)
+    (run / "1-cold-start" / "mine.txt").write_text("keep")
+    go(recipe, run, "cold_start.steps=5", from_stage="cold_start")
+    assert fakes.ran == [*ALL, "cold_start", "reasoning_rl"]
+    (old,) = run.glob("old-*")
+    assert {folder.name for folder in old.iterdir()} == {"1-cold-start", "2-reasoning-rl"}
+    assert (old / "1-cold-start" / "mine.txt").read_text() == "keep"
+    assert not (run / "1-cold-start" / "mine.txt").exists()
+    go(recipe, run, "cold_start.steps=6", from_stage="cold_start", until="cold_start")
+    assert len(list(run.glob("old-*"))) == 2
+    assert not (run / "2-reasoning-rl").exists()  # its parent is another now
+
+
+def test_from_with_a_changed_earlier_stage_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    go(recipe, tmp_path / "run")
+    with pytest.raises(UserError, match=r"--from base"):
+        go(recipe, tmp_path / "run", "seed=1", from_stage="cold_start")
+    assert not list((tmp_path / "run").glob("old-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"from_stage": "cold_strat"}, r"--from 'cold_strat'.*did you mean 'cold_start'"),
+        ({"until": "helpfulness_rl"}, r"--until 'helpfulness_rl': no such stage"),
+        ({"from_stage": "reasoning_rl", "until": "base"}, "nothing to run"),
+    ],
+)
+def test_wrong_stage_names(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        go(recipe, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_not_a_stages_is_left_alone(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    (tmp_path / "run" / "0-base").mkdir(parents=True)
+    (tmp_path / "run" / "0-base" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"not a stage's folder"):
+        go(recipe, tmp_path / "run")
+
+
+def test_a_model_that_went_missing_is_noticed(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    go(recipe, tmp_path / "run")
+    (tmp_path / "run" / "0-base" / "model").rmdir()
+    with pytest.raises(UserError, match=r"its model/ is gone"):
+        go(recipe, tmp_path / "run")
+
+
+def test_absent_stages_hand_on_their_parents(recipe: dict[str, Any]) -> None:
+    del recipe["cold_start"]
+    config = RecipeConfig.model_validate(recipe)
+    assert active_parents(STAGES["reasoning_rl"], config) == ["base"]
+    assert active_parents(STAGES["helpfulness_rl"], config) == ["reasoning_rl"]
+    assert active_parents(STAGES["rejection_sampling"], config) == ["reasoning_rl", "base"]
+    assert active_parents(STAGES["base"], config) == []
+
+
+def test_another_init_is_another_lineage(recipe: dict[str, Any], tmp_path: Path) -> None:
+    config = RecipeConfig.model_validate(recipe)
+    stage = STAGES["reasoning_rl"]
+    hashes = {plan_stage(config, stage, tmp_path, init=init).lineage.hash for init in (None, "a/b", "c/d")}
+    assert len(hashes) == 3
+
+
+def test_the_hash_does_not_depend_on_where_files_lie() -> None:
+    one = Lineage({"seed": 0}, {"a/x.jsonl": "1", "a/y.jsonl": "2"}, {})
+    two = Lineage({"seed": 0}, {"b/y.jsonl": "2", "b/x.jsonl": "1"}, {})
+    assert one.hash == two.hash
+    assert one.hash != Lineage({"seed": 1}, one.inputs, {}).hash
+
+
+def test_settings_are_flat_key_paths(recipe: dict[str, Any]) -> None:
+    assert flatten({"a": {"b": 1, "c": [{}]}, "d": {}}, "x") == {"x.a.b": 1, "x.a.c": [{}], "x.d": {}}
+    settings = stage_settings(RecipeConfig.model_validate(recipe), "cold_start")
+    assert settings["cold_start.optimizer.lr"] == 1e-3
+    assert settings["cold_start.data.path"] == "(file)"
+    assert not [key for key in settings if "checkpoint" in key or "threads" in key]
+
+
+def sum_keys(row: Any) -> set[str]:
+    """Stands in for a world's `leak_check`."""
+    return {"".join(str(row.get("question", "")).split())}
+
+
+def test_leaks_are_found_by_text_and_by_key(recipe: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    plain = RecipeConfig.model_validate(recipe).evaluation
+    keyed = plain.model_copy(update={"leak_check": f"{__name__}.sum_keys"})
+    (folder / "a.jsonl").write_text('{"question": "1+1"}\n{"question": "4 + 4"}\n')
+    assert check_leaks(plain, folder) == 2
+    with pytest.raises(UserError, match=r"row 2 holds the evaluation problem '4\+4'"):
+        check_leaks(keyed, folder)
+    messages = [{"role": "user", "content": " 4+4"}, {"role": "assistant", "content": "8"}]
+    (folder / "a.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    with pytest.raises(UserError, match="holds the evaluation problem"):
+        check_leaks(plain, folder)
