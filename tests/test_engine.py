@@ -1,0 +1,339 @@
+"""The embedded engine against transformers itself, and the promises about which tokens it draws."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import BOS, EOS, IM_END, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs, prompt_of, random_prompts
+
+import grpo.engine_local as engine_local
+from grpo.batching import collate, micro_batches, rows_of
+from grpo.engine_local import LocalEngine, draw, keep_top_p
+from grpo.policy import end_token_ids, token_scores
+from grpo.sampler_rng import stream_key, uniforms
+from grpo.types import Group, Sampling
+
+KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gpt2"]
+
+
+class Counted:
+    """A model that counts its forwards and the rows in each of them."""
+
+    def __init__(self, model: Any):
+        self.model, self.shapes = model, []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.shapes.append(tuple(kwargs["input_ids"].shape))
+        return self.model(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+def engine_of(model: Any, max_rows: int = 512) -> LocalEngine:
+    return LocalEngine(model, make_tokenizer(), max_rows)
+
+
+def tokens(groups: list[Group]) -> dict[str, list[tuple[int, ...]]]:
+    return {g.prompt.id: [r.completion.token_ids for r in g.rollouts] for g in groups}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("kind", KINDS)
+def test_logprobs_are_those_of_a_plain_forward(kind, temperature):
+    """Left padding, the shared prefill, the cache and retired rows against one unpadded forward per completion. The
+    sequences are longer than the windows of six of the models that have one."""
+    model = make_model(kind, seed=2, end=[EOS, IM_END])
+    prompts = random_prompts(5, seed=1, low=1, high=14)
+    groups = engine_of(model).generate(prompts, Sampling(3, 24, temperature), seed=0, step=0)
+    lengths = set()
+    for group in groups:
+        for rollout in group.rollouts:
+            completion = rollout.completion
+            exact = model_logprobs(model, group.prompt_ids, completion.token_ids, temperature)
+            assert len(completion.logprobs) == len(completion.token_ids)
+            assert torch.tensor(completion.logprobs).double().sub(exact).abs().max() < 1e-4
+            lengths.add(len(completion.token_ids))
+    assert len(lengths) > 1  # rows did finish at different times
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_trainer_scores_what_the_engine_drew(kind):
+    """Right-padded training rows, logits from the first trained position on: same log-probs (invariant 3)."""
+    model = make_model(kind, seed=2)
+    groups = engine_of(model).generate(random_prompts(4, seed=3), Sampling(3, 20, 0.7), seed=0, step=0)
+    rows = [r for g in groups for r in rows_of([engine_rewarded(g)])]
+    for batch_rows in micro_batches(rows, 5):
+        batch = collate(batch_rows, torch.device("cpu"))
+        scores = token_scores(model, batch.token_ids, batch.completion_mask, 0.7, with_entropy=True)
+        assert ((scores.logprobs - batch.gen_logprobs) * batch.completion_mask).abs().max() < 1e-4
+        assert (scores.logprobs[batch.completion_mask == 0] == 0).all()
+        assert (scores.entropy[batch.completion_mask == 1] > 0).all()
+        assert scores.entropy.max() <= math.log(VOCAB_SIZE) + 1e-4
+
+
+def engine_rewarded(group: Group) -> Group:
+    from dataclasses import replace
+
+    return replace(group, rollouts=tuple(replace(r, reward=1.0) for r in group.rollouts))
+
+
+def test_entropy_is_that_of_the_sampling_distribution():
+    model = make_model()
+    ids = torch.tensor([[20, 30, 40, 50]])
+    mask = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    found = token_scores(model, ids, mask, 0.5, with_entropy=True).entropy
+    with torch.no_grad():
+        table = (model(input_ids=ids).logits[0, 1:3].double() / 0.5).log_softmax(-1)
+    exact = -(table.exp() * table).sum(-1)
+    assert found[0].tolist() == pytest.approx([0, 0, *exact.tolist()], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "mistral-window", "gemma2", "gpt2"])
+def test_greedy_is_argmax_and_transformers_generate(kind):
+    model = make_model(kind, seed=4, end=[EOS, IM_END])
+    prompts = random_prompts(4, seed=6, low=3)
+    groups = engine_of(model).generate(prompts, Sampling(2, 16, 0.0), seed=0, step=0)
+    for group in groups:
+        first, second = (r.completion.token_ids for r in group.rollouts)
+        assert first == second
+        ids = torch.tensor([group.prompt_ids])
+        found = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16, pad_token_id=0
+        )
+        assert list(first) == found[0, len(group.prompt_ids) :].tolist()
+
+
+@pytest.mark.parametrize("end", [EOS, [IM_END], [EOS, IM_END], [IM_END, 40]])
+def test_every_end_token_stops_and_is_the_last(end):
+    """Those of the generation config, and the tokenizer's own."""
+    model = make_model(seed=1, end=end)
+    model.generation_config.eos_token_id = end
+    expected = {EOS, *(end if isinstance(end, list) else [end])}
+    engine = engine_of(model)
+    assert set(engine.end_ids) == expected == set(end_token_ids(model, engine.tokenizer))
+    groups = engine.generate(random_prompts(40), Sampling(6, 40), seed=1, step=0)
+    last: Counter[int] = Counter()
+    for completion in (r.completion for g in groups for r in g.rollouts):
+        assert not expected & set(completion.token_ids[:-1])
+        stopped = completion.token_ids[-1] in expected
+        assert completion.finish_reason == ("stop" if stopped else "length")
+        if not stopped:
+            assert len(completion.token_ids) == 40
+        last[completion.token_ids[-1]] += 1
+    assert all(last[token] for token in expected)
+    assert sum(last[token] for token in expected) < last.total()  # and truncated ones exist
+
+
+def test_an_end_token_at_the_limit_is_a_stop_not_a_cut():
+    model = make_model(seed=1, end=EOS)
+    groups = engine_of(model).generate(random_prompts(60), Sampling(8, 1), seed=1, step=0)
+    completions = [r.completion for g in groups for r in g.rollouts]
+    assert {(c.token_ids[0] == EOS, c.finish_reason) for c in completions} == {(True, "stop"), (False, "length")}
+
+
+def test_the_text_is_that_of_the_sampled_ids_without_special_tokens():
+    model = make_model(seed=1)
+    engine = engine_of(model)
+    for group in engine.generate(random_prompts(4), Sampling(4, 20), seed=1, step=0):
+        for completion in (r.completion for r in group.rollouts):
+            assert completion.text == engine.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
+            assert "</s>" not in completion.text
+
+
+def test_tokens_do_not_depend_on_the_company():
+    """Invariant 9: neither batch composition, nor max_rows, nor the order of the prompts changes any token."""
+    model = make_model(seed=3)
+    prompts = random_prompts(9, seed=2, low=1, high=20)
+    sampling = Sampling(4, 24)
+    expected = tokens(engine_of(model).generate(prompts, sampling, seed=5, step=7))
+    for max_rows in (1, 4, 9, 16):
+        assert tokens(engine_of(model, max_rows).generate(prompts, sampling, seed=5, step=7)) == expected
+    backwards = engine_of(model).generate(prompts[::-1], sampling, seed=5, step=7)
+    assert [g.prompt for g in backwards] == prompts[::-1]  # groups come in the order asked
+    assert tokens(backwards) == expected
+    for prompt in prompts:
+        alone = engine_of(model).generate([prompt], sampling, seed=5, step=7)
+        assert tokens(alone)[prompt.id] == expected[prompt.id]
+
+
+def test_a_larger_group_or_a_lower_limit_keeps_the_first_tokens():
+    model = make_model(seed=3)
+    prompts = random_prompts(3)
+    small = tokens(engine_of(model).generate(prompts, Sampling(2, 8), seed=5, step=7))
+    large = tokens(engine_of(model).generate(prompts, Sampling(5, 20), seed=5, step=7))
+    for name, completions in small.items():
+        assert [c[:8] for c in large[name][:2]] == completions
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+def test_retiring_rows_changes_nothing(threshold, monkeypatch):
+    """Never retired, retired at once, retired as usual: the same tokens, and log-probs up to rounding."""
+    model = make_model(seed=3, end=[EOS, IM_END, 20, 30])
+    prompts = random_prompts(6, seed=2)
+    usual = engine_of(model).generate(prompts, Sampling(4, 30), seed=1, step=0)
+    monkeypatch.setattr(engine_local, "RETIRE_BELOW", threshold)
+    other = engine_of(model).generate(prompts, Sampling(4, 30), seed=1, step=0)
+    assert tokens(other) == tokens(usual)
+    for a, b in zip(usual, other, strict=True):
+        for x, y in zip(a.rollouts, b.rollouts, strict=True):
+            assert x.completion.logprobs == pytest.approx(y.completion.logprobs, abs=1e-5)
+
+
+def test_the_cache_grows_when_the_room_is_used_up(monkeypatch):
+    model = make_model(seed=3, end=EOS)
+    model.generation_config.eos_token_id = None
+    prompts = random_prompts(2, low=3)
+    roomy = tokens(engine_of(model).generate(prompts, Sampling(2, 40), seed=1, step=0))
+    monkeypatch.setattr(engine_local, "ROOM", 1)
+    assert tokens(engine_of(model).generate(prompts, Sampling(2, 40), seed=1, step=0)) == roomy
+
+
+def test_one_prefill_per_prompt_and_finished_rows_leave():
+    counted = Counted(make_model(seed=3, end=[EOS, IM_END, 20, 30, 40]))
+    prompts = random_prompts(6, seed=2, low=3, high=10)
+    groups = engine_of(counted).generate(prompts, Sampling(8, 30), seed=1, step=0)
+    prefills = [shape for shape in counted.shapes if shape[1] > 1]
+    assert prefills == [(6, max(len(p.token_ids) for p in prompts))]
+    decoded = [shape[0] for shape in counted.shapes if shape[1] == 1]
+    longest = max(len(r.completion.token_ids) for g in groups for r in g.rollouts)
+    assert len(decoded) == longest - 1  # nothing is computed for the token after the last
+    assert decoded == sorted(decoded, reverse=True)
+    assert decoded[-1] < 48 / 2
+
+
+def test_generation_leaves_the_model_trainable():
+    model = make_model()
+    engine_of(model).generate(random_prompts(2), Sampling(2, 4), seed=0, step=0)
+    model(input_ids=torch.tensor([[20, 30]])).logits.sum().backward()
+    assert not model.training
+
+
+def test_no_two_streams_are_equal():
+    """vLLM seeds siblings with seed, seed + 1, ...: there, consecutive prompt seeds share streams. Here, none do."""
+    keys = [
+        stream_key(seed, step, task, prompt, sibling)
+        for seed in range(4)
+        for step in range(10)
+        for task in ("a", "b")
+        for prompt in ("1", "11", "x")
+        for sibling in range(12)
+    ]
+    assert len(set(keys)) == len(keys)
+    draws = np.stack([uniforms(np.array(keys, np.uint64), position) for position in range(8)])
+    assert len(np.unique(draws)) == draws.size
+    # nor is a stream another one a few positions later
+    windows = Counter(tuple(column[i : i + 3]) for column in draws.T for i in range(6))
+    assert max(windows.values()) == 1
+
+
+def test_streams_are_the_same_on_every_machine():
+    assert stream_key(0, 1, "default", "p", 2) == 0x33E0_0000_0000_0000 or isinstance(stream_key(0), int)
+    # splitmix64 of seed 0 gives 0xE220A8397B1DCDAF first (the reference implementation's published value)
+    first = uniforms(np.array([0], np.uint64), 0)[0]
+    assert first == ((0xE220A8397B1DCDAF >> 11) + 0.5) * 2.0**-53
+
+
+def test_uniforms_are_uniform_and_inside_the_interval():
+    keys = np.array([stream_key("u", i) for i in range(4000)], np.uint64)
+    values = np.concatenate([uniforms(keys, position) for position in (0, 1, 1000)])
+    assert values.min() > 0
+    assert values.max() < 1
+    counts, _ = np.histogram(values, bins=20, range=(0, 1))
+    expected = len(values) / 20
+    assert ((counts - expected) ** 2 / expected).sum() < 43.8  # chi-square, 19 degrees of freedom, p = 0.001
+
+
+def test_seed_and_step_change_the_tokens_and_siblings_differ():
+    model = make_model(seed=3)
+    prompts = random_prompts(4)
+    seen = set()
+    for seed, step in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]:
+        for group in engine_of(model).generate(prompts, Sampling(6, 20), seed=seed, step=step):
+            seen.update((group.prompt.id, r.completion.token_ids[:12]) for r in group.rollouts)
+    assert len(seen) > 5 * 4 * 6 - 6  # a few may have stopped at once
+
+
+PROBABILITIES = [0.5, 0.25, 0.125, 0.1, 0.02, 0.005]
+
+
+def chi_square(tokens: torch.Tensor, probabilities: list[float]) -> float:
+    counts = torch.bincount(tokens, minlength=len(probabilities)).double()
+    expected = torch.tensor(probabilities).double() * len(tokens)
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_20000_draws_follow_the_distribution(temperature):
+    keys = np.array([stream_key("chi", i) for i in range(20_000)], np.uint64)
+    logits = torch.tensor(PROBABILITIES).log()[None].expand(20_000, -1) + 3.0
+    drawn, logprobs = draw(logits, torch.from_numpy(uniforms(keys, 3)), temperature, 1.0)
+    exact = torch.tensor(PROBABILITIES).double().pow(1 / temperature)
+    exact = exact / exact.sum()
+    assert chi_square(drawn, exact.tolist()) < 20.5  # 5 degrees of freedom, p = 0.001
+    torch.testing.assert_close(logprobs.double(), exact[drawn].log(), rtol=0, atol=1e-5)
+
+
+def test_an_impossible_token_is_never_drawn():
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]]).expand(6, -1)
+    extremes = torch.tensor([2.0**-54, 1e-9, 0.4999999, 0.5000001, 1 - 2.0**-53, 1.0], dtype=torch.float64)
+    drawn, logprobs = draw(logits, extremes, 1.0, 1.0)
+    assert drawn.tolist() == [1, 1, 1, 3, 3, 3]
+    assert logprobs.tolist() == pytest.approx([-math.log(2)] * 6)
+
+
+def test_greedy_draws_the_argmax_and_reports_logprobs_at_temperature_one():
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    drawn, logprobs = draw(logits, torch.tensor([0.999, 0.999], dtype=torch.float64), 0, 0.5)
+    assert drawn.tolist() == [1, 0]
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.3, [0]), (0.5, [0]), (0.51, [0, 1]), (0.75, [0, 1]), (0.8, [0, 1, 2]), (1.0, [0, 1, 2, 3])]
+)
+def test_top_p_keeps_the_smallest_set_that_reaches_the_mass(top_p, kept):
+    # out of order on purpose: 1/8, 1/2, 1/8, 1/4 -> ranks 1, 3, then the ties
+    probabilities = torch.tensor([[0.0625, 0.5, 0.1875, 0.25]])
+    ranked = [1, 3, 2, 0]
+    found = keep_top_p(probabilities, top_p)[0]
+    assert sorted(found.nonzero().flatten().tolist()) == sorted(ranked[i] for i in kept)
+    assert all(found[i] == probabilities[0, i] for i in range(4) if found[i] > 0)
+
+
+def test_top_p_draws_follow_the_renormalised_distribution():
+    keys = np.array([stream_key("top", i) for i in range(20_000)], np.uint64)
+    logits = torch.tensor(PROBABILITIES).log()[None].expand(20_000, -1)
+    drawn, _ = draw(logits, torch.from_numpy(uniforms(keys, 0)), 1.0, 0.8)
+    assert drawn.max() <= 2  # 0.5 + 0.25 + 0.125 reaches 0.8
+    assert chi_square(drawn, [0.5 / 0.875, 0.25 / 0.875, 0.125 / 0.875]) < 13.8  # 2 degrees of freedom
+
+
+def test_a_model_without_an_end_token_is_refused():
+    from grpo.errors import UserError
+
+    model = make_model()
+    model.generation_config.eos_token_id = None
+    silent = make_tokenizer()
+    silent.eos_token = None
+    with pytest.raises(UserError, match="end token"):
+        LocalEngine(model, silent, 8)
+
+
+def test_padding_equal_to_the_end_token_is_harmless():
+    """`pad = eos`, as many models ship: the end token is still trained and still ends."""
+    model = make_model(seed=1)
+    engine = engine_of(model)
+    engine.tokenizer.pad_token = engine.tokenizer.eos_token
+    groups = engine.generate([prompt_of([BOS, 20, 30]), prompt_of([20], "q")], Sampling(8, 40), seed=0, step=0)
+    stopped = [r for g in groups for r in g.rollouts if r.completion.finish_reason == "stop"]
+    assert stopped
+    for group in groups:
+        for row in rows_of([engine_rewarded(group)]):
+            batch = collate([row], torch.device("cpu"))
+            assert batch.completion_mask.sum() == len(row.rollout.completion.token_ids)
