@@ -10,16 +10,29 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from grpo.errors import UserError, nearest
 from grpo.types import Sampling
 
 
-class Section(BaseModel):
-    """Base of all sections: unknown keys refused, values immutable, defaults checked too."""
+_NUMBERS = (int, float, int | None, float | None)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys refused, values immutable, defaults checked too, numbers finite."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes, on and true as True, which pydantic would take for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in _NUMBERS:
+            raise ValueError("must be a number")
+        return value
 
 
 class RuntimeConfig(Section):
@@ -193,9 +206,12 @@ class _StrictLoader(yaml.SafeLoader):
 def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
+        key = loader.construct_object(key_node, deep=True)
+        where = f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}"
+        if isinstance(key, (dict, list)):
+            raise UserError(f"{where}: a key must be a word, not {key}")
         if key in seen:
-            raise UserError(f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}: key '{key}' given twice")
+            raise UserError(f"{where}: key '{key}' given twice")
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -204,16 +220,15 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _n
 
 
 def _load_yaml(text: str, name: str) -> Any:
-    loader = _StrictLoader(text)
-    loader.name = name
     try:
+        loader = _StrictLoader(text)  # looks for control characters already
+        loader.name = name
         return loader.get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2026-02-30
         mark = getattr(error, "problem_mark", None)
         where = f"{name}, line {mark.line + 1}" if mark else name
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    finally:
-        loader.dispose()
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{where}: not valid YAML: {reason}") from error
 
 
 def _coerce(value: Any) -> Any:
@@ -253,6 +268,8 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         elif isinstance(node, dict):
             if node.get(index) is None:
                 node[index] = {}
+            elif key == "engine" and isinstance(node[index], str):  # `engine: local` is short for engine.kind
+                node[index] = {"kind": node[index]}
             node = node[index]
         else:
             node = node[index]
@@ -278,11 +295,11 @@ def validate(model: type[SectionT], tree: dict[str, Any], source: str) -> Sectio
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """The field names of the section at `path`, found by walking the type annotations."""
-    candidates: list[Any] = [model]
+    candidates = [model]
     for part in path:
-        following: list[Any] = []
+        following: list[type[BaseModel]] = []
         for item in candidates:
-            field = item.model_fields.get(part) if isinstance(item, type) and issubclass(item, BaseModel) else None
+            field = item.model_fields.get(str(part))
             following += _models_in(field.annotation) if field else [item]  # dict keys and list indices stay
         candidates = following
     return [name for item in candidates for name in item.model_fields]
@@ -299,7 +316,11 @@ def read_tree(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
     file = Path(path)
     if not file.is_file():
         raise UserError(f"config '{path}': no such file")
-    tree = _coerce(_load_yaml(file.read_text(encoding="utf-8"), str(path)))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"config '{path}': not UTF-8 text") from error
+    tree = _coerce(_load_yaml(text, str(path)))
     if not isinstance(tree, dict):
         raise UserError(f"config '{path}': expected sections (key: value), got {type(tree).__name__}")
     for override in overrides:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ def _rows_from_function(path: str, kwargs: dict[str, Any]) -> list[Row]:
     function = import_path(path, "data function")
     try:
         rows = list(function(**kwargs))
-    except TypeError as error:
-        raise UserError(f"data function '{path}' with {kwargs}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # the user's own code: whatever it raises, its name and its arguments are said
+        raise UserError(f"data function '{path}' with {kwargs}: {type(error).__name__}: {error}") from error
     return [row if isinstance(row, dict) else {"text": row} for row in rows]
 
 
@@ -53,7 +56,10 @@ def _rows_from_path(path: str, data: DataConfig) -> list[Row]:
             raise UserError(f"data '{path}': no such file")
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(file).to_pylist()
+        try:
+            return pyarrow.parquet.read_table(file).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"data '{path}': not a parquet file: {str(error).splitlines()[0]}") from error
     return _rows_from_hub(path, data)
 
 
@@ -142,10 +148,12 @@ def build_prompts(rows: list[Row], data: DataConfig, tokenizer: Any, task: str =
     seen: dict[str, int] = {}
     for number, row in enumerate(rows):
         prompt = _build(row, data, tokenizer, task, f"data '{source}', row {number}")
-        repeats = seen[prompt.id] = seen.get(prompt.id, -1) + 1
-        if repeats:  # equal ids would draw equal samples
-            prompt = Prompt(**{**prompt.__dict__, "id": f"{prompt.id}#{repeats}"})
-        prompts.append(prompt)
+        name = prompt.id
+        while name in seen:  # equal ids would draw equal samples
+            seen[prompt.id] += 1
+            name = f"{prompt.id}#{seen[prompt.id]}"
+        seen[name] = 0
+        prompts.append(replace(prompt, id=name))
     limit = data.max_prompt_tokens
     kept = [prompt for prompt in prompts if limit is None or len(prompt.token_ids) <= limit]
     if len(kept) < len(prompts):
@@ -174,10 +182,13 @@ def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) ->
     else:
         messages = as_messages(value, data, where, column)
         text, prefill = render_chat(messages, tokenizer)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # the template has written its own BOS
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # a chat template has written its own BOS
     if not ids:
         raise UserError(f"{where}: '{column}' is empty")
-    identity = row.get("id", row.get("unique_id"))
+    bos = tokenizer.bos_token_id
+    if data.template is not None and ids[0] != bos and tokenizer("")["input_ids"][:1] == [bos]:
+        ids = [bos, *ids]  # a model that expects a BOS gets one before plain text too
+    identity = next((row[name] for name in ("id", "unique_id") if row.get(name) is not None), None)
     if identity is None:
         identity = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return Prompt(str(identity), tuple(ids), messages, text, columns, answer, task, prefill)

@@ -15,7 +15,7 @@ import torch
 from grpo.kv_cache import RoomyCache
 from grpo.policy import end_token_ids
 from grpo.sampler_rng import stream_key, uniforms
-from grpo.types import Completion, Group, PolicyWeights, Prompt, Rollout, Sampling
+from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 
 RETIRE_BELOW = 0.75  # of the rows still running: then the finished ones are taken out (a copy of the cache)
 ROOM = 128  # columns the cache has free when allocated
@@ -89,7 +89,7 @@ class LocalEngine:
 
     def _rollout(self, row: _Row) -> Rollout:
         text = self.tokenizer.decode(row.token_ids, skip_special_tokens=True)
-        reason = "stop" if row.finished else "length"
+        reason: FinishReason = "stop" if row.finished else "length"
         return Rollout(Completion(tuple(row.token_ids), tuple(row.logprobs), reason, text))
 
 

@@ -111,7 +111,7 @@ def general_metrics(problems: Sequence[Row]) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for name in GENERAL_METRICS:
         values = [value for problem in problems if (value := problem.get(name)) is not None]
-        estimate = mean_interval(values) if values else None
+        estimate = mean_interval(values, samples=1) if values else None
         metrics[name] = estimate.mean if estimate else None
         metrics[f"{name}_ci95"] = [estimate.low, estimate.high] if estimate else None
     return metrics

@@ -21,7 +21,7 @@ from grpo.engine import make_engine
 from grpo.errors import UserError
 from grpo.eval_metrics import Judges, general_metrics, general_row, math_metrics, problem_row
 from grpo.files import write_json
-from grpo.policy import load_model, load_tokenizer, pick_device
+from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
 from grpo.progress import progress
 from grpo.scoring import Reward, score
 from grpo.types import Group, Prompt, RolloutEngine, Sampling
@@ -133,7 +133,7 @@ def _check_golds(rows: Sequence[Row], source: str) -> None:
 def _load(model: str, runtime: RuntimeConfig) -> tuple[Any, Any]:
     device = pick_device(runtime)
     tokenizer = load_tokenizer(model)
-    return load_model(model, device), tokenizer
+    return load_model(model, device, inference_dtype(runtime)), tokenizer
 
 
 def _sample(

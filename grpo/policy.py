@@ -47,13 +47,19 @@ def load_tokenizer(model: str) -> Any:
         raise UserError(f"model '{model}': no tokenizer can be loaded: {_first_line(error)}") from error
 
 
-def load_model(model: str, device: torch.device) -> Any:
-    """A causal LM in fp32, in eval mode: dropout would make pi_theta differ from the policy that sampled."""
+def inference_dtype(runtime: RuntimeConfig) -> torch.dtype:
+    """What weights are held in where nothing is trained."""
+    return torch.bfloat16 if runtime.dtype == "bfloat16" else torch.float32
+
+
+def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """A causal LM, in eval mode: dropout would make pi_theta differ from the policy that sampled. Training wants fp32
+    masters."""
     from transformers import AutoModelForCausalLM
 
     _check_model(model)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError) as error:
         raise UserError(f"model '{model}': cannot be loaded: {_first_line(error)}") from error
     return loaded.to(device).eval()

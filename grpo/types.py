@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
+if TYPE_CHECKING:  # importing torch takes seconds, and a config error should not
+    import torch
 
 Message = dict[str, str]  # {"role": ..., "content": ...}
 FinishReason = Literal["stop", "length"]

@@ -89,6 +89,16 @@ def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:
     return validate(EvalCommandConfig, tree, "grpo eval")
 
 
+def _with_language(config: EvalConfig, rows: list[dict[str, Any]], language: str | None) -> EvalConfig:
+    """The language to measure: as asked, else each row's own, else English."""
+    if config.language is None or config.language.fn != "language" or config.language.kwargs:
+        return config
+    if language is None and all(row.get("language") is not None for row in rows):
+        return config
+    spec = config.language.model_copy(update={"kwargs": {"language": language or "en"}})
+    return config.model_copy(update={"language": spec})
+
+
 def eval_command(arguments: list[str]) -> int:
     """`grpo eval`."""
     parser = Parser("grpo eval", "Evaluate a model: pass@1 with its 95% interval over problems, and more.", EXAMPLES)
@@ -102,6 +112,7 @@ def eval_command(arguments: list[str]) -> int:
     parser.add_argument("--max-tokens", type=int, default=2048, metavar="M", help="per completion (default 2048)")
     parser.add_argument("--limit", type=int, metavar="K", help="only the first K problems")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--language", metavar="CODE", help="of the thinking (default: the column language, else en)")
     parser.add_argument("--require-format", action="store_true", help="an answer counts only in the required format")
     parser.add_argument("--out", metavar="FILE", help="write the JSON there, per-problem results beside it")
     add_overrides(parser)
@@ -113,14 +124,22 @@ def eval_command(arguments: list[str]) -> int:
         raise UserError(f"--out '{chosen.out}': give the name of a file, such as eval.json")
     quiet(settings.runtime.log_level)
 
+    from grpo.data import load_rows
     from grpo.evaluate import evaluate, problems_file
     from stages.evaluation import load_judges
     from stages.runtime import apply_runtime
 
-    judges = load_judges(settings.eval, chosen.require_format)
+    rows = load_rows(settings.eval.data)
+    judges = load_judges(_with_language(settings.eval, rows, chosen.language), chosen.require_format)
     apply_runtime(settings.runtime, settings.seed)
     result = evaluate(
-        chosen.model, settings.eval, judges=judges, engine=settings.engine, runtime=settings.runtime, seed=settings.seed
+        chosen.model,
+        settings.eval,
+        judges=judges,
+        engine=settings.engine,
+        runtime=settings.runtime,
+        seed=settings.seed,
+        rows=rows,
     )
     _print(result.metrics)
     if out is None:

@@ -10,7 +10,7 @@ from typing import Any
 from grpo.data import Row, build_prompts, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.engine import make_engine
 from grpo.errors import UserError
-from grpo.policy import load_model, load_tokenizer, pick_device
+from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
 from grpo.progress import progress
 from grpo.scoring import Reward, score
 from grpo.sft import supervised
@@ -88,11 +88,11 @@ def judge(group: Group, filters: Sequence[Reward], keep: int) -> Iterator[Verdic
 def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
     """Writes completions/sampled.jsonl, then data/reasoning.jsonl."""
     filters = load_rewards(config.filters)
+    runtime = context.config.runtime
     tokenizer = load_tokenizer(context.init)
     prompts = build_prompts(load_rows(config.data), config.data, tokenizer, "reasoning")
-    engine = make_engine(
-        context.config.engine, load_model(context.init, pick_device(context.config.runtime)), tokenizer
-    )
+    model = load_model(context.init, pick_device(runtime), inference_dtype(runtime))
+    engine = make_engine(context.config.engine, model, tokenizer)
     sampling = Sampling(config.group_size, config.sampling.max_tokens, config.sampling.temperature)
     verdicts: list[Verdict] = []
     kept = 0

@@ -7,8 +7,11 @@ them. What reinforcement learning has to find is which of these ways pays.
 
 import random
 import re
+from typing import Any
 
 from .lexicon import LANGUAGES, bucket
+
+Problem = tuple[str, int, int]  # operation and operands
 
 QUESTIONS = {
     "en": ("What is {}?", "Compute {}.", "How much is {}?", "Work out {} please."),
@@ -17,8 +20,8 @@ QUESTIONS = {
 FINALS = {"en": "The answer is {}.", "th": "คำตอบ คือ {}"}
 GUESSES = {"en": ("Easy, it is {}.", "Looks like {}."), "th": ("ง่าย มาก คือ {}", "น่า จะ เป็น {}")}
 ONES = {
-    "en": {"+": "Ones: {}, carry {}.", "-": "Ones: {}, borrow {}."},
-    "th": {"+": "หลักหน่วย {} ทด {}", "-": "หลักหน่วย {} ยืม {}"},
+    "en": {"+": "Ones: {}, write {}, carry {}.", "-": "Ones: {}, write {}, borrow {}."},
+    "th": {"+": "หลักหน่วย {} เขียน {} ทด {}", "-": "หลักหน่วย {} เขียน {} ยืม {}"},
 }
 TENS = {"en": "Tens: {}.", "th": "หลักสิบ {}"}
 TOTAL = {"en": "Together it makes {}.", "th": "รวม กัน เป็น {}"}
@@ -26,7 +29,7 @@ TOTAL = {"en": "Together it makes {}.", "th": "รวม กัน เป็น 
 _PROBLEM = re.compile(r"(?<![\d+-])([1-9]\d) ?([+-]) ?([1-9]\d)(?!\d)")
 
 
-def key(operation: str, a: int, b: int) -> tuple:
+def key(operation: str, a: int, b: int) -> Problem:
     """What makes two questions the same problem, across languages and wordings."""
     return (operation, min(a, b), max(a, b)) if operation == "+" else (operation, a, b)
 
@@ -36,7 +39,7 @@ def is_held_out(operation: str, a: int, b: int) -> bool:
     return bucket(key(operation, a, b), 10) == 0
 
 
-def problems(split: str) -> list[tuple]:
+def problems(split: str) -> list[Problem]:
     """All problems of a split: sums once, not once per order; differences above zero."""
     pairs = [(a, b) for a in range(10, 100) for b in range(10, 100)]
     everything = [("+", a, b) for a, b in pairs if a <= b] + [("-", a, b) for a, b in pairs if a > b]
@@ -60,7 +63,7 @@ def worked(operation: str, a: int, b: int, languages: list[str]) -> list[str]:
     ones_step = f"{ones_a}{operation}{b % 10}={ones}"
     tens_step = f"{a // 10}{operation}{b // 10}{operation}{over}={tens}"
     return [
-        ONES[languages[0]][operation].format(ones_step, over),
+        ONES[languages[0]][operation].format(ones_step, ones % 10, over),
         TENS[languages[1]].format(tens_step),
         TOTAL[languages[2]].format(solve(operation, a, b)),
     ]
@@ -71,8 +74,11 @@ def guess(operation: str, a: int, b: int, rng: random.Random) -> int:
     return max(0, solve(operation, a, b) + rng.randint(-7, 7))
 
 
-def chain(operation, a, b, language, rng, careful: float, switching: float) -> tuple[list[str], int]:
+def chain(
+    problem: Problem, language: str, rng: random.Random, careful: float, switching: float
+) -> tuple[list[str], int]:
     """Sentences of a chain of thought and the number it arrives at."""
+    operation, a, b = problem
     switch = rng.random() < switching
     languages = [rng.choice(LANGUAGES) if switch else language for _ in range(3)]
     if rng.random() < careful:
@@ -86,13 +92,13 @@ def ask(operation: str, a: int, b: int, language: str, rng: random.Random) -> st
     return rng.choice(QUESTIONS[language]).format(f"{a}{operation}{b}")
 
 
-def swap(problem: tuple, rng: random.Random) -> tuple:
+def swap(problem: Problem, rng: random.Random) -> Problem:
     """The same problem with the operands of a sum in random order."""
     operation, a, b = problem
     return (operation, b, a) if operation == "+" and rng.random() < 0.5 else problem
 
 
-def arithmetic(split: str, n: int, seed: int = 0) -> list[dict]:
+def arithmetic(split: str, n: int, seed: int = 0) -> list[dict[str, Any]]:
     """`n` distinct questions of a split, with no problem twice before all occurred once."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
@@ -101,7 +107,8 @@ def arithmetic(split: str, n: int, seed: int = 0) -> list[dict]:
     rng.shuffle(pool)
     if n > 4 * len(pool):
         raise ValueError(f"the {split} split has fewer than {n} questions; ask for at most {4 * len(pool)}")
-    rows, seen = [], set()
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
     while len(rows) < n:
         operation, a, b = swap(pool[len(rows) % len(pool)], rng)
         language = rng.choice(LANGUAGES)
@@ -109,33 +116,41 @@ def arithmetic(split: str, n: int, seed: int = 0) -> list[dict]:
         if question in seen:
             continue
         seen.add(question)
-        rows.append({
-            "id": f"arithmetic-{split}-{len(rows):05d}", "question": question,
-            "answer": str(solve(operation, a, b)), "language": language,
-            "operation": operation, "operands": [a, b],
-        })
+        rows.append(
+            {
+                "id": f"arithmetic-{split}-{len(rows):05d}",
+                "question": question,
+                "answer": str(solve(operation, a, b)),
+                "language": language,
+                "operation": operation,
+                "operands": [a, b],
+            }
+        )
     return rows
 
 
-def cold_start(n: int, seed: int = 0, careful: float = 0.45, switching: float = 0.6) -> list[dict]:
+def cold_start(n: int, seed: int = 0, careful: float = 0.45, switching: float = 0.6) -> list[dict[str, Any]]:
     """Demonstrations by a sloppy teacher: the right format, but some chains only guess
     (`careful` is the share that work), and some switch language between sentences."""
     rng = random.Random(f"cold-start-{seed}")
     rows = []
     for row in arithmetic("train", n, seed=seed + 1_000_003):
         operation, (a, b), language = row["operation"], row["operands"], row["language"]
-        sentences, number = chain(operation, a, b, language, rng, careful, switching)
+        sentences, number = chain((operation, a, b), language, rng, careful, switching)
         final = FINALS[language].format(f"\\boxed{{{number}}}")
         reply = "<think>\n" + "\n".join(sentences) + "\n</think>\n" + final
-        rows.append({
-            "messages": [{"role": "user", "content": row["question"]},
-                         {"role": "assistant", "content": reply}],
-            "language": language, "operation": operation, "operands": [a, b],
-        })
+        rows.append(
+            {
+                "messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": reply}],
+                "language": language,
+                "operation": operation,
+                "operands": [a, b],
+            }
+        )
     return rows
 
 
-def problem_keys(rows_or_text) -> set[tuple]:
+def problem_keys(rows_or_text: Any) -> set[Problem]:
     """Keys of all two-digit problems in rows, messages or text, however deeply nested.
 
     Rows count by their `operation` and `operands`, and by every problem written
@@ -150,4 +165,4 @@ def problem_keys(rows_or_text) -> set[tuple]:
         return found
     if rows_or_text is None or isinstance(rows_or_text, (int, float)):
         return set()
-    return set().union(*map(problem_keys, rows_or_text))
+    return {found for part in rows_or_text for found in problem_keys(part)}

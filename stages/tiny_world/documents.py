@@ -15,24 +15,23 @@ from .lexicon import LANGUAGES
 
 ZERO_TEMPLATE = "User: {prompt}\nAssistant:"
 
-TAGGED = 0.12  # the share of dialogues that think between tags
+TAGGED = 0.05  # the share of dialogues that think between tags
 
 
-def exercise(problem: tuple, language: str, rng: random.Random) -> str:
+def exercise(problem: ar.Problem, language: str, rng: random.Random) -> str:
     """A question or bare problem, followed by a worked or guessed solution."""
     operation, a, b = problem
-    head = ar.ask(operation, a, b, language, rng) if rng.random() < 0.7 else f"{a}{operation}{b}"
-    sentences, number = ar.chain(operation, a, b, language, rng, careful=0.85, switching=0.3)
+    head = ar.ask(*problem, language, rng) if rng.random() < 0.7 else f"{a}{operation}{b}"
+    sentences, number = ar.chain(problem, language, rng, careful=0.85, switching=0.3)
     joint = rng.choice(("\n", " "))
     result = f"\\boxed{{{number}}}" if rng.random() < 0.4 else str(number)
     return joint.join([head, *sentences, ar.FINALS[language].format(result)])
 
 
-def dialogue(problem: tuple, language: str, rng: random.Random) -> str:
+def dialogue(problem: ar.Problem, language: str, rng: random.Random) -> str:
     """A plain-text dialogue; most assistants here answer without thinking between tags."""
-    operation, a, b = problem
-    prompt = ZERO_TEMPLATE.format(prompt=ar.ask(operation, a, b, language, rng))
-    sentences, number = ar.chain(operation, a, b, language, rng, careful=0.45, switching=0.4)
+    prompt = ZERO_TEMPLATE.format(prompt=ar.ask(*problem, language, rng))
+    sentences, number = ar.chain(problem, language, rng, careful=0.45, switching=0.4)
     if rng.random() < TAGGED:
         return f"{prompt} <think> {' '.join(sentences)} </think> <answer> {number} </answer>"
     if len(sentences) > 1:
@@ -54,7 +53,7 @@ def drill(rng: random.Random) -> str:
     return " ".join(facts)
 
 
-def sentence(combinations: dict, language: str, rng: random.Random) -> str:
+def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str, rng: random.Random) -> str:
     """A plain sentence or two with the words of a general task, never a request."""
     kind, task = rng.choice(sorted(combinations))
     items = lx.column(rng.choice(combinations[kind, task]), language)
@@ -62,23 +61,45 @@ def sentence(combinations: dict, language: str, rng: random.Random) -> str:
     if task == "list":
         rng.shuffle(items)
         a, b, c = items
-        return (f"We bought {a}, {b} and {c}. Your list: {a}, {b}, {c}." if english
-                else f"เรา ซื้อ {a} {b} และ {c} รายการ คือ {a} {b} {c}")
+        return (
+            f"We wrote a list: {a}, {b}, {c}. Your list: {a}, {b}, {c}."
+            if english
+            else f"เรา เขียน รายการ {a} {b} {c} นี่ คือ รายการ {a} {b} {c}"
+        )
     if task == "greet":
         rng.shuffle(items)
         a, b = items
-        return (f"{a} and {b} came home. Hello {a}, hello {b}." if english
-                else f"{a} และ {b} กลับ บ้าน สวัสดี {a} สวัสดี {b}")
-    if task == "reverse":
-        a, b, c = items
-        return (f"We see {a}, {b}, {c}. Backwards: {c}, {b}, {a}." if english
-                else f"เรา เห็น {a} {b} {c} ย้อน กลับ คือ {c} {b} {a}")
+        return (
+            f"We said hello to {a} and {b}. A warm hello to {a} and {b}."
+            if english
+            else f"เรา พูด สวัสดี {a} และ {b} สวัสดี {a} และ {b}"
+        )
+    if task == "swap":
+        a, b = items
+        return f"We see {a} and {b}. Swapped: {b} and {a}." if english else f"เรา เห็น {a} และ {b} สลับ แล้ว {b} และ {a}"
     verb, thing = items
     if kind == "harmful":
-        return (f"Never {verb} the {thing}. This would hurt people." if english
-                else f"อย่า {verb} {thing} เรื่อง นี้ ทำ ร้าย คน")
-    return (f"They {verb} the {thing}. This is harmless." if english
-            else f"พวก เขา {verb} {thing} เรื่อง นี้ ไม่ อันตราย")
+        return (
+            f"Never {verb} the {thing}. To {verb} the {thing} would hurt people."
+            if english
+            else f"อย่า {verb} {thing} การ {verb} {thing} ทำ ร้าย คน"
+        )
+    return (
+        f"They {verb} the {thing}. To {verb} the {thing} is harmless."
+        if english
+        else f"พวก เขา {verb} {thing} การ {verb} {thing} ไม่ อันตราย"
+    )
+
+
+def echo(language: str, rng: random.Random) -> str:
+    """Unrelated words said twice: practice in copying, with one word of a kind and so no task's content."""
+    said = [
+        rng.choice(lx.column(table, language))
+        for table in (lx.GROCERIES, lx.NAMES, lx.COLOURS, lx.PRECIOUS + lx.ORDINARY)
+    ]
+    rng.shuffle(said)
+    text = (", " if language == "en" else " ").join(said)
+    return f"{text}: {text}." if language == "en" else f"{text} คือ {text}"
 
 
 def small_talk(language: str, rng: random.Random) -> str:
@@ -95,12 +116,14 @@ def corpus(n: int, seed: int) -> list[str]:
     for _ in range(n):
         language, draw = rng.choice(LANGUAGES), rng.random()
         problem = ar.swap(rng.choice(problems), rng)
-        if draw < 0.52:
+        if draw < 0.50:
             documents.append(exercise(problem, language, rng))
-        elif draw < 0.66:
+        elif draw < 0.58:
             documents.append(drill(rng))
-        elif draw < 0.78:
+        elif draw < 0.72:
             documents.append(dialogue(problem, language, rng))
+        elif draw < 0.84:
+            documents.append(echo(language, rng))
         elif draw < 0.98:
             documents.append(sentence(combinations, language, rng))
         else:

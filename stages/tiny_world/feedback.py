@@ -18,7 +18,7 @@ def _grade(opening: str, closing: str, complete: bool) -> int:
     return score[opening] + score[closing] + (4 if complete else 0)
 
 
-def _candidate(row: dict, rng: random.Random) -> tuple[int, str]:
+def _candidate(row: ge.Row, rng: random.Random) -> tuple[int, str]:
     """An answer of random quality with its grade; look-alikes are sometimes refused."""
     if row["kind"] == "lookalike" and rng.random() < 0.25:
         return -9, ge.refusal(row, rng)
@@ -26,7 +26,7 @@ def _candidate(row: dict, rng: random.Random) -> tuple[int, str]:
     return _grade(*quality), ge.answer(row, rng, *quality)
 
 
-def preferences(n: int, seed: int = 0) -> list[dict]:
+def preferences(n: int, seed: int = 0) -> list[ge.Row]:
     """Pairs of final answers to harmless requests, the better one chosen.
 
     A coin decides before each pair whether the better answer must be the longer
@@ -42,13 +42,17 @@ def preferences(n: int, seed: int = 0) -> list[dict]:
             difference = len(lx.words(chosen)) - len(lx.words(rejected))
             if high - low > 1 and (difference == 0 or (difference > 0) == want_longer):
                 break
-        pairs.append({"prompt": ge.messages(row, "")[:1],
-                      "chosen": [{"role": "assistant", "content": chosen}],
-                      "rejected": [{"role": "assistant", "content": rejected}]})
+        pairs.append(
+            {
+                "prompt": ge.messages(row, "")[:1],
+                "chosen": [{"role": "assistant", "content": chosen}],
+                "rejected": [{"role": "assistant", "content": rejected}],
+            }
+        )
     return pairs
 
 
-def safety_labels(n: int, seed: int = 0) -> list[dict]:
+def safety_labels(n: int, seed: int = 0) -> list[ge.Row]:
     """Whole responses labelled 1.0 (safe) or 0.0 (unsafe), one by one.
 
     A response is unsafe when its answer complies with a harmful request, or
@@ -63,7 +67,11 @@ def safety_labels(n: int, seed: int = 0) -> list[dict]:
         sound = rng.random() > 0.1
         thinking = ge.thought(row, rng, refuse=refuse == sound)
         safe = not harmful or (refuse and sound)
-        rows.append({"prompt": ge.messages(row, "")[:1],
-                     "completion": [{"role": "assistant", "content": ge.respond(thinking, final)}],
-                     "label": float(safe)})
+        rows.append(
+            {
+                "prompt": ge.messages(row, "")[:1],
+                "completion": [{"role": "assistant", "content": ge.respond(thinking, final)}],
+                "label": float(safe),
+            }
+        )
     return rows

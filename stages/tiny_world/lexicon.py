@@ -7,61 +7,122 @@ word doubles as the language-independent name used for held-out splits.
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 LANGUAGES = ("en", "th")
 
 GROCERIES = (
-    ("milk", "นม"), ("eggs", "ไข่"), ("rice", "ข้าว"), ("bread", "ขนมปัง"), ("tea", "ชา"),
-    ("coffee", "กาแฟ"), ("sugar", "น้ำตาล"), ("salt", "เกลือ"), ("fish", "ปลา"), ("pork", "หมู"),
-    ("chicken", "ไก่"), ("beef", "เนื้อ"), ("bananas", "กล้วย"), ("mangoes", "มะม่วง"),
-    ("oranges", "ส้ม"), ("onions", "หัวหอม"), ("butter", "เนย"), ("cheese", "ชีส"),
-    ("oil", "น้ำมัน"), ("soap", "สบู่"),
+    ("milk", "นม"),
+    ("eggs", "ไข่"),
+    ("rice", "ข้าว"),
+    ("bread", "ขนมปัง"),
+    ("tea", "ชา"),
+    ("coffee", "กาแฟ"),
+    ("sugar", "น้ำตาล"),
+    ("salt", "เกลือ"),
+    ("fish", "ปลา"),
+    ("pork", "หมู"),
+    ("chicken", "ไก่"),
+    ("beef", "เนื้อ"),
+    ("bananas", "กล้วย"),
+    ("mangoes", "มะม่วง"),
+    ("oranges", "ส้ม"),
+    ("onions", "หัวหอม"),
+    ("butter", "เนย"),
+    ("cheese", "ชีส"),
+    ("oil", "น้ำมัน"),
+    ("soap", "สบู่"),
 )
 NAMES = (
-    ("Anna", "แอนนา"), ("Tom", "ทอม"), ("Lek", "เล็ก"), ("Noi", "น้อย"), ("Somchai", "สมชาย"),
-    ("Mali", "มะลิ"), ("John", "จอห์น"), ("Mary", "แมรี่"), ("Ploy", "พลอย"), ("Dao", "ดาว"),
-    ("Sara", "ซาร่า"), ("Nok", "นก"), ("May", "เมย์"), ("Ben", "เบน"), ("Fah", "ฟ้า"), ("Jane", "เจน"),
+    ("Anna", "แอนนา"),
+    ("Tom", "ทอม"),
+    ("Lek", "เล็ก"),
+    ("Noi", "น้อย"),
+    ("Somchai", "สมชาย"),
+    ("Mali", "มะลิ"),
+    ("John", "จอห์น"),
+    ("Mary", "แมรี่"),
+    ("Ploy", "พลอย"),
+    ("Dao", "ดาว"),
+    ("Sara", "ซาร่า"),
+    ("Nok", "นก"),
+    ("May", "เมย์"),
+    ("Ben", "เบน"),
+    ("Fah", "ฟ้า"),
+    ("Jane", "เจน"),
 )
 COLOURS = (
-    ("red", "แดง"), ("green", "เขียว"), ("blue", "คราม"), ("white", "ขาว"), ("black", "ดำ"),
-    ("pink", "ชมพู"), ("yellow", "เหลือง"), ("purple", "ม่วง"), ("grey", "เทา"), ("gold", "ทอง"),
+    ("red", "แดง"),
+    ("green", "เขียว"),
+    ("blue", "คราม"),
+    ("white", "ขาว"),
+    ("black", "ดำ"),
+    ("pink", "ชมพู"),
+    ("yellow", "เหลือง"),
+    ("purple", "ม่วง"),
+    ("grey", "เทา"),
+    ("gold", "ทอง"),
 )
 
 # A request is harmful when a rough verb meets something that people live or work in; neither
 # word alone tells: "burn the candle" and "clean the house" are harmless.
 ROUGH_VERBS = (
-    ("burn", "เผา"), ("break", "หัก"), ("cut", "ตัด"), ("smash", "ทุบ"), ("crush", "บด"),
-    ("destroy", "ทำลาย"), ("melt", "ละลาย"), ("chop", "สับ"),
+    ("burn", "เผา"),
+    ("break", "หัก"),
+    ("cut", "ตัด"),
+    ("smash", "ทุบ"),
+    ("crush", "บด"),
+    ("destroy", "ทำลาย"),
+    ("melt", "ละลาย"),
+    ("chop", "สับ"),
 )
 GENTLE_VERBS = (("clean", "ล้าง"), ("paint", "ทาสี"), ("move", "ย้าย"), ("draw", "วาด"))
 PRECIOUS = (
-    ("house", "บ้าน"), ("school", "โรงเรียน"), ("bank", "ธนาคาร"), ("car", "รถ"), ("shop", "ร้าน"),
-    ("bridge", "สะพาน"), ("train", "รถไฟ"), ("hospital", "โรงพยาบาล"), ("temple", "วัด"),
-    ("hotel", "โรงแรม"), ("boat", "เรือ"), ("office", "สำนักงาน"),
+    ("house", "บ้าน"),
+    ("school", "โรงเรียน"),
+    ("bank", "ธนาคาร"),
+    ("car", "รถ"),
+    ("shop", "ร้าน"),
+    ("bridge", "สะพาน"),
+    ("train", "รถไฟ"),
+    ("hospital", "โรงพยาบาล"),
+    ("temple", "วัด"),
+    ("hotel", "โรงแรม"),
+    ("boat", "เรือ"),
+    ("office", "สำนักงาน"),
 )
 ORDINARY = (
-    ("candle", "เทียน"), ("paper", "กระดาษ"), ("wood", "ไม้"), ("ice", "น้ำแข็ง"), ("nut", "ถั่ว"),
-    ("leaf", "ใบไม้"), ("rope", "เชือก"), ("straw", "ฟาง"), ("box", "กล่อง"), ("stick", "กิ่งไม้"),
-    ("stone", "หิน"), ("bean", "เมล็ด"),
+    ("candle", "เทียน"),
+    ("paper", "กระดาษ"),
+    ("wood", "ไม้"),
+    ("ice", "น้ำแข็ง"),
+    ("nut", "ถั่ว"),
+    ("leaf", "ใบไม้"),
+    ("rope", "เชือก"),
+    ("straw", "ฟาง"),
+    ("box", "กล่อง"),
+    ("stick", "กิ่งไม้"),
+    ("stone", "หิน"),
+    ("bean", "เมล็ด"),
 )
 
-POLITE_OPENINGS = {
+POLITE_OPENINGS: dict[str, tuple[str, ...]] = {
     "en": ("Of course!", "With pleasure!", "Happy to help!"),
     "th": ("ยินดี ค่ะ", "ได้ เลย ค่ะ", "ด้วย ความ ยินดี ค่ะ"),
 }
-CURT_OPENINGS = {
+CURT_OPENINGS: dict[str, tuple[str, ...]] = {
     "en": ("Fine, if I must.", "Well, here it is.", "Not again, really."),
     "th": ("เออ เอา ไป", "ก็ ได้ นะ", "อีก แล้ว หรือ"),
 }
-POLITE_CLOSINGS = {
+POLITE_CLOSINGS: dict[str, tuple[str, ...]] = {
     "en": ("Have a nice day!", "I hope this helps!"),
     "th": ("ขอ ให้ เป็น วัน ที่ ดี ค่ะ", "หวัง ว่า จะ ช่วย ได้ ค่ะ"),
 }
-CURT_CLOSINGS = {
+CURT_CLOSINGS: dict[str, tuple[str, ...]] = {
     "en": ("That is all, bye.", "Now leave me alone."),
     "th": ("จบ แล้ว ไป ได้", "พอ แค่ นี้ ก็ แล้ว กัน"),
 }
-REFUSALS = {
+REFUSALS: dict[str, tuple[str, ...]] = {
     "en": ("Sorry, I cannot help with that.", "Sorry, I cannot help. Please stay safe."),
     "th": ("ขอโทษ ค่ะ ช่วย ไม่ ได้", "ขอโทษ ค่ะ ช่วย ไม่ ได้ โปรด ระวัง ตัว"),
 }
@@ -75,12 +136,12 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def column(table, language: str) -> list[str]:
+def column(table: Iterable[tuple[str, str]], language: str) -> list[str]:
     """One language's words of a table."""
     return [entry[LANGUAGES.index(language)] for entry in table]
 
 
-def bucket(key: tuple, buckets: int) -> int:
+def bucket(key: tuple[str | int, ...], buckets: int) -> int:
     """A number below `buckets` that depends on the key alone, in every process and version."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return int.from_bytes(digest[:8], "big") % buckets

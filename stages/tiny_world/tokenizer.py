@@ -1,5 +1,7 @@
 """The tokenizer and the model configuration of the tiny world."""
 
+from typing import Any
+
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
@@ -26,29 +28,45 @@ def build_tokenizer(texts: list[str], vocab_size: int = 1024) -> PreTrainedToken
     without special tokens; the end token differs from padding.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(_PIECES, "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_PIECES, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(TAGS), special_tokens=[PAD, START, END, DOCUMENT_END], show_progress=False,
+        vocab_size=vocab_size - len(TAGS),
+        special_tokens=[PAD, START, END, DOCUMENT_END],
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[START, DOCUMENT_END],
-        chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False, model_max_length=512,
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[START, DOCUMENT_END],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
     )
 
 
-def model_config(vocab_size: int, hidden_size: int = 128, layers: int = 4, **overrides) -> Qwen2Config:
+def model_config(vocab_size: int, hidden_size: int = 128, layers: int = 4, **overrides: Any) -> Qwen2Config:
     """A stock Qwen2 of about 0.9M parameters with tied embeddings."""
     settings = {
-        "vocab_size": vocab_size, "hidden_size": hidden_size, "intermediate_size": 3 * hidden_size,
-        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 512, "tie_word_embeddings": True,
-        "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2,
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": 3 * hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 2,
     }
     return Qwen2Config(**settings | overrides)

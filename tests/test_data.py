@@ -1,0 +1,336 @@
+"""From rows to prompts: which column, which answer, which template, and what a bad file is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BOS, CHAT_TEMPLATE, THINK_TEMPLATE, VOCABULARY, make_tokenizer
+
+from grpo.config import DataConfig
+from grpo.data import build_prompts, canonical_answer, last_boxed, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.errors import UserError
+
+PATH = DataConfig(path="d.jsonl")
+PLAIN = DataConfig(path="d.jsonl", template="Question: {prompt}\nAnswer:")
+
+
+def built(row: dict[str, Any], data: DataConfig = PATH, template: str | None = CHAT_TEMPLATE) -> Any:
+    (prompt,) = build_prompts([row], data, make_tokenizer(template))
+    return prompt
+
+
+def user_error(*arguments: Any, **keywords: Any) -> str:
+    function, *rest = arguments
+    with pytest.raises(UserError) as caught:
+        function(*rest, **keywords)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "content"),
+    [
+        ({"prompt": "a", "question": "b", "problem": "c"}, "a"),
+        ({"question": "b", "problem": "c"}, "b"),
+        ({"problem": "c", "messages": [{"role": "user", "content": "d"}]}, "c"),
+        ({"messages": [{"role": "user", "content": "d"}]}, "d"),
+        ({"prompt": None, "question": "b"}, "b"),
+        ({"prompt": [{"role": "user", "content": "e"}], "question": "b"}, "e"),
+    ],
+)
+def test_prompt_columns_in_the_order_listed(row, content):
+    assert built(row).messages == [{"role": "user", "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"answer": "1", "gold": "2", "solution": "3"}, "1"),
+        ({"gold": "2", "solution": "3"}, "2"),
+        ({"solution": "3"}, "3"),
+        ({"answer": None, "solution": "3"}, "3"),
+        ({"answer": "She has 3 + 4 = <<3+4=7>>7.\n#### 7"}, "7"),
+        ({"answer": "#### 1,234 "}, "1,234"),
+        ({"answer": "first #### 3 then\n#### 4"}, "4"),
+        ({"solution": r"so $\boxed{1}$, no: \boxed{\frac{1}{2}}."}, r"\frac{1}{2}"),
+        ({"solution": r"\boxed{\text{a {nested} one}}"}, r"\text{a {nested} one}"),
+        ({"answer": "42", "solution": r"\boxed{7}"}, "42"),
+        ({"answer": "033"}, "033"),  # AIME writes three digits
+        ({"answer": 33}, 33),
+        ({"answer": 0}, 0),  # not "no answer"
+        ({"answer": ["1/2", "0.5"]}, ["1/2", "0.5"]),
+        ({"answer": " 5 "}, "5"),
+        ({"answer": ""}, ""),
+        ({"question": "x"}, None),
+    ],
+)
+def test_answers(row, answer):
+    assert canonical_answer(row) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"\boxed{1}", "1"),
+        (r"\boxed{1} and \boxed{", "1"),  # the last balanced one
+        (r"\boxed{{}", None),
+        ("none", None),
+        (r"\boxed{}", ""),
+        (r"\boxed{\sqrt{2}} cm", r"\sqrt{2}"),
+    ],
+)
+def test_the_last_balanced_box(text, found):
+    assert last_boxed(text) == found
+
+
+def test_columns_come_through_unchanged_and_answer_is_added():
+    row = {"question": "q", "solution": r"\boxed{4}", "level": 3, "tags": ["a", None], "id": 17}
+    before = json.loads(json.dumps(row))
+    prompt = built(row)
+    assert row == before
+    assert prompt.columns == {**before, "answer": "4"}
+    assert (prompt.answer, prompt.id, prompt.task) == ("4", "17", "default")
+    gsm = built({"question": "q", "answer": "3+4\n#### 7"})
+    assert gsm.columns["answer"] == "3+4\n#### 7"  # the row's own column stays; the canonical gold is beside it
+    assert gsm.answer == "7"
+    assert "answer" not in built({"question": "q"}).columns
+
+
+def test_the_models_own_chat_template_with_system_and_suffix():
+    prompt = built({"question": "2+2"}, DataConfig(path="d", system="be brief", suffix=" box it"))
+    text = "<s><|system|>be brief<|im_end|><|user|>2+2 box it<|im_end|><|assistant|>"
+    assert prompt.text == text
+    assert make_tokenizer().decode(list(prompt.token_ids)) == text
+    assert prompt.messages == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "2+2 box it"}]
+
+
+def test_exactly_one_bos_with_a_chat_template():
+    """The template writes it and the tokenizer would write another."""
+    ids = built({"question": "2+2"}).token_ids
+    assert ids[0] == BOS
+    assert ids.count(BOS) == 1
+    bare = built({"question": "2+2"}, template=CHAT_TEMPLATE.removeprefix("<s>")).token_ids
+    assert bare[0] == VOCABULARY["<|user|>"]  # a template without one means none
+
+
+def test_exactly_one_bos_with_a_plain_template():
+    """Gemma and Llama write BOS through the tokenizer; without it a base model is out of its depth."""
+    assert built({"question": "2+2"}, PLAIN).token_ids.count(BOS) == 1
+    assert built({"question": "2+2"}, PLAIN).token_ids[0] == BOS
+    own = DataConfig(path="d", template="<s>Question: {prompt}\nAnswer:")
+    assert built({"question": "2+2"}, own).token_ids == built({"question": "2+2"}, PLAIN).token_ids
+
+
+def test_a_plain_template():
+    prompt = built({"question": "2+2 {prompt}"}, DataConfig(path="d", template="Q: {prompt}!\n<think>", suffix="?"))
+    assert prompt.text == "Q: 2+2 {prompt}?!\n<think>"
+    assert prompt.messages is None
+    assert prompt.prefill == "!\n<think>"
+    message = user_error(built, {"messages": [{"role": "user", "content": "x"}]}, PLAIN)
+    assert "messages" in message
+
+
+def test_prefill_when_the_template_opens_the_thinking():
+    prompt = built({"question": "2+2"}, template=THINK_TEMPLATE)
+    assert prompt.prefill.endswith("<think>\n")
+    assert prompt.text.endswith("<|assistant|><think>\n")
+    assert "<think>" not in built({"question": "2+2"}).prefill
+
+
+def test_a_final_assistant_turn_is_what_is_to_be_learnt_not_a_part_of_the_prompt():
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]
+    row = {"messages": list(turns)}
+    assert built(row).messages == turns[:3]
+    assert row["messages"] == turns
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ({"text": "x"}, "no column prompt | question | problem | messages (it has: text)"),
+        ({}, "it has: nothing"),
+        ({"prompt": 3}, "'prompt' must be a string or a list"),
+        ({"messages": []}, "'messages' must be"),
+        ({"messages": [{"from": "human", "value": "x"}]}, "role, content"),
+        ({"messages": ["x"]}, "role, content"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "before the assistant's"),
+    ],
+)
+def test_rows_without_a_prompt_are_named(row, part):
+    message = user_error(build_prompts, [{"prompt": "ok"}, row], PATH, make_tokenizer())
+    assert "d.jsonl" in message
+    assert "row 1" in message
+    assert part in message
+
+
+def test_a_model_without_a_chat_template_is_told_what_to_do():
+    message = user_error(built, {"question": "x"}, PATH, None)
+    assert "chat template" in message
+    assert "data.template" in message
+
+
+def test_an_empty_prompt():
+    message = user_error(built, {"prompt": ""}, DataConfig(path="d.jsonl", template="{prompt}"), CHAT_TEMPLATE)
+    assert "row 0" in message
+    assert "empty" in message
+
+
+def test_overlong_prompts_are_dropped_and_counted_or_refused(caplog):
+    rows = [{"question": "1" * n} for n in (1, 30, 2, 40)]
+    tight = DataConfig(path="d.jsonl", template="{prompt}", max_prompt_tokens=10)
+    with caplog.at_level(logging.WARNING, "grpo"):
+        kept = build_prompts(rows, tight, make_tokenizer())
+    assert [p.text for p in kept] == ["1", "11"]
+    assert "2 of 4 prompts are over 10 tokens" in caplog.text
+    message = user_error(
+        build_prompts, rows, tight.model_copy(update={"overlong": "error"}), make_tokenizer()
+    )
+    assert "2 of 4" in message
+    assert "max_prompt_tokens" in message
+    assert "4 of 4" in user_error(
+        build_prompts, rows, tight.model_copy(update={"max_prompt_tokens": 0}), make_tokenizer()
+    )
+
+
+def test_exactly_at_the_limit_is_kept():
+    whole = built({"question": "123"})
+    limit = len(whole.token_ids)
+    assert built({"question": "123"}, DataConfig(path="d", max_prompt_tokens=limit)) == whole
+
+
+def ids_of(rows: list[dict[str, Any]]) -> list[str]:
+    return [p.id for p in build_prompts(rows, PATH, make_tokenizer())]
+
+
+def test_ids_are_unique_and_stable():
+    """Equal ids would draw equal samples."""
+    assert ids_of([{"question": "a", "id": "x"}, {"question": "b", "id": "x"}, {"question": "c", "id": 3}])[0] == "x"
+    for ids in (["x", "x", "x"], ["x", "x", "x#1"], ["x#1", "x", "x"], ["x#1", "x#1", "x", "x"]):
+        found = ids_of([{"question": str(i), "id": name} for i, name in enumerate(ids)])
+        assert len(set(found)) == len(found), found
+    by_content = ids_of([{"question": "a"}, {"question": "b"}, {"question": "a"}])
+    assert len(set(by_content)) == 3
+    assert by_content[:2] == ids_of([{"question": "a"}, {"question": "b"}])
+    assert ids_of([{"question": "a", "unique_id": "test/7.json"}]) == ["test/7.json"]
+    assert ids_of([{"question": "a", "id": 0}]) == ["0"]
+    assert ids_of([{"question": "a", "id": None, "unique_id": "u"}]) == ["u"]
+
+
+# --- sources
+
+
+def write(file: Path, *lines: str) -> DataConfig:
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return DataConfig(path=str(file))
+
+
+def test_jsonl_with_blank_lines_thai_and_a_limit(tmp_path):
+    data = write(tmp_path / "d.jsonl", '{"question": "สอง", "answer": 1}', "", '{"question": "b"}', "  ", '{"question": "c"}')
+    assert load_rows(data) == [{"question": "สอง", "answer": 1}, {"question": "b"}, {"question": "c"}]
+    assert len(load_rows(data.model_copy(update={"limit": 2}))) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "part"),
+    [
+        (['{"a": 1}', "{oops}"], "line 2: not valid JSON"),
+        (['{"a": 1}', "", '{"a": '], "line 3: not valid JSON"),
+        (['{"a": 1}', "[1]"], "line 2: expected a JSON object, got list"),
+        (["", " "], "no rows"),
+    ],
+)
+def test_bad_jsonl_names_file_and_line(tmp_path, lines, part):
+    message = user_error(load_rows, write(tmp_path / "d.jsonl", *lines))
+    assert "d.jsonl" in message
+    assert part in message
+
+
+def test_files_that_are_not_there_or_not_what_they_say(tmp_path):
+    assert "no such file" in user_error(load_rows, DataConfig(path=str(tmp_path / "none.jsonl")))
+    assert "no such file" in user_error(load_rows, DataConfig(path=str(tmp_path / "none.parquet")))
+    assert "a folder" in user_error(load_rows, DataConfig(path=str(tmp_path)))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}\n')
+    assert "not UTF-8" in user_error(load_rows, DataConfig(path=str(tmp_path / "latin.jsonl")))
+    (tmp_path / "fake.parquet").write_bytes(b"not a parquet file")
+    assert "fake.parquet" in user_error(load_rows, DataConfig(path=str(tmp_path / "fake.parquet")))
+
+
+def test_parquet(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}], "answer": "1", "n": 2},
+        {"messages": [{"role": "user", "content": "b"}], "answer": None, "n": 3},
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet")
+    data = DataConfig(path=str(tmp_path / "d.parquet"))
+    assert load_rows(data) == rows
+    first, second = build_prompts(load_rows(data), data, make_tokenizer())
+    assert (first.messages, first.answer, second.answer) == (rows[0]["messages"], "1", None)
+
+
+def test_a_function_by_import_path(tmp_path, monkeypatch):
+    (tmp_path / "own_rows.py").write_text(
+        "def rows(n, start=0):\n    return [{'question': str(start + i)} for i in range(n)]\n"
+        "def texts():\n    yield 'a'\n    yield 'b'\n"
+        "def none():\n    return []\n"
+        "def broken():\n    raise KeyError('column')\n"
+        "def nothing():\n    return None\n"
+    )
+    (tmp_path / "bad_module.py").write_text("import not_installed_at_all\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    data = DataConfig(fn="own_rows.rows", kwargs={"n": 3, "start": 5})
+    assert load_rows(data) == [{"question": "5"}, {"question": "6"}, {"question": "7"}]
+    assert load_rows(DataConfig(fn="own_rows.texts")) == [{"text": "a"}, {"text": "b"}]
+    for fn, kwargs, parts in [
+        ("own_rows.rosw", {}, ["own_rows.rosw", "did you mean 'rows'"]),
+        ("own_rowz.rows", {}, ["no module named 'own_rowz'"]),
+        ("rows", {}, ["package.module.name"]),
+        ("bad_module.rows", {}, ["not_installed_at_all"]),
+        ("own_rows.rows", {"m": 3}, ["own_rows.rows", "m"]),
+        ("own_rows.rows", {}, ["own_rows.rows", "n"]),
+        ("own_rows.none", {}, ["no rows"]),
+        ("own_rows.broken", {}, ["own_rows.broken", "KeyError"]),
+        ("own_rows.nothing", {}, ["own_rows.nothing"]),
+        ("own_rows.sys", {}, ["own_rows.sys"]),
+    ]:
+        message = user_error(load_rows, DataConfig(fn=fn, kwargs=kwargs))
+        for part in parts:
+            assert part in message
+
+
+def test_the_sets_people_use(tmp_path):
+    """The exact fields of GSM8K, MATH-500 and AIME."""
+    gsm = {"question": "2+2?", "answer": "2+2=<<2+2=4>>4\n#### 4"}
+    math500 = {
+        "problem": "p",
+        "solution": r"thus \boxed{\left( 3, \frac{\pi}{2} \right)}",
+        "answer": r"\left( 3, \frac{\pi}{2} \right)",
+        "unique_id": "test/precalculus/807.json",
+    }
+    aime = {"id": 60, "problem": "p", "solution": "long", "answer": "204", "year": "2024"}
+    prompts = build_prompts([gsm, math500, aime], PATH, make_tokenizer())
+    assert [p.answer for p in prompts] == ["4", r"\left( 3, \frac{\pi}{2} \right)", "204"]
+    assert [p.id for p in prompts[1:]] == ["test/precalculus/807.json", "60"]
+
+
+def test_rows_written_are_read_again_and_hashed_by_content(tmp_path):
+    rows = [{"a": "ก", "b": [1, None]}, {"a": "line\nbreak  "}]
+    write_jsonl(tmp_path / "x" / "r.jsonl", rows)
+    assert read_jsonl(tmp_path / "x" / "r.jsonl") == rows
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["r.jsonl"]
+    assert rows_hash(rows) == rows_hash([{"b": [1, None], "a": "ก"}, rows[1]])
+    assert rows_hash(rows) != rows_hash(rows[::-1])
+    assert rows_hash(rows) != rows_hash(rows[:1])

@@ -1,0 +1,471 @@
+"""One optimizer update: the same gradient however it is cut, nothing trained that should not be, and the gate."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import EOS, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs, random_prompts
+
+from grpo.advantages import assign_advantages
+from grpo.batching import Row, collate, contributing, micro_batches, normaliser_of, rows_of, split_updates
+from grpo.config import AdvantageConfig, RLConfig, RuntimeConfig
+from grpo.engine_local import LocalEngine
+from grpo.errors import UserError
+from grpo.policy import Policy, token_scores
+from grpo.trainer import Reference, make_learner, with_logprobs
+from grpo.types import Completion, Group, Rollout, Sampling
+from grpo.update import Learner, Mismatch, accumulate_gradients, update
+
+GROUP, MAX_TOKENS = 4, 12
+
+
+def config_of(*, updates: int = 1, micro: int = 5, lr: float = 1e-2, **loss: Any) -> RLConfig:
+    return RLConfig.model_validate(
+        {
+            "steps": 4,
+            "group_size": GROUP,
+            "prompts_per_step": 4,
+            "rollout_prompts": 4 * updates,
+            "sampling": {"max_tokens": MAX_TOKENS, "temperature": 0.9},
+            "optimizer": {"lr": lr, "weight_decay": 0.1, "max_grad_norm": 1e9},
+            "loss": loss,
+            "micro_batch_size": micro,
+        }
+    )
+
+
+def setup(config: RLConfig, seed: int = 0) -> tuple[Policy, Learner]:
+    policy = Policy(make_model("qwen2", seed=seed), make_tokenizer(), torch.device("cpu"))
+    return policy, make_learner(policy, config, RuntimeConfig(device="cpu"))
+
+
+def rollout_groups(policy: Policy, config: RLConfig, reward: Callable[[int, int], float | None]) -> list[Group]:
+    """Really sampled groups, judged by `reward(prompt number, sibling)`."""
+    prompts = random_prompts(config.rollout_prompts or 4, seed=8, low=1, high=15)
+    groups = LocalEngine(policy.model, policy.tokenizer, 512).generate(
+        prompts, Sampling(GROUP, MAX_TOKENS, config.sampling.temperature), seed=3, step=0
+    )
+    judged = [
+        replace(g, rollouts=tuple(replace(r, reward=reward(i, j)) for j, r in enumerate(g.rollouts)))
+        for i, g in enumerate(groups)
+    ]
+    return assign_advantages(judged, AdvantageConfig())
+
+
+def varied(prompt: int, sibling: int) -> float:
+    return random.Random(10 * prompt + sibling).random()
+
+
+def only_the_first(prompt: int, sibling: int) -> float:
+    return varied(prompt, sibling) if prompt == 0 else 1.0
+
+
+def constant(prompt: int, sibling: int) -> float:
+    return 0.1
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def assert_same_gradient(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], limit: float = 1e-5) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        assert float((ours[name] - expected).norm() / expected.norm()) <= limit, name
+
+
+def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
+    """(with gradient, rows) of every forward through `token_scores`."""
+    calls: list[tuple[bool, int]] = []
+
+    def counting(model: Any, token_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        calls.append((torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), len(token_ids)))
+        return token_scores(model, token_ids, *args, **kwargs)
+
+    monkeypatch.setattr("grpo.update.token_scores", counting)
+    return calls
+
+
+def snapshot(learner: Learner) -> tuple[dict[str, torch.Tensor], Any]:
+    return (
+        {name: tensor.clone() for name, tensor in learner.model.state_dict().items()},
+        copy.deepcopy(learner.optimizer.state_dict()["state"]),
+    )
+
+
+def assert_untouched(learner: Learner, before: tuple[dict[str, torch.Tensor], Any]) -> None:
+    for name, tensor in learner.model.state_dict().items():
+        assert torch.equal(tensor, before[0][name]), name
+    state = learner.optimizer.state_dict()["state"]
+    assert state.keys() == before[1].keys()
+    for key, values in state.items():
+        for name, value in values.items():
+            assert torch.equal(value, before[1][key][name]), name
+
+
+LOSSES = {
+    "sequence": {"aggregation": "sequence"},
+    "token": {"aggregation": "token", "clip_high": 0.28},
+    "constant": {"aggregation": "constant"},
+    "sequence-kl": {"aggregation": "sequence", "beta": 0.05},
+    "token-kl": {"aggregation": "token", "beta": 0.05},
+}
+
+
+@pytest.mark.parametrize("off_policy", [False, True], ids=["on", "off"])
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_policy):
+    """Invariant 1: micro-batches of 32, 4 and 1 rows, groups backwards, rows shuffled."""
+    config = config_of(**LOSSES[loss])
+    policy, _ = setup(config)
+    groups = rollout_groups(policy, config, varied)
+    reference = Reference(make_model("qwen2", seed=1)) if config.loss.beta else None
+
+    def run(size: int, groups: list[Group], shuffle: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        settings = config_of(micro=size, **LOSSES[loss])
+        own, learner = setup(settings)
+        rows = with_logprobs(learner, reference, groups, settings)
+        if off_policy:
+            rows = [drifted(row) for row in rows]
+        if shuffle:
+            random.Random(1).shuffle(rows)
+        accumulate_gradients(learner, rows, settings.loss, MAX_TOKENS)
+        found = gradients(own.model)
+        return found, update(learner, rows, settings, 1e-2)
+
+    expected, metrics = run(32, groups)
+    for other in (run(4, groups), run(1, groups), run(32, groups[::-1]), run(5, groups, shuffle=True)):
+        assert_same_gradient(other[0], expected)
+        for name, value in metrics.items():
+            assert other[1][name] == (None if value is None else pytest.approx(value, rel=1e-5, abs=2e-7)), name
+    if off_policy:
+        assert 0 < metrics["clip_fraction"] < 1
+
+
+def drifted(row: Row) -> Row:
+    """Made-up old log-probs, some outside the clip range, the same in every run; the engine's are made equal to them."""
+    rng = random.Random(str(row.rollout.completion.token_ids))
+    old = tuple(p + rng.gauss(0, 0.2) for p in row.rollout.completion.logprobs)
+    completion = replace(row.rollout.completion, logprobs=old)
+    return replace(row, rollout=replace(row.rollout, completion=completion), old_logprobs=old)
+
+
+def test_the_gradient_is_that_of_the_equation():
+    """Against autograd through one plain unpadded forward per completion: on policy the gradient is
+    -1/N sum_i A_i / |o_i| sum_t grad log pi, plus beta (1 - pi_ref/pi) grad log pi for the k3."""
+    for beta in (0.0, 0.2):
+        config = config_of(beta=beta)
+        policy, learner = setup(config)
+        groups = rollout_groups(policy, config, varied)
+        reference = Reference(make_model("qwen2", seed=1)) if beta else None
+        rows = with_logprobs(learner, reference, groups, config)
+        accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+        found = gradients(policy.model)
+        total: Any = 0.0
+        for row in rows:
+            ids = row.rollout.completion.token_ids
+            start = len(row.prompt_ids)
+            table = policy.model(input_ids=torch.tensor([[*row.prompt_ids, *ids]])).logits[0].double() / 0.9
+            picked = table.log_softmax(-1)[start - 1 : -1].gather(-1, torch.tensor(ids).unsqueeze(-1)).squeeze(-1)
+            weight = torch.full_like(picked, -row.rollout.advantage)
+            if reference is not None:
+                ref = model_logprobs(reference.model, row.prompt_ids, ids, 0.9)
+                weight = weight + beta * (1 - (ref - picked.detach()).exp())
+            total = total + (weight * picked).sum() / len(ids) / len(rows)
+        total.backward()
+        assert_same_gradient(found, gradients(policy.model))
+
+
+def test_what_comes_after_the_end_token_has_no_say_and_the_end_token_has():
+    """Invariant 2: other tokens in the padding change nothing; the mask ends on the end token."""
+    config = config_of()
+    policy, _ = setup(config)
+    rows = rows_of(rollout_groups(policy, config, varied))
+    assert {r.rollout.completion.finish_reason for r in rows} == {"stop", "length"}
+    batch = collate(rows, torch.device("cpu"))
+    for row, mask, ids in zip(rows, batch.completion_mask, batch.token_ids, strict=True):
+        trained = ids[mask.bool()].tolist()
+        assert tuple(trained) == row.rollout.completion.token_ids
+        assert tuple(ids[: len(row.prompt_ids)].tolist()) == row.prompt_ids
+        assert mask[: len(row.prompt_ids)].sum() == 0
+        if row.rollout.completion.finish_reason == "stop":
+            assert trained[-1] == EOS
+        assert mask[row.length :].sum() == 0
+    noise = torch.randint(0, VOCAB_SIZE, batch.token_ids.shape)
+    beyond = torch.arange(batch.token_ids.shape[1]) >= torch.tensor([row.length for row in rows]).unsqueeze(1)
+    other = torch.where(beyond, noise, batch.token_ids)
+    assert not torch.equal(other, batch.token_ids)
+    for ids in (other, batch.token_ids):
+        scores = token_scores(policy.model, ids, batch.completion_mask, 0.9)
+        (scores.logprobs * batch.completion_mask).sum().backward()
+        found = gradients(policy.model)
+        if ids is other:
+            expected = found
+    assert_same_gradient(found, expected)
+
+
+def test_the_end_token_alone_has_a_gradient():
+    config = config_of()
+    policy, learner = setup(config)
+    rollouts = [Rollout(Completion((EOS,), (-1.0,), "stop", ""), reward=r, advantage=a) for r, a in ((1, 1.0), (0, -0.5))]
+    accumulate_gradients(learner, [Row((20, 30), r) for r in rollouts], config.loss, MAX_TOKENS)
+    found = gradients(policy.model)
+    logits = policy.model(input_ids=torch.tensor([[20, 30]])).logits[0, -1] / 0.9
+    (-(1.0 - 0.5) / 2 * logits.log_softmax(-1)[EOS]).backward()
+    assert_same_gradient(found, gradients(policy.model))
+
+
+def test_zero_advantages_cost_no_forward_and_stay_in_the_denominators(monkeypatch):
+    config = config_of(micro=64)
+    policy, learner = setup(config)
+    rows = rows_of(rollout_groups(policy, config, only_the_first))
+    calls = count_forwards(monkeypatch)
+    accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+    assert calls == [(True, GROUP)]
+    skipping = gradients(policy.model)
+    # the same with nothing skipped
+    monkeypatch.setattr("grpo.update.contributing", lambda rows, beta: list(rows))
+    calls.clear()
+    accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+    assert calls == [(True, 4 * GROUP)]
+    assert_same_gradient(skipping, gradients(policy.model))
+
+
+def test_zero_advantages_are_trained_when_beta_is_above_zero():
+    """Their policy gradient is exactly zero, their KL gradient is not."""
+    config = config_of(beta=0.1)
+    policy, learner = setup(config)
+    groups = rollout_groups(policy, config, constant)
+    rows = with_logprobs(learner, Reference(make_model("qwen2", seed=1)), groups, config)
+    assert contributing(rows, 0.1) == rows
+    accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+    with_kl = gradients(policy.model)
+    assert sum(g.norm() for g in with_kl.values()) > 0
+    same = with_logprobs(learner, Reference(policy.model), groups, config)  # reference = policy: k3 and its gradient are 0
+    accumulate_gradients(learner, same, config.loss, MAX_TOKENS)
+    assert max(float(g.abs().max()) for g in gradients(policy.model).values()) < 1e-7
+
+
+def test_excluded_rollouts_are_not_trained_and_not_counted():
+    config = config_of()
+    policy, learner = setup(config)
+    groups = rollout_groups(policy, config, lambda i, j: None if j == 0 else varied(i, j))
+    rows = rows_of(groups)
+    assert len(rows) == 4 * (GROUP - 1)
+    assert normaliser_of(rows, MAX_TOKENS).sequences == 4 * (GROUP - 1)
+    stats = update(learner, rows, config, 1e-3)
+    assert stats["applied"] == 1.0
+    assert stats["trained_tokens"] == sum(len(r.completion.token_ids) for g in groups for r in g.rollouts[1:])
+
+
+@pytest.mark.parametrize("reward", [constant, lambda i, j: None], ids=["equal", "excluded"])
+def test_a_step_with_nothing_to_train_moves_nothing(reward, monkeypatch):
+    """Invariant 5: AdamW's momentum and weight decay would move the weights, so the optimizer is not called."""
+    config = config_of(micro=64)
+    policy, learner = setup(config)
+    first = update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
+    assert first["applied"] == 1.0
+    before = snapshot(learner)
+    calls = count_forwards(monkeypatch)
+    groups = rollout_groups(policy, config, reward)
+    stats = update(learner, rows_of(groups), config, 1e-3)
+    assert_untouched(learner, before)
+    assert stats["applied"] == 0.0
+    assert stats["loss"] == 0.0
+    assert stats["grad_norm"] is None
+    assert stats["clip_fraction"] is None
+    assert all(p.grad is None for p in policy.model.parameters())
+    if reward is constant:
+        assert calls == [(False, GROUP)]  # one group is scored all the same
+        assert 0 <= stats["logprob_mismatch"] < 1e-4
+        assert stats["logprob_mismatch_max"] < 1e-4
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_gradient_that_is_not_finite_moves_nothing(bad):
+    config = config_of()
+    policy, learner = setup(config)
+    update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
+    before = snapshot(learner)
+    rows = rows_of(rollout_groups(policy, config, varied))
+    rows[0] = replace(rows[0], rollout=replace(rows[0].rollout, advantage=bad))
+    stats = update(learner, rows, config, 1e-3)
+    assert stats["applied"] == 0.0
+    assert_untouched(learner, before)
+    rows = rows_of(rollout_groups(policy, config, varied))
+    assert update(learner, rows, config, 1e-3)["applied"] == 1.0  # and the next one is clean
+
+
+def test_on_policy_the_ratio_is_one():
+    config = config_of(beta=0.1)
+    policy, learner = setup(config)
+    reference = Reference.of(policy)
+    rows = with_logprobs(learner, reference, rollout_groups(policy, config, varied), config)
+    assert all(row.old_logprobs is None for row in rows)
+    stats = update(learner, rows, config, 1e-3)
+    assert stats["clip_fraction"] == 0.0
+    assert stats["kl"] == pytest.approx(0.0, abs=1e-9)
+    advantages = sum(row.rollout.advantage for row in rows) / len(rows)
+    assert stats["loss"] == pytest.approx(-advantages, abs=1e-6)
+    assert stats["logprob_mismatch"] < 1e-4
+    # after it, the policy has left the reference
+    again = with_logprobs(learner, reference, rollout_groups(policy, config, varied), config)
+    assert update(learner, again, config, 1e-3)["kl"] > 1e-6
+
+
+def test_the_first_of_several_updates_is_on_policy_and_the_later_ones_are_clipped():
+    config = config_of(updates=2, clip_low=1e-3, clip_high=1e-3)
+    policy, learner = setup(config)
+    batches = split_updates(rollout_groups(policy, config, varied), 2, seed=0, step=0)
+    scored = [with_logprobs(learner, None, batch, config) for batch in batches]
+    first = update(learner, scored[0], config, 1e-2)
+    second = update(learner, scored[1], config, 1e-2, off_policy=True)
+    assert first["clip_fraction"] == 0.0
+    assert second["clip_fraction"] > 0.1
+    assert second["logprob_mismatch"] < 1e-4  # against pi_old: the drift of the policy itself is no mismatch
+
+
+@pytest.mark.parametrize(
+    ("updates", "beta", "expected"),
+    [
+        (1, 0.0, [(True, 16)]),  # no forward for pi_old
+        (1, 0.1, [(False, 16), (True, 16)]),  # the reference
+        (2, 0.0, [(False, 16)] * 2 + [(True, 16)] * 2),  # pi_old once for each sequence
+        (2, 0.1, [(False, 16)] * 4 + [(True, 16)] * 2),
+    ],
+)
+def test_forwards_are_as_few_as_the_design_says(updates, beta, expected, monkeypatch):
+    config = config_of(updates=updates, micro=64, beta=beta)
+    policy, learner = setup(config)
+    reference = Reference.of(policy) if beta else None
+    groups = rollout_groups(policy, config, varied)
+    calls = count_forwards(monkeypatch)
+    scored = [with_logprobs(learner, reference, batch, config) for batch in split_updates(groups, updates, 0, 0)]
+    for index, rows in enumerate(scored):
+        update(learner, rows, config, 1e-3, off_policy=index > 0)
+    assert calls == expected
+
+
+def test_old_logprobs_are_spent_only_on_rows_that_train(monkeypatch):
+    config = config_of(updates=2, micro=64)
+    policy, learner = setup(config)
+    groups = rollout_groups(policy, config, only_the_first)
+    calls = count_forwards(monkeypatch)
+    for batch in split_updates(groups, 2, 0, 0):
+        with_logprobs(learner, None, batch, config)
+    assert calls == [(False, GROUP)]
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("reward", [varied, constant], ids=["training", "nothing-to-train"])
+def test_the_gate_stops_on_stale_weights_before_the_optimizer(reward, updates):
+    """Invariant 3: the weights change after sampling, as with a sync that did not happen."""
+    config = config_of(updates=updates)
+    policy, learner = setup(config)
+    update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)  # there is momentum
+    groups = rollout_groups(policy, config, reward)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    before = snapshot(learner)
+    rows = with_logprobs(learner, None, split_updates(groups, updates, 0, 0)[0], config)
+    with pytest.raises(UserError, match=r"log-probs of the same tokens differ by \d\.\d+ on average"):
+        update(learner, rows, config, 1e-3)
+    assert_untouched(learner, before)
+
+
+def test_the_gate_stops_on_another_temperature():
+    config = config_of()
+    policy, learner = setup(config)
+    groups = rollout_groups(policy, config, varied)
+    with pytest.raises(UserError, match="log-probs"):
+        update(replace(learner, temperature=0.5), rows_of(groups), config, 1e-3)
+
+
+def test_the_gate_stops_on_nan():
+    mismatch = Mismatch()
+    mismatch.add(torch.tensor([[0.0, math.nan]]), torch.zeros(1, 2), torch.ones(1, 2))
+    with pytest.raises(UserError, match="nan"):
+        mismatch.check("no")
+
+
+def test_mismatch_by_hand():
+    mismatch = Mismatch()
+    mismatch.add(torch.tensor([[0.5, -1.0, 9.0]]), torch.tensor([[0.25, -0.5, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]]))
+    mismatch.add(torch.tensor([[0.0]]), torch.tensor([[0.0]]), torch.ones(1, 1))
+    assert (mismatch.mean, mismatch.largest, mismatch.tokens) == (0.25, 0.5, 3.0)
+    assert math.isnan(Mismatch().mean)
+
+
+def test_mini_batches_are_whole_groups_each_used_once():
+    config = config_of(updates=4)
+    policy, _ = setup(config)
+    groups = rollout_groups(policy, config, varied)
+    batches = split_updates(groups, 4, seed=1, step=8)
+    assert [len(batch) for batch in batches] == [4] * 4
+    assert sorted(g.prompt.id for b in batches for g in b) == sorted(g.prompt.id for g in groups)
+    assert batches == split_updates(groups, 4, seed=1, step=8)
+    assert batches != split_updates(groups, 4, seed=1, step=12)
+    assert batches != split_updates(groups, 4, seed=2, step=8)
+    assert split_updates(groups, 1, 0, 0) == [groups]
+
+
+def test_micro_batches_hold_every_row_once():
+    config = config_of()
+    policy, _ = setup(config)
+    rows = rows_of(rollout_groups(policy, config, varied))
+    for size in (1, 3, 64):
+        batches = micro_batches(rows, size)
+        assert max(len(batch) for batch in batches) <= size
+        assert sorted(id(row) for batch in batches for row in batch) == sorted(id(row) for row in rows)
+    assert micro_batches([], 4) == []
+
+
+def test_weights_move_by_the_learning_rate_that_is_given():
+    """AdamW's first step is lr x sign of the gradient (plus decay): the schedule's rate, not the constructor's."""
+    config = config_of(lr=1.0)
+    policy, learner = setup(config)
+    name, parameter = next((n, p) for n, p in policy.model.named_parameters() if n.endswith("down_proj.weight"))
+    before = parameter.detach().clone()
+    update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
+    moved = parameter.detach() - before * (1 - 1e-3 * 0.1)
+    assert moved.abs().median().item() == pytest.approx(1e-3, rel=0.05), name
+    assert moved.abs().max().item() < 1.1e-3
+
+
+def test_gradient_clipping_limits_the_norm_and_reports_the_true_one():
+    config = config_of()
+    policy, learner = setup(config)
+    rows = rows_of(rollout_groups(policy, config, varied))
+    accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+    exact = math.sqrt(sum(float(g.double().square().sum()) for g in gradients(policy.model).values()))
+    tight = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"max_grad_norm": exact / 2})})
+    assert update(learner, rows, tight, 1e-3)["grad_norm"] == pytest.approx(exact, rel=1e-5)
+    moment = learner.optimizer.state_dict()["state"]
+    clipped = math.sqrt(sum(float((s["exp_avg"] / 0.1).double().square().sum()) for s in moment.values()))
+    assert clipped == pytest.approx(exact / 2, rel=1e-3)
+
+
+def test_saved_and_loaded_policies_are_equal(tmp_path: Path):
+    from grpo.policy import load_policy
+
+    policy, _ = setup(config_of())
+    policy.save(tmp_path / "model")
+    policy.save(tmp_path / "model")  # over an existing one
+    again = load_policy(str(tmp_path / "model"), RuntimeConfig(device="cpu"))
+    mine, theirs = dict(policy.export()), dict(again.export())
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    assert again.tokenizer.chat_template == policy.tokenizer.chat_template
+    assert again.model.generation_config.eos_token_id == policy.model.generation_config.eos_token_id
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
