@@ -1,6 +1,6 @@
 """Do finished tiny runs show that each stage did its job? Prints each target with its figure; exit 1 when one fails.
 
-    python benchmarks/acceptance.py runs/seed-0 [runs/seed-1 ...]
+python benchmarks/acceptance.py runs/seed-0 [runs/seed-1 ...]
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ def targets(run: Path) -> list[tuple[str, bool, str]]:
     """(what must hold, whether it does, the figure)."""
     rows = stage_rows(run)
     base, cold, rl, sft, final = (
-        rows[name]
-        for name in ("0-base", "1-cold-start", "2-reasoning-rl", "3-rejection-sampling", "4-helpfulness-rl")
+        rows[name] for name in ("0-base", "1-cold-start", "2-reasoning-rl", "3-rejection-sampling", "4-helpfulness-rl")
     )
     accuracy = {name: rows[name]["pass@1"] for name in rows if name != "run"}
     helpful, helpful_p = paired(run, "helpfulness")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class MetricsWriter:
     def __init__(self, path: Path, done: int = 0):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.last: dict[str, Any] = {}  # the last row written, by this run or the one it goes on with
         kept = []
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -33,11 +34,13 @@ class MetricsWriter:
                     continue
                 if row["step"] <= done:
                     kept.append(line + "\n")
+                    self.last = row
         partial = path.with_name(path.name + ".partial")
         partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(path)
 
     def write(self, row: Mapping[str, Any]) -> None:
+        self.last = dict(row)
         with self.path.open("a", encoding="utf-8") as out:
             out.write(json.dumps({key: finite(value) for key, value in row.items()}) + "\n")
 
@@ -46,10 +49,10 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def rollout_metrics(groups: list[Group]) -> dict[str, float | None]:
-    """What one update's groups say: rewards (each name over the rows it applies to), spread, lengths."""
+def rollout_metrics(groups: list[Group], names: Sequence[str]) -> dict[str, float | None]:
+    """What one update's groups say: rewards (each name over the rows it applies to), spread, lengths. `names`: of all
+    rewards of the run, so that one whose task is not there is null."""
     rollouts = [r for group in groups for r in group.rollouts]
-    names = sorted({name for r in rollouts for name in r.rewards})
     stds, zero_variance = [], []
     for group in groups:
         rewards = [r.reward for r in group.rollouts if r.reward is not None]

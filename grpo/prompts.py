@@ -10,6 +10,8 @@ from grpo.errors import UserError
 from grpo.scoring import Reward
 from grpo.types import Prompt
 
+GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread evenly: whose turn it is to be rounded up
+
 
 @dataclass(frozen=True)
 class Task:
@@ -45,7 +47,7 @@ class PromptSampler:
             for name, task in self.tasks.items()
             if task.last_steps is None or step >= self.steps - task.last_steps
         }
-        drawn = [prompt for name, n in divide(count, active).items() for prompt in self._draw(name, n)]
+        drawn = [prompt for name, n in divide(count, active, step).items() for prompt in self._draw(name, n)]
         seen: dict[tuple[str, str], int] = {}
         for i, prompt in enumerate(drawn):  # a pool smaller than the rollout: equal ids would draw equal samples
             repeats = seen[prompt.task, prompt.id] = seen.get((prompt.task, prompt.id), -1) + 1
@@ -71,11 +73,12 @@ class PromptSampler:
         return self._orders[task, epoch]
 
 
-def divide(count: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Split `count` by shares, exactly, largest remainders first (ties in the order given)."""
+def divide(count: int, shares: Mapping[str, float], turn: int) -> dict[str, int]:
+    """Split `count` by shares: each gets its exact part rounded down or up, in turns, so that a small share is never
+    rounded away for good (a tenth of four prompts is one prompt in two or three rollouts)."""
     total = sum(shares.values())
-    exact = {name: count * share / total for name, share in shares.items()}
-    parts = {name: int(value) for name, value in exact.items()}
-    for name in sorted(exact, key=lambda name: parts[name] - exact[name])[: count - sum(parts.values())]:
-        parts[name] += 1
+    parts, passed = {}, (turn + 0.5) * GOLDEN % 1
+    for name, share in shares.items():
+        before, passed = passed, passed + count * share / total
+        parts[name] = int(passed) - int(before)
     return parts

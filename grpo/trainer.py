@@ -62,8 +62,8 @@ def train(
     engine = make_engine(engine_config or EngineConfig(), learner.model, policy.tokenizer)
     sampling = config.sample_settings()
     metrics = MetricsWriter(out / "metrics.jsonl", state.step)
+    names = sorted({reward.name for task in tasks.values() for reward in task.rewards})
     clock = Clock()
-    row: dict[str, Any] = {}
 
     with progress(label, config.steps, state.step) as bar:
         while state.step < config.steps:
@@ -83,7 +83,7 @@ def train(
                 with clock("update"):
                     lr = config.optimizer.lr * lr_factor(config.optimizer, state.step, config.steps)
                     stats = update(learner, rows, config, lr, off_policy=index > 0)
-                row = advance(state, batch, stats, clock)
+                row = advance(state, batch, names, stats, clock)
                 metrics.write(row)
                 bar.advance(1, f"reward {row['reward'] or 0:.3f}, {row['completion_length']:.0f} tokens")
             with clock("sync"):
@@ -95,14 +95,17 @@ def train(
                     save_if_due(out, state, learner, reference, sampler, config.checkpoint)
     engine.close()
     policy.save(out / "model")
-    return TrainResult(out / "model", state.step, state.tokens, state.seconds, row)
+    return TrainResult(out / "model", state.step, state.tokens, state.seconds, metrics.last)
 
 
 def make_learner(policy: Policy, config: RLConfig, runtime: RuntimeConfig) -> Learner:
     """AdamW over the policy's parameters, on accelerate (device, autocast)."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     precision = "bf16" if runtime.dtype == "bfloat16" else "no"
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
+        AcceleratorState._reset_state()  # an earlier run of this process had another dtype
     accelerator = Accelerator(cpu=policy.device.type == "cpu", mixed_precision=precision)
     if accelerator.num_processes > 1:
         raise UserError(f"started with {accelerator.num_processes} processes: this version trains on one; run it plainly")
@@ -215,7 +218,9 @@ def save_completions(out: Path, step: int, groups: list[Group]) -> None:
     write_jsonl(out / "completions" / f"step-{step + 1:06d}.jsonl", rows)
 
 
-def advance(state: TrainState, groups: list[Group], stats: dict[str, float | None], clock: Clock) -> dict[str, Any]:
+def advance(
+    state: TrainState, groups: list[Group], names: list[str], stats: dict[str, float | None], clock: Clock
+) -> dict[str, Any]:
     """Count the step; its row of metrics.jsonl. A rollout's time falls to the first of its updates."""
     phases = clock.lap()
     seconds = sum(phases.values())
@@ -226,7 +231,7 @@ def advance(state: TrainState, groups: list[Group], stats: dict[str, float | Non
     state.skipped += not stats["applied"]
     return {
         "step": state.step,
-        **rollout_metrics(groups),
+        **rollout_metrics(groups, names),
         **stats,
         "seconds": seconds,
         **{f"seconds/{phase}": value for phase, value in phases.items()},

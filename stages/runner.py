@@ -52,7 +52,7 @@ def plan_stage(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is a file, but stage {stage.key} needs a folder there: give another --out")
     record = _record(folder)
-    if record is None and folder.is_dir() and any(folder.iterdir()):
+    if record is None and folder.is_dir() and any(path.name != "stage.json" for path in folder.iterdir()):
         raise UserError(f"'{folder}' holds files but no stage.json: not a stage's folder; give another --out")
     if record is not None:
         _refuse_changes(stage, folder, record, lineage)
@@ -78,9 +78,11 @@ def _parent_hash(config: RecipeConfig, key: str, run: Path, anew: frozenset[str]
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
-    """What the stage was begun (stage.json) from; None when it was not."""
+    """What the stage was begun from (stage.json); None when it was not, or stopped before it made anything."""
     file = folder / "stage.json"
-    return read_json(file) if file.is_file() else None
+    if not file.is_file() or all(path == file for path in folder.iterdir()):
+        return None
+    return read_json(file)
 
 
 def _refuse_changes(stage: Stage, folder: Path, record: dict[str, Any], lineage: Lineage) -> None:

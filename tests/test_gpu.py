@@ -1,0 +1,87 @@
+"""What only a CUDA device can show; `pytest -m gpu` where there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from grpo.config import EngineConfig, RLConfig, RuntimeConfig
+from grpo.engine import make_engine
+from grpo.policy import load_policy
+from grpo.prompts import Task
+from grpo.scoring import Reward
+from grpo.trainer import make_learner, train
+from grpo.types import Prompt, Sampling
+
+pytestmark = pytest.mark.gpu
+
+
+def _config(**changes: object) -> RLConfig:
+    settings = {
+        "steps": 6,
+        "group_size": 8,
+        "prompts_per_step": 4,
+        "sampling": {"max_tokens": 12},
+        "optimizer": {"lr": 1e-3},
+        "loss": {"beta": 0.01},
+    }
+    return RLConfig.model_validate(settings | changes)
+
+
+def _prompts() -> list[Prompt]:
+    return [Prompt(f"p{i}", tuple(range(4, 8 + i)), text=f"p{i}") for i in range(4)]
+
+
+def _length(completions: list[str], **columns: object) -> list[float]:
+    return [len(set(text)) / 10 for text in completions]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_on_the_gpu_trains_and_agrees_with_its_engine(
+    tiny_model_folder: Path, tmp_path: Path, dtype: str
+) -> None:
+    task = Task(_prompts(), [Reward("length", _length)])
+    train(
+        str(tiny_model_folder),
+        {"default": task},
+        _config(),
+        tmp_path,
+        runtime=RuntimeConfig(device="cuda", dtype=dtype),
+    )
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    assert all(row["applied"] == 1.0 for row in rows)
+    limit = 1e-4 if dtype == "float32" else 5e-2
+    assert max(row["logprob_mismatch"] for row in rows) < limit
+
+
+def test_bf16_keeps_updates_of_1e_6(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """fp32 masters under autocast: an update that bf16 weights would round away moves the weights."""
+    runtime = RuntimeConfig(device="cuda", dtype="bfloat16")
+    before = {name: tensor.cpu().clone() for name, tensor in load_policy(str(tiny_model_folder), runtime).export()}
+    config = _config(optimizer={"lr": 1e-6}, steps=1, loss={"beta": 0.0})
+    result = train(
+        str(tiny_model_folder),
+        {"default": Task(_prompts(), [Reward("length", _length)])},
+        config,
+        tmp_path,
+        runtime=runtime,
+    )
+    after = {name: tensor.cpu() for name, tensor in load_policy(str(result.model), runtime).export()}
+    moved = [float((after[name] - before[name]).abs().max()) for name in before]
+    assert all(tensor.dtype == torch.float32 for tensor in after.values())
+    assert max(moved) == pytest.approx(1e-6, rel=0.1)
+
+
+def test_engine_gives_the_same_tokens_in_any_batch(tiny_model_folder: Path) -> None:
+    policy = load_policy(str(tiny_model_folder), RuntimeConfig(device="cuda"))
+    learner = make_learner(policy, _config(), RuntimeConfig(device="cuda"))
+    sampling = Sampling(8, 12)
+    groups = make_engine(EngineConfig(), learner.model, policy.tokenizer).generate(_prompts(), sampling, seed=0, step=0)
+    alone = make_engine(EngineConfig(max_rows=8), learner.model, policy.tokenizer).generate(
+        _prompts()[2:3], sampling, seed=0, step=0
+    )
+    assert [r.completion.token_ids for r in groups[2].rollouts] == [r.completion.token_ids for r in alone[0].rollouts]

@@ -1,0 +1,528 @@
+"""The loop: it learns, it goes on after a kill as if nothing had happened, and its metrics hold what the design says."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_tokenizer
+
+import grpo.trainer as trainer_module
+from grpo.checkpoint import checkpoints
+from grpo.config import DataConfig, OptimizerConfig, RLConfig, RuntimeConfig
+from grpo.data import build_prompts, read_jsonl
+from grpo.engine_local import LocalEngine
+from grpo.errors import UserError
+from grpo.metrics import Clock, MetricsWriter, rollout_metrics
+from grpo.prompts import PromptSampler, Task, divide
+from grpo.schedule import lr_factor
+from grpo.scoring import Reward
+from grpo.trainer import Reference, TrainResult, train
+
+CPU = RuntimeConfig(device="cpu")
+PLAIN = DataConfig(path="d", template="{prompt}=")
+
+
+def digits(completions: list[str], **_: Any) -> list[float]:
+    """Share of digits in the completion."""
+    return [sum(c.isdigit() for c in text) / max(1, len(text)) for text in completions]
+
+
+def length(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    return [len(ids) / 10 for ids in completion_ids]
+
+
+def equal(completions: list[str], **_: Any) -> list[float]:
+    return [0.1] * len(completions)
+
+
+def task_of(reward: Any = digits, count: int = 6, name: str = "default", **settings: Any) -> Task:
+    rows = [{"prompt": f"{name}{i}", "id": str(i)} for i in range(count)]
+    return Task(build_prompts(rows, PLAIN, make_tokenizer(), name), [Reward(reward.__name__, reward)], **settings)
+
+
+def config_of(**settings: Any) -> RLConfig:
+    base: dict[str, Any] = {
+        "steps": 6,
+        "group_size": 4,
+        "prompts_per_step": 2,
+        "sampling": {"max_tokens": 8},
+        "optimizer": {"lr": 5e-3},
+        "micro_batch_size": 5,
+        "checkpoint": {"every": 2, "keep": 100},
+    }
+    return RLConfig.model_validate(base | settings)
+
+
+def run(folder: Path, out: Path, config: RLConfig, tasks: dict[str, Task] | None = None, seed: int = 1) -> TrainResult:
+    return train(str(folder), tasks or {"default": task_of()}, config, out, seed=seed, runtime=CPU)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(out / "model" / "model.safetensors")
+
+
+def rows_of(out: Path, *, timings: bool = False) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    if timings:
+        return rows
+    return [{k: v for k, v in r.items() if not k.startswith("seconds") and k != "tokens_per_second"} for r in rows]
+
+
+def completions(out: Path) -> list[dict[str, Any]]:
+    return [row for file in sorted((out / "completions").iterdir()) for row in read_jsonl(file)]
+
+
+def test_it_learns_a_toy_reward(tiny_model_folder, tmp_path):
+    config = config_of(
+        steps=25, group_size=8, prompts_per_step=6, optimizer={"lr": 1e-2}, checkpoint={}, loss={"aggregation": "token"}
+    )
+    result = run(tiny_model_folder, tmp_path, config)
+    rewards = [row["reward"] for row in rows_of(tmp_path)]
+    assert sum(rewards[:3]) / 3 < 0.35
+    assert sum(rewards[-3:]) / 3 > 0.85
+    assert result.steps == 25
+    assert result.model == tmp_path / "model"
+    assert result.metrics["step"] == 25
+    assert result.tokens == sum(row["completion_length"] for row in rows_of(tmp_path)) * 48
+
+
+class Killed(BaseException):
+    """What kill -9 looks like from the inside: nothing may catch it."""
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The process dies while it samples the rollout of this step."""
+    original = LocalEngine.generate
+
+    def dying(self: LocalEngine, *args: Any, step: int, **kwargs: Any) -> Any:
+        if step >= dying.at:  # type: ignore[attr-defined]
+            raise Killed
+        return original(self, *args, step=step, **kwargs)
+
+    dying.at = step  # type: ignore[attr-defined]
+    monkeypatch.setattr(LocalEngine, "generate", dying)
+
+
+RUNS = {
+    "plain": {},
+    "kl": {"loss": {"beta": 0.05}},
+    "kl-refresh": {"loss": {"beta": 0.05}, "reference_every": 3, "steps": 9},
+    "several-updates": {"rollout_prompts": 6, "steps": 9, "checkpoint": {"every": 3, "keep": 100}},
+    "several-updates-kl-refresh": {
+        "rollout_prompts": 4,
+        "loss": {"beta": 0.05},
+        "reference_every": 3,
+        "steps": 10,
+        "optimizer": {"lr": 5e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 1e-4, "weight_decay": 0.1},
+    },
+    "steps-end-inside-a-rollout": {"rollout_prompts": 8, "steps": 7},
+}
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tmp_path, monkeypatch):
+    """Invariant 7, bitwise: weights, metrics, completions; each step exactly once; killed twice, once after steps that
+    were not checkpointed."""
+    config = config_of(**RUNS[name])
+    tasks = {"default": task_of(), "late": task_of(length, 3, "late", last_steps=4, share=0.5)}
+    whole = run(tiny_model_folder, tmp_path / "whole", config, tasks)
+    cut = tmp_path / "cut"
+    for step in (3, 3) if config.rollout_prompts == 8 else (3, 5):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step)
+            with pytest.raises(Killed):
+                run(tiny_model_folder, cut, config, tasks)
+    assert not (cut / "model").exists()
+    (cut / "metrics.jsonl").open("a").write('{"step": 6, "rew')  # and the last line was cut short
+    resumed = run(tiny_model_folder, cut, config, tasks)
+
+    assert [row["step"] for row in rows_of(cut)] == list(range(1, config.steps + 1))
+    assert rows_of(cut) == rows_of(tmp_path / "whole")
+    mine, theirs = weights(cut), weights(tmp_path / "whole")
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert completions(cut) == completions(tmp_path / "whole")
+    assert (resumed.steps, resumed.tokens) == (whole.steps, whole.tokens)
+
+
+def test_a_finished_run_started_again_does_nothing_new(tiny_model_folder, tmp_path):
+    config = config_of(steps=4)
+    first = run(tiny_model_folder, tmp_path, config)
+    before, rows = weights(tmp_path), (tmp_path / "metrics.jsonl").read_text()
+    again = run(tiny_model_folder, tmp_path, config)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
+    assert (tmp_path / "metrics.jsonl").read_text() == rows
+    assert (again.steps, again.tokens) == (first.steps, first.tokens)
+    assert again.metrics["step"] == 4  # the last step's row, also when no step was left to do
+    assert again.metrics["reward"] == first.metrics["reward"]
+
+
+def test_a_half_written_checkpoint_is_not_taken(tiny_model_folder, tmp_path, monkeypatch):
+    config = config_of()
+    run(tiny_model_folder, tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        with pytest.raises(Killed):
+            run(tiny_model_folder, tmp_path / "cut", config)
+    folder = tmp_path / "cut" / "checkpoints"
+    assert [p.name for p in checkpoints(folder)] == ["step-000002", "step-000004"]
+    (folder / ".step-000006.partial").mkdir()
+    (folder / "step-000005").mkdir()  # no state in it
+    (folder / "step-000005" / "model.safetensors").write_bytes(b"")
+    run(tiny_model_folder, tmp_path / "cut", config)
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+
+
+def test_checkpoints_come_when_due_and_the_last_ones_are_kept(tiny_model_folder, tmp_path):
+    run(tiny_model_folder, tmp_path / "a", config_of(steps=7, checkpoint={"every": 2, "keep": 2}))
+    assert [p.name for p in checkpoints(tmp_path / "a" / "checkpoints")] == ["step-000004", "step-000006"]
+    run(tiny_model_folder, tmp_path / "b", config_of(steps=9, rollout_prompts=6, checkpoint={"every": 4, "keep": 9}))
+    assert [p.name for p in checkpoints(tmp_path / "b" / "checkpoints")] == ["step-000006"]  # the next boundary; 9 - 6 < 4
+    run(tiny_model_folder, tmp_path / "c", config_of(checkpoint={}))
+    assert checkpoints(tmp_path / "c" / "checkpoints") == []
+
+
+def test_two_runs_are_equal_and_another_seed_is_not(tiny_model_folder, tmp_path):
+    config = config_of(steps=3)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(tiny_model_folder, tmp_path / name, config, seed=seed)
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b") != rows_of(tmp_path / "c")
+    first, second = ([row["completion"] for row in completions(tmp_path / n)] for n in "ac")
+    assert first != second
+
+
+def test_checkpointing_itself_changes_nothing(tiny_model_folder, tmp_path):
+    for name, checkpoint in (("a", {}), ("b", {"every": 1})):
+        run(tiny_model_folder, tmp_path / name, config_of(checkpoint=checkpoint))
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("updates", "steps", "every", "expected"),
+    [
+        (1, 7, 2, [2, 4, 6]),
+        (1, 6, 3, [3, 6]),
+        (2, 10, 3, [4, 6, 10]),  # the first rollout boundary at or after 3, 6, 9
+        (4, 12, 3, [4, 8, 12]),
+    ],
+)
+def test_the_reference_is_refreshed_when_due(updates, steps, every, expected, tiny_model_folder, tmp_path, monkeypatch):
+    refreshed = []
+    original = Reference.replace_by
+
+    def noting(self: Reference, policy: Any) -> None:
+        original(self, policy)
+        refreshed.append([p.clone() for p in policy.model.parameters()])
+        assert all(torch.equal(a, b) for a, b in zip(self.model.parameters(), policy.model.parameters(), strict=True))
+
+    monkeypatch.setattr(Reference, "replace_by", noting)
+    config = config_of(steps=steps, rollout_prompts=2 * updates, reference_every=every, loss={"beta": 0.05})
+    run(tiny_model_folder, tmp_path, config)
+    kl = {row["step"]: row["kl"] for row in rows_of(tmp_path)}
+    assert len(refreshed) == len(expected)
+    # right after a refresh policy and reference are the same model: the KL of the next update is zero
+    zero = [step - 1 for step, value in kl.items() if abs(value) < 1e-8]
+    assert zero == [0, *[step for step in expected if step < steps]]
+    assert not any(value < -1e-8 for value in kl.values())
+
+
+def test_beta_zero_loads_no_reference(tiny_model_folder, tmp_path, monkeypatch):
+    made: list[Any] = []
+    original = copy.deepcopy
+
+    def counting(value: Any, *args: Any) -> Any:
+        if isinstance(value, torch.nn.Module):
+            made.append(value)
+        return original(value, *args)
+
+    monkeypatch.setattr(trainer_module.copy, "deepcopy", counting)
+    run(tiny_model_folder, tmp_path / "a", config_of(steps=1))
+    assert made == []
+    assert rows_of(tmp_path / "a")[0]["kl"] is None
+    run(tiny_model_folder, tmp_path / "b", config_of(steps=1, loss={"beta": 0.1}))
+    assert len([value for value in made if hasattr(value, "lm_head")]) == 1
+    assert rows_of(tmp_path / "b")[0]["kl"] == pytest.approx(0, abs=1e-9)
+
+
+CONTRACT = {
+    "step", "reward", "reward/digits", "reward/length", "reward_std", "frac_zero_variance", "kl", "clip_fraction",
+    "entropy", "grad_norm", "lr", "loss", "completion_length", "truncated_fraction", "logprob_mismatch",
+    "logprob_mismatch_max", "seconds", "seconds/generate", "seconds/reward", "seconds/update", "tokens_per_second",
+}  # fmt: skip
+
+
+def test_every_row_has_the_keys_of_the_contract(tiny_model_folder, tmp_path):
+    """DESIGN section 4; a value that is not defined is null, not absent: also of a task that has not joined yet."""
+    tasks = {"default": task_of(), "late": task_of(length, 3, "late", last_steps=1)}
+    run(tiny_model_folder, tmp_path, config_of(steps=3), tasks)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    rows = rows_of(tmp_path, timings=True)
+    for row in rows:
+        assert row.keys() >= CONTRACT, CONTRACT - row.keys()
+        assert row.keys() == rows[0].keys()
+        assert 0 <= row["truncated_fraction"] <= 1
+        assert 1 <= row["completion_length"] <= 8
+        assert 0 < row["entropy"] < math.log(200)
+        assert 0 <= row["logprob_mismatch"] <= row["logprob_mismatch_max"] < 1e-4
+        phases = sum(value for key, value in row.items() if key.startswith("seconds/"))
+        assert row["seconds"] == pytest.approx(phases)
+        assert row["kl"] is None
+    assert [row["reward/length"] is None for row in rows] == [True, True, False]
+
+
+def test_a_run_with_nothing_to_train_says_so_and_keeps_the_model(tiny_model_folder, tmp_path):
+    from safetensors.torch import load_file
+
+    before = load_file(tiny_model_folder / "model.safetensors")
+    run(tiny_model_folder, tmp_path, config_of(optimizer={"lr": 1e-2, "weight_decay": 0.5}), {"default": task_of(equal)})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]  # the schedule advances
+    for row in rows:
+        assert (row["frac_zero_variance"], row["loss"], row["applied"], row["grad_norm"]) == (1.0, 0.0, 0.0, None)
+        assert (row["reward"], row["reward_std"]) == (pytest.approx(0.1), pytest.approx(0.0, abs=1e-12))
+        assert row["logprob_mismatch"] < 1e-4
+
+
+def test_stale_weights_stop_the_run(tiny_model_folder, tmp_path, monkeypatch):
+    original = LocalEngine.generate
+
+    def stale(self: LocalEngine, *args: Any, step: int, **kwargs: Any) -> Any:
+        groups = original(self, *args, step=step, **kwargs)
+        if step == 2:
+            with torch.no_grad():
+                for parameter in self.model.parameters():
+                    parameter += 0.03 * torch.randn_like(parameter)
+        return groups
+
+    monkeypatch.setattr(LocalEngine, "generate", stale)
+    with pytest.raises(UserError, match="same tokens differ by"):
+        run(tiny_model_folder, tmp_path, config_of())
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2]
+    assert not (tmp_path / "model").exists()
+
+
+def test_completions_are_saved_with_their_rewards(tiny_model_folder, tmp_path):
+    run(tiny_model_folder, tmp_path, config_of(steps=2))
+    rows = completions(tmp_path)
+    assert len(rows) == 2 * 2 * 4
+    for row in rows:
+        assert row["reward"] == row["rewards"]["digits"] == pytest.approx(digits([row["completion"]])[0])
+        assert row["finish_reason"] in ("stop", "length")
+    assert {row["step"] for row in rows} == {1, 2}
+    by_group: dict[Any, float] = {}
+    for row in rows:
+        key = (row["step"], row["prompt_id"])
+        by_group[key] = by_group.get(key, 0.0) + row["advantage"]
+    assert all(abs(total) < 1e-9 for total in by_group.values())
+
+
+def test_the_saved_model_is_the_trained_one_and_generates(tiny_model_folder, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run(tiny_model_folder, tmp_path, config_of(steps=2))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer.chat_template
+    assert model.config.eos_token_id == 2
+    assert model.generate(torch.tensor([[20, 30]]), max_new_tokens=3).shape[1] > 2
+    changed = weights(tmp_path)
+    assert any(not torch.equal(p, changed[n]) for n, p in load(tiny_model_folder).items())
+
+
+def load(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_bfloat16_after_float32_in_one_process_and_with_a_reference(tiny_model_folder, tmp_path):
+    """A notebook does that. Masters stay fp32: updates of 1e-6 are not rounded away (invariant 8)."""
+    config = config_of(steps=2, loss={"beta": 0.05}, optimizer={"lr": 1e-6})
+    run(tiny_model_folder, tmp_path / "a", config)
+    runtime = RuntimeConfig(device="cpu", dtype="bfloat16")
+    train(str(tiny_model_folder), {"default": task_of()}, config, tmp_path / "b", runtime=runtime)
+    rows = rows_of(tmp_path / "b")
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert 1e-6 < rows[0]["logprob_mismatch"] < 0.1  # it did compute in half precision
+    before, after = load(tiny_model_folder), weights(tmp_path / "b")
+    assert all(tensor.dtype == torch.float32 for tensor in after.values())
+    moved = [(after[name] - before[name]).abs() for name in before if name.endswith("proj.weight")]
+    assert min(float((m > 0).float().mean()) for m in moved) > 0.9
+    run(tiny_model_folder, tmp_path / "c", config)  # and back
+
+
+# --- schedule
+
+
+def optimizer(**settings: Any) -> OptimizerConfig:
+    return OptimizerConfig.model_validate({"lr": 2.0} | settings)
+
+
+def factors(config: OptimizerConfig, total: int) -> list[float]:
+    return [lr_factor(config, step, total) for step in range(total)]
+
+
+def test_the_schedules_by_hand():
+    assert factors(optimizer(), 3) == [1.0, 1.0, 1.0]
+    assert factors(optimizer(warmup_steps=3), 5) == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert factors(optimizer(schedule="linear"), 5) == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert factors(optimizer(schedule="linear", min_lr=1.0), 5) == [1.0, 0.875, 0.75, 0.625, 0.5]
+    # cosine of 0, 60, 120, 180 degrees: (1 + cos) / 2 = 1, 3/4, 1/4, 0; floor 1/2
+    assert factors(optimizer(schedule="cosine", min_lr=1.0), 4) == pytest.approx([1.0, 0.875, 0.625, 0.5])
+    assert factors(optimizer(schedule="cosine", warmup_steps=1), 5) == pytest.approx([0.5, 1.0, 0.75, 0.25, 0.0])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 1, 5, 50])
+@pytest.mark.parametrize("total", [1, 2, 10])
+def test_every_rate_is_within_bounds(schedule, warmup, total):
+    found = factors(optimizer(schedule=schedule, warmup_steps=warmup, min_lr=0.02), total)
+    assert all(0 < factor <= 1 for factor in found)
+    if total > warmup + 1 and schedule != "constant":
+        assert found[-1] == pytest.approx(0.01)
+        assert found[warmup:] == sorted(found[warmup:], reverse=True)
+
+
+def test_the_rates_in_the_metrics_are_those_applied(tiny_model_folder, tmp_path):
+    config = config_of(optimizer={"lr": 4e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 4e-4}, checkpoint={})
+    run(tiny_model_folder, tmp_path, config)
+    expected = [4e-3 * lr_factor(config.optimizer, step, 6) for step in range(6)]
+    assert [row["lr"] for row in rows_of(tmp_path)] == pytest.approx(expected)
+    assert expected[-1] == pytest.approx(4e-4)
+
+
+# --- which prompts
+
+
+def sampled(sampler: PromptSampler, counts: list[int]) -> list[list[str]]:
+    step, found = 0, []
+    for count in counts:
+        found.append([f"{p.task}/{p.id}" for p in sampler.next(count, step)])
+        step += 1
+    return found
+
+
+def test_every_prompt_once_an_epoch_in_a_new_order():
+    tasks = {"default": task_of(count=6)}
+    found = [name for part in sampled(PromptSampler(tasks, 9, seed=0), [4, 4, 4]) for name in part]
+    assert sorted(found[:6]) == sorted(found[6:]) == [f"default/{i}" for i in range(6)]
+    assert found[:6] != found[6:]
+    assert found != [name for part in sampled(PromptSampler(tasks, 9, seed=1), [4, 4, 4]) for name in part]
+
+
+def test_the_samplers_state_goes_on_where_it_was():
+    tasks = {"default": task_of(count=5), "b": task_of(count=3, name="b")}
+    whole = sampled(PromptSampler(tasks, 9, seed=0), [4] * 6)
+    sampler = PromptSampler(tasks, 9, seed=0)
+    sampled(sampler, [4] * 3)
+    resumed = PromptSampler(tasks, 9, seed=0)
+    resumed.load_state(json.loads(json.dumps(sampler.state())))
+    assert sampled(resumed, [4] * 3) == whole[3:]
+
+
+def test_a_rollout_larger_than_the_pool_has_no_equal_ids():
+    (found,) = sampled(PromptSampler({"default": task_of(count=3)}, 9, seed=0), [8])
+    assert len(set(found)) == 8
+
+
+def test_a_late_task_joins_at_its_step_with_its_share():
+    tasks = {"default": task_of(count=9), "late": task_of(count=9, name="late", last_steps=4, share=0.5)}
+    sampler = PromptSampler(tasks, steps=10, seed=0)
+    found = [[p.task for p in sampler.next(6, step)] for step in range(10)]
+    assert [names.count("late") for names in found] == [0] * 6 + [2] * 4
+    assert all(len(names) == 6 for names in found)
+
+
+def test_a_late_task_in_a_run(tiny_model_folder, tmp_path):
+    tasks = {"default": task_of(), "late": task_of(length, 3, "late", last_steps=2)}
+    run(tiny_model_folder, tmp_path, config_of(steps=5), tasks)
+    by_step: dict[int, list[str]] = {}
+    for row in completions(tmp_path):
+        by_step.setdefault(row["step"], []).append(row["task"])
+    assert {s: n.count("late") for s, n in by_step.items()} == {1: 0, 2: 0, 3: 0, 4: 4, 5: 4}
+    for row in completions(tmp_path):  # each judged by its own rewards
+        assert set(row["rewards"]) == ({"length"} if row["task"] == "late" else {"digits"})
+
+
+def test_a_small_share_is_not_starved():
+    """A tenth of four prompts is 0.4 a rollout: over ten rollouts that is about four prompts, not none."""
+    tasks = {"default": task_of(count=9, share=0.9), "rare": task_of(count=9, name="rare", share=0.1)}
+    sampler = PromptSampler(tasks, steps=10, seed=0)
+    found = [[p.task for p in sampler.next(4, step)].count("rare") for step in range(10)]
+    assert set(found) == {0, 1}
+    assert 3 <= sum(found) <= 5
+    for stride in (1, 2, 16):  # steps go up by the updates of a rollout
+        assert 390 <= sum(divide(4, {"a": 0.9, "b": 0.1}, stride * turn)["b"] for turn in range(1000)) <= 410
+
+
+def test_divide_by_hand():
+    shares = {"a": 0.31, "b": 0.23, "c": 0.46}
+    for turn in range(50):
+        assert divide(10, {"a": 1.0}, turn) == {"a": 10}
+        assert divide(32, {"a": 3.0, "b": 1.0}, turn) == {"a": 24, "b": 8}  # exact where it can be
+        assert sorted(divide(10, {"a": 1.0, "b": 1.0, "c": 1.0}, turn).values()) == [3, 3, 4]
+        for count in range(20):
+            found = divide(count, shares, turn)
+            assert sum(found.values()) == count
+            assert all(abs(found[name] - count * share) < 1 for name, share in shares.items())
+
+
+def test_a_task_without_prompts_is_named():
+    with pytest.raises(UserError, match="'empty': no prompts"):
+        PromptSampler({"empty": Task([], [])}, 3, 0)
+
+
+# --- metrics
+
+
+def test_rollout_metrics_by_hand():
+    from conftest import group_of, prompt_of
+
+    groups = [
+        group_of(prompt_of([9]), [1.0, 0.0, None], [(9,), (9, 9), (9, 9, 9)]),
+        group_of(prompt_of([9]), [0.5, 0.5, 0.5], [(9,) * 4] * 3),
+    ]
+    found = rollout_metrics(groups, ["r", "of another task"])
+    assert found["reward/of another task"] is None
+    assert found["reward"] == pytest.approx((1 + 0 + 1.5) / 5)
+    assert found["reward/r"] == pytest.approx(0.5)
+    assert found["reward_std"] == pytest.approx((math.sqrt(0.5) + 0) / 2)
+    assert found["frac_zero_variance"] == 0.5
+    assert found["excluded_fraction"] == pytest.approx(1 / 6)
+    assert found["completion_length"] == 3.0
+    assert found["truncated_fraction"] == 0.0
+
+
+def test_values_that_are_no_numbers_become_null(tmp_path):
+    writer = MetricsWriter(tmp_path / "m.jsonl")
+    writer.write({"step": 1, "a": math.nan, "b": math.inf, "c": None, "d": 0.5})
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"step": 1, "a": None, "b": None, "c": None, "d": 0.5}
+
+
+def test_rows_after_the_checkpoint_are_dropped(tmp_path):
+    file = tmp_path / "m.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    MetricsWriter(file, done=2).write({"step": 3})
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_the_clock_starts_anew_each_lap():
+    clock = Clock()
+    with clock("update"):
+        pass
+    with pytest.raises(ZeroDivisionError), clock("generate"):
+        raise ZeroDivisionError
+    first = clock.lap()
+    assert first["update"] > 0
+    assert set(clock.lap().values()) == {0.0}
