@@ -11,6 +11,7 @@ warm-up; the figure is the median of the rest.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -118,7 +119,7 @@ def trl(model: str, rows: list[dict[str, str]], steps: int, beta: float, out: Pa
         callbacks=[Stopwatch()],
     )
     trainer.train()
-    return [after - before for before, after in zip(times[:-1], times[1:], strict=True)][WARM_UP:]
+    return [after - before for before, after in itertools.pairwise(times)][WARM_UP:]
 
 
 def main() -> None:

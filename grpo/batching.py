@@ -78,4 +78,3 @@ def collate(rows: Sequence[Row], device: torch.device) -> TrainBatch:
         old_logprobs=per_token(list(old)) if old else None,
         ref_logprobs=per_token(list(ref)) if ref else None,
     )
-

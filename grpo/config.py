@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from grpo.errors import UserError, nearest
 from grpo.types import Sampling
 
-
 _NUMBERS = (int, float, int | None, float | None)
 
 
@@ -122,7 +121,10 @@ class CheckpointConfig(Section):
 
 
 class RLConfig(Section):
-    """How GRPO trains; the prompts and rewards come beside it. `steps` counts optimizer updates; schedules, refreshes and metrics rows follow it."""
+    """How GRPO trains; the prompts and rewards come beside it.
+
+    `steps` counts optimizer updates; schedules, refreshes and metrics rows follow it.
+    """
 
     steps: int = Field(ge=1)
     group_size: int = Field(ge=2)

@@ -214,7 +214,7 @@ def render_chat(messages: list[Message], tokenizer: Any) -> tuple[str, str]:
     """(full prompt text, what the template wrote to open the assistant's turn, ``<think>`` included if it opens it)."""
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
-            "the model has no chat template: set data.template to a plain-text one such as 'Question: {prompt}\\nAnswer:'"
+            "the model has no chat template: set data.template to a plain-text one such as 'Q: {prompt}\\nA:'"
         )
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     without = tokenizer.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)

@@ -26,7 +26,7 @@ def import_path(path: str, what: str = "import path") -> Any:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise UserError(f"{what} '{path}': no module named '{error.name}' (looked in {here} too)") from error
-        raise UserError(f"{what} '{path}': importing '{module_name}' needs the missing module '{error.name}'") from error
+        raise UserError(f"{what} '{path}': importing it needs the missing module '{error.name}'") from error
     except Exception as error:
         raise UserError(
             f"{what} '{path}': importing '{module_name}' failed: {type(error).__name__}: {error}"

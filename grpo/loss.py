@@ -74,7 +74,7 @@ def grpo_loss(
     config: LossConfig,
     normaliser: Normaliser,
 ) -> LossTerms:
-    """Clipped objective + beta x k3. `old_logprobs` None: one update follows the rollout, pi_old is pi_theta detached."""
+    """Clipped objective + beta x k3. `old_logprobs` None: one update a rollout, so pi_old is pi_theta detached."""
     old = logprobs.detach() if old_logprobs is None else old_logprobs
     per_token, clipped = clipped_objective(logprobs, old, advantages, config.clip_low, config.clip_high)
     kl = None

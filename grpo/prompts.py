@@ -31,7 +31,7 @@ class PromptSampler:
             if not task.prompts:
                 raise UserError(f"task '{name}': no prompts")
         self.tasks, self.steps, self.seed = tasks, steps, seed
-        self.drawn = {name: 0 for name in tasks}  # prompts drawn so far: the whole state
+        self.drawn = dict.fromkeys(tasks, 0)  # prompts drawn so far: the whole state
         self._orders: dict[tuple[str, int], list[int]] = {}
 
     def state(self) -> dict[str, int]:

@@ -29,6 +29,8 @@ from grpo.update import Learner, update
 
 log = logging.getLogger("grpo")
 
+REWARD_TIMEOUT = 600.0  # seconds for one call of a reward function: a hang must not hold the run for ever
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -108,7 +110,9 @@ def make_learner(policy: Policy, config: RLConfig, runtime: RuntimeConfig) -> Le
         AcceleratorState._reset_state()  # an earlier run of this process had another dtype
     accelerator = Accelerator(cpu=policy.device.type == "cpu", mixed_precision=precision)
     if accelerator.num_processes > 1:
-        raise UserError(f"started with {accelerator.num_processes} processes: this version trains on one; run it plainly")
+        raise UserError(
+            f"started with {accelerator.num_processes} processes: this version trains on one; run it plainly"
+        )
     settings = config.optimizer
     optimizer = torch.optim.AdamW(
         policy.model.parameters(),
@@ -177,7 +181,9 @@ def score_tasks(groups: list[Group], tasks: Mapping[str, Task], trainer_state: T
     for name, task in tasks.items():
         indices = [i for i, group in enumerate(groups) if group.prompt.task == name]
         if indices:
-            done, _ = score([groups[i] for i in indices], task.rewards, trainer_state=trainer_state)
+            done, _ = score(
+                [groups[i] for i in indices], task.rewards, trainer_state=trainer_state, timeout=REWARD_TIMEOUT
+            )
             scored.update(zip(indices, done, strict=True))
     return [scored[i] for i in range(len(groups))]
 

@@ -49,7 +49,9 @@ def make_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Any:
     return tokenizer
 
 
-def make_model(kind: str = "qwen2", seed: int = 0, vocab_size: int = VOCAB_SIZE, end: Any = EOS, **settings: Any) -> Any:
+def make_model(
+    kind: str = "qwen2", seed: int = 0, vocab_size: int = VOCAB_SIZE, end: Any = EOS, **settings: Any
+) -> Any:
     """A random two-layer model in eval mode. Weights are wide enough that its distributions are far from uniform."""
     import transformers as hf
 
@@ -127,7 +129,9 @@ def random_prompts(count: int, seed: int = 0, low: int = 2, high: int = 14) -> l
     ]
 
 
-def model_logprobs(model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float = 1.0) -> torch.Tensor:
+def model_logprobs(
+    model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float = 1.0
+) -> torch.Tensor:
     """Log-probs of a completion by one plain, unpadded forward of the model: what everything is compared with."""
     ids = torch.tensor([[*prompt, *completion]])
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Group-normalised advantages: worked by hand, against float64 by hand, and their invariances."""
 
+# ruff: noqa: F722  (the shapes in jaxtyping annotations)
 from __future__ import annotations
 
 import math
@@ -88,9 +89,7 @@ def test_fewer_than_two_valid_rewards_give_zero(config):
 
 
 @given(
-    st.lists(
-        st.lists(st.floats(-10, 10, width=32), min_size=4, max_size=4), min_size=1, max_size=5
-    ),
+    st.lists(st.lists(st.floats(-10, 10, width=32), min_size=4, max_size=4), min_size=1, max_size=5),
     st.sampled_from(["group", "batch", "none"]),
 )
 @settings(max_examples=60, deadline=None)

@@ -192,9 +192,7 @@ def test_overlong_prompts_are_dropped_and_counted_or_refused(caplog):
         kept = build_prompts(rows, tight, make_tokenizer())
     assert [p.text for p in kept] == ["1", "11"]
     assert "2 of 4 prompts are over 10 tokens" in caplog.text
-    message = user_error(
-        build_prompts, rows, tight.model_copy(update={"overlong": "error"}), make_tokenizer()
-    )
+    message = user_error(build_prompts, rows, tight.model_copy(update={"overlong": "error"}), make_tokenizer())
     assert "2 of 4" in message
     assert "max_prompt_tokens" in message
     assert "4 of 4" in user_error(
@@ -235,7 +233,9 @@ def write(file: Path, *lines: str) -> DataConfig:
 
 
 def test_jsonl_with_blank_lines_thai_and_a_limit(tmp_path):
-    data = write(tmp_path / "d.jsonl", '{"question": "สอง", "answer": 1}', "", '{"question": "b"}', "  ", '{"question": "c"}')
+    data = write(
+        tmp_path / "d.jsonl", '{"question": "สอง", "answer": 1}', "", '{"question": "b"}', "  ", '{"question": "c"}'
+    )
     assert load_rows(data) == [{"question": "สอง", "answer": 1}, {"question": "b"}, {"question": "c"}]
     assert len(load_rows(data.model_copy(update={"limit": 2}))) == 2
 

@@ -40,9 +40,7 @@ def _length(completions: list[str], **columns: object) -> list[float]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_on_the_gpu_trains_and_agrees_with_its_engine(
-    tiny_model_folder: Path, tmp_path: Path, dtype: str
-) -> None:
+def test_a_run_trains_and_agrees_with_its_engine(tiny_model_folder: Path, tmp_path: Path, dtype: str) -> None:
     task = Task(_prompts(), [Reward("length", _length)])
     train(
         str(tiny_model_folder),

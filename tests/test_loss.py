@@ -1,5 +1,6 @@
 """The GRPO objective: numbers worked out by hand, float64 references, gradients by finite differences."""
 
+# ruff: noqa: F722  (the shapes in jaxtyping annotations)
 from __future__ import annotations
 
 import math
@@ -24,7 +25,7 @@ def double(values) -> Tensor:
 
 @jaxtyped(typechecker=beartype)
 def objective(
-    logprobs: Float[Tensor, "B T"], old: Float[Tensor, "B T"], advantages: Float[Tensor, "B"], low: float, high: float
+    logprobs: Float[Tensor, "B T"], old: Float[Tensor, "B T"], advantages: Float[Tensor, " B"], low: float, high: float
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     return clipped_objective(logprobs, old, advantages, low, high)
 

@@ -1,4 +1,4 @@
-"""The loop: it learns, it goes on after a kill as if nothing had happened, and its metrics hold what the design says."""
+"""The loop: it learns, goes on after a kill as if nothing had happened, and its metrics hold what the design says."""
 
 from __future__ import annotations
 
@@ -185,7 +185,9 @@ def test_checkpoints_come_when_due_and_the_last_ones_are_kept(tiny_model_folder,
     run(tiny_model_folder, tmp_path / "a", config_of(steps=7, checkpoint={"every": 2, "keep": 2}))
     assert [p.name for p in checkpoints(tmp_path / "a" / "checkpoints")] == ["step-000004", "step-000006"]
     run(tiny_model_folder, tmp_path / "b", config_of(steps=9, rollout_prompts=6, checkpoint={"every": 4, "keep": 9}))
-    assert [p.name for p in checkpoints(tmp_path / "b" / "checkpoints")] == ["step-000006"]  # the next boundary; 9 - 6 < 4
+    assert [p.name for p in checkpoints(tmp_path / "b" / "checkpoints")] == [
+        "step-000006"
+    ]  # the next boundary; 9 - 6 < 4
     run(tiny_model_folder, tmp_path / "c", config_of(checkpoint={}))
     assert checkpoints(tmp_path / "c" / "checkpoints") == []
 
@@ -284,7 +286,9 @@ def test_a_run_with_nothing_to_train_says_so_and_keeps_the_model(tiny_model_fold
     from safetensors.torch import load_file
 
     before = load_file(tiny_model_folder / "model.safetensors")
-    run(tiny_model_folder, tmp_path, config_of(optimizer={"lr": 1e-2, "weight_decay": 0.5}), {"default": task_of(equal)})
+    run(
+        tiny_model_folder, tmp_path, config_of(optimizer={"lr": 1e-2, "weight_decay": 0.5}), {"default": task_of(equal)}
+    )
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
     rows = rows_of(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]  # the schedule advances
@@ -406,11 +410,7 @@ def test_the_rates_in_the_metrics_are_those_applied(tiny_model_folder, tmp_path)
 
 
 def sampled(sampler: PromptSampler, counts: list[int]) -> list[list[str]]:
-    step, found = 0, []
-    for count in counts:
-        found.append([f"{p.task}/{p.id}" for p in sampler.next(count, step)])
-        step += 1
-    return found
+    return [[f"{p.task}/{p.id}" for p in sampler.next(count, step)] for step, count in enumerate(counts)]
 
 
 def test_every_prompt_once_an_epoch_in_a_new_order():

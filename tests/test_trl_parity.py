@@ -1,4 +1,4 @@
-"""Loss, gradient and advantages equal those of TRL 1.16's GRPOTrainer on the same tensors, by calling TRL's own methods.
+"""Loss, gradient and advantages equal those of TRL 1.16's GRPOTrainer on the same tensors, by calling its own methods.
 
 Ours goes through the whole path that training takes (rows -> right-padded micro-batches -> log-probs -> loss ->
 backward, three micro-batches), TRL's through `_compute_loss` on one left-padded batch.
@@ -66,7 +66,9 @@ def sample_rows(seed: int, model: Any, temperature: float, *, off_policy: bool) 
             ids = [rng.randrange(9, VOCAB_SIZE) for _ in range(rng.randrange(0, MAX_TOKENS))] + [EOS]
             exact = model_logprobs(model, prompt.token_ids, ids, temperature).tolist()
             rollout = Rollout(
-                Completion(tuple(ids), tuple(exact), "stop", ""), reward=1.0, advantage=rng.choice([-1, 1]) * rng.random()
+                Completion(tuple(ids), tuple(exact), "stop", ""),
+                reward=1.0,
+                advantage=rng.choice([-1, 1]) * rng.random(),
             )
             old = tuple(p + rng.gauss(0, 0.3) for p in exact) if off_policy else None
             rows.append(Row(prompt.token_ids, rollout, old, tuple(p + rng.gauss(0, 0.5) for p in exact)))
@@ -141,7 +143,9 @@ def test_loss_and_gradient_equal_trl(variant, beta, off_policy, tmp_path):
     expected.backward()
 
     learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, temperature, micro_batch_size=5)
-    ours = accumulate_gradients(learner, rows if beta else [replace(r, ref_logprobs=None) for r in rows], config, MAX_TOKENS)
+    ours = accumulate_gradients(
+        learner, rows if beta else [replace(r, ref_logprobs=None) for r in rows], config, MAX_TOKENS
+    )
 
     assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
     pairs = [
@@ -170,14 +174,13 @@ def test_advantages_equal_trl(scale, tmp_path):
     table = [[1.0, 0.0, 0.25, 1.0], [0.0, 0.5, nan, 0.125], [1.0, 1.0, 1.0, 1.0]]
     trainer = trl_trainer(tmp_path, make_model("qwen2"), beta=0.0, scale_rewards=scale)
     flat = [value for line in table for value in line]
-    count = len(flat)  # prompt ids, completion ids, tool mask, completions, log-probs, extra fields, images, tool images
+    # prompt ids, completion ids, tool mask, completions, log-probs, extra fields, images, tool images
+    count = len(flat)
     trainer._generate = lambda _: ([[9, 10]] * count, [[11, EOS]] * count, None, ["a"] * count, None, {}, None, None)
     trainer._calculate_rewards = lambda *_: torch.tensor(flat).unsqueeze(1)
     theirs = trainer._generate_and_score_completions([{"prompt": "1+1="}] * len(flat))["advantages"]
 
-    groups = [
-        group_of(prompt_of([9], f"p{i}"), [None if v != v else v for v in line]) for i, line in enumerate(table)
-    ]
+    groups = [group_of(prompt_of([9], f"p{i}"), [None if v != v else v for v in line]) for i, line in enumerate(table)]
     ours = [r.advantage for g in assign_advantages(groups, AdvantageConfig(scale=scale)) for r in g.rollouts]
     assert ours == pytest.approx(theirs.tolist(), rel=2e-6, abs=1e-7)
 

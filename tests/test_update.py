@@ -153,7 +153,7 @@ def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_pol
 
 
 def drifted(row: Row) -> Row:
-    """Made-up old log-probs, some outside the clip range, the same in every run; the engine's are made equal to them."""
+    """Made-up old log-probs, some outside the clip range, the same in every run; the engine's are equal to them."""
     rng = random.Random(str(row.rollout.completion.token_ids))
     old = tuple(p + rng.gauss(0, 0.2) for p in row.rollout.completion.logprobs)
     completion = replace(row.rollout.completion, logprobs=old)
@@ -217,7 +217,8 @@ def test_what_comes_after_the_end_token_has_no_say_and_the_end_token_has():
 def test_the_end_token_alone_has_a_gradient():
     config = config_of()
     policy, learner = setup(config)
-    rollouts = [Rollout(Completion((EOS,), (-1.0,), "stop", ""), reward=r, advantage=a) for r, a in ((1, 1.0), (0, -0.5))]
+    end = Completion((EOS,), (-1.0,), "stop", "")
+    rollouts = [Rollout(end, reward=1.0, advantage=1.0), Rollout(end, reward=0.0, advantage=-0.5)]
     accumulate_gradients(learner, [Row((20, 30), r) for r in rollouts], config.loss, MAX_TOKENS)
     found = gradients(policy.model)
     logits = policy.model(input_ids=torch.tensor([[20, 30]])).logits[0, -1] / 0.9
@@ -251,7 +252,7 @@ def test_zero_advantages_are_trained_when_beta_is_above_zero():
     accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
     with_kl = gradients(policy.model)
     assert sum(g.norm() for g in with_kl.values()) > 0
-    same = with_logprobs(learner, Reference(policy.model), groups, config)  # reference = policy: k3 and its gradient are 0
+    same = with_logprobs(learner, Reference(policy.model), groups, config)  # k3 of equal policies: 0, gradient too
     accumulate_gradients(learner, same, config.loss, MAX_TOKENS)
     assert max(float(g.abs().max()) for g in gradients(policy.model).values()) < 1e-7
 
@@ -382,6 +383,17 @@ def test_the_gate_stops_on_stale_weights_before_the_optimizer(reward, updates):
     with pytest.raises(UserError, match=r"log-probs of the same tokens differ by \d\.\d+ on average"):
         update(learner, rows, config, 1e-3)
     assert_untouched(learner, before)
+
+
+@pytest.mark.parametrize("lr", [1e-3, 1e-5])
+def test_the_gate_sees_a_single_missed_sync(lr):
+    """The engine is one optimizer update behind the trainer, at a rate of fine-tuning."""
+    config = config_of()
+    policy, learner = setup(config)
+    behind = rollout_groups(policy, config, varied)
+    update(learner, rows_of(behind), config, lr)
+    with pytest.raises(UserError, match="log-probs"):
+        update(learner, rows_of(behind), config, lr)
 
 
 def test_the_gate_stops_on_another_temperature():
