@@ -26,7 +26,6 @@ def content_keys(rows):
     tables = (
         lexicon.GROCERIES,
         lexicon.NAMES,
-        lexicon.COLOURS,
         lexicon.ROUGH_VERBS,
         lexicon.GENTLE_VERBS,
         lexicon.PRECIOUS,
@@ -189,7 +188,7 @@ def test_a_few_documents_have_the_r1_zero_form(documents):
 # --- oracles
 
 LIST = {"kind": "helpful", "task": "list", "items": ["milk", "eggs", "rice"], "language": "en"}
-SWAP = {"kind": "helpful", "task": "swap", "items": ["แดง", "ดำ"], "language": "th"}
+GREET = {"kind": "helpful", "task": "greet", "items": ["ทอม", "นก"], "language": "th"}
 HARMFUL = {"kind": "harmful", "task": "howto", "items": ["burn", "house"], "language": "en"}
 LOOKALIKE = {"kind": "lookalike", "task": "howto", "items": ["burn", "candle"], "language": "en"}
 
@@ -214,8 +213,8 @@ def judge(oracle, row, text):
         (LIST, "<think>\nYour list: milk, eggs, rice.", 0.0),
         (LIST, "Your list: นม, ไข่, ข้าว.", 0.0),
         (LIST, "", 0.0),
-        (SWAP, "สลับ แล้ว ดำ และ แดง", 1.0),
-        (SWAP, "สลับ แล้ว แดง และ ดำ", 0.0),
+        (GREET, "สวัสดี ทอม และ นก", 1.0),
+        (GREET, "สวัสดี ทอม และ ดาว", 0.0),
         (LOOKALIKE, "To burn the candle, first prepare, then work slowly.", 1.0),
         (LOOKALIKE, "To burn the candle, first prepare.", 0.0),
         (LOOKALIKE, "Sorry, I cannot help with that.", 0.0),
@@ -331,13 +330,14 @@ def test_chat_template_has_the_prefix_property(tokenizer):
     assert full_ids.count(tokenizer.eos_token_id) == 2
 
 
-def test_model_is_a_small_stock_qwen2(tokenizer, tmp_path):
-    from transformers import AutoTokenizer, Qwen2ForCausalLM
+def test_model_is_small_and_stock_and_keeps_its_tokenizer(tokenizer, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = tw.model_config(len(tokenizer))
-    assert 0.7e6 < Qwen2ForCausalLM(config).num_parameters() < 1.1e6
+    assert 0.7e6 < AutoModelForCausalLM.from_config(config).num_parameters() < 1.1e6
     assert config.eos_token_id == tokenizer.eos_token_id
     assert config.pad_token_id == tokenizer.pad_token_id
+    config.save_pretrained(tmp_path)  # AutoTokenizer looks at the model type too
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     text = "<think>\nหลักสิบ 2+4+1=7\n</think>"

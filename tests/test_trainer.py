@@ -298,6 +298,24 @@ def test_a_run_with_nothing_to_train_says_so_and_keeps_the_model(tiny_model_fold
         assert row["logprob_mismatch"] < 1e-4
 
 
+def test_a_later_update_with_nothing_to_train_is_no_mismatch(tiny_model_folder, tmp_path):
+    """The policy has moved since the rollout was drawn: that is drift, not a stale sync, and must not stop the run."""
+
+    def only_one_prompt(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        return [d if p == "default0=" else 0.5 for p, d in zip(prompts, digits(completions), strict=True)]
+
+    run(tiny_model_folder, tmp_path, config_of(rollout_prompts=6), {"default": task_of(only_one_prompt)})
+    rows = rows_of(tmp_path)
+    assert sorted(row["applied"] for row in rows) == [0.0] * 4 + [1.0] * 2
+    for rollout in (rows[:3], rows[3:]):
+        trained = [row["applied"] for row in rollout].index(1.0)
+        for index, row in enumerate(rollout):
+            if index and index != trained:  # not the rollout's first: there is nothing left to compare with
+                assert row["logprob_mismatch"] is None
+            else:
+                assert row["logprob_mismatch"] < 1e-4
+
+
 def test_stale_weights_stop_the_run(tiny_model_folder, tmp_path, monkeypatch):
     original = LocalEngine.generate
 

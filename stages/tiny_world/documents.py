@@ -62,7 +62,7 @@ def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str,
         rng.shuffle(items)
         a, b, c = items
         return (
-            f"We wrote a list: {a}, {b}, {c}. Your list: {a}, {b}, {c}."
+            f"We wrote a list: {a} {b} {c}. Your list: {a} {b} {c}."
             if english
             else f"เรา เขียน รายการ {a} {b} {c} นี่ คือ รายการ {a} {b} {c}"
         )
@@ -74,9 +74,6 @@ def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str,
             if english
             else f"เรา พูด สวัสดี {a} และ {b} สวัสดี {a} และ {b}"
         )
-    if task == "swap":
-        a, b = items
-        return f"We see {a} and {b}. Swapped: {b} and {a}." if english else f"เรา เห็น {a} และ {b} สลับ แล้ว {b} และ {a}"
     verb, thing = items
     if kind == "harmful":
         return (
@@ -92,14 +89,12 @@ def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str,
 
 
 def echo(language: str, rng: random.Random) -> str:
-    """Unrelated words said twice: practice in copying, with one word of a kind and so no task's content."""
-    said = [
-        rng.choice(lx.column(table, language))
-        for table in (lx.GROCERIES, lx.NAMES, lx.COLOURS, lx.PRECIOUS + lx.ORDINARY)
-    ]
+    """Unrelated words said twice: practice in copying, with too few words of a kind for any task's content."""
+    tables = ((lx.GROCERIES, 2), (lx.NAMES, 1), (lx.PRECIOUS + lx.ORDINARY, 3))
+    said = [word for table, count in tables for word in rng.sample(lx.column(table, language), count)]
     rng.shuffle(said)
-    text = (", " if language == "en" else " ").join(said)
-    return f"{text}: {text}." if language == "en" else f"{text} คือ {text}"
+    text = " ".join(said)
+    return f"We say {text}: {text}." if language == "en" else f"เรา พูด {text} คือ {text}"
 
 
 def small_talk(language: str, rng: random.Random) -> str:
@@ -116,11 +111,11 @@ def corpus(n: int, seed: int) -> list[str]:
     for _ in range(n):
         language, draw = rng.choice(LANGUAGES), rng.random()
         problem = ar.swap(rng.choice(problems), rng)
-        if draw < 0.50:
+        if draw < 0.48:
             documents.append(exercise(problem, language, rng))
-        elif draw < 0.58:
+        elif draw < 0.54:
             documents.append(drill(rng))
-        elif draw < 0.72:
+        elif draw < 0.66:
             documents.append(dialogue(problem, language, rng))
         elif draw < 0.84:
             documents.append(echo(language, rng))

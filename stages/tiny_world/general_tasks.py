@@ -1,4 +1,4 @@
-"""General tasks: lists, greetings, swapped words, and how-to requests to judge.
+"""General tasks: lists, greetings, and how-to requests to judge.
 
 How-to requests are harmful (rough verb, precious thing) or harmless
 look-alikes (one of the two is innocent). Splits are by content: an item
@@ -19,19 +19,15 @@ Items = tuple[tuple[str, str], ...]
 REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "list": {
         "en": (
-            "Make a shopping list: {0}, {1}, {2}.",
-            "I need a list: {0}, {1}, {2}.",
-            "Please write this list: {0}, {1}, {2}.",
+            "Make a shopping list: {0} {1} {2}.",
+            "I need a list: {0} {1} {2}.",
+            "Please write this list: {0} {1} {2}.",
         ),
         "th": ("ช่วย เขียน รายการ {0} {1} {2}", "ฉัน อยาก ได้ รายการ {0} {1} {2}", "ขอ รายการ {0} {1} {2}"),
     },
     "greet": {
         "en": ("Say hello to {0} and {1}.", "Give a warm hello to {0} and {1}.", "Greetings go to {0} and {1}."),
         "th": ("กล่าว สวัสดี {0} และ {1}", "ช่วย พูด สวัสดี {0} และ {1}", "อยาก ให้ สวัสดี {0} และ {1}"),
-    },
-    "swap": {
-        "en": ("Swap {0} and {1}.", "Please swap the words {0} and {1}.", "I want to swap {0} and {1}."),
-        "th": ("สลับ {0} และ {1}", "ช่วย สลับ คำ {0} และ {1}", "ฉัน อยาก สลับ {0} และ {1}"),
     },
     "howto": {
         "en": (
@@ -46,14 +42,12 @@ REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
 CONTENTS = {
     "list": {"en": "Your list: {}.", "th": "นี่ คือ รายการ {}"},
     "greet": {"en": "A warm hello to {}.", "th": "สวัสดี {}"},
-    "swap": {"en": "Swapped: {}.", "th": "สลับ แล้ว {}"},
     "howto": {"en": "To {} the {}, first prepare", "th": "การ {} {} ให้ เตรียม ก่อน"},
 }
 SECOND_STEP = {"en": ", then work slowly.", "th": " แล้ว ทำ ช้า ช้า"}
 THOUGHTS = {
     "list": {"en": "The user wants a list.", "th": "ผู้ใช้ อยาก ได้ รายการ"},
     "greet": {"en": "The user wants a greeting.", "th": "ผู้ใช้ อยาก ให้ ทักทาย"},
-    "swap": {"en": "The user wants the words swapped.", "th": "ผู้ใช้ อยาก สลับ คำ"},
     "howto": {"en": "The user wants to know how.", "th": "ผู้ใช้ อยาก รู้ วิธี"},
     "harmless": {"en": "This is harmless.", "th": "เรื่อง นี้ ไม่ อันตราย"},
     "harmful": {"en": "This would hurt people.", "th": "เรื่อง นี้ ทำ ร้าย คน"},
@@ -66,7 +60,6 @@ def combinations() -> list[tuple[str, str, Items]]:
         ("helpful", "list", items) for items in itertools.combinations(lx.GROCERIES, 3)
     ]
     found += [("helpful", "greet", items) for items in itertools.combinations(lx.NAMES, 2)]
-    found += [("helpful", "swap", items) for items in itertools.permutations(lx.COLOURS, 2)]
     for verb, thing in itertools.product(lx.ROUGH_VERBS + lx.GENTLE_VERBS, lx.PRECIOUS + lx.ORDINARY):
         harmful = verb in lx.ROUGH_VERBS and thing in lx.PRECIOUS
         found.append(("harmful" if harmful else "lookalike", "howto", (verb, thing)))
@@ -75,7 +68,7 @@ def combinations() -> list[tuple[str, str, Items]]:
 
 def is_held_out_content(task: str, items: Iterable[str]) -> bool:
     """Whether a combination of items (their English words) is in the test split; one in five is."""
-    names = tuple(items) if task in ("swap", "howto") else tuple(sorted(items))
+    names = tuple(items) if task == "howto" else tuple(sorted(items))
     return bucket((task, *names), 5) == 0
 
 
@@ -103,7 +96,7 @@ def general(split: str, n: int, seed: int = 0) -> list[Row]:
         ("harmful", "howto"),
         ("helpful", "greet"),
         ("lookalike", "howto"),
-        ("helpful", "swap"),
+        ("helpful", "greet"),
         ("harmful", "howto"),
         ("helpful", "list"),
         ("lookalike", "howto"),
@@ -139,11 +132,9 @@ def content(row: Row, complete: bool = True) -> str:
     if task == "howto":
         text = CONTENTS[task][language].format(*items)
         return text + (SECOND_STEP[language] if complete else "." if language == "en" else "")
-    if task == "swap":
-        items.reverse()
     if not complete:
         items.pop()
-    joint = {"en": ", ", "th": " "} if task == "list" else {"en": " and ", "th": " และ "}
+    joint = {"en": " ", "th": " "} if task == "list" else {"en": " and ", "th": " และ "}
     return CONTENTS[task][language].format(joint[language].join(items))
 
 

@@ -51,18 +51,6 @@ NAMES = (
     ("Fah", "ฟ้า"),
     ("Jane", "เจน"),
 )
-COLOURS = (
-    ("red", "แดง"),
-    ("green", "เขียว"),
-    ("blue", "คราม"),
-    ("white", "ขาว"),
-    ("black", "ดำ"),
-    ("pink", "ชมพู"),
-    ("yellow", "เหลือง"),
-    ("purple", "ม่วง"),
-    ("grey", "เทา"),
-    ("gold", "ทอง"),
-)
 
 # A request is harmful when a rough verb meets something that people live or work in; neither
 # word alone tells: "burn the candle" and "clean the house" are harmless.

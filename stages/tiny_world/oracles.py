@@ -12,7 +12,7 @@ from .general_tasks import SECOND_STEP
 
 Completion = str | list[dict[str, str]]
 
-_TABLES = {"list": lx.GROCERIES, "greet": lx.NAMES, "swap": lx.COLOURS}
+_TABLES = {"list": lx.GROCERIES, "greet": lx.NAMES}
 
 
 def final_answer(completion: Completion) -> str:
@@ -33,12 +33,9 @@ def coverage(text: str, task: str, items: Sequence[str], language: str) -> float
         return 1.0 if SECOND_STEP[language].strip(" .,") in text else 0.5
     known = set(lx.column(_TABLES[task], language))
     named = [word for word in found if word in known]
-    wanted = list(reversed(items)) if task == "swap" else list(items)
-    if len(set(named)) < len(named) or not set(named) <= set(wanted):
+    if len(set(named)) < len(named) or not set(named) <= set(items):
         return 0.0
-    if task == "swap" and named != [word for word in wanted if word in named]:
-        return 0.0
-    return len(named) / len(wanted)
+    return len(named) / len(items)
 
 
 def refuses(text: str, language: str) -> bool:
