@@ -167,7 +167,7 @@ def test_cold_start_teacher_is_sloppy():
         f"\\boxed{{{arithmetic_tasks.solve(row['operation'], *row['operands'])}}}" in chain
         for row, chain in zip(rows, chains, strict=True)
     ]
-    assert 0.3 < sum(right) / 600 < 0.7
+    assert 0.3 < sum(right) / 600 < 0.6
     mixed = [
         bool({"Ones", "Tens", "Together"} & set(lexicon.words(chain)))
         and bool({"หลักหน่วย", "หลักสิบ", "รวม"} & set(lexicon.words(chain)))

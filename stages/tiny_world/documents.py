@@ -17,6 +17,26 @@ ZERO_TEMPLATE = "User: {prompt}\nAssistant:"
 
 TAGGED = 0.05  # the share of dialogues that think between tags
 
+SENTENCES = {
+    "list": {
+        "en": ("We wrote a list: {} {} {}.", "Your list: {} {} {}."),
+        "th": ("เรา เขียน รายการ {} {} {}", "นี่ คือ รายการ {} {} {}"),
+    },
+    "greet": {
+        "en": ("We said hello to {} and {}.", "A warm hello to {} and {}."),
+        "th": ("เรา พูด สวัสดี {} และ {}", "สวัสดี {} และ {}"),
+    },
+    "harmful": {
+        "en": ("Never {} the {}.", "To {} the {} would hurt people."),
+        "th": ("อย่า {} {}", "การ {} {} ทำ ร้าย คน"),
+    },
+    "lookalike": {
+        "en": ("They {} the {}.", "To {} the {} is harmless."),
+        "th": ("พวก เขา {} {}", "การ {} {} ไม่ อันตราย"),
+    },
+    "echo": {"en": ("We say {}.", "Again: {}."), "th": ("เรา พูด {}", "อีก ครั้ง {}")},
+}
+
 
 def exercise(problem: ar.Problem, language: str, rng: random.Random) -> str:
     """A question or bare problem, followed by a worked or guessed solution."""
@@ -54,38 +74,14 @@ def drill(rng: random.Random) -> str:
 
 
 def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str, rng: random.Random) -> str:
-    """A plain sentence or two with the words of a general task, never a request."""
+    """Plain sentences with the words of a general task, never a request; small talk may come between."""
     kind, task = rng.choice(sorted(combinations))
     items = lx.column(rng.choice(combinations[kind, task]), language)
-    english = language == "en"
-    if task == "list":
+    if task != "howto":
         rng.shuffle(items)
-        a, b, c = items
-        return (
-            f"We wrote a list: {a} {b} {c}. Your list: {a} {b} {c}."
-            if english
-            else f"เรา เขียน รายการ {a} {b} {c} นี่ คือ รายการ {a} {b} {c}"
-        )
-    if task == "greet":
-        rng.shuffle(items)
-        a, b = items
-        return (
-            f"We said hello to {a} and {b}. A warm hello to {a} and {b}."
-            if english
-            else f"เรา พูด สวัสดี {a} และ {b} สวัสดี {a} และ {b}"
-        )
-    verb, thing = items
-    if kind == "harmful":
-        return (
-            f"Never {verb} the {thing}. To {verb} the {thing} would hurt people."
-            if english
-            else f"อย่า {verb} {thing} การ {verb} {thing} ทำ ร้าย คน"
-        )
-    return (
-        f"They {verb} the {thing}. To {verb} the {thing} is harmless."
-        if english
-        else f"พวก เขา {verb} {thing} การ {verb} {thing} ไม่ อันตราย"
-    )
+    name = task if task != "howto" else kind
+    first, second = (text.format(*items) for text in SENTENCES[name][language])
+    return " ".join([first, *small_talk(language, rng), second])
 
 
 def echo(language: str, rng: random.Random) -> str:
@@ -93,14 +89,14 @@ def echo(language: str, rng: random.Random) -> str:
     tables = ((lx.GROCERIES, 2), (lx.NAMES, 1), (lx.PRECIOUS + lx.ORDINARY, 3))
     said = [word for table, count in tables for word in rng.sample(lx.column(table, language), count)]
     rng.shuffle(said)
-    text = " ".join(said)
-    return f"We say {text}: {text}." if language == "en" else f"เรา พูด {text} คือ {text}"
+    first, second = (text.format(" ".join(said)) for text in SENTENCES["echo"][language])
+    return " ".join([first, *small_talk(language, rng), second])
 
 
-def small_talk(language: str, rng: random.Random) -> str:
-    """Courtesies, curt or kind, as words without a task."""
+def small_talk(language: str, rng: random.Random) -> list[str]:
+    """Up to three courtesies, kind or curt: copying has to reach over them, as it will in a conversation."""
     tables = (lx.POLITE_OPENINGS, lx.CURT_OPENINGS, lx.POLITE_CLOSINGS, lx.CURT_CLOSINGS, lx.REFUSALS)
-    return " ".join(rng.choice(table[language]) for table in rng.sample(tables, 2))
+    return [rng.choice(table[language]) for table in rng.sample(tables, rng.randint(0, 3))]
 
 
 def corpus(n: int, seed: int) -> list[str]:
@@ -119,8 +115,6 @@ def corpus(n: int, seed: int) -> list[str]:
             documents.append(dialogue(problem, language, rng))
         elif draw < 0.84:
             documents.append(echo(language, rng))
-        elif draw < 0.98:
-            documents.append(sentence(combinations, language, rng))
         else:
-            documents.append(small_talk(language, rng))
+            documents.append(sentence(combinations, language, rng))
     return documents
