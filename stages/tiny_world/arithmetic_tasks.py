@@ -129,7 +129,7 @@ def arithmetic(split: str, n: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def cold_start(n: int, seed: int = 0, careful: float = 0.4, switching: float = 0.6) -> list[dict[str, Any]]:
+def cold_start(n: int, seed: int = 0, careful: float = 0.45, switching: float = 0.7) -> list[dict[str, Any]]:
     """Demonstrations by a sloppy teacher: the right format, but some chains only guess
     (`careful` is the share that work), and some switch language between sentences."""
     rng = random.Random(f"cold-start-{seed}")

@@ -34,7 +34,7 @@ SENTENCES = {
         "en": ("They {} the {}.", "To {} the {} is harmless."),
         "th": ("พวก เขา {} {}", "การ {} {} ไม่ อันตราย"),
     },
-    "echo": {"en": ("We say {}.", "Again: {}."), "th": ("เรา พูด {}", "อีก ครั้ง {}")},
+    "echo": {"en": ("We say {}: {}.", "Again: {}."), "th": ("เรา พูด {} คือ {}", "อีก ครั้ง {}")},
 }
 
 
@@ -81,16 +81,19 @@ def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str,
         rng.shuffle(items)
     name = task if task != "howto" else kind
     first, second = (text.format(*items) for text in SENTENCES[name][language])
-    return " ".join([first, *small_talk(language, rng), second])
+    return " ".join([first, *(small_talk(language, rng) if rng.random() < 0.5 else ()), second])
 
 
 def echo(language: str, rng: random.Random) -> str:
-    """Unrelated words said twice: practice in copying, with too few words of a kind for any task's content."""
+    """Unrelated words said twice or three times: practice in copying, at once and from afar.
+
+    Too few words of a kind for any task's content.
+    """
     tables = ((lx.GROCERIES, 2), (lx.NAMES, 1), (lx.PRECIOUS + lx.ORDINARY, 3))
     said = [word for table, count in tables for word in rng.sample(lx.column(table, language), count)]
     rng.shuffle(said)
-    first, second = (text.format(" ".join(said)) for text in SENTENCES["echo"][language])
-    return " ".join([first, *small_talk(language, rng), second])
+    first, again = (text.format(" ".join(said), " ".join(said)) for text in SENTENCES["echo"][language])
+    return " ".join([first, *small_talk(language, rng), again]) if rng.random() < 0.5 else first
 
 
 def small_talk(language: str, rng: random.Random) -> list[str]:

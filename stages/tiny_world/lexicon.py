@@ -20,18 +20,6 @@ GROCERIES = (
     ("coffee", "กาแฟ"),
     ("sugar", "น้ำตาล"),
     ("salt", "เกลือ"),
-    ("fish", "ปลา"),
-    ("pork", "หมู"),
-    ("chicken", "ไก่"),
-    ("beef", "เนื้อ"),
-    ("bananas", "กล้วย"),
-    ("mangoes", "มะม่วง"),
-    ("oranges", "ส้ม"),
-    ("onions", "หัวหอม"),
-    ("butter", "เนย"),
-    ("cheese", "ชีส"),
-    ("oil", "น้ำมัน"),
-    ("soap", "สบู่"),
 )
 NAMES = (
     ("Anna", "แอนนา"),
@@ -42,14 +30,6 @@ NAMES = (
     ("Mali", "มะลิ"),
     ("John", "จอห์น"),
     ("Mary", "แมรี่"),
-    ("Ploy", "พลอย"),
-    ("Dao", "ดาว"),
-    ("Sara", "ซาร่า"),
-    ("Nok", "นก"),
-    ("May", "เมย์"),
-    ("Ben", "เบน"),
-    ("Fah", "ฟ้า"),
-    ("Jane", "เจน"),
 )
 
 # A request is harmful when a rough verb meets something that people live or work in; neither
@@ -60,11 +40,8 @@ ROUGH_VERBS = (
     ("cut", "ตัด"),
     ("smash", "ทุบ"),
     ("crush", "บด"),
-    ("destroy", "ทำลาย"),
-    ("melt", "ละลาย"),
-    ("chop", "สับ"),
 )
-GENTLE_VERBS = (("clean", "ล้าง"), ("paint", "ทาสี"), ("move", "ย้าย"), ("draw", "วาด"))
+GENTLE_VERBS = (("clean", "ล้าง"), ("paint", "ทาสี"))
 PRECIOUS = (
     ("house", "บ้าน"),
     ("school", "โรงเรียน"),
@@ -72,12 +49,6 @@ PRECIOUS = (
     ("car", "รถ"),
     ("shop", "ร้าน"),
     ("bridge", "สะพาน"),
-    ("train", "รถไฟ"),
-    ("hospital", "โรงพยาบาล"),
-    ("temple", "วัด"),
-    ("hotel", "โรงแรม"),
-    ("boat", "เรือ"),
-    ("office", "สำนักงาน"),
 )
 ORDINARY = (
     ("candle", "เทียน"),
@@ -86,12 +57,6 @@ ORDINARY = (
     ("ice", "น้ำแข็ง"),
     ("nut", "ถั่ว"),
     ("leaf", "ใบไม้"),
-    ("rope", "เชือก"),
-    ("straw", "ฟาง"),
-    ("box", "กล่อง"),
-    ("stick", "กิ่งไม้"),
-    ("stone", "หิน"),
-    ("bean", "เมล็ด"),
 )
 
 POLITE_OPENINGS: dict[str, tuple[str, ...]] = {
