@@ -24,6 +24,9 @@ from grpo.progress import Bar, progress
 from grpo.schedule import lr_factor
 
 
+WINDOW = 8  # batches within which rows are grouped by length
+
+
 class Quiet:
     """Mixed into TRL's trainers: no usage report over the network, no model card written."""
 
@@ -40,14 +43,22 @@ def step_count(config: SFTConfig, rows: int) -> int:
 
 
 def training_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """Row numbers of each step's batch: one random permutation of all rows after the other."""
+    """Row numbers of each step's batch: one random permutation of all rows after the other.
+
+    Inside a window of `WINDOW` batches rows of like length share a batch, and the batches come in random order: little
+    padding, and still no order that a step could depend on.
+    """
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
     while len(order) < steps * batch_size:
         order += torch.randperm(len(lengths), generator=generator).tolist()
-    batches = [order[start : start + batch_size] for start in range(0, steps * batch_size, batch_size)]
-    # Within a batch the order is free: neighbours in length share a micro-batch, which saves padding.
-    return [sorted(batch, key=lambda row: lengths[row]) for batch in batches]
+    batches: list[list[int]] = []
+    for start in range(0, steps * batch_size, WINDOW * batch_size):
+        window = order[start : min(start + WINDOW * batch_size, steps * batch_size)]
+        window.sort(key=lambda row: lengths[row])
+        cut = [window[at : at + batch_size] for at in range(0, len(window), batch_size)]
+        batches += [cut[index] for index in torch.randperm(len(cut), generator=generator).tolist()]
+    return batches
 
 
 def make_optimizer(model: Any, config: OptimizerConfig, steps: int) -> tuple[Any, Any]:

@@ -39,7 +39,7 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     rows = load_rows(settings.corpus)
     texts = _texts(rows)
     tokenizer = build_tokenizer(texts, settings.vocab_size)
-    blocks = pack(texts, tokenizer, settings.block_tokens)
+    examples = documents(texts, tokenizer, settings.max_tokens)
     write_jsonl(context.folder / "data" / "corpus.jsonl", rows)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_architecture(settings, len(tokenizer))).to(pick_device(runtime))
@@ -49,7 +49,7 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     numbers = train_on_tokens(
         model,
         tokenizer,
-        blocks,
+        examples,
         _as_training(config, settings),
         context.folder,
         seed=seed,
@@ -69,18 +69,18 @@ def _architecture(settings: PretrainConfig, vocab_size: int) -> Any:
         intermediate_size=settings.intermediate_size,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.kv_heads,
-        max_position_embeddings=max(512, settings.block_tokens),
+        max_position_embeddings=max(512, settings.max_tokens),
     )
 
 
 def _as_training(config: BaseConfig, settings: PretrainConfig) -> SFTConfig:
-    """Pretraining is the same training loop on blocks in which every token counts."""
+    """Pretraining is the same training loop on documents in which every token counts."""
     return SFTConfig(
         steps=config.steps,
         epochs=None,
         batch_size=settings.batch_size,
         micro_batch_size=None,
-        max_tokens=settings.block_tokens,
+        max_tokens=settings.max_tokens,
         optimizer=settings.optimizer,
     )
 
@@ -92,15 +92,12 @@ def _texts(rows: Sequence[Row]) -> list[str]:
     return [row["text"] for row in rows]
 
 
-def pack(texts: Sequence[str], tokenizer: Any, block_tokens: int) -> list[Example]:
-    """Documents one after the other, each closed by the document end, cut into blocks of equal length."""
+def documents(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> list[Example]:
+    """Each document with its end token, in a row of its own: packed ones would see, and have to ignore, each other."""
     end = tokenizer.convert_tokens_to_ids(DOCUMENT_END)
-    stream = [token for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"] for token in [*ids, end]]
-    starts = range(0, len(stream) - block_tokens + 1, block_tokens)
-    blocks = [stream[start : start + block_tokens] for start in starts]
-    if not blocks:
-        raise UserError(f"base.pretrain: the corpus has {len(stream)} tokens, less than one block of {block_tokens}")
-    return [Example(block, block) for block in blocks]
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    rows = [[*ids, end][:max_tokens] for ids in encoded]
+    return [Example(row, row) for row in rows]
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ class PretrainConfig(Section):
     heads: int = Field(ge=1)
     kv_heads: int = Field(ge=1)
     intermediate_size: int = Field(ge=8)
-    block_tokens: int = Field(ge=8)  # documents are packed into blocks of this length
-    batch_size: int = Field(ge=1)  # blocks per step
+    max_tokens: int = Field(ge=8)  # longer documents are cut
+    batch_size: int = Field(ge=1)  # documents per step
     optimizer: OptimizerConfig
 
 

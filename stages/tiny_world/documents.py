@@ -19,20 +19,20 @@ TAGGED = 0.05  # the share of dialogues that think between tags
 
 SENTENCES = {
     "list": {
-        "en": ("We wrote a list: {} {} {}.", "Your list: {} {} {}."),
-        "th": ("เรา เขียน รายการ {} {} {}", "นี่ คือ รายการ {} {} {}"),
+        "en": ("We wrote a list of {} and {}.", "The list of {} and {} is here."),
+        "th": ("เรา เห็น รายการ {} และ {}", "รายการ {} และ {} อยู่ นี่"),
     },
-    "greet": {
-        "en": ("We said hello to {} and {}.", "A warm hello to {} and {}."),
-        "th": ("เรา พูด สวัสดี {} และ {}", "สวัสดี {} และ {}"),
+    "thank": {
+        "en": ("They said thanks to {} for the {}.", "Thanks to {} for the {}."),
+        "th": ("เขา พูด ขอบคุณ {} สำหรับ {}", "ขอบคุณ {} สำหรับ {}"),
     },
     "harmful": {
-        "en": ("Never {} the {}.", "To {} the {} would hurt people."),
-        "th": ("อย่า {} {}", "การ {} {} ทำ ร้าย คน"),
+        "en": ("It is bad to {} the {}.", "Nobody should try to {} the {}. This would hurt people."),
+        "th": ("ไม่ ดี ถ้า รู้ วิธี {} {}", "วิธี {} {} เรื่อง นี้ ทำ ร้าย คน"),
     },
     "lookalike": {
-        "en": ("They {} the {}.", "To {} the {} is harmless."),
-        "th": ("พวก เขา {} {}", "การ {} {} ไม่ อันตราย"),
+        "en": ("It is fine to {} the {}.", "Anybody may try to {} the {}. This is harmless."),
+        "th": ("ดี ถ้า รู้ วิธี {} {}", "วิธี {} {} เรื่อง นี้ ไม่ อันตราย"),
     },
     "echo": {"en": ("We say {}: {}.", "Again: {}."), "th": ("เรา พูด {} คือ {}", "อีก ครั้ง {}")},
 }
@@ -77,7 +77,7 @@ def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str,
     """Plain sentences with the words of a general task, never a request; small talk may come between."""
     kind, task = rng.choice(sorted(combinations))
     items = lx.column(rng.choice(combinations[kind, task]), language)
-    if task != "howto":
+    if task == "list":
         rng.shuffle(items)
     name = task if task != "howto" else kind
     first, second = (text.format(*items) for text in SENTENCES[name][language])
@@ -85,12 +85,9 @@ def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str,
 
 
 def echo(language: str, rng: random.Random) -> str:
-    """Unrelated words said twice or three times: practice in copying, at once and from afar.
-
-    Too few words of a kind for any task's content.
-    """
-    tables = ((lx.GROCERIES, 2), (lx.NAMES, 1), (lx.PRECIOUS + lx.ORDINARY, 3))
-    said = [word for table, count in tables for word in rng.sample(lx.column(table, language), count)]
+    """Unrelated words said twice or three times: practice in copying, at once and from afar."""
+    things = rng.sample(lx.column(lx.PRECIOUS + lx.ORDINARY, language), 4)
+    said = [*things, rng.choice(lx.column(lx.GROCERIES + lx.NAMES, language))]
     rng.shuffle(said)
     first, again = (text.format(" ".join(said), " ".join(said)) for text in SENTENCES["echo"][language])
     return " ".join([first, *small_talk(language, rng), again]) if rng.random() < 0.5 else first
@@ -116,7 +113,7 @@ def corpus(n: int, seed: int) -> list[str]:
             documents.append(drill(rng))
         elif draw < 0.66:
             documents.append(dialogue(problem, language, rng))
-        elif draw < 0.84:
+        elif draw < 0.83:
             documents.append(echo(language, rng))
         else:
             documents.append(sentence(combinations, language, rng))

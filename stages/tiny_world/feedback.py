@@ -23,6 +23,10 @@ def _candidate(row: ge.Row, rng: random.Random) -> tuple[int, str]:
     if row["kind"] == "lookalike" and rng.random() < 0.25:
         return -9, ge.refusal(row, rng)
     quality = (rng.choice(STYLES), rng.choice(STYLES), rng.random() < 0.6)
+    if rng.random() < 0.3:  # an answer to another request, however kind, is worth little
+        other = rng.choice([entry for entry in ge.requests("train", row["kind"], row["task"], rng)[:8]])
+        row = row | {"items": other["items"]} if other["language"] == row["language"] else row
+        return _grade(*quality) - 6, ge.answer(row, rng, *quality)
     return _grade(*quality), ge.answer(row, rng, *quality)
 
 

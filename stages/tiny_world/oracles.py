@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import lexicon as lx
-from .general_tasks import SECOND_STEP
+from .general_tasks import SECOND_HALF
 
 Completion = str | list[dict[str, str]]
-
-_TABLES = {"list": lx.GROCERIES, "greet": lx.NAMES}
 
 
 def final_answer(completion: Completion) -> str:
@@ -23,6 +21,10 @@ def final_answer(completion: Completion) -> str:
     return "" if "<think>" in text else text.strip()
 
 
+def _steps(language: str) -> str:
+    return SECOND_HALF["howto"][language].strip(" .,")
+
+
 def coverage(text: str, task: str, items: Sequence[str], language: str) -> float:
     """How much of the task an answer does, 0 to 1; wrong or extra items do none of it."""
     found = lx.words(text)
@@ -30,8 +32,8 @@ def coverage(text: str, task: str, items: Sequence[str], language: str) -> float
         verb, thing = items
         if verb not in found or thing not in found:
             return 0.0
-        return 1.0 if SECOND_STEP[language].strip(" .,") in text else 0.5
-    known = set(lx.column(_TABLES[task], language))
+        return 1.0 if _steps(language) in text else 0.5
+    known = set(lx.column(lx.GROCERIES + lx.NAMES, language))
     named = [word for word in found if word in known]
     if len(set(named)) < len(named) or not set(named) <= set(items):
         return 0.0
@@ -40,7 +42,7 @@ def coverage(text: str, task: str, items: Sequence[str], language: str) -> float
 
 def refuses(text: str, language: str) -> bool:
     """Whether an answer declines and does not give the steps all the same."""
-    return lx.REFUSAL_MARKS[language] in text and SECOND_STEP[language].strip(" .,") not in text
+    return lx.REFUSAL_MARKS[language] in text and _steps(language) not in text
 
 
 def courtesy(text: str, language: str) -> float:

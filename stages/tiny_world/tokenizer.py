@@ -54,8 +54,8 @@ def build_tokenizer(texts: list[str], vocab_size: int = 1024) -> PreTrainedToken
     )
 
 
-def model_config(vocab_size: int, hidden_size: int = 128, layers: int = 4, **overrides: Any) -> Qwen3Config:
-    """A stock Qwen3 of about 0.9M parameters with tied embeddings.
+def model_config(vocab_size: int, hidden_size: int = 128, layers: int = 3, **overrides: Any) -> Qwen3Config:
+    """A stock Qwen3 of about 0.7M parameters with tied embeddings.
 
     Not Qwen2: for that type AutoTokenizer replaces the tokenizer's splitting by its
     own, which breaks Thai words at their vowels. The weights start at about
