@@ -24,7 +24,7 @@ from grpo.progress import Bar, progress
 from grpo.schedule import lr_factor
 
 
-WINDOW = 8  # batches within which rows are grouped by length
+WINDOW = 16  # batches within which rows are grouped by length, where that is asked for
 
 
 class Quiet:
@@ -42,19 +42,22 @@ def step_count(config: SFTConfig, rows: int) -> int:
     return config.steps or max(1, math.ceil((config.epochs or 0) * rows / config.batch_size))
 
 
-def training_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+def training_order(
+    lengths: Sequence[int], batch_size: int, steps: int, seed: int, group_by_length: bool = False
+) -> list[list[int]]:
     """Row numbers of each step's batch: one random permutation of all rows after the other.
 
-    Inside a window of `WINDOW` batches rows of like length share a batch, and the batches come in random order: little
-    padding, and still no order that a step could depend on.
+    With `group_by_length` rows of like length inside a window of `WINDOW` batches share a batch, and the batches come
+    in random order: less padding, but a step then sees rows of one length only, and short rows weigh more.
     """
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
     while len(order) < steps * batch_size:
         order += torch.randperm(len(lengths), generator=generator).tolist()
     batches: list[list[int]] = []
-    for start in range(0, steps * batch_size, WINDOW * batch_size):
-        window = order[start : min(start + WINDOW * batch_size, steps * batch_size)]
+    span = batch_size * (WINDOW if group_by_length else 1)
+    for start in range(0, steps * batch_size, span):
+        window = order[start : min(start + span, steps * batch_size)]
         window.sort(key=lambda row: lengths[row])
         cut = [window[at : at + batch_size] for at in range(0, len(window), batch_size)]
         batches += [cut[index] for index in torch.randperm(len(cut), generator=generator).tolist()]

@@ -81,6 +81,7 @@ def _as_training(config: BaseConfig, settings: PretrainConfig) -> SFTConfig:
         batch_size=settings.batch_size,
         micro_batch_size=None,
         max_tokens=settings.max_tokens,
+        group_by_length=True,
         optimizer=settings.optimizer,
     )
 

@@ -13,9 +13,11 @@ from .lexicon import LANGUAGES, bucket
 
 Problem = tuple[str, int, int]  # operation and operands
 
+# The problem stands at the end: a chain of thought then finds its digits at the same distance in every wording, which a
+# small model learns several times faster.
 QUESTIONS = {
-    "en": ("What is {}?", "Compute {}.", "How much is {}?", "Work out {} please."),
-    "th": ("{} เท่ากับ เท่าไร", "จง หา {}", "ช่วย คำนวณ {} หน่อย", "ผล ของ {} คือ เท่าไร"),
+    "en": ("What is {}?", "Compute {}.", "How much is {}?", "Please work out {}."),
+    "th": ("จง หา {}", "ช่วย คำนวณ {}", "หา ผล ของ {}", "คำตอบ คือ อะไร {}"),
 }
 FINALS = {"en": "The answer is {}.", "th": "คำตอบ คือ {}"}
 GUESSES = {"en": ("Easy, it is {}.", "Looks like {}."), "th": ("ง่าย มาก คือ {}", "น่า จะ เป็น {}")}

@@ -15,7 +15,7 @@ from .lexicon import LANGUAGES
 
 ZERO_TEMPLATE = "User: {prompt}\nAssistant:"
 
-TAGGED = 0.05  # the share of dialogues that think between tags
+TAGGED = 0.08  # the share of dialogues that think between tags
 
 SENTENCES = {
     "list": {

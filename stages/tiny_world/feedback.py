@@ -18,15 +18,22 @@ def _grade(opening: str, closing: str, complete: bool) -> int:
     return score[opening] + score[closing] + (4 if complete else 0)
 
 
+def _other_items(row: ge.Row, rng: random.Random) -> list[str]:
+    """What another request of the kind asks for; the same things in another order do not count as other."""
+    combinations = ge.pool("train")[row["kind"], row["task"]]
+    while True:
+        items = lx.column(rng.choice(combinations), row["language"])
+        if set(items) != set(row["items"]):
+            return items
+
+
 def _candidate(row: ge.Row, rng: random.Random) -> tuple[int, str]:
     """An answer of random quality with its grade; look-alikes are sometimes refused."""
     if row["kind"] == "lookalike" and rng.random() < 0.25:
         return -9, ge.refusal(row, rng)
     quality = (rng.choice(STYLES), rng.choice(STYLES), rng.random() < 0.6)
     if rng.random() < 0.3:  # an answer to another request, however kind, is worth little
-        other = rng.choice([entry for entry in ge.requests("train", row["kind"], row["task"], rng)[:8]])
-        row = row | {"items": other["items"]} if other["language"] == row["language"] else row
-        return _grade(*quality) - 6, ge.answer(row, rng, *quality)
+        return _grade(*quality) - 6, ge.answer(row | {"items": _other_items(row, rng)}, rng, *quality)
     return _grade(*quality), ge.answer(row, rng, *quality)
 
 
