@@ -172,7 +172,6 @@ class SFTConfig(Section):
     batch_size: int = Field(ge=1)  # sequences per optimizer step
     micro_batch_size: int | None = Field(None, ge=1)  # per forward; None: batch_size
     max_tokens: int = Field(ge=1)  # longer examples are dropped and counted
-    group_by_length: bool = False  # less padding, but short examples weigh more
     optimizer: OptimizerConfig
     checkpoint: CheckpointConfig = CheckpointConfig()
 

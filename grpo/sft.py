@@ -89,7 +89,7 @@ def train_on_tokens(
         raise UserError(f"{title}: no token to train on")
     steps = step_count(config, len(examples))
     lengths = [len(example.input_ids) for example in examples]
-    order = training_order(lengths, config.batch_size, steps, seed, config.group_by_length)
+    order = training_order(lengths, config.batch_size, steps, seed)
     rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in examples]
     arguments = trainer_arguments(config, out, steps, seed, runtime)
     trainer = QuietSFTTrainer(

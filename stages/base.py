@@ -79,9 +79,8 @@ def _as_training(config: BaseConfig, settings: PretrainConfig) -> SFTConfig:
         steps=config.steps,
         epochs=None,
         batch_size=settings.batch_size,
-        micro_batch_size=None,
+        micro_batch_size=settings.micro_batch_size,
         max_tokens=settings.max_tokens,
-        group_by_length=True,
         optimizer=settings.optimizer,
     )
 

@@ -32,6 +32,7 @@ class PretrainConfig(Section):
     intermediate_size: int = Field(ge=8)
     max_tokens: int = Field(ge=8)  # longer documents are cut
     batch_size: int = Field(ge=1)  # documents per step
+    micro_batch_size: int | None = Field(None, ge=1)  # per forward, rows of like length; None: batch_size
     optimizer: OptimizerConfig
 
 
