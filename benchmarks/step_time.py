@@ -2,7 +2,7 @@
 
     python benchmarks/step_time.py [--rounds 3] [--steps 6] [--threads 2]
 
-W1: 32 prompts x 8 completions, 22 prompt and 22 completion tokens, a random Qwen2 of 0.75M parameters, beta = 0 and
+W1: 32 prompts x 8 completions, 22 prompt and 22 completion tokens, a random Qwen3 of 0.75M parameters, beta = 0 and
 0.001, one update per rollout, fp32. A random model hardly ever ends early, so both sides make the same tokens. TRL
 runs without gradient checkpointing and with the whole batch in one forward. The first two steps of a round are
 warm-up; the figure is the median of the rest.
@@ -27,25 +27,26 @@ PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS, WARM_UP = 32, 8, 22, 22, 2
 def make_model(folder: Path) -> str:
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     vocabulary = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i for i in range(2, 512)}}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
     torch.manual_seed(0)
-    config = Qwen2Config(
+    config = Qwen3Config(
         vocab_size=512,
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,
         tie_word_embeddings=True,
         pad_token_id=0,
         eos_token_id=1,
     )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
