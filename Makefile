@@ -6,7 +6,7 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup run test test-slow lint bench seeds zero clean
+.PHONY: setup setup-vllm run test lint bench ablate seeds zero clean
 
 setup: .venv/.ready
 
@@ -17,6 +17,9 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
 	@touch $@
 
+setup-vllm:
+	@echo "error: engine.kind: the vLLM engine is not part of this version; use engine=local" >&2; exit 2
+
 run: setup
 	$(BIN)/grpo run configs/tiny.yaml $(ARGS)
 
@@ -25,9 +28,6 @@ zero: setup
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
-
-test-slow: setup
-	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -41,6 +41,10 @@ seeds: setup
 
 bench: setup
 	$(BIN)/python benchmarks/step_time.py $(ARGS)
+
+# Stage 2 with one thing changed at a time, three seeds: a table and a plot in benchmarks/. About half an hour.
+ablate: setup
+	$(BIN)/python benchmarks/ablate.py $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info

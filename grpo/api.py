@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.config import DataConfig, EngineConfig, EvalConfig, RuntimeConfig, TrainConfig, read_config, validate
+from grpo.config import DataConfig, EngineConfig, EvalConfig, RuntimeConfig, TrainConfig
+from grpo.config_file import read_config, validate
 from grpo.data import Row, build_prompts, load_rows
+from grpo.errors import UserError
 from grpo.eval_metrics import Judges
-from grpo.evaluate import EvalResult
-from grpo.evaluate import evaluate as evaluate_with
+from grpo.evaluation import EvalResult
+from grpo.evaluation import evaluate as evaluate_with
 from grpo.imports import import_path
 from grpo.policy import load_tokenizer
 from grpo.prompts import Task
+from grpo.runtime import apply_runtime
 from grpo.scoring import Reward
 from grpo.trainer import TrainResult
 from grpo.trainer import train as train_tasks
 
 IN_MEMORY = "rows.jsonl"  # the name that rows handed in get in messages
-# The core does not import the rewards; what judges an evaluation by default is named by path, as in a config.
-ACCURACY, EXTRACT = "rewards.accuracy.accuracy_reward", "rewards.accuracy.extract_answer"
+# The core does not import the rewards; what it needs of them is named by path, as in a config.
+LOAD, JUDGEABLE, EXTRACT = (
+    "rewards.loader.load_reward",
+    "rewards.accuracy.judgeable",
+    "rewards.accuracy.extract_answer",
+)
+Data = Sequence[Row] | str | Path | DataConfig
 
 
 def train(
     config: TrainConfig | dict[str, Any] | str | Path,
-    rewards: Sequence[Callable[..., Any] | Reward],
-    dataset: Sequence[Row] | str | DataConfig,
+    rewards: Sequence[Callable[..., Any] | Reward | str | Mapping[str, Any]],
+    dataset: Data,
 ) -> TrainResult:
     """Train with GRPO and return where the model is and the last step's metrics.
 
     Args:
         config: a `TrainConfig`, its dict, or a YAML file of it.
-        rewards: functions with TRL's signature, or `Reward`s (name, function, weight, columns).
+        rewards: functions with TRL's signature, `Reward`s (name, function, weight, columns), or what a YAML config
+            may say: "accuracy", "my_module.my_reward", {"fn": ..., "weight": ..., "kwargs": ...}.
         dataset: rows (prompt | question | problem | messages, answer | gold | solution, your own columns), a
-            .jsonl/.parquet file or hub name, or a `DataConfig` (template, system message, length limit).
+            .jsonl/.parquet file or hub name, or a `DataConfig` (template, system message, length limit). Where
+            accuracy is rewarded, rows whose gold cannot be read are left out, with a warning.
 
     Raises:
         UserError: one line that says what is wrong and where.
     """
     settings = _settings(config)
+    loaded = _rewards(rewards)
     data = _data(dataset)
-    rows = load_rows(data) if isinstance(dataset, str | DataConfig) else list(dataset)
-    prompts = build_prompts(rows, data, load_tokenizer(settings.model))
-    task = Task(prompts, [_reward(reward) for reward in rewards])
+    rows = _rows(dataset)
+    apply_runtime(settings.runtime, settings.seed)
+    prompts = build_prompts(load_rows(data) if rows is None else rows, data, load_tokenizer(settings.model))
+    task = Task(import_path(JUDGEABLE)(prompts, loaded, f"data '{data.path or data.fn}'"), loaded)
     return train_tasks(
         settings.model,
         {"default": task},
@@ -57,7 +69,7 @@ def train(
 
 def evaluate(
     model: str | Path | tuple[Any, Any],
-    data: Sequence[Row] | str | DataConfig,
+    data: Data,
     *,
     samples: int = 1,
     temperature: float = 0.6,
@@ -72,8 +84,11 @@ def evaluate(
     `model` is a folder, a hub name, or a loaded (model, tokenizer). The answer is read as the `accuracy` reward does.
     """
     source = _data(data)
-    config = EvalConfig(data=source, samples=samples, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    judges = Judges(Reward("accuracy", import_path(ACCURACY)), extract_answer=import_path(EXTRACT))
+    settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+    config = validate(EvalConfig, {"data": source, **settings}, "grpo.evaluate")
+    judges = Judges(import_path(LOAD)("accuracy"), extract_answer=import_path(EXTRACT))
+    if runtime is not None:
+        apply_runtime(runtime, seed)
     return evaluate_with(
         model if isinstance(model, tuple) else str(model),
         config,
@@ -81,7 +96,7 @@ def evaluate(
         engine=engine,
         runtime=runtime,
         seed=seed,
-        rows=None if isinstance(data, str | DataConfig) else list(data),
+        rows=_rows(data),
     )
 
 
@@ -91,11 +106,22 @@ def _settings(config: TrainConfig | dict[str, Any] | str | Path) -> TrainConfig:
     return validate(TrainConfig, config, "config") if isinstance(config, dict) else read_config(TrainConfig, config)
 
 
-def _data(data: Sequence[Row] | str | DataConfig) -> DataConfig:
+def _data(data: Data) -> DataConfig:
     if isinstance(data, DataConfig):
         return data
-    return DataConfig(path=data if isinstance(data, str) else IN_MEMORY)
+    return DataConfig(path=str(data) if isinstance(data, str | Path) else IN_MEMORY)
 
 
-def _reward(reward: Callable[..., Any] | Reward) -> Reward:
-    return reward if isinstance(reward, Reward) else Reward(getattr(reward, "__name__", type(reward).__name__), reward)
+def _rows(data: Data) -> list[Row] | None:
+    """The rows handed in; None when they are to be read from where `_data` says."""
+    return None if isinstance(data, str | Path | DataConfig) else list(data)
+
+
+def _rewards(rewards: Sequence[Any]) -> list[Reward]:
+    if not isinstance(rewards, Sequence) or isinstance(rewards, str) or not rewards:
+        raise UserError(f"rewards: give a list with at least one reward, not {rewards!r}")
+    for reward in rewards:
+        if isinstance(reward, Reward) and not callable(reward.fn):
+            raise UserError(f"reward '{reward.name}': {type(reward.fn).__name__} is not a function")
+    load = import_path(LOAD)
+    return [reward if isinstance(reward, Reward) else load(reward) for reward in rewards]

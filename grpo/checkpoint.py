@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 
-FORMAT = 1  # of the folder's layout
+from grpo.errors import UserError
+from grpo.learner import Learner
+from grpo.parallel import is_main
+from grpo.reference import Reference
+
+FORMAT = 2  # of the folder's layout
 
 
 @dataclass
@@ -23,28 +28,37 @@ class TrainState:
     step: int = 0  # optimizer updates done
     tokens: int = 0  # completion tokens sampled
     skipped: int = 0  # updates not applied: nothing to train, or a non-finite gradient
+    nonfinite: int = 0  # of them, those whose gradient was not finite
+    nonfinite_run: int = 0  # one after the other, up to now
     seconds: float = 0.0
+    saved_step: int = 0  # of the last checkpoint
     reference_step: int = 0  # the step whose weights the reference holds; 0: the model the run started from
-    drawn: dict[str, int] = field(default_factory=dict)  # the prompt sampler's state
+    source: dict[str, Any] = field(default_factory=dict)  # the prompt sampler's state and leftover groups
 
 
-def save_checkpoint(
-    folder: Path, keep: int, state: TrainState, model: Any, optimizer: torch.optim.Optimizer, reference: Any | None
-) -> Path:
-    """Write `folder/step-000100` (model, optimizer, state, and the reference if it was ever replaced)."""
+def save_checkpoint(folder: Path, keep: int, state: TrainState, learner: Learner, reference: Reference | None) -> Path:
+    """Write `folder/step-000100`: trained tensors, optimizer, state, and the reference if it was ever replaced.
+
+    All processes take part, since shards have to be gathered; the main one writes.
+    """
     target = folder / f"step-{state.step:06d}"
-    partial = folder / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_model(model, str(partial / "model.safetensors"))
-    if reference is not None and state.reference_step > 0:
-        save_model(reference, str(partial / "reference.safetensors"))
-    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-    (partial / "state.json").write_text(json.dumps({"format": FORMAT, **asdict(state)}, indent=1))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    tensors, optimizer = learner.tensors(), learner.optimizer_state()
+    moved = reference is not None and state.reference_step > 0
+    kept = learner.full(reference.values) if reference is not None and moved else {}
+    if is_main():
+        partial = folder / f".{target.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(tensors, partial / "model.safetensors")
+        if moved:
+            save_file(kept, partial / "reference.safetensors")
+        torch.save(optimizer, partial / "optimizer.pt")
+        (partial / "state.json").write_text(json.dumps({"format": FORMAT, **asdict(state)}))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    learner.world.wait()
     return target
 
 
@@ -53,14 +67,16 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
 
 
-def load_checkpoint(
-    path: Path, model: Any, optimizer: torch.optim.Optimizer, reference: Any | None, device: torch.device
-) -> TrainState:
+def load_checkpoint(path: Path, learner: Learner, reference: Reference | None) -> TrainState:
     """Put a checkpoint back into these objects. Tensors only: no pickled code is run."""
     stored: Mapping[str, Any] = json.loads((path / "state.json").read_text())
+    if stored["format"] != FORMAT:
+        raise UserError(
+            f"checkpoint '{path}': of another version of this program; move it away to start the stage anew"
+        )
     state = TrainState(**{key: value for key, value in stored.items() if key != "format"})
-    load_model(model, str(path / "model.safetensors"), device=str(device))
-    optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location=device, weights_only=True))
+    learner.load_tensors(load_file(path / "model.safetensors"))
+    learner.load_optimizer_state(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
     if reference is not None and state.reference_step > 0:
-        load_model(reference, str(path / "reference.safetensors"), device=str(device))
+        learner.load_shards(reference.values, load_file(path / "reference.safetensors"))
     return state

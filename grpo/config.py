@@ -1,43 +1,39 @@
 """Every typed setting of the core, strict and frozen: an unknown key is an error that names its path.
 
-A function takes its own section, never the whole. `read_config` turns YAML plus ``key.path=value`` overrides into any
-of these models; `stages/config.py` composes them into the file that `grpo run` reads.
+A function takes its own section, never the whole. `grpo/config_file.py` reads any of these models from YAML;
+`stages/config.py` composes them into the file that `grpo run` reads.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from grpo.errors import UserError, nearest
+from grpo.algorithm import (
+    AdvantageConfig,
+    CorrectionConfig,
+    DifficultyConfig,
+    DynamicSamplingConfig,
+    LoraConfig,
+    LossConfig,
+    Preset,
+    with_preset,
+)
+from grpo.errors import nearest
+from grpo.section import Section, changed, without
 from grpo.types import Sampling
 
-_NUMBERS = (int, float, int | None, float | None)
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys refused, values immutable, defaults checked too, numbers finite."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes, on and true as True, which pydantic would take for 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in _NUMBERS:
-            raise ValueError("must be a number")
-        return value
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and transformers take
 
 
 class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     # bfloat16 computes under autocast over fp32 master weights, so that updates of 1e-6 are not rounded away.
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    # float16, for cards without bfloat16, scales the loss as well.
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    parallel: Literal["data", "fsdp"] = "data"  # with several processes: a whole model in each, or a shard (FSDP2)
     threads: int | None = Field(None, ge=1)  # None: what torch chooses
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -45,6 +41,19 @@ class RuntimeConfig(Section):
 class EngineConfig(Section):
     kind: Literal["local"] = "local"
     max_rows: int = Field(512, ge=1)  # completions decoded at a time by the embedded engine
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, tree: Any) -> Any:
+        """`engine: local` and `engine=local` are short for `engine.kind`."""
+        return {"kind": tree} if isinstance(tree, str) else tree
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _there_yet(cls, value: Any) -> Any:
+        if value == "vllm":
+            raise ValueError("the vLLM engine is not part of this version; use engine=local")
+        return value
 
 
 class DataConfig(Section):
@@ -70,6 +79,12 @@ class DataConfig(Section):
             raise ValueError("'template' must contain {prompt}")
         if self.template is not None and self.system is not None:
             raise ValueError("'system' has no place in a plain-text 'template': write it into the template")
+        if self.path is not None and self.kwargs:
+            raise ValueError("'kwargs' has no effect without 'fn'; remove it")
+        for name in changed(self, ("split", "subset")) if self.fn is not None else ():
+            raise ValueError(f"'{name}' is of a hub data set and has no effect with 'fn'; remove it")
+        if self.overlong == "error" and self.max_prompt_tokens is None:
+            raise ValueError("'overlong: error' has no effect without 'max_prompt_tokens'; set it")
         return self
 
 
@@ -80,22 +95,28 @@ class RewardConfig(Section):
     kwargs: dict[str, Any] = {}
     columns: dict[str, str] = {}  # {name the function expects: column of the row}
 
+    @property
+    def label(self) -> str:
+        """The name it appears under; that of `rewards.loader`."""
+        return self.name or self.fn.rpartition(".")[2]
+
+
+def distinct(rewards: tuple[RewardConfig, ...]) -> tuple[RewardConfig, ...]:
+    """These rewards, if each has a name of its own."""
+    labels = [reward.label for reward in rewards]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"two of them are called '{label}': give one a 'name'")
+    return rewards
+
+
+Rewards = Annotated[tuple[RewardConfig, ...], Field(min_length=1), AfterValidator(distinct)]
+JudgeConfig = Annotated[RewardConfig, without("weight", "name", because="a judge stands alone, named by its key")]
+
 
 class SamplingConfig(Section):
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(ge=1)
-
-
-class AdvantageConfig(Section):
-    scale: Literal["group", "batch", "none"] = "group"  # none: Dr. GRPO
-    epsilon: float = Field(1e-4, ge=0)  # added to the standard deviation, as TRL
-
-
-class LossConfig(Section):
-    aggregation: Literal["sequence", "token", "constant"] = "sequence"  # GRPO, DAPO, Dr. GRPO
-    clip_low: float = Field(0.2, gt=0)
-    clip_high: float = Field(0.2, gt=0)
-    beta: float = Field(0.0, ge=0)  # weight of the k3 KL to the reference; 0 loads no reference
 
 
 class OptimizerConfig(Section):
@@ -112,12 +133,23 @@ class OptimizerConfig(Section):
     def _floor(self) -> OptimizerConfig:
         if self.min_lr > self.lr:
             raise ValueError("'min_lr' is above 'lr'")
+        if self.min_lr > 0 and self.schedule == "constant":
+            raise ValueError("'min_lr' has no effect with schedule: constant; choose linear or cosine")
         return self
 
 
 class CheckpointConfig(Section):
     every: int | None = Field(None, ge=1)  # steps; saved at the next rollout boundary. None: no checkpoints
     keep: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _saved(self) -> CheckpointConfig:
+        if self.every is None and changed(self, ("keep",)):
+            raise ValueError("'keep' has no effect without 'every': no checkpoint is saved")
+        return self
+
+
+OVERLONG = "overlong"  # name of the over-long penalty among the rewards
 
 
 class RLConfig(Section):
@@ -126,17 +158,33 @@ class RLConfig(Section):
     `steps` counts optimizer updates; schedules, refreshes and metrics rows follow it.
     """
 
+    preset: Preset | None = None  # published settings, below the ones given here
     steps: int = Field(ge=1)
     group_size: int = Field(ge=2)
     prompts_per_step: int = Field(ge=1)
-    rollout_prompts: int | None = Field(None, ge=1)  # per rollout; None: prompts_per_step, one update a rollout
+    rollout_prompts: int | None = Field(None, ge=1)  # per rollout; None: prompts_per_step, one mini-batch a rollout
+    inner_epochs: int = Field(1, ge=1)  # passes over a rollout
     sampling: SamplingConfig
+    # Completions cut at the limit: trained on as they are, not trained on, or punished, with those that come near it.
+    truncated: Literal["keep", "mask", "penalise"] = "keep"
+    penalty_tokens: int | None = Field(
+        None, ge=1
+    )  # length of the zone where the penalty grows; None: a fifth of max_tokens
     advantage: AdvantageConfig = AdvantageConfig()
     loss: LossConfig = LossConfig()
+    correction: CorrectionConfig | None = None
+    dynamic_sampling: DynamicSamplingConfig | None = None
+    difficulty: DifficultyConfig | None = None
+    lora: LoraConfig | None = None
     optimizer: OptimizerConfig
     reference_every: int | None = Field(None, ge=1)  # replace the reference by the policy every N steps
     micro_batch_size: int = Field(64, ge=1)  # rows per forward and backward
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, tree: Any) -> Any:
+        return with_preset(tree)
 
     @model_validator(mode="after")
     def _consistent(self) -> RLConfig:
@@ -144,11 +192,43 @@ class RLConfig(Section):
             raise ValueError("'rollout_prompts' must be a multiple of 'prompts_per_step'")
         if self.reference_every is not None and self.loss.beta == 0:
             raise ValueError("'reference_every' without 'loss.beta' > 0: there is no reference to refresh")
+        if self.penalty_tokens is not None and self.truncated != "penalise":
+            raise ValueError("'penalty_tokens' has no effect without truncated: penalise")
+        if self.penalty_tokens is not None and self.penalty_tokens > self.sampling.max_tokens:
+            raise ValueError("'penalty_tokens' is more than 'sampling.max_tokens'")
+        if self.loss.kl_in_reward and self.advantage.combine == "normalise_then_sum":
+            raise ValueError("'loss.kl.placement: reward' needs advantage.combine: sum_then_normalise")
         return self
+
+    def check_names(self, rewards: Collection[str]) -> None:
+        """Do the options that name a reward name one of the tasks' `rewards`?
+
+        Raises:
+            ValueError: one does not, or a reward has the name of the over-long penalty.
+        """
+        if self.penalty_zone and OVERLONG in rewards:
+            raise ValueError(f"a reward is called '{OVERLONG}', as is what truncated: penalise adds: give it a 'name'")
+        for key in ("dynamic_sampling", "difficulty"):
+            section = getattr(self, key)
+            if section is not None and section.reward not in rewards:
+                hint = nearest(section.reward, rewards)
+                raise ValueError(f"'{key}.reward': no task has a reward '{section.reward}'{hint}")
+
+    @property
+    def mini_batches(self) -> int:
+        """Updates in one pass over a rollout."""
+        return (self.rollout_prompts or self.prompts_per_step) // self.prompts_per_step
 
     @property
     def updates_per_rollout(self) -> int:
-        return (self.rollout_prompts or self.prompts_per_step) // self.prompts_per_step
+        return self.mini_batches * self.inner_epochs
+
+    @property
+    def penalty_zone(self) -> int | None:
+        """Tokens before the limit where the over-long penalty grows; None when there is none (DAPO: a fifth)."""
+        if self.truncated != "penalise":
+            return None
+        return self.penalty_tokens or max(1, self.sampling.max_tokens // 5)
 
     def sample_settings(self) -> Sampling:
         return Sampling(self.group_size, self.sampling.max_tokens, self.sampling.temperature)
@@ -159,7 +239,7 @@ class TrainConfig(RLConfig):
 
     model: str  # folder or hub name
     out: str  # run folder: metrics.jsonl, completions/, checkpoints/, model/
-    seed: int = 0
+    seed: Seed = 0
     engine: EngineConfig = EngineConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -193,143 +273,15 @@ class EvalConfig(Section):
     top_p: float = Field(0.95, gt=0, le=1)
     max_tokens: int = Field(ge=1)
     k: tuple[int, ...] = ()  # also report pass@k and maj@k
-    accuracy: RewardConfig = RewardConfig(fn="accuracy", kwargs={"strict": True})
-    format: RewardConfig | None = None  # the required format: pass@1 counts an answer only in it
-    language: RewardConfig | None = None
+    accuracy: JudgeConfig = RewardConfig(fn="accuracy", kwargs={"strict": True})
+    format: JudgeConfig | None = None  # the required format: pass@1 counts an answer only in it
+    language: JudgeConfig | None = None
 
-
-SectionT = TypeVar("SectionT", bound=BaseModel)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML as people expect it: 1e-6 is a number, a key given twice is an error."""
-
-
-def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        where = f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}"
-        if isinstance(key, (dict, list)):
-            raise UserError(f"{where}: a key must be a word, not {key}")
-        if key in seen:
-            raise UserError(f"{where}: key '{key}' given twice")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
-
-
-def _load_yaml(text: str, name: str) -> Any:
-    try:
-        loader = _StrictLoader(text)  # looks for control characters already
-        loader.name = name
-        return loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2026-02-30
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}, line {mark.line + 1}" if mark else name
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{where}: not valid YAML: {reason}") from error
-
-
-def _coerce(value: Any) -> Any:
-    """PyYAML reads 1e-6 as a string (YAML 1.1 wants a dot and a sign): make such strings the numbers they are."""
-    if isinstance(value, dict):
-        return {key: _coerce(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_coerce(item) for item in value]
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set ``a.b.c=value`` in a nested dict, the value read as YAML; list items by number."""
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise UserError(f"override '{override}': write it as key.path=value")
-    node: Any = tree
-    keys = path.split(".")
-    for depth, key in enumerate(keys):
-        here = ".".join(keys[: depth + 1])
-        last = depth == len(keys) - 1
-        if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
-                raise UserError(f"override '{override}': '{here}' must be a list index below {len(node)}")
-            index: Any = int(key)
-        elif isinstance(node, dict):
-            index = key
-        else:
-            raise UserError(f"override '{override}': '{'.'.join(keys[:depth])}' is a single value, not a section")
-        if last:
-            node[index] = _coerce(_load_yaml(text, f"override '{override}'"))
-        elif isinstance(node, dict):
-            if node.get(index) is None:
-                node[index] = {}
-            elif key == "engine" and isinstance(node[index], str):  # `engine: local` is short for engine.kind
-                node[index] = {"kind": node[index]}
-            node = node[index]
-        else:
-            node = node[index]
-
-
-def validate(model: type[SectionT], tree: dict[str, Any], source: str) -> SectionT:
-    """Build the typed config, turning pydantic's report into one line that names the key's path."""
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        if first["type"] == "extra_forbidden":
-            hint = nearest(str(first["loc"][-1]), _known_keys(model, first["loc"][:-1]))
-            raise UserError(f"{source}: unknown key '{path}'{hint}{more}") from error
-        if first["type"] == "missing":
-            raise UserError(f"{source}: '{path}' is missing{more}") from error
-        message = str(first["msg"]).removeprefix("Value error, ")
-        got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-        raise UserError(f"{source}: '{path or model.__name__}': {message}{got}{more}") from error
-
-
-def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The field names of the section at `path`, found by walking the type annotations."""
-    candidates = [model]
-    for part in path:
-        following: list[type[BaseModel]] = []
-        for item in candidates:
-            field = item.model_fields.get(str(part))
-            following += _models_in(field.annotation) if field else [item]  # dict keys and list indices stay
-        candidates = following
-    return [name for item in candidates for name in item.model_fields]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
-
-
-def read_tree(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
-    """The nested dict of a YAML file with overrides applied."""
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"config '{path}': no such file")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"config '{path}': not UTF-8 text") from error
-    tree = _coerce(_load_yaml(text, str(path)))
-    if not isinstance(tree, dict):
-        raise UserError(f"config '{path}': expected sections (key: value), got {type(tree).__name__}")
-    for override in overrides:
-        apply_override(tree, override)
-    return tree
-
-
-def read_config(model: type[SectionT], path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> SectionT:
-    """YAML + overrides -> typed config. Every mistake is a `UserError` naming file, key and nearest valid key."""
-    return validate(model, read_tree(path, overrides), f"config '{path}'")
+    @model_validator(mode="after")
+    def _enough_samples(self) -> EvalConfig:
+        for k in self.k:
+            if not 1 <= k <= self.samples:
+                raise ValueError(f"'k': pass@k needs k from 1 to 'samples' ({self.samples}), got {k}")
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError("'samples' must be 1 with temperature: 0, which gives the same completion every time")
+        return self

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import DataConfig
+from grpo.conversations import as_turns, render
 from grpo.errors import UserError
+from grpo.golds import read_gold
 from grpo.imports import import_path
+from grpo.parallel import is_main
 from grpo.types import Message, Prompt
 
 log = logging.getLogger("grpo")
@@ -96,7 +99,9 @@ def read_jsonl(file: Path) -> list[Row]:
 
 
 def write_jsonl(file: Path, rows: Iterable[Row]) -> None:
-    """Rows to a file that appears whole or not at all."""
+    """Rows to a file that appears whole or not at all. Of several processes the main one writes."""
+    if not is_main():
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     with partial.open("w", encoding="utf-8") as out:
@@ -114,31 +119,13 @@ def rows_hash(rows: Iterable[Row]) -> str:
     return digest.hexdigest()[:16]
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Content of the last balanced ``\boxed{...}``, or None."""
-    start = text.rfind("\\boxed{")
-    while start >= 0:
-        depth = 0
-        for index in range(start + len("\\boxed"), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[index], 0)
-            if depth == 0:
-                return text[start + len("\\boxed{") : index]
-        start = text.rfind("\\boxed{", 0, start)
-    return None
-
-
 def canonical_answer(row: Row) -> Any:
-    r"""The gold of a row: GSM8K's text after ``####``, a solution's last ``\boxed{}``, else the column as it is."""
+    """The gold of a row: `grpo.golds.read_gold` of a text, else the column as it is."""
     column = next((name for name in ANSWER_COLUMNS if row.get(name) is not None), None)
     if column is None:
         return None
     value = row[column]
-    if not isinstance(value, str):
-        return value
-    if "####" in value:
-        return value.rsplit("####", 1)[1].strip()
-    boxed = last_boxed(value)
-    return boxed if boxed is not None else value.strip()
+    return read_gold(value) if isinstance(value, str) else value
 
 
 def build_prompts(rows: list[Row], data: DataConfig, tokenizer: Any, task: str = "default") -> list[Prompt]:
@@ -181,7 +168,7 @@ def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) ->
         messages = None
     else:
         messages = as_messages(value, data, where, column)
-        text, prefill = render_chat(messages, tokenizer)
+        text, prefill = render_chat(messages, tokenizer, where)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # a chat template has written its own BOS
     if not ids:
         raise UserError(f"{where}: '{column}' is empty")
@@ -199,10 +186,9 @@ def as_messages(value: Any, data: DataConfig, where: str, column: str) -> list[M
     if isinstance(value, str):
         system = [{"role": "system", "content": data.system}] if data.system else []
         return [*system, {"role": "user", "content": value + data.suffix}]
-    valid = isinstance(value, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
-    if not valid or not value:
+    if not isinstance(value, list) or not value:
         raise UserError(f"{where}: '{column}' must be a string or a list of {{role, content}} messages")
-    messages = list(value)
+    messages = as_turns(value, "user", where)
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     if not messages:
@@ -210,12 +196,12 @@ def as_messages(value: Any, data: DataConfig, where: str, column: str) -> list[M
     return messages
 
 
-def render_chat(messages: list[Message], tokenizer: Any) -> tuple[str, str]:
+def render_chat(messages: list[Message], tokenizer: Any, where: str = "chat template") -> tuple[str, str]:
     """(full prompt text, what the template wrote to open the assistant's turn, ``<think>`` included if it opens it)."""
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             "the model has no chat template: set data.template to a plain-text one such as 'Q: {prompt}\\nA:'"
         )
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    without = tokenizer.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
+    text = render(tokenizer, messages, open_answer=True, where=where)
+    without = render(tokenizer, messages, open_answer=False, where=where)
     return text, text[len(without) :] if text.startswith(without) else ""

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from grpo.kv_cache import RoomyCache
 from grpo.policy import end_token_ids
@@ -31,16 +33,23 @@ class _Row:
 
 
 class LocalEngine:
-    """Samples from `model` as it is now: it shares the policy's weights, so `sync` has nothing to copy."""
+    """Samples from `model` as it is now. When that is the policy's own (`shared`), `sync` has nothing to copy."""
 
-    def __init__(self, model: Any, tokenizer: Any, max_rows: int):
+    def __init__(self, model: Any, tokenizer: Any, max_rows: int, *, shared: bool = True):
         self.model = model
         self.tokenizer = tokenizer
         self.max_rows = max_rows
+        self.shared = shared
         self.end_ids = end_token_ids(model, tokenizer)
 
+    @torch.no_grad()
     def sync(self, policy: PolicyWeights) -> None:
-        """Nothing to do: the weights are shared."""
+        """Take over the policy's weights, unless they are shared."""
+        if self.shared:
+            return
+        own = self.model.state_dict()
+        for name, tensor in policy.export():
+            own[name].copy_(tensor)
 
     def close(self) -> None:
         """Nothing is held beyond the model."""
@@ -83,14 +92,14 @@ class LocalEngine:
                 tokens, active = tokens[keep], active[running]
             decoder.advance(tokens)
         return [
-            Group(prompt, tuple(self._rollout(row) for row in rows[i * size : (i + 1) * size]))
+            Group(prompt, tuple(self._rollout(row, step) for row in rows[i * size : (i + 1) * size]))
             for i, prompt in enumerate(prompts)
         ]
 
-    def _rollout(self, row: _Row) -> Rollout:
+    def _rollout(self, row: _Row, version: int) -> Rollout:
         text = self.tokenizer.decode(row.token_ids, skip_special_tokens=True)
         reason: FinishReason = "stop" if row.finished else "length"
-        return Rollout(Completion(tuple(row.token_ids), tuple(row.logprobs), reason, text))
+        return Rollout(Completion(tuple(row.token_ids), tuple(row.logprobs), reason, text, version))
 
 
 class _Decoder:
@@ -136,11 +145,11 @@ class _Decoder:
 
 
 def draw(
-    logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_p: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [R] drawn from logits [R, V] by inverting the cumulative distribution at `uniform` [R] in (0, 1).
+    logits: Float[Tensor, "R V"], uniform: Float[Tensor, " R"], temperature: float, top_p: float
+) -> tuple[Int64[Tensor, " R"], Float[Tensor, " R"]]:
+    """Tokens drawn by inverting the cumulative distribution at `uniform` in (0, 1), one for each of R rows.
 
-    The log-probs [R] are those of the distribution drawn from, before top-p. Temperature 0 is greedy, and its
+    The log-probs are those of the distribution drawn from, before top-p. Temperature 0 is greedy, and its
     log-probs are those at temperature 1.
     """
     scaled = logits if temperature == 0 else logits / temperature
@@ -157,8 +166,8 @@ def draw(
     return tokens, logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-def keep_top_p(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Zero all but the smallest set of most likely tokens whose mass reaches `top_p` [R, V]."""
+def keep_top_p(probabilities: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R V"]:
+    """Zero all but the smallest set of most likely tokens whose mass reaches `top_p`."""
     ordered, index = probabilities.sort(-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     return torch.zeros_like(probabilities).scatter(-1, index, torch.where(before < top_p, ordered, 0.0))

@@ -36,7 +36,7 @@ class Judges:
 
 
 def problem_row(group: Group, judges: Judges) -> Row:
-    """Counts of one problem. `judged` is false when no sample could be judged: its gold is null or unreadable."""
+    """Counts of one problem. `judged` is false when the accuracy does not apply: the gold is null or unreadable."""
     rollouts = group.rollouts
     in_format = [judges.format is None or _is_one(rollout, "format") for rollout in rollouts]
     counts = [ok or not judges.require_format for ok in in_format]
@@ -73,9 +73,11 @@ def general_row(group: Group) -> Row:
 def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dict[str, Any]:
     judged = [problem for problem in problems if problem["judged"]]
     if not judged:
-        raise UserError(f"data '{config.data.path or config.data.fn}': no gold could be read, nothing can be judged")
+        source = config.data.path or config.data.fn
+        raise UserError(f"data '{source}': no problem can be judged: the golds are null or cannot be read")
     if len(judged) < len(problems):
-        log.warning("evaluation: %d of %d golds cannot be read: left out", len(problems) - len(judged), len(problems))
+        left_out = len(problems) - len(judged)
+        log.warning("evaluation: %d of %d golds are null or cannot be read: left out", left_out, len(problems))
     samples = config.samples * len(judged)
     estimate = mean_interval([problem["pass@1"] for problem in judged], config.samples)
     languages = [value for p in judged if (value := p["language_consistency"]) is not None]

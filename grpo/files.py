@@ -7,9 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from grpo.parallel import is_main
+
 
 def write_text(file: Path, text: str) -> None:
-    """Write beside the file, flush to the disk, rename: a crash leaves the old file or the new one."""
+    """Write beside the file, flush to the disk, rename: a crash leaves the old file or the new one.
+
+    Of several processes the main one writes.
+    """
+    if not is_main():
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     with partial.open("w", encoding="utf-8") as out:

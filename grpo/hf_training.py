@@ -6,22 +6,28 @@ is full, an epoch needs no special case, and an interrupted training goes on wit
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
 from grpo.errors import UserError
 from grpo.metrics import MetricsWriter
+from grpo.parallel import World, cut, is_main
 from grpo.policy import pick_device
 from grpo.progress import Bar, progress
 from grpo.schedule import lr_factor
+
+log = logging.getLogger("grpo")
+ExampleT = TypeVar("ExampleT")
 
 
 class Quiet:
@@ -37,6 +43,33 @@ class Quiet:
 def step_count(config: SFTConfig, rows: int) -> int:
     """Optimizer steps: as asked, or enough for the epochs asked."""
     return config.steps or max(1, math.ceil((config.epochs or 0) * rows / config.batch_size))
+
+
+def drop_overlong(
+    examples: Sequence[ExampleT], length: Callable[[ExampleT], int], limit: int, title: str
+) -> list[ExampleT]:
+    """The examples of at most `limit` tokens; how many were dropped is said.
+
+    Raises:
+        UserError: none is left.
+    """
+    kept = [example for example in examples if length(example) <= limit]
+    if not kept:
+        raise UserError(f"{title}: every example is over max_tokens={limit}; raise it")
+    if len(kept) < len(examples):
+        dropped = len(examples) - len(kept)
+        log.warning("%s: %d of %d examples over %d tokens: dropped", title, dropped, len(examples), limit)
+    return kept
+
+
+def in_training_order(
+    rows: Sequence[dict[str, Any]], lengths: Sequence[int], config: SFTConfig, seed: int
+) -> tuple[int, Dataset, list[int]]:
+    """(steps, the rows as the Trainer takes them one after the other, tokens of each step)."""
+    steps = step_count(config, len(rows))
+    order = training_order(lengths, config.batch_size, steps, seed)
+    data = Dataset.from_list(list(rows)).select([row for batch in order for row in batch])
+    return steps, data, [sum(lengths[row] for row in batch) for batch in order]
 
 
 def training_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
@@ -68,19 +101,24 @@ def make_optimizer(model: Any, config: OptimizerConfig, steps: int) -> tuple[Any
 
 def trainer_arguments(config: SFTConfig, out: Path, steps: int, seed: int, runtime: RuntimeConfig) -> dict[str, Any]:
     """Keyword arguments for TrainingArguments and for TRL's versions of it: nothing but the training itself."""
-    micro = config.micro_batch_size or config.batch_size
+    processes = World.current().size
+    micro, accumulated = cut(config.batch_size, config.micro_batch_size, processes)
     device = pick_device(runtime).type
+    if runtime.parallel == "fsdp":
+        log.warning("runtime.parallel=fsdp shards RL stages; here every process holds a whole model")
     return {
         "output_dir": str(out / "checkpoints"),
         "max_steps": steps,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": config.batch_size // micro,
+        "gradient_accumulation_steps": accumulated,
         "train_sampling_strategy": "sequential",  # the data set is already in training order
         "max_grad_norm": config.optimizer.max_grad_norm,
         "seed": seed,
         "use_cpu": device == "cpu",
         "bf16": runtime.dtype == "bfloat16",
+        "fp16": runtime.dtype == "float16",  # with loss scaling; the weights stay fp32
         "gradient_checkpointing": False,
+        "ddp_find_unused_parameters": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": device == "cuda",
         "logging_steps": 1,
@@ -98,7 +136,8 @@ def run_trainer(
     trainer: Trainer, config: SFTConfig, out: Path, steps: int, tokens: Sequence[int], title: str
 ) -> dict[str, Any]:
     """Train, or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`. `tokens`: of each step."""
-    checkpoint = last_checkpoint(out / "checkpoints")
+    world = World.current()
+    checkpoint = world.gather(last_checkpoint(out / "checkpoints") if is_main() else None)[0]
     done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
@@ -151,6 +190,9 @@ class StepLog(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The rename marks the checkpoint as complete; only then are old ones dropped."""
+        World.current().wait()  # every process has written its part
+        if not is_main():
+            return
         folder = Path(str(args.output_dir))
         target = folder / f"step-{state.global_step:06d}"
         if target.exists():

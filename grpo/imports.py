@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError, nearest
+
+OURS = ("grpo", "rewards", "stages")
 
 
 def import_path(path: str, what: str = "import path") -> Any:
@@ -15,6 +18,17 @@ def import_path(path: str, what: str = "import path") -> Any:
 
     Raises `UserError` naming the part that failed: no such module, an error while importing it, or no such name in it.
     """
+    try:
+        return _import(path, what)
+    except UserError as error:
+        top = path.partition(".")[0]
+        if top in OURS and Path(f"{top}.py").is_file():
+            taken = f"'{top}.py' in {os.getcwd()} cannot be used, the name is taken by this program: rename the file"
+            raise UserError(f"{what} '{path}': {taken}") from error
+        raise
+
+
+def _import(path: str, what: str) -> Any:
     module_name, dot, name = path.rpartition(".")
     if not dot or not module_name or not name:
         raise UserError(f"{what} '{path}': write it as package.module.name")

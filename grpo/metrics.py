@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from grpo.config import OVERLONG
+from grpo.parallel import is_main
 from grpo.types import Group
 
 
@@ -19,7 +21,10 @@ def finite(value: Any) -> Any:
 
 
 class MetricsWriter:
-    """Appends to `path`. On resume, rows after the `done` steps are dropped first: the run writes them again."""
+    """Appends to `path`. On resume, rows after the `done` steps are dropped first: the run writes them again.
+
+    Of several processes the main one writes.
+    """
 
     def __init__(self, path: Path, done: int = 0):
         self.path = path
@@ -35,14 +40,18 @@ class MetricsWriter:
                 if row["step"] <= done:
                     kept.append(line + "\n")
                     self.last = row
+        if not is_main():
+            return
         partial = path.with_name(path.name + ".partial")
         partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(path)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self.last = dict(row)
+        self.last = {key: finite(value) for key, value in row.items()}
+        if not is_main():
+            return
         with self.path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({key: finite(value) for key, value in row.items()}) + "\n")
+            out.write(json.dumps(self.last) + "\n")
 
 
 def _mean(values: list[float]) -> float | None:
@@ -55,11 +64,14 @@ def rollout_metrics(groups: list[Group], names: Sequence[str]) -> dict[str, floa
     rollouts = [r for group in groups for r in group.rollouts]
     stds, zero_variance = [], []
     for group in groups:
-        rewards = [r.reward for r in group.rollouts if r.reward is not None]
+        judged = [r for r in group.rollouts if r.reward is not None]
+        rewards = [r.reward for r in judged if r.reward is not None]
         if len(rewards) > 1:
             mean = sum(rewards) / len(rewards)
             stds.append(math.sqrt(sum((x - mean) ** 2 for x in rewards) / (len(rewards) - 1)))
-            zero_variance.append(float(max(rewards) == min(rewards)))
+            # Of what the reward functions gave: a KL or an over-long penalty taken from it nearly always differs.
+            said = [{name: value for name, value in r.rewards.items() if name != OVERLONG} for r in judged]
+            zero_variance.append(float(all(values == said[0] for values in said)))
     return {
         "reward": _mean([r.reward for r in rollouts if r.reward is not None]),
         **{f"reward/{name}": _mean([v for r in rollouts if (v := r.rewards.get(name)) is not None]) for name in names},

@@ -10,37 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
+from grpo.adapter import add_adapter, base_model, is_adapted, merged_tensors, save_adapter
+from grpo.algorithm import LoraConfig
 from grpo.config import RuntimeConfig
 from grpo.errors import UserError
+from grpo.model_path import check_model
+from grpo.parallel import is_main, launched, local_rank
 
 
 def pick_device(runtime: RuntimeConfig) -> torch.device:
-    """The device asked for; `auto` takes a GPU when there is one."""
-    if runtime.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device asked for; `auto` takes a GPU when there is one. Each of several processes has its own GPU."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[runtime.device]:
-        raise UserError(f"runtime.device={runtime.device}: torch finds no such device here")
-    return torch.device(runtime.device)
-
-
-def _check_model(model: str) -> None:
-    """A folder must hold a config.json; anything else is taken for a hub name."""
-    path = Path(model)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"model '{model}': not a model folder (no config.json in it)")
-    if path.is_file():
-        raise UserError(f"model '{model}': a file; give the model's folder or a hub name")
-    if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
-        raise UserError(f"model '{model}': no such folder")
+    name = runtime.device if runtime.device != "auto" else "cuda" if available["cuda"] else "cpu"
+    if not available[name]:
+        raise UserError(f"runtime.device={name}: torch finds no such device here")
+    if name == "cpu" and runtime.dtype == "float16":
+        raise UserError("runtime.dtype=float16 trains with loss scaling on a GPU only; on a CPU use bfloat16")
+    own = name == "cuda" and launched()
+    return torch.device(name, local_rank() % torch.cuda.device_count() if own else None)
 
 
 def load_tokenizer(model: str) -> Any:
     """The model's tokenizer. A pad token equal to an end token is never used in a mask, so it needs no repair."""
     from transformers import AutoTokenizer
 
-    _check_model(model)
+    check_model(model)
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -57,7 +54,7 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
     masters."""
     from transformers import AutoModelForCausalLM
 
-    _check_model(model)
+    check_model(model)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError) as error:
@@ -80,13 +77,18 @@ def end_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(token) for token in ids))
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Hugging Face format (safetensors, tokenizer, template, generation config); appears whole or not at all."""
+def save_model(model: Any, tokenizer: Any, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+    """Hugging Face format (safetensors, tokenizer, template, generation config); appears whole or not at all.
+
+    `state` replaces the model's own tensors.
+    """
+    if not is_main():
+        return
     partial = folder.with_name(folder.name + ".partial")
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    model.save_pretrained(partial)
+    model.save_pretrained(partial, state_dict=state)
     tokenizer.save_pretrained(partial)
     if folder.exists():
         shutil.rmtree(folder)
@@ -95,16 +97,22 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Per-token results of one forward. Both [B, T], zero off the mask."""
+    """Per-token results of one forward, zero off the mask."""
 
-    logprobs: torch.Tensor
-    entropy: torch.Tensor  # detached
+    logprobs: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"]  # in nats; zero when not asked for
 
 
 def token_scores(
-    model: Any, token_ids: torch.Tensor, mask: torch.Tensor, temperature: float, *, with_entropy: bool = False
+    model: Any,
+    token_ids: Int64[Tensor, "B T"],
+    mask: Float[Tensor, "B T"],
+    temperature: float,
+    *,
+    with_entropy: bool = False,
+    entropy_gradient: bool = False,
 ) -> TokenScores:
-    """Log-probs (and entropies) [B, T] of the tokens where `mask` [B, T] is 1, at the sampling temperature.
+    """Log-probs (and entropies) of the tokens where `mask` is 1, at the sampling temperature.
 
     Rows are right-padded, so causal attention keeps the padding out without a mask. Logits are made from the first
     trained position on only, and turned into fp32 log-probs at trained positions only.
@@ -124,10 +132,25 @@ def token_scores(
     values = scaled.gather(-1, token_ids[:, first:][chosen].unsqueeze(-1)).squeeze(-1) - normaliser
     logprobs = logprobs.masked_scatter(selected, values)
     if with_entropy:
-        with torch.no_grad():
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
             spread = normaliser - (scaled.softmax(-1) * scaled).sum(-1)
         entropy = entropy.masked_scatter(selected, spread)
     return TokenScores(logprobs, entropy)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor that may be sharded."""
+    return tensor.to_local() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The full tensor; of a sharded one every process must ask."""
+    return tensor.full_tensor() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor
+
+
+def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Name -> parameter, of those that are trained."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 @dataclass
@@ -139,15 +162,32 @@ class Policy:
     device: torch.device
 
     def export(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(Hugging Face name, full tensor), one at a time: the only way to the weights for an engine."""
-        for name, tensor in self.model.state_dict().items():
-            yield name, tensor.detach()
+        """(Hugging Face name, full tensor), one at a time, adapters merged: the only way to the weights for an engine.
+
+        With sharded weights every process must go through all of it.
+        """
+        for name, tensor in merged_tensors(self.model):
+            yield name, whole(tensor.detach())
 
     def save(self, folder: Path) -> None:
-        save_model(self.model, self.tokenizer, folder)
+        """The model in Hugging Face format, an adapter merged into it, and the adapter by itself in `adapter/`."""
+        tied = base_model(self.model).all_tied_weights_keys  # gathered, a copy does not look like one any more
+        state = {}
+        for name, tensor in self.export():
+            if is_main() and name not in tied:
+                state[name] = tensor.cpu()
+        trained = trainable(self.model) if is_adapted(self.model) else {}
+        adapter = {name: whole(parameter.detach()) for name, parameter in trained.items()}
+        if is_main():
+            save_model(base_model(self.model), self.tokenizer, folder, state)
+            if adapter:
+                save_adapter(self.model, adapter, folder.with_name("adapter"))
 
 
-def load_policy(model: str, runtime: RuntimeConfig) -> Policy:
+def load_policy(model: str, runtime: RuntimeConfig, lora: LoraConfig | None = None, seed: int = 0) -> Policy:
+    """The model to train, with a new adapter on it, drawn from `seed`, when `lora` is given."""
     device = pick_device(runtime)
     tokenizer = load_tokenizer(model)
-    return Policy(load_model(model, device), tokenizer, device)
+    # What is to be sharded is never whole on a GPU.
+    loaded = load_model(model, torch.device("cpu") if runtime.parallel == "fsdp" else device)
+    return Policy(loaded if lora is None else add_adapter(loaded, lora, seed), tokenizer, device)

@@ -11,6 +11,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from grpo.parallel import is_main
+
 QUIET_SECONDS = 30.0  # between two plain lines when nobody watches
 
 
@@ -18,6 +20,13 @@ class Bar(Protocol):
     """What `progress` hands out."""
 
     def advance(self, amount: int = 1, note: str = "") -> None: ...
+
+
+class _SilentBar:
+    """Of the processes that do not speak."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        return
 
 
 class _TerminalBar:
@@ -66,6 +75,9 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Bar]:
     >>> with progress("reasoning RL", total=30) as bar:
     ...     bar.advance(1, "reward 0.52")
     """
+    if not is_main():
+        yield _SilentBar()
+        return
     if not sys.stdout.isatty():
         plain = _PlainBar(label, total, done)
         yield plain

@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+from grpo.algorithm import DifficultyConfig
+from grpo.difficulty import PassRates
 from grpo.errors import UserError
-from grpo.scoring import Reward
-from grpo.types import Prompt
+from grpo.scoring import Reward, column_names
+from grpo.types import Group, Prompt
 
 GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread evenly: whose turn it is to be rounded up
 
@@ -22,55 +26,123 @@ class Task:
     share: float = 1.0  # of the prompts of a rollout, relative to the other active tasks
     last_steps: int | None = None
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """What its rewards are offered."""
+        return column_names(self.prompts)
+
 
 class PromptSampler:
-    """Draws each task's prompts epoch by epoch, every prompt once per epoch, in an order seeded by (seed, epoch)."""
+    """Draws each task's prompts epoch by epoch, every prompt once per epoch, in an order seeded by (seed, epoch).
 
-    def __init__(self, tasks: Mapping[str, Task], steps: int, seed: int):
+    With `difficulty`, prompts that are too easy or too hard sit out some epochs, and an epoch may begin with those
+    nearest to a target pass rate.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], steps: int, seed: int, difficulty: DifficultyConfig | None = None):
         for name, task in tasks.items():
             if not task.prompts:
                 raise UserError(f"task '{name}': no prompts")
-        self.tasks, self.steps, self.seed = tasks, steps, seed
-        self.drawn = dict.fromkeys(tasks, 0)  # prompts drawn so far: the whole state
-        self._orders: dict[tuple[str, int], list[int]] = {}
+        self.tasks, self.steps = tasks, steps
+        self._epochs = {name: _Epochs(name, task.prompts, seed) for name, task in tasks.items()}
+        self.rates: dict[str, PassRates] = {}
+        if difficulty is not None:
+            names = {name for name, task in tasks.items() if any(r.name == difficulty.reward for r in task.rewards)}
+            self.rates = {name: PassRates(difficulty) for name in sorted(names)}
+        self._seen: dict[tuple[str, str], int] = {}
+        self._drawn: dict[tuple[str, str], int] = {}  # (task, drawn id) -> the epoch it was drawn in
+        self._step = -1  # of the rollout that `_seen` belongs to
 
-    def state(self) -> dict[str, int]:
-        return dict(self.drawn)
+    def state(self) -> dict[str, Any]:
+        """What `load_state` needs to go on exactly here; JSON."""
+        return {
+            "epochs": {name: epochs.state() for name, epochs in self._epochs.items()},
+            "rates": {name: rates.state() for name, rates in self.rates.items()},
+        }
 
-    def load_state(self, state: Mapping[str, int]) -> None:
-        self.drawn = {name: int(state[name]) for name in self.tasks}
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for name, epochs in self._epochs.items():
+            epochs.load_state(state["epochs"][name])
+        for name, rates in self.rates.items():
+            rates.load_state(state["rates"][name])
 
-    def next(self, count: int, step: int) -> list[Prompt]:
-        """The prompts of a rollout that begins at `step` (0-based)."""
+    def shares(self, count: int, step: int) -> dict[str, int]:
+        """How many of a rollout's `count` prompts each active task gets, at `step` (0-based)."""
         active = {
             name: task.share
             for name, task in self.tasks.items()
             if task.last_steps is None or step >= self.steps - task.last_steps
         }
-        drawn = [prompt for name, n in divide(count, active, step).items() for prompt in self._draw(name, n)]
-        seen: dict[tuple[str, str], int] = {}
-        for i, prompt in enumerate(drawn):  # a pool smaller than the rollout: equal ids would draw equal samples
-            repeats = seen[prompt.task, prompt.id] = seen.get((prompt.task, prompt.id), -1) + 1
-            if repeats:
-                drawn[i] = replace(prompt, id=f"{prompt.id}@{repeats}")
+        return divide(count, active, step)
+
+    def next(self, shares: Mapping[str, int], step: int) -> list[Prompt]:
+        """So many prompts of each task, for the rollout that begins at `step`."""
+        if step != self._step:
+            self._seen, self._drawn, self._step = {}, {}, step
+        drawn = []
+        for name, count in shares.items():
+            for prompt, epoch in self._epochs[name].draw(count, self.rates.get(name)):
+                # A pool smaller than the rollout: equal ids would draw equal samples.
+                repeats = self._seen[name, prompt.id] = self._seen.get((name, prompt.id), -1) + 1
+                drawn.append(replace(prompt, id=f"{prompt.id}@{repeats}") if repeats else prompt)
+                self._drawn[name, drawn[-1].id] = epoch
         return drawn
 
-    def _draw(self, task: str, count: int) -> list[Prompt]:
-        pool = self.tasks[task].prompts
+    def observe(self, groups: Sequence[Group]) -> None:
+        """Take the rewards of this rollout's groups into the running pass rates."""
+        for group in groups:
+            task, name = group.prompt.task, group.prompt.id
+            rates = self.rates.get(task)
+            if rates is not None:
+                rates.observe(self._epochs[task].own_id(name), group, self._drawn[task, name])
+
+    def metrics(self) -> dict[str, float]:
+        """Of each task with running pass rates, as ``pass_rate/<task>`` and ``resting/<task>``."""
+        return {
+            f"{key}/{task}": value
+            for task, rates in self.rates.items()
+            for key, value in rates.metrics(self._epochs[task].epoch).items()
+        }
+
+
+class _Epochs:
+    """One task's prompts: whole passes, each shuffled anew, less those that rest."""
+
+    def __init__(self, task: str, prompts: Sequence[Prompt], seed: int):
+        self.task, self.prompts, self.seed = task, prompts, seed
+        self.ids = {prompt.id for prompt in prompts}
+        self.epoch = -1
+        self._order: list[int] = []
+        self._position = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "rest": self._order[self._position :]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.epoch, self._order, self._position = int(state["epoch"]), [int(i) for i in state["rest"]], 0
+
+    def own_id(self, drawn: str) -> str:
+        """The data's id of a drawn prompt, whose repeats in a rollout are named id@1, id@2, ..."""
+        return drawn if drawn in self.ids else drawn.rpartition("@")[0]
+
+    def draw(self, count: int, rates: PassRates | None) -> list[tuple[Prompt, int]]:
+        """The next prompts, each with the epoch it belongs to."""
         chosen = []
-        for index in range(self.drawn[task], self.drawn[task] + count):
-            epoch, position = divmod(index, len(pool))
-            chosen.append(pool[self._order(task, epoch)[position]])
-        self.drawn[task] += count
+        for _ in range(count):
+            if self._position == len(self._order):
+                self._begin(rates)
+            chosen.append((self.prompts[self._order[self._position]], self.epoch))
+            self._position += 1
         return chosen
 
-    def _order(self, task: str, epoch: int) -> list[int]:
-        if (task, epoch) not in self._orders:
-            order = list(range(len(self.tasks[task].prompts)))
-            random.Random(f"{self.seed}-{task}-{epoch}").shuffle(order)
-            self._orders.pop((task, epoch - 1), None)
-            self._orders[task, epoch] = order
-        return self._orders[task, epoch]
+    def _begin(self, rates: PassRates | None) -> None:
+        self.epoch += 1
+        order = list(range(len(self.prompts)))
+        random.Random(f"{self.seed}-{self.task}-{self.epoch}").shuffle(order)
+        if rates is not None:
+            names = [self.prompts[index].id for index in order]
+            order = [order[place] for place in rates.arrange(names, self.epoch)]
+        self._order, self._position = order, 0
 
 
 def divide(count: int, shares: Mapping[str, float], turn: int) -> dict[str, int]:

@@ -17,11 +17,16 @@ from typing import Any
 
 from grpo.errors import UserError
 
+REWARD_TIMEOUT = 600.0  # seconds for one call of a reward function: a hang must not hold the run for ever
 GRACE = 1.0  # seconds that a cancelled coroutine gets to end before its event loop is given up
 
 
 class CallFailed(Exception):
     """A reward function raised, ran too long, or returned something that is not a list of the right length."""
+
+
+class Hung(CallFailed):
+    """A reward function ran too long."""
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
@@ -51,7 +56,8 @@ def select_arguments(
     if missing:
         raise UserError(
             f"reward '{name}' needs '{missing[0]}', which the data does not have (it has: "
-            f"{', '.join(sorted(standard))}); rename a column with `columns: {{{missing[0]}: answer}}`"
+            f"{', '.join(sorted(standard))}); rename a column with `columns: {{{missing[0]}: answer}}`, "
+            "or, for grpo score, rename the column in the file"
         )
     chosen = {p.name: offered[p.name] for p in named if p.name in offered}
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -118,7 +124,7 @@ def _result(outcome: Future[Any], wait: float | None, limit: float | None) -> An
     except TimeoutError as error:
         if outcome.done():  # the function's own TimeoutError, not ours
             raise
-        raise CallFailed(f"did not return within {limit:g} s") from error
+        raise Hung(f"did not return within {limit:g} s") from error
 
 
 def _as_failure(error: BaseException, timeout: float | None) -> CallFailed:
@@ -127,7 +133,7 @@ def _as_failure(error: BaseException, timeout: float | None) -> CallFailed:
     if isinstance(error, CallFailed):
         return error
     if isinstance(error, TimeoutError) and timeout is not None:
-        return CallFailed(f"did not return within {timeout:g} s")
+        return Hung(f"did not return within {timeout:g} s")
     return CallFailed(_describe(error))
 
 

@@ -7,7 +7,6 @@ Both start from a causal LM's checkpoint with a new scalar head, both read a res
 from __future__ import annotations
 
 import json
-import logging
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ from grpo.errors import UserError
 from grpo.policy import load_tokenizer, pick_device, save_model
 from grpo.reward_scoring import Part, load_reward_model, padded, response_ids, score_ids
 
-log = logging.getLogger("grpo")
 HELD_OUT = 0.1
 _LABELS: dict[Any, float] = {0: 0.0, 1: 1.0, "unsafe": 0.0, "safe": 1.0}
 
@@ -139,35 +137,26 @@ def _fit(
     title: str,
 ) -> dict[str, Any]:
     """What both kinds share: split, encode, drop the over-long, train, save, measure on the held-out rows."""
-    from datasets import Dataset
     from transformers import set_seed
 
-    from grpo.hf_training import make_optimizer, run_trainer, step_count, trainer_arguments, training_order
+    from grpo.hf_training import drop_overlong, in_training_order, make_optimizer, run_trainer, trainer_arguments
 
     training, held = ([encode(row) for row in part] for part in split_held_out(rows, seed))
-    fitting = [row for row in training if max(map(len, _sequences(row))) <= config.max_tokens]
-    dropped = len(training) - len(fitting)
-    if not fitting:
-        raise UserError(f"{title}: every example is over max_tokens={config.max_tokens}; raise it")
-    if dropped:
-        log.warning("%s: %d of %d examples over %d tokens: dropped", title, dropped, len(training), config.max_tokens)
+    fitting = drop_overlong(training, lambda row: max(map(len, _sequences(row))), config.max_tokens, title)
     write_jsonl(out / "data" / "preferences.jsonl", rows)
     set_seed(seed)  # the new head is random
     model = load_reward_model(model_path, tokenizer, pick_device(runtime))
-    steps = step_count(config, len(fitting))
     lengths = [sum(map(len, _sequences(row))) for row in fitting]
-    order = training_order(lengths, config.batch_size, steps, seed)
-    data = Dataset.from_list(fitting).select([row for batch in order for row in batch])
+    steps, data, tokens = in_training_order(fitting, lengths, config, seed)
     arguments = trainer_arguments(config, out, steps, seed, runtime)
     trainer = make_trainer(model, data, arguments, make_optimizer(model, config.optimizer, steps))
-    tokens = [sum(lengths[row] for row in batch) for batch in order]
     numbers = run_trainer(trainer, config, out, steps, tokens, title)
     save_model(model, tokenizer, out / "model")
     hits = correct(model, held)
     return {
         **numbers,
         "examples": len(fitting),
-        "dropped": dropped,
+        "dropped": len(training) - len(fitting),
         "held_out": len(hits),
         "accuracy": sum(hits) / len(hits),
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo.errors import UserError
-from grpo.reward_calls import CallFailed, call_async, call_sync, is_async, select_arguments
+from grpo.reward_calls import CallFailed, Hung, call_async, call_sync, is_async, select_arguments
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class TrainerState:
 
 
 START = TrainerState()  # outside of training
+HANGS = 3  # rows in a row on which a function may hang before the others are given up
 
 
 @dataclass
@@ -45,6 +46,7 @@ class RewardTable:
     rows: int
     values: dict[str, list[float | None]] = field(default_factory=dict)
     errors: dict[tuple[int, str], str] = field(default_factory=dict)  # (row, name) -> text
+    failed: set[tuple[int, str]] = field(default_factory=set)  # those errors that the function did not log itself
     metrics: dict[str, list[float]] = field(default_factory=dict)  # by log_metric
     extra: dict[str, list[Any]] = field(default_factory=dict)  # by log_extra: one value a row
 
@@ -67,12 +69,13 @@ def apply_rewards(
     *,
     trainer_state: Any = START,
     timeout: float | None = None,
-    max_failed: float | None = None,
+    max_failed: int | None = None,
 ) -> RewardTable:
     """Call every reward function on all rows; async ones run concurrently.
 
     `timeout` bounds each call. A sync function that hangs cannot be killed, only left behind in its thread; to keep
-    the whole wait bounded, the row-by-row retry gives up past the share `max_failed` of failed rows.
+    the whole wait bounded, the row-by-row retry gives up when a reward has failed on more than `max_failed` rows, and
+    does not call a function any more that has hung on `HANGS` rows in a row.
 
     Raises:
         UserError: two rewards share a name, a column is missing, or see `max_failed`.
@@ -93,12 +96,6 @@ def apply_rewards(
             if not is_async(job.reward.fn):
                 job.finish(call, job.attempt(call))
     return table
-
-
-def too_many(what: str, failed: int, rows: int, limit: float, error: str) -> UserError:
-    """The error that stops a run which would train on what its rewards left over."""
-    share = f"{failed} of {rows} completions ({failed / rows:.0%}), more than max_failed = {limit:.0%}"
-    return UserError(f"{what} on {share}; first error: {error}")
 
 
 class _Call:
@@ -133,11 +130,11 @@ class _Job:
         trainer_state: Any,
         table: RewardTable,
         timeout: float | None,
-        max_failed: float | None,
+        max_failed: int | None,
     ) -> None:
         self.reward, self.table, self.trainer_state = reward, table, trainer_state
         self.timeout, self.max_failed = timeout, max_failed
-        self.failed = 0
+        self.failed = self.hangs = 0
         self.values: list[float | None] = [None] * table.rows
         table.values[reward.name] = self.values
         self.data = dict(data)
@@ -160,6 +157,13 @@ class _Job:
         except CallFailed as failure:
             return failure
 
+    def attempt_alone(self, call: _Call) -> Any | CallFailed:
+        if self.hangs == HANGS:
+            return CallFailed(f"not called: it hung on the {HANGS} rows before")
+        outcome = self.attempt(call)
+        self.hangs = self.hangs + 1 if isinstance(outcome, Hung) else 0
+        return outcome
+
     def finish(self, call: _Call, outcome: Any | CallFailed) -> None:
         """Take the result of the call on all rows; when it is useless, try every row alone."""
         if self.record(call, outcome) is None:
@@ -173,7 +177,7 @@ class _Job:
     def one_by_one(self, calls: Sequence[_Call]) -> Iterable[Any]:
         if is_async(self.reward.fn):
             return call_async([(self.reward.fn, call.arguments) for call in calls], self.timeout)
-        return (self.attempt(call) for call in calls)  # lazy: `fail` may stop it
+        return (self.attempt_alone(call) for call in calls)  # lazy: `fail` may stop it
 
     def record(self, call: _Call, outcome: Any | CallFailed) -> CallFailed | None:
         """Put a call's values, errors and logs into the table; a useless outcome is handed back instead."""
@@ -187,7 +191,7 @@ class _Job:
             except CallFailed as failure:
                 self.fail(row, str(failure))
         for row, text in call.errors.items():
-            self.fail(row, text)
+            self.fail(row, text, declined=True)
         for name, metric in call.metrics:
             self.table.metrics.setdefault(name, []).append(metric)
         for column, column_values in call.extra.items():
@@ -196,12 +200,17 @@ class _Job:
                 target[row] = value
         return None
 
-    def fail(self, row: int, text: str) -> None:
+    def fail(self, row: int, text: str, *, declined: bool = False) -> None:
         self.values[row] = None
+        if not declined:
+            self.table.failed.add((row, self.reward.name))
         self.failed += (row, self.reward.name) not in self.table.errors
         self.table.errors.setdefault((row, self.reward.name), text)
-        if self.max_failed is not None and self.reward.weight and self.failed > self.max_failed * self.table.rows:
-            raise too_many(f"reward '{self.reward.name}' failed", self.failed, self.table.rows, self.max_failed, text)
+        if self.max_failed is not None and self.reward.weight and self.failed > self.max_failed:
+            raise UserError(
+                f"reward '{self.reward.name}' failed on {self.failed} completions, where {self.max_failed} may; "
+                f"the last error: {text}"
+            )
 
 
 def _own(value: Any) -> Any:

@@ -10,7 +10,8 @@ from grpo.config import OptimizerConfig
 def lr_factor(config: OptimizerConfig, step: int, total: int) -> float:
     """Factor on `lr` for update number `step` (from 0) of `total`: linear warm-up, then constant, linear or cosine.
 
-    The first update has a rate above 0, and the last one has exactly `min_lr`.
+    The first update has a rate above 0. With linear and cosine the last one has exactly `min_lr`, if at least two
+    updates follow the warm-up; if one does, that has `lr`, and if none does, `lr` is never reached.
     """
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)

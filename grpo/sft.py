@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from grpo.conversations import IGNORE, Example, build_examples, turn_end
 from grpo.data import write_jsonl
 from grpo.errors import UserError
 from grpo.policy import load_model, load_tokenizer, pick_device, save_model
-
-log = logging.getLogger("grpo")
 
 
 def supervised(
@@ -30,20 +27,17 @@ def supervised(
 
     Returns numbers for a manifest: steps, loss (mean of the last 20 steps), tokens, seconds, examples, dropped.
     """
+    from grpo.hf_training import drop_overlong
+
     tokenizer = load_tokenizer(model_path)
     everything = build_examples(rows, tokenizer, title)
-    examples = [example for example in everything if len(example.input_ids) <= config.max_tokens]
-    dropped = len(everything) - len(examples)
-    if not examples:
-        raise UserError(f"{title}: every example is over max_tokens={config.max_tokens}; raise it")
-    if dropped:
-        log.warning("%s: %d of %d examples over %d tokens: dropped", title, dropped, len(everything), config.max_tokens)
+    examples = drop_overlong(everything, lambda example: len(example.input_ids), config.max_tokens, title)
     write_jsonl(out / "data" / "sft.jsonl", rows)
     model = load_model(model_path, pick_device(runtime))
     add_end_token(model, turn_end(tokenizer)[0])
     numbers = train_on_tokens(model, tokenizer, examples, config, out, seed=seed, runtime=runtime, title=title)
     save_model(model, tokenizer, out / "model")
-    return {**numbers, "examples": len(examples), "dropped": dropped}
+    return {**numbers, "examples": len(examples), "dropped": len(everything) - len(examples)}
 
 
 def add_end_token(model: Any, token: int) -> None:
@@ -65,12 +59,11 @@ def train_on_tokens(
     title: str,
 ) -> dict[str, Any]:
     """The training itself, in place, on ids and labels; the loss is the mean over all trained tokens of a step."""
-    from datasets import Dataset
     from transformers import Trainer
     from trl import SFTConfig as TrlConfig
     from trl import SFTTrainer
 
-    from grpo.hf_training import Quiet, make_optimizer, run_trainer, step_count, trainer_arguments, training_order
+    from grpo.hf_training import Quiet, in_training_order, make_optimizer, run_trainer, trainer_arguments
 
     class QuietSFTTrainer(Quiet, SFTTrainer):
         def compute_loss(
@@ -87,19 +80,17 @@ def train_on_tokens(
 
     if not any(label != IGNORE for example in examples for label in example.labels):
         raise UserError(f"{title}: no token to train on")
-    steps = step_count(config, len(examples))
     lengths = [len(example.input_ids) for example in examples]
-    order = training_order(lengths, config.batch_size, steps, seed)
     rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in examples]
+    steps, data, tokens = in_training_order(rows, lengths, config, seed)
     arguments = trainer_arguments(config, out, steps, seed, runtime)
     trainer = QuietSFTTrainer(
         model=model,
         args=TrlConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
-        train_dataset=Dataset.from_list(rows).select([row for batch in order for row in batch]),
+        train_dataset=data,
         processing_class=tokenizer,
         optimizers=make_optimizer(model, config.optimizer, steps),
     )
-    tokens = [sum(lengths[row] for row in batch) for batch in order]
     numbers = run_trainer(trainer, config, out, steps, tokens, title)
     model.__dict__.pop("forward", None)  # TRL's patched forward belongs to its trainer
     return numbers

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from grpo.advantages import assign_advantages
-from grpo.batching import Row, contributing, rows_of, split_updates
+from grpo.batching import contributing, rows_of, split_updates
 from grpo.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from grpo.config import CheckpointConfig, EngineConfig, RLConfig, RuntimeConfig
-from grpo.data import write_jsonl
 from grpo.engine import make_engine
 from grpo.errors import UserError
+from grpo.inert import inert_settings
+from grpo.learner import Learner, make_learner, with_old_logprobs, with_ref_logprobs
 from grpo.metrics import Clock, MetricsWriter, rollout_metrics
-from grpo.policy import Policy, load_policy
+from grpo.policy import Policy, inference_dtype, load_model, load_policy
 from grpo.progress import progress
 from grpo.prompts import PromptSampler, Task
+from grpo.reference import Reference
+from grpo.reward_kl import mean_token_kl, take_kl
+from grpo.rollouts import OVERLONG, RolloutSource, save_completions
+from grpo.sampler_rng import stream_key
 from grpo.schedule import lr_factor
-from grpo.scoring import TrainerState, score
 from grpo.types import Group
-from grpo.update import Learner, update
+from grpo.update import update
 
 log = logging.getLogger("grpo")
 
-REWARD_TIMEOUT = 600.0  # seconds for one call of a reward function: a hang must not hold the run for ever
+NONFINITE_LIMIT = 20  # gradients in a row that are not finite: float16's scale comes down from 65536 in fewer
 
 
 @dataclass(frozen=True)
@@ -56,36 +61,46 @@ def train(
 ) -> TrainResult:
     """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any."""
     runtime = runtime or RuntimeConfig()
-    policy = load_policy(model, runtime)
+    weights = reward_weights(tasks, config)
+    policy = load_policy(model, runtime, config.lora, seed)
     learner = make_learner(policy, config, runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
-    sampler = PromptSampler(tasks, config.steps, seed)
-    state = resume(out, learner, reference, sampler)
-    engine = make_engine(engine_config or EngineConfig(), learner.model, policy.tokenizer)
-    sampling = config.sample_settings()
-    metrics = MetricsWriter(out / "metrics.jsonl", state.step)
-    names = sorted({reward.name for task in tasks.values() for reward in task.rewards})
+    shared = not learner.sharded  # every forward of a sharded model is a collective: the engine has its own copy
+    sampled = learner.model if shared else load_model(model, policy.device, inference_dtype(runtime))
+    engine = make_engine(engine_config or EngineConfig(), sampled, policy.tokenizer, shared=shared)
+    for line in inert_settings(config, shared):
+        log.warning("this does nothing in this run: %s", line)
     clock = Clock()
+    sampler = PromptSampler(tasks, config.steps, seed, config.difficulty)
+    source = RolloutSource(sampler, tasks, engine, config, learner.world, seed, clock)
+    state = resume(out, learner, reference, source)
+    engine.sync(policy)
+    metrics = MetricsWriter(out / "metrics.jsonl", state.step)
+    names = sorted({name for own in weights.values() for name in own})  # every row of the metrics has the same keys
 
-    with progress(label, config.steps, state.step) as bar:
+    with closing(engine), progress(label, config.steps, state.step) as bar:
         while state.step < config.steps:
-            with clock("generate"):
-                prompts = sampler.next(config.rollout_prompts or config.prompts_per_step, state.step)
-                groups = engine.generate(prompts, sampling, seed=seed, step=state.step)
-            with clock("reward"):
-                groups = score_tasks(groups, tasks, TrainerState(state.step, config.steps))
-                groups = assign_advantages(groups, config.advantage)
-                save_completions(out, state.step, groups)
+            version = state.step
+            groups = source.next(version)
             with clock("score"):
-                batches = split_updates(groups, config.updates_per_rollout, seed, state.step)
-                scored = [with_logprobs(learner, reference, batch, config) for batch in batches]
-            for index, (batch, rows) in enumerate(zip(batches, scored, strict=True)):
+                groups = prepare(groups, learner, reference, config, weights)
+            with clock("save"):
+                save_completions(out, version, groups)
+            everything = rows_of(groups)
+            batches = split_updates(groups, config.mini_batches, config.inner_epochs, seed, version)
+            for index, batch in enumerate(batches):
                 if state.step == config.steps:  # the last rollout may hold more than is left to do
                     break
                 with clock("update"):
+                    rows = rows_of(batch, drop_truncated=config.truncated == "mask")
                     lr = config.optimizer.lr * lr_factor(config.optimizer, state.step, config.steps)
-                    stats = update(learner, rows, config, lr, off_policy=index > 0)
-                row = advance(state, batch, names, stats, clock)
+                    seed_dropout(learner, seed, state.step)
+                    stats = update(learner, rows, config, lr, version=version, step=state.step, rollout=everything)
+                    if config.loss.kl_in_reward:
+                        stats["kl"] = mean_token_kl(batch, config.loss)
+                row = advance(
+                    state, batch, names, {**stats, **source.metrics}, clock, source.tokens if index == 0 else 0
+                )
                 metrics.write(row)
                 bar.advance(1, f"reward {row['reward'] or 0:.3f}, {row['completion_length']:.0f} tokens")
             with clock("sync"):
@@ -94,49 +109,89 @@ def train(
                 refresh(reference, policy, state, config.reference_every)
             if config.checkpoint.every:
                 with clock("save"):
-                    save_if_due(out, state, learner, reference, sampler, config.checkpoint)
-    engine.close()
+                    save_if_due(out, state, learner, reference, source, config.checkpoint)
     policy.save(out / "model")
+    learner.world.wait()  # whoever reads the model next finds it whole
     return TrainResult(out / "model", state.step, state.tokens, state.seconds, metrics.last)
 
 
-def make_learner(policy: Policy, config: RLConfig, runtime: RuntimeConfig) -> Learner:
-    """AdamW over the policy's parameters, on accelerate (device, autocast)."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
+def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dict[str, float]]:
+    """The weight of each reward of each task.
 
-    precision = "bf16" if runtime.dtype == "bfloat16" else "no"
-    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
-        AcceleratorState._reset_state()  # an earlier run of this process had another dtype
-    accelerator = Accelerator(cpu=policy.device.type == "cpu", mixed_precision=precision)
-    if accelerator.num_processes > 1:
-        raise UserError(
-            f"started with {accelerator.num_processes} processes: this version trains on one; run it plainly"
-        )
-    settings = config.optimizer
-    optimizer = torch.optim.AdamW(
-        policy.model.parameters(),
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-        fused=policy.device.type in ("cpu", "cuda"),
-    )
-    model, optimizer = accelerator.prepare(policy.model, optimizer)
-    return Learner(model, optimizer, accelerator, config.sampling.temperature, config.micro_batch_size)
+    Raises:
+        UserError: an option names a reward that no task has.
+    """
+    weights = {name: {reward.name: reward.weight for reward in task.rewards} for name, task in tasks.items()}
+    try:
+        config.check_names({name for own in weights.values() for name in own})
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    penalty = {OVERLONG: 1.0} if config.penalty_zone else {}
+    return {task: own | penalty for task, own in weights.items()}
 
 
-@dataclass
-class Reference:
-    """A frozen copy of the policy, which the KL is measured against."""
+def prepare(
+    groups: list[Group],
+    learner: Learner,
+    reference: Reference | None,
+    config: RLConfig,
+    weights: Mapping[str, Mapping[str, float]],
+) -> list[Group]:
+    """The groups with advantages, and the log-probs that the loss needs of pi_old and pi_ref."""
+    if reference is not None and config.loss.kl_in_reward:
+        groups = with_old_logprobs(learner, groups, rows_of(groups))
+        groups = with_ref_logprobs(learner, groups, rows_of(groups), reference)
+        groups = take_kl(groups, config.loss)
+    groups = assign_advantages(groups, config.advantage, weights)
+    return with_logprobs(learner, reference, groups, config)
 
-    model: Any
 
-    @classmethod
-    def of(cls, policy: Policy) -> Reference:
-        return cls(copy.deepcopy(policy.model).requires_grad_(False))
+def with_logprobs(learner: Learner, reference: Reference | None, groups: list[Group], config: RLConfig) -> list[Group]:
+    """log pi_old when several updates share the rollout or dropout is on, and log pi_ref when the KL is in the loss.
 
-    def replace_by(self, policy: Policy) -> None:
-        self.model.load_state_dict(policy.model.state_dict())
+    Otherwise pi_old is pi_theta itself, and no forward is spent to learn it.
+    """
+    dropping = config.truncated == "mask"
+    if config.updates_per_rollout > 1 or learner.dropout:
+        rows = contributing(rows_of(groups, drop_truncated=dropping), config.loss)
+        groups = with_old_logprobs(learner, groups, [row for row in rows if row.rollout.old_logprobs is None])
+    if reference is not None and config.loss.kl_in_loss:
+        groups = with_ref_logprobs(learner, groups, rows_of(groups, drop_truncated=dropping), reference)
+    return groups
+
+
+def resume(out: Path, learner: Learner, reference: Reference | None, source: RolloutSource) -> TrainState:
+    """The state of the last whole checkpoint in `out`, put back; a fresh one when there is none.
+
+    Which one it is, the main process says: on a network drive another may not see it yet.
+    """
+    last = learner.world.gather(max(checkpoints(out / "checkpoints"), default=None))[0]
+    if last is None:
+        return TrainState()
+    state = load_checkpoint(last, learner, reference)
+    source.load_state(state.source)
+    log.warning("going on from step %d (%s)", state.step, last)
+    return state
+
+
+def save_if_due(
+    out: Path,
+    state: TrainState,
+    learner: Learner,
+    reference: Reference | None,
+    source: RolloutSource,
+    config: CheckpointConfig,
+) -> None:
+    """Checkpoint when `every` steps have gone by since the last one."""
+    if config.every and state.step - state.saved_step >= config.every:
+        state.source, state.saved_step = source.state(), state.step
+        save_checkpoint(out / "checkpoints", config.keep, state, learner, reference)
+
+
+def seed_dropout(learner: Learner, seed: int, step: int) -> None:
+    """The adapter's dropout follows from (seed, step, process), so that a resumed run drops what the whole one did."""
+    if learner.dropout:
+        torch.manual_seed(stream_key(seed, "dropout", step, learner.world.rank))
 
 
 def refresh(reference: Reference, policy: Policy, state: TrainState, every: int) -> None:
@@ -146,100 +201,49 @@ def refresh(reference: Reference, policy: Policy, state: TrainState, every: int)
         state.reference_step = state.step
 
 
-def resume(out: Path, learner: Learner, reference: Reference | None, sampler: PromptSampler) -> TrainState:
-    """The state of the last whole checkpoint in `out`, put back; a fresh one when there is none."""
-    found = checkpoints(out / "checkpoints")
-    if not found:
-        return TrainState(drawn=sampler.state())
-    model = None if reference is None else reference.model
-    state = load_checkpoint(found[-1], learner.model, learner.optimizer, model, learner.accelerator.device)
-    sampler.load_state(state.drawn)
-    log.warning("going on from step %d (%s)", state.step, found[-1])
-    return state
-
-
-def save_if_due(
-    out: Path,
-    state: TrainState,
-    learner: Learner,
-    reference: Reference | None,
-    sampler: PromptSampler,
-    config: CheckpointConfig,
-) -> None:
-    """Checkpoint when `every` steps have gone by since the last one."""
-    found = checkpoints(out / "checkpoints")
-    last = int(found[-1].name.removeprefix("step-")) if found else 0
-    if config.every and state.step - last >= config.every:
-        state.drawn = sampler.state()
-        model = None if reference is None else reference.model
-        save_checkpoint(out / "checkpoints", config.keep, state, learner.model, learner.optimizer, model)
-
-
-def score_tasks(groups: list[Group], tasks: Mapping[str, Task], trainer_state: TrainerState) -> list[Group]:
-    """Each task's groups judged by the task's rewards; the order of the groups stays."""
-    scored: dict[int, Group] = {}
-    for name, task in tasks.items():
-        indices = [i for i, group in enumerate(groups) if group.prompt.task == name]
-        if indices:
-            done, _ = score(
-                [groups[i] for i in indices], task.rewards, trainer_state=trainer_state, timeout=REWARD_TIMEOUT
-            )
-            scored.update(zip(indices, done, strict=True))
-    return [scored[i] for i in range(len(groups))]
-
-
-def with_logprobs(learner: Learner, reference: Reference | None, groups: list[Group], config: RLConfig) -> list[Row]:
-    """The rows of one update, with log pi_old when several updates share the rollout, and log pi_ref when beta > 0.
-
-    With a single update pi_old is pi_theta itself, and no forward is spent to learn it.
-    """
-    rows = rows_of(groups)
-    if config.updates_per_rollout > 1:
-        training = contributing(rows, config.loss.beta)
-        scored = {id(row): s for row, s in zip(training, learner.score(training), strict=True)}
-        rows = [replace(row, old_logprobs=scored.get(id(row))) for row in rows]
-    if reference is not None:
-        found = learner.score(rows, reference.model)
-        rows = [replace(row, ref_logprobs=logprobs) for row, logprobs in zip(rows, found, strict=True)]
-    return rows
-
-
-def save_completions(out: Path, step: int, groups: list[Group]) -> None:
-    """What was sampled, with rewards: one line a completion."""
-    rows = (
-        {
-            "step": step + 1,
-            "task": group.prompt.task,
-            "prompt_id": group.prompt.id,
-            "prompt": group.prompt.text if group.prompt.messages is None else group.prompt.messages,
-            "completion": rollout.completion.text,
-            "finish_reason": rollout.completion.finish_reason,
-            "rewards": rollout.rewards,
-            "reward": rollout.reward,
-            "advantage": rollout.advantage,
-        }
-        for group in groups
-        for rollout in group.rollouts
-    )
-    write_jsonl(out / "completions" / f"step-{step + 1:06d}.jsonl", rows)
-
-
 def advance(
-    state: TrainState, groups: list[Group], names: list[str], stats: dict[str, float | None], clock: Clock
+    state: TrainState,
+    groups: list[Group],
+    names: list[str],
+    stats: dict[str, float | None],
+    clock: Clock,
+    sampled: int,
 ) -> dict[str, Any]:
-    """Count the step; its row of metrics.jsonl. A rollout's time falls to the first of its updates."""
+    """Count the step; its row of metrics.jsonl. A rollout's time and its `sampled` tokens fall to the first of its
+    updates; the others have 0, and no rate."""
     phases = clock.lap()
     seconds = sum(phases.values())
-    tokens = sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
     state.step += 1
-    state.tokens += tokens
+    state.tokens += sampled
     state.seconds += seconds
     state.skipped += not stats["applied"]
+    count_nonfinite(state, stats["grad_norm"])
     return {
         "step": state.step,
         **rollout_metrics(groups, names),
         **stats,
+        "skipped_steps": state.skipped,
+        "nonfinite_steps": state.nonfinite,
         "seconds": seconds,
         **{f"seconds/{phase}": value for phase, value in phases.items()},
-        "tokens_per_second": tokens / seconds,
+        "tokens_per_second": sampled / seconds if sampled else None,
     }
+
+
+def count_nonfinite(state: TrainState, grad_norm: float | None) -> None:
+    """Steps whose gradient is not finite are not applied; a run that has nothing else any more is over.
+
+    Raises:
+        UserError: too many of them one after the other. (Loss scaling in float16 begins with a few.)
+    """
+    if grad_norm is None or math.isfinite(grad_norm):
+        state.nonfinite_run = 0 if grad_norm is not None else state.nonfinite_run
+        return
+    state.nonfinite += 1
+    state.nonfinite_run += 1
+    log.warning("step %d: the gradient is not finite; the step was not applied", state.step)
+    if state.nonfinite_run >= NONFINITE_LIMIT:
+        raise UserError(
+            f"step {state.step}: the gradient was not finite {NONFINITE_LIMIT} times in a row: lower optimizer.lr, "
+            "bound the loss (loss.dual_clip) or train in float32"
+        )

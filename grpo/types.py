@@ -1,4 +1,4 @@
-"""The frozen types that flow through the loop: Prompt -> Group of Rollouts -> TrainBatch.
+"""The frozen types that flow through the loop: Prompt -> Group of Rollouts. (Then `grpo.batching.TrainBatch`.)
 
 A `Group` is one prompt with all its sampled siblings, so rewards can never land on another prompt's rows.
 Token ids go in and token ids come out; text is never tokenised again for training.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a config error should not
     import torch
@@ -42,6 +42,7 @@ class Completion:
     logprobs: tuple[float, ...]  # log pi_gen of each token, at the sampling temperature
     finish_reason: FinishReason  # "length": cut at the limit
     text: str
+    version: int = 0  # optimizer updates behind the weights that drew it
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Rollout:
     rewards: dict[str, float | None] = field(default_factory=dict)
     reward: float | None = None
     advantage: float = 0.0
+    old_logprobs: tuple[float, ...] | None = None  # log pi_old of its tokens, by the trainer; None: not needed
+    ref_logprobs: tuple[float, ...] | None = None  # log pi_ref; None when beta = 0
 
 
 @dataclass(frozen=True)
@@ -76,22 +79,7 @@ class Sampling:
     top_p: float = 1.0
 
 
-@dataclass(frozen=True)
-class TrainBatch:
-    """One padded micro-batch. B rows, T tokens; each row is prompt + completion, right-padded.
-
-    `completion_mask` [B, T] is 1.0 on the tokens that are trained (end token included, nothing after it).
-    Per-token tensors are aligned with `token_ids`: entry t speaks of the token at t.
-    """
-
-    token_ids: torch.Tensor  # [B, T] int64
-    completion_mask: torch.Tensor  # [B, T] float32
-    advantages: torch.Tensor  # [B] float32
-    gen_logprobs: torch.Tensor  # [B, T] float32, log pi_gen; 0 off the mask
-    old_logprobs: torch.Tensor | None = None  # [B, T] log pi_old; None: one update follows, pi_old is pi_theta
-    ref_logprobs: torch.Tensor | None = None  # [B, T] log pi_ref; None when beta = 0
-
-
+@runtime_checkable  # the tests check the arguments of what takes one
 class PolicyWeights(Protocol):
     """The only way to a policy's weights: full tensors under their Hugging Face names, one at a time."""
 

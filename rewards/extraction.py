@@ -12,17 +12,10 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
+from grpo.golds import after_hashes, last_boxes, read_gold
+
 Strict = bool | Literal["box", "answer"]  # True is "box"
 
-_BRACES = re.compile(r"(?P<box>\\+(?:boxed|fbox)\s*\{)|\\\\|\\[{}]|[{}]")
-_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{}$\\]+)")  # plain TeX: \boxed 42
-_MATH_MARK = r"\$|\\[()\[\]]|\\q?quad(?![a-z])|\\[,;!]"
-_OR = r"or|\\(?:text|mbox|mathrm)\{\s*or\s*\}"
-_AND = r"and|\\(?:text|mbox|mathrm)\{\s*,?\s*and\s*\}"
-_JOINED = re.compile(rf"(?:[\s,]|{_MATH_MARK}|{_AND}|(?P<alternative>{_OR}))*")
-_NOTHING_MORE = re.compile(rf"(?:[\s.,;:!*_`'\")\]]|{_MATH_MARK}|<\|[^|<>]*\|>|\\end\{{[a-z]+\*?\}})*")
-_HASHES = re.compile(r"####(?!#)[ \t]*([^\n]+)")
-_HEADING = re.compile(r"(?i)(?:step|final|answer|solution|conclusion|explanation|verification)\b|\d+\.\s+[a-z]")
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _PHRASE = re.compile(
     r"(?:\b(?:answer|result|réponse|respuesta|antwort)\b(?:[^.\n:=]{0,60}?\b(?:is|est|es|ist)\b|[*_ ]{0,4}[:=：])"
@@ -43,7 +36,7 @@ def extract_answer(text: str, strict: Strict = False) -> str | None:
     text = text.rpartition("</think>")[2]
     if strict == "answer":
         return _last_tag(text)
-    boxed = _last_boxes(text)
+    boxed = last_boxes(text)
     if boxed is not None or strict:
         return boxed
     for find in (_last_hashes, _last_tag, _last_phrase):
@@ -62,47 +55,14 @@ def read_golds(gold: Any) -> list[str]:
         return [text for item in gold for text in read_golds(item)]
     if isinstance(gold, (int, float, str)):
         text = str(gold).strip()
-        found = _last_boxes(text) or _last_hashes(text) or _last_tag(text) or text
+        found = read_gold(text)
+        found = _last_tag(text) or text if found == text else found
         return [found] if found else []
     return []
 
 
-def find_boxes(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, content) of every closed box that holds no other box and is not empty; one pass over the text."""
-    boxes: list[tuple[int, int, str]] = []
-    open_braces: list[tuple[bool, int, int]] = []
-    for mark in _BRACES.finditer(text):
-        if mark["box"]:
-            open_braces.append((True, mark.start(), mark.end()))
-        elif mark[0] == "{":
-            open_braces.append((False, mark.start(), mark.end()))
-        elif mark[0] == "}" and open_braces:
-            is_box, start, inside = open_braces.pop()
-            content = text[inside : mark.start()] if is_box and not (boxes and boxes[-1][0] > start) else ""
-            if content.strip():
-                boxes.append((start, mark.end(), content.strip()))
-    return boxes
-
-
-def _last_boxes(text: str) -> str | None:
-    boxes = find_boxes(text)
-    if not boxes:
-        bare = _BARE_BOX.findall(text)
-        return bare[-1] if bare else None
-    run, separator = [boxes[-1]], ", "
-    at_end = _NOTHING_MORE.fullmatch(text, boxes[-1][1]) is not None
-    for box in reversed(boxes[:-1]):
-        joined = _JOINED.fullmatch(text, box[1], run[0][0])
-        if joined is None or not (at_end or joined["alternative"]):
-            break
-        separator = " or " if joined["alternative"] else separator
-        run.insert(0, box)
-    contents = list(dict.fromkeys(content for _, _, content in run))  # the same box twice is one answer
-    return separator.join(contents)
-
-
 def _last_hashes(text: str) -> str | None:
-    found = [line for line in _HASHES.findall(text) if not _HEADING.match(line)]
+    found = after_hashes(text)
     return _clause(found[-1]) if found else None
 
 
@@ -111,7 +71,7 @@ def _last_tag(text: str) -> str | None:
     if not found:
         return None
     content = found[-1].strip()
-    return _last_boxes(content) or _last_phrase(content) or _without_math_marks(content) or None
+    return last_boxes(content) or _last_phrase(content) or _without_math_marks(content) or None
 
 
 def _last_phrase(text: str) -> str | None:

@@ -1,7 +1,8 @@
 """Whether an answer equals a gold: quick and exact where that is possible, else in a worker process that can be killed.
 
 Works in threads, in forked and spawned processes and in async code: no signals, no event loop, one request at a time
-to each worker. Every verdict that a worker gave is cached.
+to each worker. Every verdict that a worker gave is cached; that it died is none, and never cached: whatever killed it,
+the same comparison later may live.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from typing import Literal
 from rewards.normalise import has_alternatives, has_ellipsis, is_prose, is_text, parse_value, plain, quick_verdict
 
 log = logging.getLogger("grpo.rewards")
-SECONDS = 1.3  # per answer; with reading the gold and everything around it, a verdict comes within 2 s
+# Seconds of CPU time, so that a busy machine does not change a score: to see whether a gold can be read, and to compare
+# an answer with it. On an idle machine a verdict comes within 2 s.
+GOLD_SECONDS, SECONDS = 0.6, 1.3
+WALL_SECONDS = 60.0  # of waiting for either
 MAX_LENGTH = 2_000  # characters; longer answers are compared as strings and numbers only
 START_SECONDS = 60.0  # importing sympy on a busy machine
 Verdict = Literal["equal", "unequal", "unparseable", "died"]
@@ -42,8 +46,7 @@ def is_equal(gold: str, answer: str) -> bool:
         return quick
     if len(expected) > MAX_LENGTH or len(given) > MAX_LENGTH:
         return False
-    # A gold that no worker can evaluate (a tower of powers) equals only what is spelt the same.
-    return _ask(expected, None) != "died" and _ask(expected, given) == "equal"
+    return _ask(expected, given) == "equal"
 
 
 def is_parseable(gold: str) -> bool:
@@ -55,6 +58,7 @@ def is_parseable(gold: str) -> bool:
         return True
     if is_prose(gold) and "\\" not in gold:
         return False
+    # A gold that no worker can evaluate (a tower of powers) equals what is spelt the same.
     return len(text) <= MAX_LENGTH and _ask(text, None) != "unparseable"
 
 
@@ -62,10 +66,25 @@ def _listed(text: str) -> str:
     return text.replace(r"\text{ or }", ",").replace(r"\text{or}", ",").replace(" or ", ", ")
 
 
-@functools.lru_cache(maxsize=100_000)
+class _Died(Exception):
+    """Nothing that a cache keeps."""
+
+
 def _ask(gold: str, answer: str | None) -> Verdict:
+    """What a worker says; `answer` None asks only whether the gold can be read."""
+    try:
+        return _lasting(gold, answer)
+    except _Died:
+        return "died"
+
+
+@functools.lru_cache(maxsize=100_000)
+def _lasting(gold: str, answer: str | None) -> Verdict:
     with _borrowed() as worker:
-        return worker.ask(gold, answer)
+        verdict = worker.ask(gold, answer)
+    if verdict == "died":
+        raise _Died
+    return verdict
 
 
 class _Worker:
@@ -87,10 +106,11 @@ class _Worker:
     def _request(self, gold: str, answer: str | None) -> Verdict:
         assert self.process is not None
         assert self.process.stdin is not None
-        message = json.dumps({"gold": gold, "answer": answer, "seconds": SECONDS})
+        cpu = GOLD_SECONDS if answer is None else SECONDS
+        message = json.dumps({"gold": gold, "answer": answer, "cpu": cpu, "wall": WALL_SECONDS})
         self.process.stdin.write(message.encode() + b"\n")
         self.process.stdin.flush()
-        reply = self._read_line(SECONDS + 1.0)
+        reply = self._read_line(WALL_SECONDS + 1.0)
         if reply is None:
             log.warning("the math grader's worker did not answer; it is replaced")
             self.stop()

@@ -93,7 +93,10 @@ def language_consistency(
     [0.6666666666666666]
     """
     if language is None:
-        raise UserError("reward 'language': give `kwargs: {language: en}`, or a column `language` in the data")
+        raise UserError(
+            "reward 'language': give `kwargs: {language: en}`, or a column `language` in the data (grpo score takes no "
+            "kwargs: add the column, or name a small function of your own that sets it)"
+        )
     if isinstance(language, str):
         scripts_of(language)  # a wrong code in the config stops the run, one in the data spoils its row only
         language = [language] * len(completions)

@@ -41,12 +41,20 @@ def load_reward(spec: Any) -> Reward:
         UserError: no such name or path, a module that cannot be imported, or `kwargs` that do not fit.
     """
     spec = _as_spec(spec)
+    label, target = find_reward(spec)
+    name = spec.name or label.rpartition(".")[2]
+    return Reward(name, _bind(label, target, dict(spec.kwargs)), float(spec.weight), dict(spec.columns))
+
+
+def find_reward(spec: Any) -> tuple[str, Any]:
+    """(what messages call it, function or class) of a reward whose `kwargs` fit; no class is instantiated."""
+    spec = _as_spec(spec)
     target = _find(spec.fn) if isinstance(spec.fn, str) else spec.fn
     label = spec.fn if isinstance(spec.fn, str) else getattr(target, "__name__", type(target).__name__)
     if not callable(target):
         raise UserError(f"reward '{label}': {type(target).__name__} is not a function or a class")
-    name = spec.name or label.rpartition(".")[2]
-    return Reward(name, _bind(label, target, dict(spec.kwargs)), float(spec.weight), dict(spec.columns))
+    _check_kwargs(label, target, dict(spec.kwargs))
+    return label, target
 
 
 def load_rewards(specs: Iterable[Any]) -> list[Reward]:
@@ -57,6 +65,8 @@ def load_rewards(specs: Iterable[Any]) -> list[Reward]:
 def _as_spec(spec: Any) -> Spec:
     if isinstance(spec, str) or (callable(spec) and not hasattr(spec, "fn")):
         return Spec(spec)
+    if not isinstance(spec, Mapping) and not hasattr(spec, "fn"):
+        raise UserError(f"reward {spec!r}: give a function, a name, an import path or {{fn: ..., weight: ...}}")
     if not isinstance(spec, Mapping):
         names = [name for name in Spec.__dataclass_fields__ if getattr(spec, name, None) is not None]
         spec = {name: getattr(spec, name) for name in names}
@@ -76,17 +86,22 @@ def _find(path: str) -> Any:
     return import_path(path, "reward")
 
 
+def _options(target: Callable[..., Any]) -> dict[str, Any]:
+    """The options of a function of ours with their defaults: bound, no data column of that name gets into them."""
+    if f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}" not in REGISTRY.values():
+        return {}
+    parameters = inspect.signature(target).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "log_error"}
+
+
 def _bind(label: str, target: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
     if inspect.isclass(target):
-        _check_kwargs(label, target, kwargs)
         instance = target(**kwargs)
         if not callable(instance):
             raise UserError(f"reward '{label}': instances of this class have no __call__")
         return instance
-    if not kwargs:
-        return target
-    _check_kwargs(label, target, kwargs)
-    return functools.partial(target, **kwargs)
+    bound = {**_options(target), **kwargs}
+    return functools.partial(target, **bound) if bound else target
 
 
 def _check_kwargs(label: str, target: Callable[..., Any], kwargs: dict[str, Any]) -> None:
@@ -103,4 +118,7 @@ def _check_kwargs(label: str, target: Callable[..., Any], kwargs: dict[str, Any]
     if inspect.isclass(target):
         needed = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in kwargs]
         if needed:
-            raise UserError(f"reward '{label}': kwargs: '{needed[0]}' is required")
+            raise UserError(
+                f"reward '{label}': kwargs: '{needed[0]}' is required (grpo score takes no kwargs: "
+                "name a small function of your own that sets it)"
+            )

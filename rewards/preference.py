@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import torch
-
+from grpo.config import RuntimeConfig
 from grpo.conversations import turn_end
 from grpo.errors import UserError
-from grpo.policy import load_tokenizer
+from grpo.policy import load_tokenizer, pick_device
 from grpo.reward_scoring import Part, load_reward_model, response_ids, score_ids
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class RewardModel:
@@ -22,6 +23,7 @@ class RewardModel:
         part: `answer` reads only what follows `</think>`, `response` the whole completion.
         squash: `sigmoid` maps the score to (0, 1); `none` returns it as it is.
         applies_to: `{column: kind, values: [...]}`; None for rows whose column holds another value.
+        device: where it runs; the RL stages give it `runtime.device`.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class RewardModel:
         squash: Literal["sigmoid", "none"] = "sigmoid",
         batch_size: int = 64,
         applies_to: Mapping[str, Any] | None = None,
+        device: Device = "auto",
     ) -> None:
         if part not in ("answer", "response"):
             raise UserError(f"reward_model: part '{part}'; use answer or response")
@@ -38,8 +41,10 @@ class RewardModel:
             raise UserError(f"reward_model: squash '{squash}'; use sigmoid or none")
         if applies_to is not None and set(applies_to) != {"column", "values"}:
             raise UserError(f"reward_model: applies_to must hold 'column' and 'values', got {sorted(applies_to)}")
+        if device not in get_args(Device):
+            raise UserError(f"reward_model: device '{device}'; use {', '.join(get_args(Device))}")
         self.path, self.part, self.squash, self.batch_size = model, part, squash, batch_size
-        self.applies_to = applies_to
+        self.applies_to, self.device = applies_to, device
         self._loaded: tuple[Any, Any, int] | None = None
 
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
@@ -64,8 +69,7 @@ class RewardModel:
     def _load(self) -> tuple[Any, Any, int]:
         """On first use: the model may be made by an earlier stage of the same run."""
         if self._loaded is None:
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             tokenizer = load_tokenizer(self.path)
-            model = load_reward_model(self.path, tokenizer, device)
+            model = load_reward_model(self.path, tokenizer, pick_device(RuntimeConfig(device=self.device)))
             self._loaded = (model, tokenizer, turn_end(tokenizer)[0])
         return self._loaded

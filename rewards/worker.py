@@ -1,9 +1,10 @@
 """The grader's child process: math-verify and sympy live here, where a string can only hurt a process that is replaced.
 
 Run as a script by `rewards.judging`. The process imports math-verify once, then forks; the fork reads one JSON request
-a line, `{"gold": ..., "answer": ..., "seconds": ...}`, and writes one verdict a line: equal, unequal, unparseable (the
-gold). An interval timer with the default action ends the fork even inside a C loop, which no exception could; the
-parent process then writes "died" and forks again, in milliseconds, so an endless answer costs its limit and no more.
+a line, `{"gold": ..., "answer": ..., "cpu": ..., "wall": ...}`, and writes one verdict a line: equal, unequal,
+unparseable (the gold). Interval timers with the default action end the fork even inside a C loop, which no exception
+could; the parent process then writes "died" and forks again, in milliseconds, so an endless answer costs its limit and
+no more. The limit that counts is of CPU time: on a busy machine a verdict comes later, but it is the same verdict.
 
 This file imports nothing of the project: it must work whatever folder it is started from.
 """
@@ -48,14 +49,17 @@ def main() -> None:
 
 def serve() -> None:
     """Answer requests until the input ends."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":  # macOS refuses a limit below what is mapped already
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for line in sys.stdin:
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+        signal.setitimer(signal.ITIMER_PROF, request["cpu"])
+        signal.setitimer(signal.ITIMER_REAL, request["wall"])
         verdict = judge(request["gold"], request["answer"])
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(verdict, flush=True)
 

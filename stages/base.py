@@ -7,7 +7,7 @@ from typing import Any
 
 from grpo.config import SFTConfig
 from grpo.conversations import Example
-from grpo.data import Row, load_rows, rows_hash, write_jsonl
+from grpo.data import Row, load_rows, rows_hash
 from grpo.errors import UserError
 from grpo.policy import load_model, load_tokenizer, pick_device, save_model
 from stages.config import BaseConfig, PretrainConfig
@@ -38,9 +38,9 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     assert settings is not None
     rows = load_rows(settings.corpus)
     texts = _texts(rows)
+    context.write_data("corpus", rows)
     tokenizer = build_tokenizer(texts, settings.vocab_size)
     examples = documents(texts, tokenizer, settings.max_tokens)
-    write_jsonl(context.folder / "data" / "corpus.jsonl", rows)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_architecture(settings, len(tokenizer))).to(pick_device(runtime))
     # A document's end stops sampling as well: R1-Zero goes straight from here to RL, without a chat template.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel
-
-from grpo.config import DataConfig, RewardConfig, read_config
+from grpo.config import DataConfig, RewardConfig, RLConfig, SFTConfig
+from grpo.config_file import read_config
 from grpo.errors import UserError
-from stages.command import Parser, add_overrides, find_config
+from stages.command import Parser, add_overrides, find_config, reason
 from stages.config import RecipeConfig
+from stages.preflight import RUN, check_function, check_reward, check_source, find, folders_before
 from stages.runtime import quiet
 
 EXAMPLES = "  grpo check my.yaml\n  grpo check tiny.yaml reasoning_rl.group_size=8"
@@ -34,7 +34,7 @@ def check_command(arguments: list[str]) -> int:
     quiet("error")
     print(f"ok       config: {chosen.config}")
     worst = 0
-    for name, check in checks(config):
+    for name, check in checks(config, Path("runs") / Path(chosen.config).stem):
         state, text = "ok", ""
         try:
             text = check()
@@ -42,14 +42,22 @@ def check_command(arguments: list[str]) -> int:
             state, text = "warning", str(warning)
         except UserError as error:
             state, text, worst = "error", str(error), 2
+        except OSError as error:
+            state, text, worst = "error", reason(error), 2
         print(f"{state:<8} {name}{': ' if text else ''}{text}", flush=True)
     return worst
 
 
-def checks(config: RecipeConfig) -> Iterator[tuple[str, Callable[[], str]]]:
+def checks(config: RecipeConfig, run: Path = Path("runs")) -> Iterator[tuple[str, Callable[[], str]]]:
     """(name, check); a check returns what it saw, or raises `Warned` or `UserError`."""
+    for kind in (RLConfig, SFTConfig):
+        for path, section in find(config, kind):
+            yield f"steps of {path}", lambda section=section: _steps(section)  # type: ignore[misc]
     for path, spec in find(config, RewardConfig):
-        yield f"reward {path} ({spec.fn})", lambda spec=spec: _reward(spec)  # type: ignore[misc]
+        made = folders_before(config, path.partition(".")[0])
+        yield f"reward {path} ({spec.fn})", lambda spec=spec, made=made: _reward(spec, run, made)  # type: ignore[misc]
+    if config.evaluation.leak_check is not None:
+        yield "evaluation.leak_check", partial(_leak_check, config.evaluation.leak_check)
     for path, data in find(config, DataConfig):
         wants_gold = path.startswith("evaluation.math") or _is_judged(config, path)
         yield f"data {path}", lambda data=data, gold=wants_gold: _data(data, gold)  # type: ignore[misc]
@@ -61,23 +69,6 @@ def checks(config: RecipeConfig) -> Iterator[tuple[str, Callable[[], str]]]:
         yield "tokenizer", lambda: "made by the base stage, nothing to check yet"
 
 
-def find(value: Any, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """All settings of one kind with their key paths."""
-    if isinstance(value, kind):
-        yield path, value
-        return
-    if isinstance(value, BaseModel):
-        items: Any = ((name, getattr(value, name)) for name in type(value).model_fields)
-    elif isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, tuple):
-        items = enumerate(value)
-    else:
-        return
-    for name, item in items:
-        yield from find(item, kind, f"{path}.{name}" if path else str(name))
-
-
 def _is_judged(config: RecipeConfig, path: str) -> bool:
     """Whether the accuracy reward judges the rows at `path`: its sibling in a task or a stage's filters."""
     parent = path.rpartition(".")[0]
@@ -85,21 +76,31 @@ def _is_judged(config: RecipeConfig, path: str) -> bool:
     return bool(judges) and not path.endswith(".general")
 
 
-def _reward(spec: RewardConfig) -> str:
-    if "{run}" in str(spec.kwargs):
-        return "needs a model of the run, loaded by its stage"
-    from rewards.loader import load_reward
-
-    load_reward(spec)
+def _steps(section: RLConfig | SFTConfig) -> str:
+    """A shortened run may stop before some settings act: no error, but it should be known."""
+    if section.steps is None:
+        return ""
+    every = section.reference_every if isinstance(section, RLConfig) else None
+    settings = {"optimizer.warmup_steps": section.optimizer.warmup_steps, "reference_every": every or 0}
+    late = [f"{name}={value}" for name, value in settings.items() if value >= section.steps]
+    if late:
+        raise Warned(f"{section.steps} steps do not reach {', '.join(late)}")
     return ""
 
 
+def _reward(spec: RewardConfig, run: Path, made: list[str] | None) -> str:
+    check_reward(spec, run, made)
+    return "needs a model of the run, loaded by its stage" if RUN in str(spec.kwargs) else ""
+
+
+def _leak_check(path: str) -> str:
+    check_function(path)
+    return path
+
+
 def _data(data: DataConfig, wants_gold: bool) -> str:
-    if (
-        data.path is not None
-        and not Path(data.path).is_file()
-        and not data.path.endswith((".jsonl", ".json", ".parquet"))
-    ):
+    check_source(data)
+    if data.path is not None and not Path(data.path).is_file():
         return f"hub data set '{data.path}', not fetched"
     from grpo.data import canonical_answer, load_rows
     from rewards.accuracy import gold_is_parseable

@@ -62,7 +62,7 @@ def _score(arguments: list[str]) -> int:
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--reward", action="append", required=True, metavar="NAME_OR_PATH", help="may be repeated")
-    parser.add_argument("--tokenizer", metavar="DIR", help="for rewards that read token ids")
+    parser.add_argument("--tokenizer", metavar="DIR", help="for rewards that read token ids or thinking tags")
     parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
     chosen = parser.read(arguments)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from grpo.config import DataConfig
 from grpo.data import Row, load_rows, rows_hash
-from grpo.errors import UserError
 from grpo.sft import supervised
 from stages.stage import StageContext, stage_main
 
@@ -16,6 +15,7 @@ def run(context: StageContext) -> dict[str, Any]:
     config = context.config.cold_start
     assert config is not None
     rows = conversation_rows(config.data)
+    context.write_data("sft", rows)
     numbers = supervised(
         context.init,
         rows,
@@ -30,10 +30,6 @@ def run(context: StageContext) -> dict[str, Any]:
 
 def conversation_rows(data: DataConfig) -> list[Row]:
     """Rows to train on; `data.system` is put before conversations that have no system message."""
-    unused = [name for name in ("suffix", "template", "max_prompt_tokens") if getattr(data, name)]
-    if unused:
-        source = data.path or data.fn
-        raise UserError(f"data '{source}': '{unused[0]}' is for prompts, not for conversations; remove it")
     rows = load_rows(data)
     return [_with_system(row, data.system) for row in rows] if data.system else rows
 

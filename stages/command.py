@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import logging
 import os
 import sys
 import traceback
@@ -11,6 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from grpo.errors import UserError, nearest
+from grpo.parallel import first_failure, is_main, join, leave
+
+log = logging.getLogger("grpo")
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,23 +48,63 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command: 0 only on success, 2 on a user error with one line, 130 on Ctrl-C, 1 on a bug."""
+    """Run a command: 0 only on success, 2 on a user error with one line, 130 on Ctrl-C, 1 on a bug.
+
+    Of several processes the main one speaks; when they fail, the first that does says why.
+    """
     try:
-        code = command(list(arguments))
+        join()
+        with contextlib.redirect_stdout(sys.stdout if is_main() else io.StringIO()):
+            code = command(list(arguments))
         sys.stdout.flush()
+        leave()
         return code
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _failed(2, f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+        return _failed(130, "interrupted: the same command goes on from here")
     except BrokenPipeError:  # the reader of our output is gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
         return 141
+    except OSError as error:  # a full disk, a file that is not ours to read: nothing that a traceback would explain
+        log.debug("%s", traceback.format_exc())
+        return _failed(2, f"error: {reason(error)}")
     except Exception:  # noqa: BLE001  a bug: shown whole, and an exit code that is not 2
-        traceback.print_exc()
-        return 1
+        return _failed(1, traceback.format_exc())
+
+
+def reason(error: OSError) -> str:
+    """One line: the file and what the system says of it, or the library that raised it."""
+    if error.strerror is None:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"'{error.filename}': {error.strerror}" if error.filename is not None else error.strerror
+
+
+def _failed(code: int, text: str) -> int:
+    code, speaks = first_failure(code)
+    if speaks:
+        print(text, file=sys.stderr)
+    return code
+
+
+def check_out(run: Path) -> None:
+    """The output folder must be one that we can write to, or not exist below such a folder."""
+    for part in (run, *run.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise UserError(f"--out '{run}': '{part}' is a file, not a folder; give another --out")
+            if not os.access(part, os.W_OK | os.X_OK):
+                raise UserError(f"--out '{run}': no permission to write to '{part}'; give another --out")
+            return
+
+
+def check_out_file(out: str) -> Path:
+    """The output file, of a name that is not a folder's, in a folder as `check_out` wants it."""
+    file = Path(out)
+    if file.is_dir() or out.endswith("/"):
+        raise UserError(f"--out '{out}': a folder; give the name of a file, such as {file / 'out.json'}")
+    check_out(file.parent)
+    return file
 
 
 def find_config(name: str) -> Path:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from grpo.config import (
     DataConfig,
     EngineConfig,
     EvalConfig,
+    JudgeConfig,
     OptimizerConfig,
     RewardConfig,
+    Rewards,
     RLConfig,
     RuntimeConfig,
     SamplingConfig,
     Section,
+    Seed,
     SFTConfig,
+    distinct,
 )
+from grpo.section import without
+
+_OF_PROMPTS = ("suffix", "template", "max_prompt_tokens")
+Conversations = Annotated[DataConfig, without(*_OF_PROMPTS, because="it is for prompts, and these are conversations")]
+PlainRows = Annotated[DataConfig, without(*_OF_PROMPTS, "system", because="it is for prompts, and these rows are none")]
+Filters = Annotated[
+    tuple[Annotated[RewardConfig, without("weight", because="a filter keeps or drops")], ...],
+    Field(min_length=1),
+    AfterValidator(distinct),
+]
 
 
 class PretrainConfig(Section):
     """A base model trained from scratch on a plain-text corpus: the tiny world's own stage 0."""
 
-    corpus: DataConfig  # rows with a "text" column
+    corpus: PlainRows  # rows with a "text" column
     vocab_size: int = Field(ge=300)
     hidden_size: int = Field(ge=8)
     layers: int = Field(ge=1)
@@ -34,6 +48,16 @@ class PretrainConfig(Section):
     batch_size: int = Field(ge=1)  # documents per step
     micro_batch_size: int | None = Field(None, ge=1)  # per forward, rows of like length; None: batch_size
     optimizer: OptimizerConfig
+
+    @model_validator(mode="after")
+    def _sizes(self) -> PretrainConfig:
+        if self.hidden_size % (2 * self.heads):  # rotary embeddings turn pairs of a head's channels
+            raise ValueError("'hidden_size' must be an even multiple of 'heads'")
+        if self.heads % self.kv_heads:
+            raise ValueError("'heads' must be a multiple of 'kv_heads'")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError("'batch_size' must be a multiple of 'micro_batch_size'")
+        return self
 
 
 class BaseConfig(Section):
@@ -53,12 +77,19 @@ class BaseConfig(Section):
 
 
 class TaskConfig(Section):
-    """Data and the rewards that judge it. `last_steps`: it joins only for the last N steps of the stage."""
+    """Data and the rewards that judge it. `last_steps`: it joins only for the last N steps of the stage,
+    so in a stage cut shorter than that it is there from the start."""
 
     data: DataConfig
-    rewards: tuple[RewardConfig, ...] = Field(min_length=1)
+    rewards: Rewards
     share: float = Field(1.0, gt=0)  # of the prompts of a rollout, relative to the other tasks
     last_steps: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _judged(self) -> TaskConfig:
+        if all(reward.weight == 0 for reward in self.rewards):
+            raise ValueError("'rewards': each has weight 0, so there is nothing to train on")
+        return self
 
 
 class RLStageConfig(RLConfig):
@@ -70,14 +101,16 @@ class RLStageConfig(RLConfig):
     def _tasks(self) -> RLStageConfig:
         if all(task.last_steps is not None for task in self.tasks.values()):
             raise ValueError("every task has 'last_steps': nothing to train on before them")
-        for name, task in self.tasks.items():
-            if task.last_steps is not None and task.last_steps > self.steps:
-                raise ValueError(f"'tasks.{name}.last_steps' is more than 'steps'")
+        return self
+
+    @model_validator(mode="after")
+    def _named_rewards(self) -> RLStageConfig:
+        self.check_names({reward.label for task in self.tasks.values() for reward in task.rewards})
         return self
 
 
 class ColdStartConfig(SFTConfig):
-    data: DataConfig  # rows with "messages"
+    data: Conversations  # rows with "messages"
 
 
 class RejectionSamplingConfig(SFTConfig):
@@ -86,15 +119,15 @@ class RejectionSamplingConfig(SFTConfig):
     data: DataConfig  # the reasoning prompts
     group_size: int = Field(ge=1)  # samples per prompt
     sampling: SamplingConfig
-    filters: tuple[RewardConfig, ...] = Field(min_length=1)  # an output is kept when each of them gives 1.0
+    filters: Filters  # an output is kept when each of them gives 1.0
     keep_per_prompt: int = Field(1, ge=1)  # outputs kept per prompt, the first ones
-    general: DataConfig | None = None  # rows with "messages", mixed in
+    general: Conversations | None = None  # rows with "messages", mixed in
 
 
 class RewardModelConfig(SFTConfig):
     """A reward model trained on the run's data: pairwise (prompt, chosen, rejected) or pointwise (label)."""
 
-    data: DataConfig
+    data: PlainRows
 
 
 class GeneralEvalConfig(Section):
@@ -102,10 +135,10 @@ class GeneralEvalConfig(Section):
 
     data: DataConfig
     max_tokens: int = Field(ge=1)
-    general: RewardConfig
-    helpfulness: RewardConfig
-    safety: RewardConfig
-    over_refusal: RewardConfig
+    general: JudgeConfig
+    helpfulness: JudgeConfig
+    safety: JudgeConfig
+    over_refusal: JudgeConfig
 
 
 class EvaluationConfig(Section):
@@ -118,7 +151,7 @@ class EvaluationConfig(Section):
 class RecipeConfig(Section):
     """The whole run. A stage whose section is absent is not part of it."""
 
-    seed: int = 0
+    seed: Seed = 0
     engine: EngineConfig = EngineConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     evaluation: EvaluationConfig
@@ -130,11 +163,3 @@ class RecipeConfig(Section):
     helpfulness_model: RewardModelConfig | None = None
     safety_model: RewardModelConfig | None = None
     helpfulness_rl: RLStageConfig | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_engine(cls, tree: Any) -> Any:
-        """`engine: vllm` and `engine=vllm` are short for `engine.kind`."""
-        if isinstance(tree, dict) and isinstance(tree.get("engine"), str):
-            return {**tree, "engine": {"kind": tree["engine"]}}
-        return tree

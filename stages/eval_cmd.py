@@ -6,9 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from grpo.config import EngineConfig, EvalConfig, RuntimeConfig, Section, apply_override, validate
+from grpo.config import EngineConfig, EvalConfig, RewardConfig, RuntimeConfig, Section, Seed
+from grpo.config_file import apply_override, validate
 from grpo.errors import UserError, nearest
-from stages.command import Parser, add_overrides
+from grpo.model_path import check_model
+from stages.command import Parser, add_overrides, check_out_file
+from stages.preflight import check_reward, find
 from stages.runtime import quiet
 
 BOX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -28,7 +31,7 @@ settings that overrides reach: seed, engine.*, runtime.*, eval.* (data, k, accur
 class EvalCommandConfig(Section):
     """What the command's options and overrides fill in."""
 
-    seed: int = 0
+    seed: Seed = 0
     engine: EngineConfig = EngineConfig()
     runtime: RuntimeConfig = RuntimeConfig(log_level="warning")
     eval: EvalConfig
@@ -37,7 +40,7 @@ class EvalCommandConfig(Section):
 def data_settings(text: str) -> dict[str, Any]:
     """`--data`: a named set, a file, NAME=FILE, or a hub name. Named sets ask for a boxed answer."""
     name, equals, file = text.partition("=")
-    if equals:
+    if equals and not Path(text).is_file():  # a path may hold a "=" too
         if name not in NAMED:
             raise UserError(f"--data '{text}': no set named '{name}'{nearest(name, NAMED)}")
         if not Path(file).is_file():
@@ -52,18 +55,6 @@ def data_settings(text: str) -> dict[str, Any]:
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise UserError(f"--data '{text}': neither a named set nor a file{nearest(text, NAMED)}")
     return {"path": text, "split": "test"}
-
-
-def check_model(model: str) -> None:
-    """Mistakes that can be seen before anything heavy is imported."""
-    folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        hint = f"; did you mean '{folder / 'model'}'?" if (folder / "model" / "config.json").is_file() else ""
-        raise UserError(f"model '{model}': not a model folder (no config.json in it){hint}")
-    if folder.is_file():
-        raise UserError(f"model '{model}': a file; give the model's folder or a hub name")
-    if not folder.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
-        raise UserError(f"model '{model}': no such folder")
 
 
 def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:
@@ -83,8 +74,6 @@ def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:
         "runtime": {"log_level": "warning"},
     }
     for override in chosen.overrides:
-        if override.startswith("engine="):
-            override = override.replace("engine=", "engine.kind=", 1)
         apply_override(tree, override)
     return validate(EvalCommandConfig, tree, "grpo eval")
 
@@ -97,6 +86,16 @@ def _with_language(config: EvalConfig, rows: list[dict[str, Any]], language: str
         return config
     spec = config.language.model_copy(update={"kwargs": {"language": language or "en"}})
     return config.model_copy(update={"language": spec})
+
+
+def _check_judges(config: EvalConfig, language: str | None) -> None:
+    """Before any sampling: the judges are there and take their arguments, a given language is one."""
+    for _, spec in find(config, RewardConfig):
+        check_reward(spec, Path())
+    if language is not None:
+        from rewards.language import scripts_of
+
+        scripts_of(language)
 
 
 def eval_command(arguments: list[str]) -> int:
@@ -119,13 +118,12 @@ def eval_command(arguments: list[str]) -> int:
     chosen = parser.read(arguments)
     settings = _settings(chosen)
     check_model(chosen.model)
-    out = Path(chosen.out) if chosen.out else None
-    if out is not None and (out.is_dir() or not out.suffix):
-        raise UserError(f"--out '{chosen.out}': give the name of a file, such as eval.json")
+    out = check_out_file(chosen.out) if chosen.out else None
+    _check_judges(settings.eval, chosen.language)
     quiet(settings.runtime.log_level)
 
     from grpo.data import load_rows
-    from grpo.evaluate import evaluate, problems_file
+    from grpo.evaluation import evaluate, problems_file
     from stages.evaluation import load_judges
     from stages.runtime import apply_runtime
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo.config import EvalConfig
 from grpo.eval_metrics import GENERAL_METRICS, Judges
-from grpo.evaluate import GeneralEval, evaluate
+from grpo.evaluation import GeneralEval, evaluate
 from rewards.accuracy import extract_answer
 from rewards.loader import load_reward
 from stages.config import EvaluationConfig, GeneralEvalConfig, RecipeConfig

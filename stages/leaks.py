@@ -1,61 +1,96 @@
-"""No evaluation problem may be in the training data of any stage: checked on the rows that each stage wrote."""
+"""No evaluation problem may be in the training data of a stage: checked on the rows before anything trains on them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.data import PROMPT_COLUMNS, Row, load_rows, read_jsonl
+from grpo.config import DataConfig
+from grpo.conversations import read_messages
+from grpo.data import PROMPT_COLUMNS, Row, load_rows
 from grpo.errors import UserError
 from grpo.imports import import_path
-from stages.config import EvaluationConfig
+from grpo.types import Message
+from stages.config import RecipeConfig
+from stages.preflight import find
 
 log = logging.getLogger("grpo")
 
 KeysOf = Callable[[Any], Iterable[Any]]
+Wrap = tuple[str, str]  # what a config puts before and after a question
+KEPT = (*PROMPT_COLUMNS, "text", "operation", "operands")
 
 
-def question_part(row: Row) -> Row:
-    """What a row asks, without what a model or a teacher answered: a sampled answer may name any numbers."""
-    kept = {name: row[name] for name in (*PROMPT_COLUMNS, "text", "operation", "operands") if row.get(name) is not None}
-    for name, value in kept.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            kept[name] = [message for message in value if message.get("role") == "user"]
-    return kept
-
-
-def question_text(row: Row) -> str | None:
-    """The question, lower case and with single spaces: what two copies of it share."""
-    value = next((row[name] for name in PROMPT_COLUMNS if row.get(name) is not None), None)
-    if isinstance(value, list):
-        value = next((message["content"] for message in value if message.get("role") == "user"), None)
-    return " ".join(value.casefold().split()) if isinstance(value, str) else None
-
-
-def check_leaks(config: EvaluationConfig, data: Path) -> int:
-    """Compare every `data`/*.jsonl with the evaluation's problems; returns how many rows were compared.
+def check_leaks(config: RecipeConfig, rows: Sequence[Row], file: Path) -> None:
+    """Compare the training rows in `file` with the evaluation's problems.
 
     Raises:
         UserError: a training row holds an evaluation problem, by its text or by a key of `leak_check`.
     """
-    files = sorted(data.glob("*.jsonl"))
-    if not files:
-        return 0
-    problems = load_rows(config.math.data)
-    general = load_rows(config.general.data) if config.general else []
-    questions = {question_text(row) for row in [*problems, *general]} - {None}
-    keys_of: KeysOf = import_path(config.leak_check, "evaluation.leak_check") if config.leak_check else lambda _: ()
+    evaluation = config.evaluation
+    problems = load_rows(evaluation.math.data)
+    general = load_rows(evaluation.general.data) if evaluation.general else []
+    wraps = {wrap for _, data in find(config, DataConfig) for wrap in _wraps(data)}
+    asked = {text for row in [*problems, *general] for text in question_texts(row, wraps)}
+    path = evaluation.leak_check
+    keys_of: KeysOf = import_path(path, "evaluation.leak_check") if path else lambda _: ()
     keys = {key for row in problems for key in keys_of(question_part(row))}
-    checked = 0
-    for file in files:
-        for number, row in enumerate(read_jsonl(file), 1):
-            found = sorted(map(str, keys.intersection(keys_of(question_part(row)))))
-            text = question_text(row)
-            if found or text in questions:
-                problem = found[0] if found else text
-                raise UserError(f"training data '{file}', row {number} holds the evaluation problem {problem!r}")
-            checked += 1
-    log.debug("no evaluation problem among %d rows in %s", checked, data)
-    return checked
+    for number, row in enumerate(rows, 1):
+        found = keys.intersection(keys_of(question_part(row))) or asked & question_texts(row, wraps)
+        if found:
+            raise UserError(
+                f"training data '{file}', row {number} holds the evaluation problem {min(map(str, found))!r}: "
+                "take it out of the stage's data"
+            )
+    log.debug("no evaluation problem among the %d rows of %s", len(rows), file)
+
+
+def question_part(row: Row) -> Row:
+    """What a row asks, without what a model or a teacher answered: a sampled answer may name any numbers."""
+    kept = {name: _asked(row[name]) for name in KEPT if row.get(name) is not None}
+    turns = _conversation(row)
+    return {**kept, "messages": turns} if turns else kept
+
+
+def question_texts(row: Row, wraps: Iterable[Wrap] = ()) -> set[str]:
+    """What a row asks, as two copies of it would share it: each user turn and prompt column, lower case and with
+    single spaces, as it is and without what a config puts around a question."""
+    columns = (_asked(row[name]) for name in PROMPT_COLUMNS if row.get(name) is not None)
+    turns = [turn for column in columns if isinstance(column, list) for turn in column]
+    texts = [row[name] for name in PROMPT_COLUMNS if isinstance(row.get(name), str)]
+    texts += [turn["content"] for turn in [*turns, *_conversation(row)] if isinstance(turn.get("content"), str)]
+    plain = {" ".join(text.casefold().split()) for text in texts}
+    return (plain | {bare for text in plain for bare in _unwrapped(text, wraps)}) - {""}
+
+
+def _asked(value: Any) -> Any:
+    """A column; of messages only the user's."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [message for message in value if message.get("role") == "user"]
+    return value
+
+
+def _conversation(row: Row) -> list[Message]:
+    """The user turns of a row that supervised training would read as a conversation, in any of its forms."""
+    try:
+        messages = read_messages(row, "row")
+    except UserError:  # a prompt, or no conversation: whoever reads it says what is wrong with it
+        return []
+    return [message for message in messages if message["role"] == "user"]
+
+
+def _wraps(data: DataConfig) -> Iterator[Wrap]:
+    """What a prompt gets around it: by the suffix, by the template, by both."""
+    before, _, after = (data.template or "").partition("{prompt}")
+    for start, end in (("", data.suffix), (before, after), (before, data.suffix + after)):
+        wrap = " ".join(start.casefold().split()), " ".join(end.casefold().split())
+        if any(wrap):
+            yield wrap
+
+
+def _unwrapped(text: str, wraps: Iterable[Wrap]) -> Iterator[str]:
+    for before, after in wraps:
+        if text.startswith(before) and text.endswith(after) and len(text) > len(before) + len(after):
+            yield text[len(before) : len(text) - len(after)].strip()

@@ -11,18 +11,20 @@ import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from grpo.config import DataConfig
 from grpo.errors import UserError
 from stages.config import RecipeConfig
 
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "accelerate", "datasets")
 PROJECT = "grpo"
-IRRELEVANT = ("checkpoint",)  # how often a stage saves changes nothing of what it computes
+# How often a stage saves and how it cuts its batches change nothing of what it computes: who runs out of memory may
+# lower micro_batch_size and go on.
+IRRELEVANT = ("checkpoint", "micro_batch_size")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Lineage:
     """What determines a stage's result."""
 
     settings: dict[str, Any]  # {"seed", "engine.kind", "runtime.dtype", "<section>.<key>": value}
-    inputs: dict[str, str]  # {local data file: hash of its content}
+    inputs: dict[str, str]  # {local data file or model folder: hash of its content}
     parents: dict[str, str]  # {stage key or "init": hash}
 
     @property
@@ -54,47 +56,78 @@ def flatten(value: Any, prefix: str) -> dict[str, Any]:
     return flat
 
 
-def stage_settings(config: RecipeConfig, key: str) -> dict[str, Any]:
-    """The slice of the config that a stage depends on, by key path."""
+def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The slice of the config that a stage depends on, by key path. `known`: see `input_hashes`."""
     section = getattr(config, key).model_dump(mode="json")
-    for name in IRRELEVANT:
-        section.pop(name, None)
+    for part in (section, section.get("pretrain") or {}):
+        for name in IRRELEVANT:
+            part.pop(name, None)
     return {
         "seed": config.seed,
         "engine.kind": config.engine.kind,
         "runtime.dtype": config.runtime.dtype,
-        **flatten(without_paths(section), key),
+        **flatten(without_paths(section, known), key),
     }
 
 
-def without_paths(section: Any) -> Any:
-    """Names of local data files are not settings: their contents are hashed as inputs."""
+def without_paths(section: Any, known: Mapping[str, str] | None = None) -> Any:
+    """Names of local files and model folders are not settings: their contents are hashed as inputs."""
     if isinstance(section, dict):
         return {
-            key: "(file)" if key == "path" and isinstance(item, str) and Path(item).is_file() else without_paths(item)
+            key: f"({kind})" if (kind := _kind(key, item, known or {})) else without_paths(item, known)
             for key, item in section.items()
         }
-    return [without_paths(item) for item in section] if isinstance(section, list) else section
+    return [without_paths(item, known) for item in section] if isinstance(section, list) else section
 
 
-def input_hashes(section: BaseModel) -> dict[str, str]:
-    """Content hashes of the local files that a section's data come from."""
-    files = [Path(data.path) for data in _data_configs(section) if data.path is not None]
-    return {str(file): file_hash(file) for file in files if file.is_file()}
+def input_hashes(section: BaseModel, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Content hashes of the local files and model folders that a section names.
+
+    `known`: the inputs that the stage was begun with; one that is gone since counts as what it was.
+    """
+    known = known or {}
+    found = sorted(set(_inputs(section.model_dump(mode="json"), known)))
+    return {
+        name: known[name]
+        if not Path(name).exists()
+        else model_hash(name)
+        if kind == "folder"
+        else file_hash(Path(name))
+        for name, kind in found
+    }
 
 
-def _data_configs(value: Any) -> Iterator[DataConfig]:
-    if isinstance(value, DataConfig):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _data_configs(getattr(value, name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _data_configs(item)
+def _inputs(section: Any, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(name, kind) of each."""
+    if isinstance(section, dict):
+        for key, item in section.items():
+            if kind := _kind(key, item, known):
+                yield item, kind
+            else:
+                yield from _inputs(item, known)
+    elif isinstance(section, list):
+        for item in section:
+            yield from _inputs(item, known)
+
+
+def _kind(key: str, value: Any, known: Mapping[str, str]) -> str | None:
+    """What a setting names: the "file" of local data, the "folder" of a model; None: neither."""
+    if key not in ("path", "model") or not isinstance(value, str):
+        return None
+    gone = value in known and not Path(value).exists()
+    if key == "path":
+        return "file" if gone or Path(value).is_file() else None
+    return "folder" if gone or Path(value).is_dir() else None
 
 
 def file_hash(file: Path) -> str:
+    state = file.stat()
+    return _file_hash(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _file_hash(file: Path, size: int, changed: int) -> str:
+    """Weights are gigabytes, and a run asks for their hash at every stage: read once while size and time stay."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()[:16]
 
@@ -104,10 +137,17 @@ def model_hash(model: str) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return digest(["hub", model])
-    manifest = folder.parent / "manifest.json"
-    if manifest.is_file():
-        return str(read_json(manifest)["hash"])
-    return digest([(file.name, file_hash(file)) for file in sorted(folder.iterdir()) if file.is_file()])
+    made = _stage_hash(folder.parent / "manifest.json")
+    return made or digest([(file.name, file_hash(file)) for file in sorted(folder.iterdir()) if file.is_file()])
+
+
+def _stage_hash(manifest: Path) -> str | None:
+    """The hash in a stage's manifest; None when there is none, or another program's file of that name."""
+    try:
+        content = read_json(manifest)
+    except (OSError, UserError):
+        return None
+    return str(content["hash"]) if {"stage", "hash", "parents"} <= content.keys() else None
 
 
 def changes(old: Mapping[str, Any], new: Lineage) -> list[str]:

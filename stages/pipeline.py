@@ -10,8 +10,10 @@ import yaml
 
 from grpo.errors import UserError, nearest
 from grpo.files import write_text
+from grpo.parallel import World, is_main
+from stages.command import check_out
 from stages.config import RecipeConfig
-from stages.runner import PlannedStage, plan_stage, run_stage
+from stages.runner import PlannedStage, check_ready, plan_stage, run_stage
 from stages.stage import Stage, active_stages
 from stages.summary import print_table, summarise
 
@@ -33,10 +35,13 @@ def run_pipeline(
     if from_stage and last < first:
         raise UserError(f"--from {from_stage} comes after --until {until}: nothing to run")
     anew = frozenset(stage.key for stage in stages[first:])
-    for stage in stages[: last + 1]:
-        plan_stage(config, stage, run, anew=anew)  # refuses before anything is touched
-    if anew:
+    # Both refuse before anything is touched.
+    check_ready(config, [plan_stage(config, stage, run, anew=anew) for stage in stages[: last + 1]])
+    world = World.current()
+    world.wait()
+    if anew and is_main():
         move_aside(run, stages[first:])
+    world.wait()
     save_config(config, run)
     for stage in stages[: last + 1]:
         planned: PlannedStage = plan_stage(config, stage, run)
@@ -44,15 +49,6 @@ def run_pipeline(
     summary = summarise(config, run, name)
     print_table(summary, config)
     return summary
-
-
-def check_out(run: Path) -> None:
-    """The output folder must be a folder, or not exist below an existing one."""
-    for part in (run, *run.parents):
-        if part.exists():
-            if not part.is_dir():
-                raise UserError(f"--out '{run}': '{part}' is a file, not a folder; give another --out")
-            return
 
 
 def _position(stages: list[Stage], key: str, option: str) -> int:

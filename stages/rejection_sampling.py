@@ -10,9 +10,10 @@ from typing import Any
 from grpo.data import Row, build_prompts, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.engine import make_engine
 from grpo.errors import UserError
+from grpo.parallel import World
 from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
 from grpo.progress import progress
-from grpo.scoring import Reward, score
+from grpo.scoring import Reward, column_names, score
 from grpo.sft import supervised
 from grpo.types import Group, Prompt, Rollout, Sampling
 from rewards.loader import load_rewards
@@ -30,9 +31,10 @@ def run(context: StageContext) -> dict[str, Any]:
     data = context.folder / "data"
     if not (data / "reasoning.jsonl").is_file():  # it appears whole, after completions/ did
         sample(config, context)
+    World.current().wait()  # the main process has written it
     reasoning = read_jsonl(data / "reasoning.jsonl")
     general = conversation_rows(config.general) if config.general else []
-    write_jsonl(data / "general.jsonl", general)
+    context.write_data("general", general)
     numbers = supervised(
         context.base,  # again from the base model, as R1 did
         reasoning + general,
@@ -90,17 +92,28 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
     filters = load_rewards(config.filters)
     runtime = context.config.runtime
     tokenizer = load_tokenizer(context.init)
-    prompts = build_prompts(load_rows(config.data), config.data, tokenizer, "reasoning")
+    rows = load_rows(config.data)
+    context.write_data("prompts", rows)
+    prompts = build_prompts(rows, config.data, tokenizer, "reasoning")
     model = load_model(context.init, pick_device(runtime), inference_dtype(runtime))
     engine = make_engine(context.config.engine, model, tokenizer)
     sampling = Sampling(config.group_size, config.sampling.max_tokens, config.sampling.temperature)
+    world = World.current()
+    at_a_time = PROMPTS_AT_A_TIME * world.size
+    columns = column_names(prompts)
+
+    def sampled(own: list[Prompt]) -> list[Group]:
+        groups = engine.generate(own, sampling, seed=context.config.seed, step=0)
+        if not groups:  # fewer prompts than processes
+            return []
+        return score(groups, filters, columns=columns)[0]  # what a filter cannot judge is not kept, and said below
+
     verdicts: list[Verdict] = []
     kept = 0
     with progress("rejection sampling: sampling", total=len(prompts)) as bar:
-        for start in range(0, len(prompts), PROMPTS_AT_A_TIME):
-            chosen = prompts[start : start + PROMPTS_AT_A_TIME]
-            groups = engine.generate(chosen, sampling, seed=context.config.seed, step=0)
-            scored, _ = score(groups, filters, max_failed=1.0)  # what a filter cannot judge is not kept, and said below
+        for start in range(0, len(prompts), at_a_time):
+            chosen = prompts[start : start + at_a_time]
+            scored = world.spread(chosen, sampled)
             verdicts += [verdict for group in scored for verdict in judge(group, filters, config.keep_per_prompt)]
             kept = sum(verdict.dropped is None for verdict in verdicts)
             bar.advance(len(chosen), f"{kept} of {len(verdicts)} kept")
@@ -109,8 +122,8 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
     if not kept:
         reasons = _reasons(verdicts)
         raise UserError(f"rejection_sampling: none of {len(verdicts)} samples passed the filters ({reasons})")
-    rows = [_conversation(verdict) for verdict in verdicts if verdict.dropped is None]
-    write_jsonl(context.folder / "data" / "reasoning.jsonl", rows)
+    kept_rows = [_conversation(verdict) for verdict in verdicts if verdict.dropped is None]
+    write_jsonl(context.folder / "data" / "reasoning.jsonl", kept_rows)
 
 
 def _reasons(verdicts: Sequence[Verdict]) -> str:

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from grpo.errors import UserError
-from stages.command import Parser, add_overrides, find_config
+from stages.command import Parser, add_overrides, check_out, find_config
 
 RUN_EXAMPLES = """\
   grpo run tiny.yaml                                the shipped tiny recipe, to runs/tiny
   grpo run my.yaml --out runs/a seed=1 reasoning_rl.steps=50
   grpo run my.yaml --from reasoning_rl              this stage and all later ones anew
-  grpo run my.yaml --until cold_start               stop after this stage"""
+  grpo run my.yaml --until cold_start               stop after this stage
+  accelerate launch --multi_gpu --num_processes 4 -m stages.cli run my.yaml        several processes"""
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def run_command(arguments: list[str]) -> int:
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     chosen = parser.read(arguments)
 
-    from grpo.config import read_config
+    from grpo.config_file import read_config
     from stages.config import RecipeConfig
     from stages.runtime import quiet
 
@@ -58,7 +59,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
     parser.add_argument("--init", metavar="MODEL", help="model folder or hub name to start from")
     chosen = parser.read(arguments)
 
-    from grpo.config import read_config
+    from grpo.config_file import read_config
     from stages.config import RecipeConfig
     from stages.runtime import quiet
 
@@ -69,16 +70,20 @@ def stage_command(key: str, arguments: list[str]) -> int:
     if chosen.init is not None and key == "base":
         raise UserError("--init: the base stage has no input; set base.model instead")
 
-    from stages.pipeline import check_out, save_config
-    from stages.runner import check_inputs, plan_stage, run_stage
+    from grpo.model_path import check_model
+    from stages.pipeline import save_config
+    from stages.runner import check_inputs, check_ready, plan_stage, run_stage
     from stages.stage import STAGES
     from stages.summary import print_table, summarise
 
     run = _out(chosen)
     check_out(run)
+    if chosen.init is not None:
+        check_model(chosen.init)
     planned = plan_stage(config, STAGES[key], run, init=chosen.init)
     if not planned.finished:
         check_inputs(config, planned, chosen.init)
+    check_ready(config, [planned])
     save_config(config, run)
     run_stage(config, planned, init=chosen.init)
     print_table(summarise(config, run, Path(chosen.config).name), config)

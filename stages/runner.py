@@ -6,15 +6,19 @@ import gc
 import importlib
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from grpo.config import RLConfig
 from grpo.errors import UserError
 from grpo.files import write_json
-from stages.config import RecipeConfig
+from grpo.parallel import World, check_sharding, cut
+from stages.config import BaseConfig, RecipeConfig
 from stages.manifest import Lineage, changes, digest, input_hashes, model_hash, read_json, stage_settings, versions
+from stages.preflight import check_sections
 from stages.stage import STAGES, Stage, StageContext, active_parents
 
 log = logging.getLogger("grpo")
@@ -45,6 +49,7 @@ def plan_stage(
     Raises:
         UserError: the stage's folder was made from other settings, inputs or parents, or is no stage's folder.
     """
+    _check_processes(config, stage)
     folder = run / stage.folder
     lineage = _lineage(config, stage, run, init, anew)
     if stage.key in anew:
@@ -62,12 +67,25 @@ def plan_stage(
     return PlannedStage(stage, folder, lineage, finished)
 
 
+def _check_processes(config: RecipeConfig, stage: Stage) -> None:
+    """Whether the processes can share the stage's work, before hours go into an earlier one."""
+    section = getattr(config, stage.key)
+    settings, where = (section.pretrain, "base.pretrain") if isinstance(section, BaseConfig) else (section, stage.key)
+    if isinstance(settings, RLConfig):
+        check_sharding(config.runtime.parallel)
+    elif settings is not None:
+        cut(settings.batch_size, settings.micro_batch_size, World.current().size, f"{where}: ")
+
+
 def _lineage(config: RecipeConfig, stage: Stage, run: Path, init: str | None, anew: frozenset[str]) -> Lineage:
     parents = {key: _parent_hash(config, key, run, anew) for key in active_parents(stage, config)}
     if init is not None:
         parents.pop(active_parents(stage, config)[0], None)
         parents = {"init": model_hash(init), **parents}
-    return Lineage(stage_settings(config, stage.key), input_hashes(getattr(config, stage.key)), parents)
+    record = None if stage.key in anew else _record(run / stage.folder)
+    known = record["inputs"] if record else {}
+    settings = stage_settings(config, stage.key, known)
+    return Lineage(settings, input_hashes(getattr(config, stage.key), known), parents)
 
 
 def _parent_hash(config: RecipeConfig, key: str, run: Path, anew: frozenset[str]) -> str:
@@ -98,23 +116,49 @@ def _refuse_changes(stage: Stage, folder: Path, record: dict[str, Any], lineage:
 
 
 def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> dict[str, Any]:
-    """Run what is left of a stage and return its manifest. A finished stage is skipped, or only evaluated again."""
+    """Run what is left of a stage and return its manifest. A finished stage is skipped, or only evaluated again.
+
+    Every process runs it, and waits wherever it reads what the main one writes.
+    """
     from stages.evaluation import evaluation_hash
 
+    world = World.current()
+    world.wait()  # all have planned, by what was there before this stage
     stage, folder = planned.stage, planned.folder
     evaluation = evaluation_hash(config.evaluation) if stage.evaluated else None
     if planned.finished:
         manifest = read_json(folder / "manifest.json")
-        if manifest["evaluation_hash"] == evaluation:
+        if not _evaluation_due(config, planned):
             log.info("%s: finished, skipped", stage.folder)
             return manifest
         log.info("%s: finished, but the evaluation settings changed: evaluating again", stage.folder)
         return _evaluated(config, planned, manifest, evaluation)
     context = _context(config, planned, init)
     record = _begin(planned)
-    if "result" not in record or not (folder / "model").is_dir():
-        record = _train(context, record)
+    trained = "result" in record and (folder / "model").is_dir()
+    world.wait()
+    if not trained:
+        record = _train(context, record, world)
     return _evaluated(config, planned, _manifest(config, planned, record), evaluation)
+
+
+def check_ready(config: RecipeConfig, planned: Sequence[PlannedStage]) -> None:
+    """What the stages that will really run need, and their evaluation: before anything is moved, written or computed.
+
+    Raises:
+        UserError: a reward, judge, data source or model is not there, or does not take its arguments.
+    """
+    keys = [one.stage.key for one in planned if not one.finished]
+    if keys or any(_evaluation_due(config, one) for one in planned):
+        check_sections(config, planned[0].folder.parent, [*keys, "evaluation"])
+
+
+def _evaluation_due(config: RecipeConfig, planned: PlannedStage) -> bool:
+    """Whether the model of a finished stage has to be evaluated again."""
+    from stages.evaluation import evaluation_hash
+
+    manifest = read_json(planned.folder / "manifest.json")
+    return planned.stage.evaluated and manifest["evaluation_hash"] != evaluation_hash(config.evaluation)
 
 
 def check_inputs(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> None:
@@ -145,6 +189,7 @@ def _begin(planned: PlannedStage) -> dict[str, Any]:
     if record is not None:
         log.info("%s: going on", planned.stage.folder)
         return record
+    log.info("%s: begins", planned.stage.folder)
     lineage = planned.lineage
     record = {
         "stage": planned.stage.folder,
@@ -158,19 +203,17 @@ def _begin(planned: PlannedStage) -> dict[str, Any]:
     return record
 
 
-def _train(context: StageContext, record: dict[str, Any]) -> dict[str, Any]:
+def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[str, Any]:
     """The stage's own work. Its result is kept in stage.json, so that an interrupted evaluation repeats no training."""
-    from stages.leaks import check_leaks
     from stages.runtime import apply_runtime
 
     stage = STAGES[context.key]
-    log.info("%s: begins", stage.folder)
     apply_runtime(context.config.runtime, context.config.seed)
     start = time.monotonic()
     result = importlib.import_module(stage.module).run(context)
+    world.wait()  # the model is there
     if not (context.folder / "model").is_dir():
         raise RuntimeError(f"stage {stage.key} left no model in {context.folder}")
-    check_leaks(context.config.evaluation, context.folder / "data")
     record = {**record, "result": result, "seconds": round(time.monotonic() - start, 3)}
     write_json(context.folder / "stage.json", record)
     gc.collect()  # the stage's model and optimizer, before the evaluation loads the model again
@@ -214,4 +257,5 @@ def _evaluated(
     manifest["evaluation_hash"] = evaluation
     manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(planned.folder / "manifest.json", manifest)
+    World.current().wait()
     return manifest

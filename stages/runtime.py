@@ -1,13 +1,13 @@
-"""Settings of the process: threads, seeds, and how much the libraries say."""
+"""Settings of the process: those of `grpo.runtime`, and how much the libraries say."""
 
 from __future__ import annotations
 
 import logging
 import os
-import random
 import sys
 import warnings
 
+from grpo import runtime as core
 from grpo.config import RuntimeConfig
 
 CHATTY = ("transformers", "datasets", "trl", "accelerate", "huggingface_hub", "httpx")
@@ -22,7 +22,7 @@ def quiet(level: str) -> None:
     if not logging.getLogger().handlers:
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(logging.DEBUG if debug else logging.ERROR)
-    logging.getLogger("grpo").setLevel(level.upper())
+    core.log_at(level)
     if debug:
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -38,16 +38,10 @@ def quiet(level: str) -> None:
 
 def apply_runtime(runtime: RuntimeConfig, seed: int) -> None:
     """Threads, seeds of every generator, and quiet libraries: the same at the start of every stage."""
-    import numpy as np
-    import torch
     import transformers
 
     quiet(runtime.log_level)
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    core.apply_runtime(runtime, seed)
     if runtime.log_level != "debug":
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()

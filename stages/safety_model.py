@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.data import load_rows, rows_hash
 from grpo.reward_model import train_pointwise
+from stages.reward_stage import run_reward_model
 from stages.stage import StageContext, stage_main
 
 
 def run(context: StageContext) -> dict[str, Any]:
-    """Leaves model/ (a sequence classifier with one output), metrics.jsonl and data/preferences.jsonl."""
-    config = context.config.safety_model
-    assert config is not None
-    rows = load_rows(config.data)
-    numbers = train_pointwise(
-        context.init,
-        rows,
-        config,
-        context.folder,
-        seed=context.config.seed,
-        runtime=context.config.runtime,
-        part="response",
-    )
-    return {**numbers, "data_hashes": {"safety_labels": rows_hash(rows)}}
+    return run_reward_model(context, context.config.safety_model, train_pointwise, "response")
 
 
 if __name__ == "__main__":

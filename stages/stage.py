@@ -6,9 +6,11 @@ returns numbers for its manifest. Everything around it (order, lineage, evaluati
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grpo.data import Row, write_jsonl
 from stages.config import RecipeConfig
 
 
@@ -51,6 +53,14 @@ class StageContext:
     init: str  # model folder or hub name that the stage starts from
     base: str  # the base model: rejection_sampling restarts its SFT from it
     models: dict[str, Path]  # finished stages of this run: key -> its model/ folder, reward models included
+
+    def write_data(self, name: str, rows: Sequence[Row]) -> None:
+        """data/<name>.jsonl, the rows that the stage is about to train on: no evaluation problem may be among them."""
+        from stages.leaks import check_leaks
+
+        file = self.folder / "data" / f"{name}.jsonl"
+        write_jsonl(file, rows)
+        check_leaks(self.config, rows, file)
 
 
 def active_stages(config: RecipeConfig) -> list[Stage]:

@@ -1,31 +1,27 @@
 """Group-normalised advantages: worked by hand, against float64 by hand, and their invariances."""
 
-# ruff: noqa: F722  (the shapes in jaxtyping annotations)
 from __future__ import annotations
 
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
-from beartype import beartype
 from conftest import group_of, prompt_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import Bool, Float, jaxtyped
 from torch import Tensor
 
 from grpo.advantages import assign_advantages, group_advantages
-from grpo.config import AdvantageConfig
+from grpo.algorithm import AdvantageConfig
+from grpo.types import Group
 
 GROUP, BATCH, NONE = (AdvantageConfig(scale=scale) for scale in ("group", "batch", "none"))
 
 
-@jaxtyped(typechecker=beartype)
-def advantages(
-    rewards: Float[Tensor, "P G"], valid: Bool[Tensor, "P G"], config: AdvantageConfig
-) -> Float[Tensor, "P G"]:
+def advantages(rewards: Tensor, valid: Tensor, config: AdvantageConfig) -> Tensor:
     return group_advantages(rewards, valid, config)
 
 
@@ -138,3 +134,63 @@ def test_assign_keeps_everything_else_and_takes_unequal_groups():
     assert [g.prompt for g in found] == [g.prompt for g in groups]
     assert [r.completion for r in found[0].rollouts] == [r.completion for r in groups[0].rollouts]
     assert groups[0].rollouts[0].advantage == 0.0  # the input is not changed
+
+
+def test_the_floor_of_the_deviation_by_hand():
+    """A solved group with one answer at 0.98 language consistency: almost as bad as a wrong answer without a floor."""
+    rewards = torch.tensor([[2.0] * 15 + [1.98]], dtype=torch.float64)
+    mean = 2 - 0.02 / 16
+    std = math.sqrt((15 * (2 - mean) ** 2 + (1.98 - mean) ** 2) / 15)
+    plain = advantages(rewards, everything(rewards), GROUP)[0, -1].item()
+    assert plain == pytest.approx((1.98 - mean) / (std + 1e-4))
+    assert plain == pytest.approx(-3.68, abs=0.01)
+    floored = advantages(rewards, everything(rewards), AdvantageConfig(std_floor=0.1))[0, -1].item()
+    assert floored == pytest.approx((1.98 - mean) / (0.1 + 1e-4))
+    # a group above the floor is as before
+    wide = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    same = advantages(wide, everything(wide), AdvantageConfig(std_floor=0.1))
+    assert torch.equal(same, advantages(wide, everything(wide), GROUP))
+    batch = AdvantageConfig(scale="batch", std_floor=5.0)
+    assert advantages(wide, everything(wide), batch)[0].tolist() == pytest.approx([0.5 / 5.0001, -0.5 / 5.0001])
+
+
+def judged(rows: list[dict[str, float | None]], task: str = "default") -> Group:
+    """A group with these rewards by name; the total is their sum, None when all are."""
+    group = group_of(prompt_of([9], task=task), [0.0] * len(rows))
+    rollouts = []
+    for rollout, rewards in zip(group.rollouts, rows, strict=True):
+        values = [value for value in rewards.values() if value is not None]
+        rollouts.append(replace(rollout, rewards=rewards, reward=sum(values) if values else None))
+    return replace(group, rollouts=tuple(rollouts))
+
+
+def test_normalise_then_sum_by_hand():
+    # a: (1, 0, 0, 0) -> std 1/2, as above; b: (0, 10, -, 10) over three: mean 20/3, std sqrt(100/3); weights 1 and 2
+    rows = [{"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 10.0}, {"a": 0.0, "b": None}, {"a": 0.0, "b": 10.0}]
+    config = AdvantageConfig(combine="normalise_then_sum")
+    (found,) = assign_advantages([judged(rows)], config, {"default": {"a": 1.0, "b": 2.0}})
+    std = math.sqrt(100 / 3) + 1e-4
+    expected = [
+        0.75 / 0.5001 - 2 * (20 / 3) / std,
+        -0.25 / 0.5001 + 2 * (10 / 3) / std,
+        -0.25 / 0.5001,
+        -0.25 / 0.5001 + 2 * (10 / 3) / std,
+    ]
+    assert [r.advantage for r in found.rollouts] == pytest.approx(expected)
+
+
+def test_normalise_then_sum_takes_the_weights_of_each_task():
+    rows = [{"a": 1.0}, {"a": 0.0}]
+    groups = [judged(rows, "x"), judged(rows, "y"), judged([{"a": 1.0}, {"a": None}], "y")]
+    config = AdvantageConfig(combine="normalise_then_sum")
+    found = assign_advantages(groups, config, {"x": {"a": 1.0}, "y": {"a": 3.0, "b": 1.0}})
+    x, y, alone = ([r.advantage for r in group.rollouts] for group in found)
+    assert y == pytest.approx([3 * value for value in x])
+    assert alone == [0.0, 0.0]
+
+
+def test_one_reward_of_weight_one_is_the_same_either_way():
+    rows = [{"a": random.Random(i).random()} for i in range(5)]
+    plain = assign_advantages([judged(rows)], AdvantageConfig())
+    other = assign_advantages([judged(rows)], AdvantageConfig(combine="normalise_then_sum"), {"default": {"a": 1.0}})
+    assert [r.advantage for r in plain[0].rollouts] == pytest.approx([r.advantage for r in other[0].rollouts])

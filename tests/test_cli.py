@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from grpo.errors import UserError
+from grpo.evaluation import problems_file
 from stages.cli import main
-from stages.command import find_config, guarded
+from stages.command import check_out_file, find_config, guarded
+from stages.eval_cmd import data_settings
 from stages.run_cmd import stage_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -43,6 +46,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "base-model").mkdir()
     (tmp_path / "base-model" / "notes.txt").write_text("not a model")
     (tmp_path / "a-file").write_text("mine")
+    (tmp_path / "scored.jsonl").write_text('{"prompt": "2+2", "completion": "#### 4", "answer": "4"}\n')
     return tmp_path
 
 
@@ -68,6 +72,9 @@ def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
         (["run", "recipe.yaml", "reasoning_rl.steps=many"], "reasoning_rl.steps"),
         (["run", "recipe.yaml", "reasoning_rl.group_size=1"], "reasoning_rl.group_size"),
         (["run", "recipe.yaml", "engine=vlm"], "vlm"),
+        (["run", "recipe.yaml", "engine=vllm"], "the vLLM engine is not part of this version; use engine=local"),
+        (["run", "recipe.yaml", "engine.kind=vllm"], "engine.kind"),
+        (["eval", "base-model", "--data", "test.jsonl", "engine=vllm"], "use engine=local"),
         (["run", "missing.yaml"], "missing.yaml"),
         (["run", "base-model"], "base-model"),
         (["run", "recipe.yaml", "--out", "a-file"], "a-file"),
@@ -91,6 +98,13 @@ def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
         (["compare", "recipe.yaml", "recipe.yaml"], "recipe.yaml"),
         (["score", "missing.jsonl", "--reward", "accuracy"], "missing.jsonl"),
         (["score", "test.jsonl"], "--reward"),
+        (["score", "scored.jsonl", "--reward", "accuracy", "--out", "base-model"], "base-model"),
+        (["score", "scored.jsonl", "--reward", "accuracy", "--out", "a-file/scores.jsonl"], "a-file"),
+        (["eval", "base-model", "--data", "test.jsonl", "--out", "base-model"], "--out 'base-model': a folder"),
+        (["eval", "base-model", "--data", "test.jsonl", "--out", "new/"], "--out 'new/': a folder"),
+        (["eval", "base-model", "--data", "test.jsonl", "--out", "a-file/eval.json"], "'a-file' is a file"),
+        (["eval", "base-model", "--data", "test.jsonl", "--language", "english"], "language code 'english'"),
+        (["eval", "base-model", "--data", "test.jsonl", "eval.accuracy.kwargs={strict: maybe}"], "maybe"),
         (["check", "missing.yaml"], "missing.yaml"),
     ],
 )
@@ -98,7 +112,7 @@ def test_mistakes_get_one_line(
     here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], culprit: str
 ) -> None:
     before = files(here)
-    if "eval.format.fn=nonsense" in arguments:  # the model is looked at first
+    if arguments[:2] == ["eval", "base-model"] and culprit != "base-model":  # the model is looked at first
         (here / "base-model" / "config.json").write_text("{}")
         before = files(here)
     assert culprit in refused(capsys, main(arguments))
@@ -133,10 +147,12 @@ def test_data_without_an_answer_column(here: Path, capsys: pytest.CaptureFixture
 
 def test_check_names_what_is_wrong_and_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = ["reasoning_rl.tasks.math.rewards.0.fn=accuracies", "evaluation.math.data.path=no-answer.jsonl"]
+    overrides.append("evaluation.leak_check=stages.tiny_world.problem_key")
     assert main(["check", "recipe.yaml", *overrides]) == 2
     lines = capsys.readouterr().out.splitlines()
     errors = [line for line in lines if line.startswith("error")]
     assert any("accuracies" in line for line in errors)
+    assert any("evaluation.leak_check" in line and "problem_keys" in line for line in errors)
     assert any("evaluation.math.data" in line and "label" in line for line in errors)
     assert any("base-model" in line for line in errors)
     assert any(line.startswith("ok") for line in lines)
@@ -173,6 +189,58 @@ def test_a_bug_is_shown_whole_and_is_not_a_user_error(capsys: pytest.CaptureFixt
 
     assert guarded(broken, []) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "data/rows.jsonl"), "error: 'data/rows.jsonl': Permission denied\n"),
+        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+        (ConnectionError("the hub\ndoes not answer"), "error: ConnectionError: the hub does not answer\n"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(capsys: pytest.CaptureFixture[str], error: OSError, line: str) -> None:
+    def refuse(_: list[str]) -> int:
+        raise error
+
+    assert refused(capsys, guarded(refuse, [])) == line
+
+
+def test_a_folder_that_is_not_ours_to_write(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who can write everywhere
+    with pytest.raises(UserError, match=r"--out 'new/eval\.json'|no permission to write to '\.'"):
+        check_out_file("new/eval.json")
+
+
+def test_files_that_eval_reads_and_writes(here: Path) -> None:
+    (here / "runs" / "seed=1").mkdir(parents=True)
+    (here / "runs" / "seed=1" / "test.jsonl").write_text('{"question": "2+2", "answer": "4"}\n')
+    assert data_settings("runs/seed=1/test.jsonl") == {"path": "runs/seed=1/test.jsonl"}
+    assert data_settings("aime24=test.jsonl")["path"] == "test.jsonl"
+    assert check_out_file("results/eval") == Path("results/eval")  # no suffix is needed
+    assert problems_file(Path("results/eval")) == Path("results/eval.problems.jsonl")
+
+
+def test_score_writes_to_a_new_folder(here: Path) -> None:
+    assert main(["score", "scored.jsonl", "--reward", "accuracy", "--out", "new/folder/scores"]) == 0
+    assert json.loads((here / "new" / "folder" / "scores").read_text())["rewards"] == {"accuracy": 1.0}
+
+
+def test_a_stage_checks_what_it_names_before_it_writes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(here)
+    words = ["recipe.yaml", "--init", "some/model", "reasoning_rl.tasks.math.rewards.0.fn=acuracy"]
+    assert "reasoning_rl.tasks.math.rewards.0" in refused(
+        capsys, guarded(lambda arguments: stage_command("reasoning_rl", arguments), words)
+    )
+    words = ["recipe.yaml", "--init", "./nowhere"]
+    assert "./nowhere" in refused(capsys, guarded(lambda arguments: stage_command("reasoning_rl", arguments), words))
+    assert files(here) == before
+
+
+def test_setup_vllm_says_that_there_is_none() -> None:
+    done = subprocess.run(["make", "setup-vllm"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the vLLM engine is not part of this version; use engine=local" in done.stderr
 
 
 def test_an_interrupt_is_130(capsys: pytest.CaptureFixture[str]) -> None:

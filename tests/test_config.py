@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo.config import (
-    DataConfig,
-    EvalConfig,
-    OptimizerConfig,
-    RLConfig,
-    RuntimeConfig,
-    SFTConfig,
-    TrainConfig,
-    apply_override,
-    read_config,
-)
+from grpo.config import DataConfig, EvalConfig, OptimizerConfig, RLConfig, RuntimeConfig, SFTConfig, TrainConfig
+from grpo.config_file import apply_override, read_config
 from grpo.errors import UserError
 from stages.config import RecipeConfig, RLStageConfig
 
@@ -234,7 +225,7 @@ def test_configs_are_frozen(tmp_path):
         ),
         (EvalConfig, "{data: {path: a}, max_tokens: 4, top_p: 0}", ["'top_p'"]),
         (RuntimeConfig, "{device: gpu}", ["'device'", "'cuda'"]),
-        (RuntimeConfig, "{dtype: float16}", ["'dtype'", "'bfloat16'"]),
+        (RuntimeConfig, "{dtype: float8}", ["'dtype'", "'bfloat16'"]),
         (OptimizerConfig, "{lr: 1, schedule: cos}", ["'schedule'", "'cosine'"]),
         (TrainConfig, GOOD + "model: m\n", ["'out' is missing"]),
     ],

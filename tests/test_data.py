@@ -12,8 +12,10 @@ import pytest
 from conftest import BOS, CHAT_TEMPLATE, THINK_TEMPLATE, VOCABULARY, make_tokenizer
 
 from grpo.config import DataConfig
-from grpo.data import build_prompts, canonical_answer, last_boxed, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.data import build_prompts, canonical_answer, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
+from grpo.golds import last_boxes, read_gold
+from rewards.extraction import read_golds
 
 PATH = DataConfig(path="d.jsonl")
 PLAIN = DataConfig(path="d.jsonl", template="Question: {prompt}\nAnswer:")
@@ -80,12 +82,30 @@ def test_answers(row, answer):
         (r"\boxed{1} and \boxed{", "1"),  # the last balanced one
         (r"\boxed{{}", None),
         ("none", None),
-        (r"\boxed{}", ""),
+        (r"\boxed{}", None),
         (r"\boxed{\sqrt{2}} cm", r"\sqrt{2}"),
     ],
 )
 def test_the_last_balanced_box(text, found):
-    assert last_boxed(text) == found
+    assert last_boxes(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("3 + 4 = 7, not \\boxed{8}\n#### 7\n", "7"),  # GSM8K's form
+        ("#### 7\nso \\boxed{8}.", "8"),  # a heading, or a thought on the way
+        ("#### Step 3\n\\boxed{8}", "8"),
+        ("\\boxed{8}\n#### Final remarks", "8"),
+        ("#### 7\nNo box.", "7"),
+        ("all on one line #### 7", "7"),
+        (r"\boxed{1} and \boxed{-2}.", "1, -2"),
+        ("####", "####"),
+    ],
+)
+def test_data_and_rewards_read_a_gold_alike(text, found):
+    assert read_gold(text) == canonical_answer({"answer": text}) == found
+    assert read_golds(text) == [found]
 
 
 def test_columns_come_through_unchanged_and_answer_is_added():
@@ -161,8 +181,10 @@ def test_a_final_assistant_turn_is_what_is_to_be_learnt_not_a_part_of_the_prompt
         ({}, "it has: nothing"),
         ({"prompt": 3}, "'prompt' must be a string or a list"),
         ({"messages": []}, "'messages' must be"),
-        ({"messages": [{"from": "human", "value": "x"}]}, "role, content"),
-        ({"messages": ["x"]}, "role, content"),
+        ({"messages": [{"from": "human", "value": "x"}]}, "needs the strings 'role' and 'content'"),
+        ({"messages": ["x"]}, "needs the strings 'role' and 'content'"),
+        ({"messages": [{"role": "user", "content": None}]}, "needs the strings 'role' and 'content'"),
+        ({"prompt": [{"role": "user", "content": ["x"]}]}, "needs the strings 'role' and 'content'"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "before the assistant's"),
     ],
 )
@@ -177,6 +199,15 @@ def test_a_model_without_a_chat_template_is_told_what_to_do():
     message = user_error(built, {"question": "x"}, PATH, None)
     assert "chat template" in message
     assert "data.template" in message
+
+
+def test_a_template_that_refuses_a_conversation_is_one_line():
+    """As Gemma's: no system message, and no two user turns in a row."""
+    check = "{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    gemma = CHAT_TEMPLATE.replace("{% for m in messages %}", "{% for m in messages %}" + check)
+    message = user_error(built, {"question": "x"}, DataConfig(path="d.jsonl", system="be brief"), gemma)
+    for part in ("data 'd.jsonl', row 0", "chat template refuses", "System role not supported"):
+        assert part in message
 
 
 def test_an_empty_prompt():

@@ -290,7 +290,7 @@ def test_an_impossible_token_is_never_drawn():
 
 def test_greedy_draws_the_argmax_and_reports_logprobs_at_temperature_one():
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
-    drawn, logprobs = draw(logits, torch.tensor([0.999, 0.999], dtype=torch.float64), 0, 0.5)
+    drawn, logprobs = draw(logits, torch.tensor([0.999, 0.999], dtype=torch.float64), 0.0, 0.5)
     assert drawn.tolist() == [1, 0]
     torch.testing.assert_close(logprobs, logits.log_softmax(-1)[[0, 1], [1, 0]])
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import make_model
 from transformers import Qwen2ForCausalLM
 
 from grpo.config import EvalConfig
 from grpo.errors import UserError
 from grpo.eval_metrics import Judges, general_metrics, math_metrics, problem_row
-from grpo.evaluate import GeneralEval, evaluate
+from grpo.evaluation import GeneralEval, _check_length, evaluate, judge_groups
 from grpo.scoring import Reward, score
 from grpo.types import Completion, Group, Prompt, Rollout
 from stages.tiny_world import build_tokenizer, model_config
@@ -59,7 +60,7 @@ def group(number: int, gold: str | None, *texts: str) -> Group:
 
 
 def measure(groups: list[Group], judge: Judges, **options: Any) -> dict[str, Any]:
-    judged, _ = score(groups, judge.rewards(), max_failed=1.0)
+    judged, _ = score(groups, judge.rewards())
     return math_metrics([problem_row(item, judge) for item in judged], config(**options), judge)
 
 
@@ -89,8 +90,39 @@ def test_the_format_need_not_be_required() -> None:
 def test_a_gold_that_cannot_be_judged_is_left_out_and_counted() -> None:
     metrics = measure([group(1, "5", "A: 5"), group(2, None, "A: 5")], judges())
     assert (metrics["n_problems"], metrics["unjudged_problems"], metrics["pass@1"]) == (1, 1, 1.0)
-    with pytest.raises(UserError, match="no gold could be read"):
+    with pytest.raises(UserError, match="no problem can be judged"):
         measure([group(2, None, "A: 5")], judges())
+
+
+def failing(completions: list[str], answer: list[Any], **_: Any) -> list[float]:
+    """Raises on a text that ends in 7, NaN on one that ends in 8."""
+    if any(_text(text).endswith("7") for text in completions):
+        raise ValueError("boom")
+    return [float("nan") if _text(text).endswith("8") else 1.0 for text in completions]
+
+
+def test_what_the_judge_fails_on_is_wrong_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    judge = Judges(Reward("failing", failing))
+    groups = [group(1, "5", "A: 5"), group(2, "6", "A: 7"), group(3, "6", "A: 8"), group(4, None, "A: 7")]
+    with caplog.at_level("WARNING", "grpo"):
+        judged = judge_groups(groups, judge.rewards())
+    metrics = math_metrics([problem_row(item, judge) for item in judged], config(), judge)
+    assert metrics["n_problems"] == 3  # the gold of the fourth is null
+    assert metrics["pass@1"] == pytest.approx(1 / 3)
+    assert "accuracy failed on 3 of 4 completions" in caplog.text
+    assert "count as wrong" in caplog.text
+    assert "boom" in caplog.text
+
+
+def test_a_judge_that_declines_leaves_the_problem_out() -> None:
+    def declines(completions: list[str], log_error: Any, **_: Any) -> list[None]:
+        for row in range(len(completions)):
+            log_error(row, "cannot read the gold")
+        return [None] * len(completions)
+
+    judge = Judges(Reward("declines", declines))
+    judged = judge_groups([group(1, "?", "A: 5")], judge.rewards())
+    assert problem_row(judged[0], judge)["judged"] is False
 
 
 def test_general_metrics_are_over_the_prompts_they_apply_to() -> None:
@@ -145,17 +177,23 @@ def test_greedy_does_not_depend_on_the_seed(tiny: tuple[Any, Any]) -> None:
     assert runs[0].completions == runs[1].completions
 
 
-@pytest.mark.parametrize(
-    ("options", "rows", "message"),
-    [
-        ({"k": (8,), "samples": 4}, ROWS, "k=8.*samples is 4"),
-        ({"temperature": 0, "samples": 4}, ROWS, "samples=4 must be 1"),
-        ({}, [{"question": "1+1", "label": "2"}], r"no column answer \| gold \| solution.*question, label"),
-    ],
-)
-def test_mistakes(tiny: tuple[Any, Any], options: dict[str, Any], rows: list[Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        evaluate(tiny, config(**options), judges=judges(), rows=rows)
+def test_more_tokens_than_the_model_has_positions(tiny: tuple[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Rotary positions go on, untrained; learnt ones end, and sampling would with them."""
+    model, tokenizer = tiny
+    with caplog.at_level("WARNING", "grpo"):
+        evaluate(tiny, config(), judges=judges(), rows=ROWS[:1])
+        assert "positions" not in caplog.text
+        _check_length("max_tokens", model, [[1] * 500], 20)
+    assert "max_tokens=20 after a prompt of 500 tokens" in caplog.text
+    learnt = make_model("gpt2", vocab_size=len(tokenizer))
+    with pytest.raises(UserError, match=r"max_tokens=600 after a prompt of \d+ tokens .* 512 .* at most 4\d\d"):
+        evaluate((learnt, tokenizer), config(max_tokens=600), judges=judges(), rows=ROWS[:1])
+
+
+def test_data_without_golds_is_refused(tiny: tuple[Any, Any]) -> None:
+    rows = [{"question": "1+1", "label": "2"}]
+    with pytest.raises(UserError, match=r"no column answer \| gold \| solution.*question, label"):
+        evaluate(tiny, config(), judges=judges(), rows=rows)
 
 
 def test_the_template_hash_follows_what_renders_the_prompt(tiny: tuple[Any, Any]) -> None:
@@ -164,6 +202,6 @@ def test_the_template_hash_follows_what_renders_the_prompt(tiny: tuple[Any, Any]
         config(data={"path": "x", "suffix": "!"}).data,
         config(data={"path": "x", "system": "s"}).data,
     ]
-    from grpo.evaluate import template_hash
+    from grpo.evaluation import template_hash
 
     assert len({template_hash(tiny[1], item) for item in data}) == 3

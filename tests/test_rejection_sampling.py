@@ -27,6 +27,10 @@ def questions():
     return [{"prompt": "say one", "answer": "one"}, {"prompt": "say two", "answer": "two"}]
 
 
+def problems():
+    return [{"prompt": "say three", "answer": "three"}]
+
+
 def general():
     return [{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}]
 
@@ -57,7 +61,7 @@ def models(tmp_path_factory):
 
 
 def recipe(**sections):
-    evaluation = EvaluationConfig(math=EvalConfig(data=DataConfig(fn=f"{HERE}.questions"), max_tokens=8))
+    evaluation = EvaluationConfig(math=EvalConfig(data=DataConfig(fn=f"{HERE}.problems"), max_tokens=8))
     return RecipeConfig(**{"runtime": CPU, "evaluation": evaluation, "base": BaseConfig(model="unused"), **sections})
 
 
@@ -98,6 +102,21 @@ def test_nothing_kept_is_an_error_that_says_why(models, tmp_path):
     with pytest.raises(UserError, match=r"none of 8 samples passed the filters .*readable"):
         rejection_sampling.run(context(config, "rejection_sampling", tmp_path, trained, base_model))
     assert not (tmp_path / "data" / "reasoning.jsonl").exists()
+
+
+@pytest.mark.parametrize("part", ["data", "general"])
+def test_an_evaluation_problem_is_refused_before_anything_is_sampled_or_trained(models, tmp_path, monkeypatch, part):
+    monkeypatch.setattr("grpo.sft.train_on_tokens", lambda *_, **__: pytest.fail("trained"))
+    if part == "data":
+        monkeypatch.setattr(rejection_sampling, "make_engine", lambda *_: pytest.fail("sampled"))
+    monkeypatch.setattr(f"{HERE}.problems", questions if part == "data" else general_problem)
+    config = rejection((RewardConfig(fn=f"{HERE}.says_it"),))
+    with pytest.raises(UserError, match=r"jsonl', row 1 holds the evaluation problem '(say one|hello)': take it out"):
+        rejection_sampling.run(context(config, "rejection_sampling", tmp_path, models[1], models[0]))
+
+
+def general_problem():
+    return [{"question": "Hello", "answer": "good day"}]
 
 
 def test_judge():

@@ -1,12 +1,13 @@
 """Reward models learn, say how well on held-out prompts, and score at use what they were trained on."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
+from grpo.config import OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
 from grpo.conversations import turn_end
 from grpo.errors import UserError
 from grpo.policy import load_tokenizer, save_model
@@ -14,6 +15,7 @@ from grpo.reward_model import split_held_out, train_pairwise, train_pointwise
 from grpo.reward_scoring import load_reward_model, response_ids, response_text, score_ids
 from rewards.loader import load_reward
 from rewards.preference import RewardModel
+from stages.rl import _rewards
 from stages.tiny_world import build_tokenizer, model_config
 
 CPU = RuntimeConfig(device="cpu")
@@ -121,6 +123,19 @@ def test_it_applies_where_it_is_told_to(pairwise):
         reward.fn(prompts=["name fig"], completions=["fig"])
 
 
+def test_it_runs_where_the_policy_does(pairwise):
+    kwargs = {"model": "{run}/model"}
+    task = SimpleNamespace(rewards=[RewardConfig(fn="reward_model", kwargs=kwargs)])
+    runtime = RuntimeConfig(device="mps")  # not here: so it was asked for
+    context = SimpleNamespace(folder=pairwise[0] / "stage", config=SimpleNamespace(runtime=runtime))
+    (reward,) = _rewards(task, context)
+    with pytest.raises(UserError, match="device=mps"):
+        reward.fn(prompts=["name fig"], completions=["fig"])
+    task.rewards[0].kwargs["device"] = "cpu"  # the task's own wish comes first
+    (reward,) = _rewards(task, context)
+    assert len(reward.fn(prompts=["name fig"], completions=["fig"])) == 1
+
+
 def test_response_text():
     assert response_text("<think>a</think> b ", "answer") == "b"
     assert response_text(message("<think>a</think> b"), "response") == "<think>a</think> b"
@@ -141,5 +156,7 @@ def test_bad_rows_are_named(model, tmp_path):
         train_pairwise(model, rows, SETTINGS, tmp_path, seed=0, runtime=CPU)
     with pytest.raises(UserError, match="row 0: label 'maybe'"):
         train_pointwise(model, [{**LABELS[0], "label": "maybe"}], SETTINGS, tmp_path, seed=0, runtime=CPU)
+    with pytest.raises(UserError, match="device 'gpu'; use auto, cpu, cuda, mps"):
+        RewardModel("x", device="gpu")
     with pytest.raises(UserError, match="part 'all'"):
         RewardModel("x", part="all")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import THINK_TEMPLATE, make_tokenizer
 
 from grpo.errors import UserError
 from grpo.scoring import apply_rewards, score
@@ -14,6 +18,7 @@ from grpo.types import Completion, Group, Prompt, Rollout
 from rewards import load_reward, load_rewards
 from stages.score_cmd import score_file
 
+ROOT = Path(__file__).resolve().parent.parent
 OWN = """
 def starts_with_a(completions, bonus=1.0, **kwargs):
     return [bonus if text.startswith("a") else 0.0 for text in completions]
@@ -77,6 +82,32 @@ def test_own_rewards(own_module):
 def test_wrong_specs_name_the_culprit(own_module, spec, message):
     with pytest.raises(UserError, match=message):
         load_reward(spec)
+
+
+@pytest.mark.parametrize("name", ["rewards", "grpo", "stages"])
+def test_a_file_of_the_users_with_a_name_of_ours(tmp_path, monkeypatch, name):
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for path in (f"{name}.starts_with_a", f"{name}.nothing.starts_with_a"):
+        with pytest.raises(UserError, match=rf"'{name}\.py' in .* the name is taken by this program: rename the file"):
+            load_reward(path)
+    assert load_reward("rewards.accuracy.accuracy_reward").name == "accuracy_reward"
+
+
+def test_a_file_of_the_users_that_comes_before_ours(tmp_path):
+    """As in a notebook: Python looks in the current folder first."""
+    (tmp_path / "rewards.py").write_text("def mine(completions):\n    return [1.0] * len(completions)\n")
+    code = "from grpo.imports import import_path; import_path('rewards.loader.load_reward')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "the name is taken by this program: rename the file" in done.stderr
 
 
 def chat_group(*texts, **columns):
@@ -146,3 +177,63 @@ def test_score_file_bad_lines(tmp_path, capsys, line, message):
     with pytest.raises(UserError, match=message) as error:
         run_score(tmp_path, capsys, [{"completion": "x"}, line], "accuracy")
     assert "rows.jsonl" in str(error.value)
+
+
+def test_columns_named_like_an_option_stay_out_of_it(tmp_path, capsys):
+    row = {"completion": "<think>two</think>The answer is 5", "answer": "5", "language": "en", "strict": "yes"}
+    row |= {"opened": "no", "think_tag": "reasoning", "answer_tag": "answer"}
+    (found,) = run_score(tmp_path, capsys, [row], "accuracy", "format", "language", "rewards.accuracy.accuracy_reward")
+    assert set(found["rewards"].values()) == {1.0}
+    assert found["errors"] == {}
+
+
+def test_score_opens_the_thinking_where_the_template_does(tmp_path, capsys):
+    make_tokenizer(THINK_TEMPLATE).save_pretrained(tmp_path / "opens")
+    make_tokenizer().save_pretrained(tmp_path / "plain")
+    make_tokenizer(None).save_pretrained(tmp_path / "none")
+    asked = [{"role": "user", "content": "2+3"}]
+    rows = [
+        {"prompt": asked, "completion": "two</think>5"},
+        {"prompt": asked, "completion": "<think>two</think>5"},
+        {"prompt": asked, "completion": "<think>two</think>5", "prefill": ""},
+        {"prompt": "2+3<think>", "completion": "two</think>5"},
+        {"prompt": [*asked, {"role": "assistant", "content": "<think>"}], "completion": "two</think>5"},
+    ]
+
+    def scores(folder):
+        found = run_score(tmp_path, capsys, rows, "format", tokenizer=str(tmp_path / folder))
+        return [line["rewards"]["format"] for line in found]
+
+    assert scores("opens") == [1.0, 0.0, 1.0, 1.0, 1.0]
+    assert scores("plain") == scores("none") == [0.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_score_ends_where_a_reward_hangs(own_module, capsys, monkeypatch):
+    (own_module / "my_rewards_file.py").write_text(
+        "import threading\ndef hangs(completions):\n    threading.Event().wait(60)\n"
+    )
+    monkeypatch.setattr("stages.score_cmd.REWARD_TIMEOUT", 0.1)
+    found = run_score(own_module, capsys, [{"completion": "x", "answer": "1"}] * 6, "my_rewards_file.hangs", "accuracy")
+    assert [line["rewards"]["accuracy"] for line in found] == [0.0] * 6
+    assert all("my_rewards_file.hangs" in line["errors"] for line in found)
+
+
+@pytest.mark.parametrize(
+    ("reward", "parts"),
+    [
+        ("trl.rewards.accuracy_reward", ["'solution'", "rename the column in the file"]),
+        ("language", ["'language'", "grpo score", "small function"]),
+        ("reward_model", ["'model' is required", "grpo score", "small function"]),
+    ],
+)
+def test_what_score_users_can_do(tmp_path, capsys, reward, parts):
+    with pytest.raises(UserError) as caught:
+        run_score(tmp_path, capsys, [{"completion": "x", "answer": "1"}], reward)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_score_wants_text_in_messages(tmp_path, capsys):
+    bad = [{"role": "assistant", "content": None}]
+    with pytest.raises(UserError, match="'completion' must be"):
+        run_score(tmp_path, capsys, [{"completion": bad}], "format")

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from grpo.errors import UserError
-from grpo.scoring import Reward, TrainerState, apply_rewards, score
+from grpo.reward_table import HANGS
+from grpo.scoring import Exclusions, Reward, TrainerState, apply_rewards, column_names, score
 from grpo.types import Completion, Group, Prompt, Rollout
 
 
@@ -109,12 +110,43 @@ def test_a_hanging_row_is_left_behind_in_bounded_time():
     assert result.errors[1, "r"] == "did not return within 0.2 s"
 
 
-def test_hanging_everywhere_stops_after_the_share():
+def test_hanging_everywhere_stops_after_a_few_rows():
     release, calls = threading.Event(), []
-    with pytest.raises(UserError, match=r"reward 'r' failed on 2 of 10 .*did not return within 0.1 s"):
-        table(lambda completions: calls.append(1) or release.wait(30), n=10, timeout=0.1, max_failed=0.1)
+    with pytest.raises(UserError, match=r"reward 'r' failed on 2 completions, where 1 may; .*not return within 0.1 s"):
+        table(lambda completions: calls.append(1) or release.wait(30), n=10, timeout=0.1, max_failed=1)
     release.set()
     assert len(calls) == 3  # the batch, then two single rows
+
+
+def test_hanging_everywhere_ends_also_without_a_share():
+    release, calls = threading.Event(), []
+    result = table(lambda completions: calls.append(1) or release.wait(30), n=10, timeout=0.1)
+    release.set()
+    assert len(calls) == 1 + HANGS
+    assert len(result.errors) == 10
+    assert "not called" in result.errors[9, "r"]
+
+
+def test_rows_that_answer_between_hangs_are_all_asked():
+    release, asked = threading.Event(), []
+
+    def fn(completions):
+        asked.extend(completions)
+        return [1.0 if int(text[1:]) % 2 else release.wait(30) for text in completions]
+
+    result = table(fn, n=8, timeout=0.1)
+    release.set()
+    assert result.values["r"] == [None, 1.0] * 4
+
+
+def test_what_a_function_declines_is_no_failure():
+    def fn(completions, log_error):
+        log_error(0, "unreadable")
+        return [None, float("nan"), 1.0]
+
+    result = table(fn)
+    assert set(result.errors) == {(0, "r"), (1, "r")}
+    assert result.failed == {(1, "r")}
 
 
 def test_async_rewards_run_at_the_same_time_and_inside_a_running_loop():
@@ -231,15 +263,48 @@ def test_healthy_rows_are_scored_as_without_the_broken_reward():
     assert stats.first_error == "broken: ZeroDivisionError: division by zero"
 
 
-def test_past_the_share_the_run_stops():
-    with pytest.raises(UserError, match=r"reward 'r' failed on 1 of 2 .*max_failed = 10%; first error: .*boom"):
-        score([group("c0", "c1")], [Reward("r", bad_row(raises))])
-    with pytest.raises(UserError, match=r"every reward is None"):
-        score([group("c0", "c1")], [Reward("r", lambda completions: [None, None])])
-    _, stats = score([group("c0", "c1")], [Reward("r", bad_row(raises))], max_failed=0.5)
-    assert stats.excluded == 1
-    _, stats = score([group("c0", "c1")], [Reward("watch", bad_row(raises), 0.0), Reward("r", lengths)])
-    assert (stats.excluded, stats.errors) == (0, {"watch": 1})
+def test_why_a_row_is_excluded():
+    _, stats = score([group("c0", "c1")], [Reward("r", bad_row(raises))])
+    assert (stats.excluded, stats.reason) == (1, ("r", "ValueError: boom"))
+    _, stats = score([group("c0", "c1")], [Reward("r", lambda completions: [None, None])])
+    assert (stats.excluded, stats.reason) == (2, ("r", "every reward is None: none applies"))
+    watch = Reward("watch", bad_row(raises), 0.0)  # of weight 0: it excludes nothing, however often it fails
+    _, stats = score([group("c0", "c1")], [watch, Reward("r", lengths)], max_failed=0)
+    assert (stats.excluded, stats.errors, stats.reason) == (0, {"watch": 1}, None)
+
+
+def judged(task: str, *rewards: float | None) -> Group:
+    return Group(
+        Prompt("p", (1,), task=task), tuple(Rollout(Completion((7,), (0.0,), "stop", ""), {}, r) for r in rewards)
+    )
+
+
+def test_the_share_is_that_of_a_task_over_all_draws_of_the_rollout():
+    exclusions = Exclusions(reasons={"math": ("r", "boom")})
+    good, bad = [judged("math", *[1.0] * 9)], [judged("math", *[None] * 2), judged("other", *[1.0] * 90)]
+    for groups in (good, good, bad):
+        exclusions.draw(groups)
+        exclusions.judge(groups)
+        exclusions.check(lambda mine: [None, mine])
+    assert (exclusions.limit("math"), exclusions.limit("other")) == (2, 9)
+    exclusions.draw(bad)
+    exclusions.judge(bad)
+    line = r"^task 'math': no reward from 'r' on 4 of 22 completions, more than 10% of the rollout; first error: boom$"
+    with pytest.raises(UserError, match=line):
+        exclusions.check(lambda mine: [None, mine])  # another process saw nothing wrong
+
+
+def test_which_columns_there_are_does_not_depend_on_the_rows_at_hand():
+    def fn(completions, hint):
+        return [0.0 if value is None else 1.0 for value in hint]
+
+    whole = [group("a"), group("b", hint="x")]
+    names = column_names(g.prompt for g in whole)
+    assert names == ("answer", "hint", "prefill")
+    scored, _ = score(whole[:1], [Reward("r", fn)], columns=names)
+    assert scored[0].rollouts[0].reward == 0.0
+    with pytest.raises(UserError, match="needs 'hint'"):
+        score(whole[:1], [Reward("r", fn)])
 
 
 def test_user_errors_of_a_reward_pass_through_and_names_are_unique():

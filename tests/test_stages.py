@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from grpo.config import read_config
+from grpo.config_file import read_config
 from grpo.errors import UserError
 from stages import summary as summaries
 from stages.config import RecipeConfig
 from stages.leaks import check_leaks
-from stages.manifest import Lineage, flatten, stage_settings
+from stages.manifest import Lineage, flatten, model_hash, stage_settings
 from stages.pipeline import run_pipeline
+from stages.preflight import in_run
 from stages.runner import plan_stage
 from stages.stage import STAGES, StageContext, active_parents
 
@@ -229,6 +230,55 @@ def test_from_moves_aside_and_never_deletes(recipe: dict[str, Any], fakes: Fakes
     assert not (run / "2-reasoning-rl").exists()  # its parent is another now
 
 
+def test_the_size_of_a_micro_batch_is_free(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    """Who runs out of memory lowers it and goes on."""
+    run = tmp_path / "run"
+    fakes.fail = "reasoning_rl"
+    with pytest.raises(KeyboardInterrupt):
+        go(recipe, run)
+    fakes.fail = None
+    go(recipe, run, "reasoning_rl.micro_batch_size=1", "cold_start.micro_batch_size=1")
+    assert fakes.ran == [*ALL, "reasoning_rl"]
+    pretrained = {"corpus": {"path": "x"}, "vocab_size": 300, "hidden_size": 8, "layers": 1, "heads": 2, "kv_heads": 1}
+    pretrained |= {"intermediate_size": 8, "max_tokens": 8, "batch_size": 4, "micro_batch_size": 2}
+    recipe["base"] = {"steps": 1, "pretrain": {**pretrained, "optimizer": {"lr": 1e-3}}}
+    settings = stage_settings(RecipeConfig.model_validate(recipe), "base")
+    assert settings["base.pretrain.batch_size"] == 4
+    assert not [key for key in settings if "micro_batch_size" in key]
+
+
+def model_folder(folder: Path, weights: str) -> str:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(weights)
+    return str(folder)
+
+
+def test_a_base_model_is_what_is_in_its_folder(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    run, base = tmp_path / "run", tmp_path / "base"
+    recipe["base"]["model"] = model_folder(base, "one")
+    go(recipe, run)
+    go({**recipe, "base": {"model": model_folder(tmp_path / "copy", "one")}}, run)  # another path, the same weights
+    assert fakes.ran == ALL
+    (base / "model.safetensors").write_text("other")
+    with pytest.raises(UserError, match=r"contents of .*base"):
+        go(recipe, run)
+    base.rename(tmp_path / "gone")
+    go(recipe, run)  # finished, and its own copy is in the run
+    assert fakes.ran == ALL
+    with pytest.raises(UserError, match=r"base\.model"):
+        go(recipe, run, "base.model=some/other")
+
+
+@pytest.mark.parametrize("text", ["[1]", "not JSON", '{"hash": 1}', '{"name": "an app", "stage": "beta"}'])
+def test_a_foreign_manifest_beside_a_model(tmp_path: Path, text: str) -> None:
+    folder = model_folder(tmp_path / "model", "one")
+    (tmp_path / "manifest.json").write_text(text)
+    before = model_hash(folder)
+    (tmp_path / "manifest.json").unlink()
+    assert model_hash(folder) == before
+
+
 def test_from_with_a_changed_earlier_stage_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
     go(recipe, tmp_path / "run")
     with pytest.raises(UserError, match=r"--from base"):
@@ -302,16 +352,164 @@ def sum_keys(row: Any) -> set[str]:
     return {"".join(str(row.get("question", "")).split())}
 
 
-def test_leaks_are_found_by_text_and_by_key(recipe: dict[str, Any], tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    plain = RecipeConfig.model_validate(recipe).evaluation
-    keyed = plain.model_copy(update={"leak_check": f"{__name__}.sum_keys"})
-    (folder / "a.jsonl").write_text('{"question": "1+1"}\n{"question": "4 + 4"}\n')
-    assert check_leaks(plain, folder) == 2
-    with pytest.raises(UserError, match=r"row 2 holds the evaluation problem '4\+4'"):
-        check_leaks(keyed, folder)
-    messages = [{"role": "user", "content": " 4+4"}, {"role": "assistant", "content": "8"}]
-    (folder / "a.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
-    with pytest.raises(UserError, match="holds the evaluation problem"):
-        check_leaks(plain, folder)
+FILE = Path("data/a.jsonl")
+
+
+def test_leaks_are_found_by_key(recipe: dict[str, Any]) -> None:
+    rows = [{"question": "1+1"}, {"question": "4 + 4"}]
+    check_leaks(RecipeConfig.model_validate(recipe), rows, FILE)  # another text
+    recipe["evaluation"]["leak_check"] = f"{__name__}.sum_keys"
+    with pytest.raises(UserError, match=r"'data/a.jsonl', row 2 holds the evaluation problem '4\+4': take it out"):
+        check_leaks(RecipeConfig.model_validate(recipe), rows, FILE)
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": " 4+4"},
+        {"prompt": [user("4+4")], "chosen": "8", "rejected": "9"},
+        {"messages": [user(" 4+4"), assistant("8")]},
+        {"messages": [{"role": "system", "content": "be brief"}, user("Hi"), assistant("Hello"), user("4+4")]},
+        {"messages": [user("Hi"), assistant("Hello"), user("4+4"), assistant("8")]},
+        {"conversations": [{"from": "human", "value": "4+4"}, {"from": "gpt", "value": "8"}]},
+        {"instruction": "4+4", "response": "8"},
+        {"instruction": "4+4", "input": "", "output": "8"},
+        {"prompt": "4+4", "completion": "8"},
+        {"messages": [user("4+4\nThink, then BOX it."), assistant("8")]},  # evaluation.math.data.suffix
+        {"messages": [user("Q: 4+4\nA:"), assistant("8")]},  # the template of another section
+        {"instruction": "Q: 4+4 !\nA:", "response": "8"},  # with its suffix
+    ],
+)
+def test_leaks_are_found_in_every_form_of_a_row(recipe: dict[str, Any], row: dict[str, Any]) -> None:
+    recipe["evaluation"]["math"]["data"]["suffix"] = "\nThink, then box it."
+    task = recipe["reasoning_rl"]["tasks"]["math"]
+    task["data"] = {**task["data"], "template": "Q: {prompt}\nA:", "suffix": " !"}
+    config = RecipeConfig.model_validate(recipe)
+    with pytest.raises(UserError, match=r"row 2 holds the evaluation problem '.*4\+4.*'"):
+        check_leaks(config, [{"question": "2+2"}, row], FILE)
+
+
+def test_an_answer_is_no_leak(recipe: dict[str, Any]) -> None:
+    """What a model or a teacher wrote may name any problem; a row of another stage's form is that stage's to refuse."""
+    rows: list[dict[str, Any]] = [
+        {"messages": [user("Why?"), assistant("4+4")]},
+        {"instruction": "Why?", "response": "4+4"},
+        {"text": "4+4 is 8"},
+        {"messages": "4-4"},
+    ]
+    check_leaks(RecipeConfig.model_validate(recipe), rows, FILE)
+
+
+def test_leaks_by_key_are_found_in_conversations(recipe: dict[str, Any]) -> None:
+    rows = [{"conversations": [{"from": "human", "value": "4 +4"}, {"from": "gpt", "value": "8"}]}]
+    recipe["evaluation"]["leak_check"] = f"{__name__}.message_keys"
+    with pytest.raises(UserError, match=r"row 1 holds the evaluation problem '4\+4'"):
+        check_leaks(RecipeConfig.model_validate(recipe), rows, FILE)
+
+
+def message_keys(row: Any) -> set[str]:
+    return sum_keys(row) - {""} | {sum_keys({"question": turn["content"]}).pop() for turn in row.get("messages", [])}
+
+
+def test_a_stage_refuses_its_data_before_it_trains(recipe: dict[str, Any], tmp_path: Path) -> None:
+    context = StageContext(RecipeConfig.model_validate(recipe), "cold_start", tmp_path, "", "", {})
+    with pytest.raises(UserError, match=r"sft\.jsonl"):
+        context.write_data("sft", [{"question": "4+4"}])
+    assert (tmp_path / "data" / "sft.jsonl").is_file()  # to look at
+
+
+MISTAKES = [
+    ("reasoning_rl.tasks.math.rewards.0.fn=acuracy", r"reasoning_rl\.tasks\.math\.rewards\.0: .*mean 'accuracy'"),
+    ("reasoning_rl.tasks.math.rewards.0.fn=no_such.module.f", r"rewards\.0: .*no module named 'no_such'"),
+    ("reasoning_rl.tasks.math.rewards.0.kwargs={stict: true}", r"rewards\.0: .*'stict'.*'strict'"),
+    ("reasoning_rl.tasks.math.rewards.0.kwargs={strict: maybe}", r"rewards\.0: .*'maybe'"),
+    ("reasoning_rl.tasks.math.rewards.0.kwargs.strict=[1]", r"rewards\.0: .*strict"),
+    (
+        "reasoning_rl.tasks.math.rewards=[{fn: language, kwargs: {language: english}}]",
+        r"unknown language code 'english'",
+    ),
+    ("reasoning_rl.tasks.math.rewards=[{fn: reward_model, kwargs: {model: ./no}}]", r"model '\./no': no such folder"),
+    ("reasoning_rl.tasks.math.rewards=[{fn: reward_model, kwargs: {model: a/b, part: al}}]", r"part 'al'"),
+    (
+        "reasoning_rl.tasks.math.rewards=[{fn: reward_model, kwargs: {model: '{run}/1-cold/model'}}]",
+        r"no earlier stage of this config makes '1-cold' \(did you mean '1-cold-start'",
+    ),
+    ("reasoning_rl.tasks.math.data={path: missing.jsonl}", r"tasks\.math\.data: data 'missing\.jsonl': no such file"),
+    ("reasoning_rl.tasks.math.data={path: .}", r"a folder"),
+    ("reasoning_rl.tasks.math.data={path: ./missing.csv}", r"no such file"),
+    ("reasoning_rl.tasks.math.data={fn: stages.tiny_world.arithmetics}", r"did you mean 'arithmetic'"),
+    ("reasoning_rl.tasks.math.data={fn: stages.tiny_world.arithmetic, kwargs: {splt: a}}", r"data: .*'splt'"),
+    ("reasoning_rl.tasks.math.data={fn: stages.tiny_world.__name__}", r"no function but str"),
+    ("evaluation.math.accuracy.fn=acuracy", r"evaluation\.math\.accuracy: "),
+    ("evaluation.math.format.kwargs={opened: perhaps}", r"evaluation\.math\.format: .*'perhaps'"),
+    ("evaluation.math.language={fn: reward_model, kwargs: {model: '{run}/m'}}", r"only the rewards of RL tasks"),
+    ("evaluation.math.data={path: missing.parquet}", r"evaluation\.math\.data: "),
+    ("evaluation.leak_check=stages.tiny_world.problem_key", r"evaluation\.leak_check: .*did you mean 'problem_keys'"),
+    ("base.model=./nowhere", r"base\.model: model '\./nowhere': no such folder"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES)
+def test_what_a_later_stage_needs_is_checked_first(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        go(recipe, tmp_path / "run", override)
+    assert not (tmp_path / "run").exists()
+    assert not fakes.ran
+
+
+def test_nothing_is_moved_aside_for_a_stage_that_cannot_run(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    go(recipe, run)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="acuracy"):
+        go(recipe, run, "reasoning_rl.tasks.math.rewards.0.fn=acuracy", from_stage="reasoning_rl")
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+class Judge:
+    """A reward that would load a model which is not there yet."""
+
+    def __init__(self, model: str, names: list[str] | None = None) -> None:
+        pytest.fail("loaded before its stage")
+
+    def __call__(self, completions: list[Any]) -> list[float]:
+        return [0.0] * len(completions)
+
+
+def test_a_judge_made_by_the_run_is_not_loaded_early(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    kwargs = {"model": "{run}/1-cold-start/model"}
+    recipe["reasoning_rl"]["tasks"]["math"]["rewards"] = [{"fn": f"{__name__}.Judge", "kwargs": kwargs}]
+    go(recipe, tmp_path / "run", until="cold_start")
+    go(recipe, tmp_path / "run")
+    assert fakes.ran == ALL
+    recipe["reasoning_rl"]["tasks"]["math"]["rewards"][0]["kwargs"]["modle"] = "x"
+    with pytest.raises(UserError, match="modle"):
+        go(recipe, tmp_path / "other")
+
+
+def test_finished_stages_and_later_ones_are_not_checked(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    wrong = "reasoning_rl.tasks.math.rewards.0.fn=acuracy"
+    go(recipe, run, wrong, until="cold_start")
+    with pytest.raises(UserError, match="acuracy"):
+        go(recipe, run, wrong)
+    go(recipe, run)
+    recipe["evaluation"]["math"]["accuracy"] = {"fn": "acuracy"}
+    with pytest.raises(UserError, match=r"evaluation\.math\.accuracy"):  # they would be evaluated again
+        go(recipe, run)
+
+
+def test_placeholders_in_lists_are_filled_in() -> None:
+    assert in_run({"a": ["{run}/x", 1], "b": "y"}, Path("r")) == {"a": ["r/x", 1], "b": "y"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,20 @@ import pytest
 import torch
 from conftest import make_tokenizer
 
-import grpo.trainer as trainer_module
+from grpo import batching
 from grpo.checkpoint import checkpoints
-from grpo.config import DataConfig, OptimizerConfig, RLConfig, RuntimeConfig
+from grpo.config import DataConfig, RLConfig, RuntimeConfig
 from grpo.data import build_prompts, read_jsonl
 from grpo.engine_local import LocalEngine
 from grpo.errors import UserError
-from grpo.metrics import Clock, MetricsWriter, rollout_metrics
-from grpo.prompts import PromptSampler, Task, divide
+from grpo.learner import Learner, make_learner
+from grpo.policy import load_policy
+from grpo.prompts import Task
+from grpo.reference import Reference
 from grpo.schedule import lr_factor
 from grpo.scoring import Reward
-from grpo.trainer import Reference, TrainResult, train
+from grpo.trainer import TrainResult, train
+from grpo.update import update
 
 CPU = RuntimeConfig(device="cpu")
 PLAIN = DataConfig(path="d", template="{prompt}=")
@@ -124,6 +127,21 @@ RUNS = {
         "optimizer": {"lr": 5e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 1e-4, "weight_decay": 0.1},
     },
     "steps-end-inside-a-rollout": {"rollout_prompts": 8, "steps": 7},
+    "inner-epochs": {"rollout_prompts": 4, "inner_epochs": 2, "steps": 10},
+    "kl-in-reward": {"loss": {"beta": 0.05, "kl": {"estimator": "k1", "placement": "reward"}}},
+    "dynamic-sampling-and-difficulty": {
+        "dynamic_sampling": {"reward": "digits", "max_draws": 3},
+        "difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2},
+        "rollout_prompts": 4,
+        "steps": 10,
+    },
+    "corrections-and-masks": {
+        "loss": {"entropy_bonus": 0.01, "dual_clip": 3, "off_policy_mask": 0.1},
+        "correction": {"level": "sequence", "mode": "mask"},
+        "truncated": "mask",
+        "dynamic_sampling": {"reward": "digits"},
+    },
+    "dapo": {"preset": "dapo"},
 }
 
 
@@ -223,7 +241,7 @@ def test_the_reference_is_refreshed_when_due(updates, steps, every, expected, ti
     def noting(self: Reference, policy: Any) -> None:
         original(self, policy)
         refreshed.append([p.clone() for p in policy.model.parameters()])
-        assert all(torch.equal(a, b) for a, b in zip(self.model.parameters(), policy.model.parameters(), strict=True))
+        assert all(torch.equal(self.values[name], p) for name, p in policy.model.named_parameters())
 
     monkeypatch.setattr(Reference, "replace_by", noting)
     config = config_of(steps=steps, rollout_prompts=2 * updates, reference_every=every, loss={"beta": 0.05})
@@ -238,19 +256,18 @@ def test_the_reference_is_refreshed_when_due(updates, steps, every, expected, ti
 
 def test_beta_zero_loads_no_reference(tiny_model_folder, tmp_path, monkeypatch):
     made: list[Any] = []
-    original = copy.deepcopy
+    original = Reference.of
 
-    def counting(value: Any, *args: Any) -> Any:
-        if isinstance(value, torch.nn.Module):
-            made.append(value)
-        return original(value, *args)
+    def counting(policy: Any) -> Reference:
+        made.append(policy)
+        return original(policy)
 
-    monkeypatch.setattr(trainer_module.copy, "deepcopy", counting)
+    monkeypatch.setattr(Reference, "of", counting)
     run(tiny_model_folder, tmp_path / "a", config_of(steps=1))
     assert made == []
     assert rows_of(tmp_path / "a")[0]["kl"] is None
     run(tiny_model_folder, tmp_path / "b", config_of(steps=1, loss={"beta": 0.1}))
-    assert len([value for value in made if hasattr(value, "lm_head")]) == 1
+    assert len(made) == 1
     assert rows_of(tmp_path / "b")[0]["kl"] == pytest.approx(0, abs=1e-9)
 
 
@@ -334,6 +351,88 @@ def test_stale_weights_stop_the_run(tiny_model_folder, tmp_path, monkeypatch):
     assert not (tmp_path / "model").exists()
 
 
+def test_sixteen_mini_batches_score_pi_old_once(tiny_model_folder, tmp_path, monkeypatch):
+    """R1's 16 updates a rollout; with one update no forward at all is spent on pi_old (counted in rows)."""
+    scored: list[int] = []
+    original = Learner.score
+
+    def counting(self: Learner, rows: Any) -> Any:
+        scored.append(len(rows))
+        return original(self, rows)
+
+    monkeypatch.setattr(Learner, "score", counting)
+    run(tiny_model_folder, tmp_path / "a", config_of(steps=4))
+    assert scored == []
+    config = config_of(steps=16, prompts_per_step=1, rollout_prompts=16)
+    run(tiny_model_folder, tmp_path / "b", config, {"default": task_of(count=16)})
+    trained = sum(row["advantage"] != 0 for row in completions(tmp_path / "b"))
+    assert scored == [trained]
+    rows = rows_of(tmp_path / "b")
+    assert rows[0]["ratio_min"] == pytest.approx(1, abs=1e-5)
+    assert rows[0]["ratio_max"] == pytest.approx(1, abs=1e-5)
+    assert rows[0]["clip_fraction"] == 0.0
+    assert max(row["policy_drift"] for row in rows[8:]) > 1e-4
+    assert [row["staleness"] for row in rows] == [
+        float(index) if row["trained_tokens"] else None for index, row in enumerate(rows)
+    ]
+    assert [row["tokens_per_second"] is None for row in rows_of(tmp_path / "b", timings=True)] == [False] + [True] * 15
+
+
+def test_leftovers_are_stale_and_corrected_and_no_mismatch(tiny_model_folder, tmp_path):
+    def now_and_then(completions: list[str], prompts: list[str], **_: Any) -> list[float]:
+        return [d if p[-2] in "024" else 0.0 for p, d in zip(prompts, digits(completions), strict=True)]
+
+    config = config_of(
+        steps=8,
+        prompts_per_step=3,
+        dynamic_sampling={"reward": "now_and_then", "max_draws": 5},
+        correction={},
+        checkpoint={},
+    )
+    run(tiny_model_folder, tmp_path, config, {"default": task_of(now_and_then, 10)})
+    rows = rows_of(tmp_path)
+    stale = [row for row in rows if row["staleness"] > 0]
+    assert stale
+    for row in stale:
+        assert row["staleness_max"] >= 1
+        assert row["correction_max"] > 1 + 1e-3
+    for row in rows:
+        assert row["logprob_mismatch"] is None or row["logprob_mismatch"] < 1e-4
+        assert row["frac_zero_variance"] < 1
+        if row["staleness"] == 0:
+            assert row["correction"] == pytest.approx(1, abs=1e-4)
+
+
+def test_truncated_completions_can_be_left_out(tiny_model_folder, tmp_path):
+    for choice in ("keep", "mask", "penalise"):
+        run(tiny_model_folder, tmp_path / choice, config_of(steps=1, truncated=choice))
+    keep, mask, punish = (rows_of(tmp_path / choice)[0] for choice in ("keep", "mask", "penalise"))
+    assert 0 < keep["truncated_fraction"] == mask["truncated_fraction"] < 1
+    ended = [row for row in completions(tmp_path / "mask") if row["finish_reason"] == "stop"]
+    assert mask["trained_tokens"] < keep["trained_tokens"]
+    assert mask["reward"] == keep["reward"]  # their rewards still say how good the group is
+    assert len(ended) == round((1 - mask["truncated_fraction"]) * 8)
+    assert punish["reward/overlong"] <= -punish["truncated_fraction"]
+    assert punish["reward"] == pytest.approx(keep["reward"] + punish["reward/overlong"])
+    assert "reward/overlong" not in keep
+
+
+def test_a_kl_in_the_reward_is_taken_from_it(tiny_model_folder, tmp_path):
+    kl = {"estimator": "k1", "placement": "reward"}
+    run(tiny_model_folder, tmp_path, config_of(steps=3, loss={"beta": 0.5, "kl": kl}))
+    rows = completions(tmp_path)
+    assert all(row["reward"] == pytest.approx(row["rewards"]["digits"], abs=1e-5) for row in rows if row["step"] == 1)
+    assert any(abs(row["reward"] - row["rewards"]["digits"]) > 1e-3 for row in rows if row["step"] == 3)
+    assert [abs(row["kl"]) > 1e-4 for row in rows_of(tmp_path)] == [False, True, True]
+
+
+@pytest.mark.parametrize("section", ["dynamic_sampling", "difficulty"])
+def test_an_option_on_a_reward_that_is_not_there_names_the_nearest(section, tiny_model_folder, tmp_path):
+    with pytest.raises(UserError, match=rf"'{section}.reward': no task has a reward 'digit' \(did you mean 'digits'"):
+        run(tiny_model_folder, tmp_path, config_of(**{section: {"reward": "digit"}}))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_completions_are_saved_with_their_rewards(tiny_model_folder, tmp_path):
     run(tiny_model_folder, tmp_path, config_of(steps=2))
     rows = completions(tmp_path)
@@ -384,84 +483,6 @@ def test_bfloat16_after_float32_in_one_process_and_with_a_reference(tiny_model_f
     run(tiny_model_folder, tmp_path / "c", config)  # and back
 
 
-# --- schedule
-
-
-def optimizer(**settings: Any) -> OptimizerConfig:
-    return OptimizerConfig.model_validate({"lr": 2.0} | settings)
-
-
-def factors(config: OptimizerConfig, total: int) -> list[float]:
-    return [lr_factor(config, step, total) for step in range(total)]
-
-
-def test_the_schedules_by_hand():
-    assert factors(optimizer(), 3) == [1.0, 1.0, 1.0]
-    assert factors(optimizer(warmup_steps=3), 5) == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert factors(optimizer(schedule="linear"), 5) == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert factors(optimizer(schedule="linear", min_lr=1.0), 5) == [1.0, 0.875, 0.75, 0.625, 0.5]
-    # cosine of 0, 60, 120, 180 degrees: (1 + cos) / 2 = 1, 3/4, 1/4, 0; floor 1/2
-    assert factors(optimizer(schedule="cosine", min_lr=1.0), 4) == pytest.approx([1.0, 0.875, 0.625, 0.5])
-    assert factors(optimizer(schedule="cosine", warmup_steps=1), 5) == pytest.approx([0.5, 1.0, 0.75, 0.25, 0.0])
-
-
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
-@pytest.mark.parametrize("warmup", [0, 1, 5, 50])
-@pytest.mark.parametrize("total", [1, 2, 10])
-def test_every_rate_is_within_bounds(schedule, warmup, total):
-    found = factors(optimizer(schedule=schedule, warmup_steps=warmup, min_lr=0.02), total)
-    assert all(0 < factor <= 1 for factor in found)
-    if total > warmup + 1 and schedule != "constant":
-        assert found[-1] == pytest.approx(0.01)
-        assert found[warmup:] == sorted(found[warmup:], reverse=True)
-
-
-def test_the_rates_in_the_metrics_are_those_applied(tiny_model_folder, tmp_path):
-    config = config_of(optimizer={"lr": 4e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 4e-4}, checkpoint={})
-    run(tiny_model_folder, tmp_path, config)
-    expected = [4e-3 * lr_factor(config.optimizer, step, 6) for step in range(6)]
-    assert [row["lr"] for row in rows_of(tmp_path)] == pytest.approx(expected)
-    assert expected[-1] == pytest.approx(4e-4)
-
-
-# --- which prompts
-
-
-def sampled(sampler: PromptSampler, counts: list[int]) -> list[list[str]]:
-    return [[f"{p.task}/{p.id}" for p in sampler.next(count, step)] for step, count in enumerate(counts)]
-
-
-def test_every_prompt_once_an_epoch_in_a_new_order():
-    tasks = {"default": task_of(count=6)}
-    found = [name for part in sampled(PromptSampler(tasks, 9, seed=0), [4, 4, 4]) for name in part]
-    assert sorted(found[:6]) == sorted(found[6:]) == [f"default/{i}" for i in range(6)]
-    assert found[:6] != found[6:]
-    assert found != [name for part in sampled(PromptSampler(tasks, 9, seed=1), [4, 4, 4]) for name in part]
-
-
-def test_the_samplers_state_goes_on_where_it_was():
-    tasks = {"default": task_of(count=5), "b": task_of(count=3, name="b")}
-    whole = sampled(PromptSampler(tasks, 9, seed=0), [4] * 6)
-    sampler = PromptSampler(tasks, 9, seed=0)
-    sampled(sampler, [4] * 3)
-    resumed = PromptSampler(tasks, 9, seed=0)
-    resumed.load_state(json.loads(json.dumps(sampler.state())))
-    assert sampled(resumed, [4] * 3) == whole[3:]
-
-
-def test_a_rollout_larger_than_the_pool_has_no_equal_ids():
-    (found,) = sampled(PromptSampler({"default": task_of(count=3)}, 9, seed=0), [8])
-    assert len(set(found)) == 8
-
-
-def test_a_late_task_joins_at_its_step_with_its_share():
-    tasks = {"default": task_of(count=9), "late": task_of(count=9, name="late", last_steps=4, share=0.5)}
-    sampler = PromptSampler(tasks, steps=10, seed=0)
-    found = [[p.task for p in sampler.next(6, step)] for step in range(10)]
-    assert [names.count("late") for names in found] == [0] * 6 + [2] * 4
-    assert all(len(names) == 6 for names in found)
-
-
 def test_a_late_task_in_a_run(tiny_model_folder, tmp_path):
     tasks = {"default": task_of(), "late": task_of(length, 3, "late", last_steps=2)}
     run(tiny_model_folder, tmp_path, config_of(steps=5), tasks)
@@ -473,74 +494,46 @@ def test_a_late_task_in_a_run(tiny_model_folder, tmp_path):
         assert set(row["rewards"]) == ({"length"} if row["task"] == "late" else {"digits"})
 
 
-def test_a_small_share_is_not_starved():
-    """A tenth of four prompts is 0.4 a rollout: over ten rollouts that is about four prompts, not none."""
-    tasks = {"default": task_of(count=9, share=0.9), "rare": task_of(count=9, name="rare", share=0.1)}
-    sampler = PromptSampler(tasks, steps=10, seed=0)
-    found = [[p.task for p in sampler.next(4, step)].count("rare") for step in range(10)]
-    assert set(found) == {0, 1}
-    assert 3 <= sum(found) <= 5
-    for stride in (1, 2, 16):  # steps go up by the updates of a rollout
-        assert 390 <= sum(divide(4, {"a": 0.9, "b": 0.1}, stride * turn)["b"] for turn in range(1000)) <= 410
+def test_the_rates_in_the_metrics_are_those_applied(tiny_model_folder, tmp_path):
+    config = config_of(optimizer={"lr": 4e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 4e-4}, checkpoint={})
+    run(tiny_model_folder, tmp_path, config)
+    expected = [4e-3 * lr_factor(config.optimizer, step, 6) for step in range(6)]
+    assert [row["lr"] for row in rows_of(tmp_path)] == pytest.approx(expected)
+    assert expected[-1] == pytest.approx(4e-4)
 
 
-def test_divide_by_hand():
-    shares = {"a": 0.31, "b": 0.23, "c": 0.46}
-    for turn in range(50):
-        assert divide(10, {"a": 1.0}, turn) == {"a": 10}
-        assert divide(32, {"a": 3.0, "b": 1.0}, turn) == {"a": 24, "b": 8}  # exact where it can be
-        assert sorted(divide(10, {"a": 1.0, "b": 1.0, "c": 1.0}, turn).values()) == [3, 3, 4]
-        for count in range(20):
-            found = divide(count, shares, turn)
-            assert sum(found.values()) == count
-            assert all(abs(found[name] - count * share) < 1 for name, share in shares.items())
+def test_a_run_whose_gradients_stay_not_finite_ends(tiny_model_folder, tmp_path, caplog):
+    def huge(completions: list[str], **_: Any) -> list[float]:
+        return [1e30 * (i % 2) for i in range(len(completions))]
+
+    config = config_of(steps=30, advantage={"scale": "none"}, optimizer={"lr": 1e-3}, checkpoint={})
+    with caplog.at_level("WARNING", "grpo"), pytest.raises(UserError, match="not finite 20 times in a row"):
+        run(tiny_model_folder, tmp_path, config, {"default": task_of(huge)})
+    assert "step 1: the gradient is not finite; the step was not applied" in caplog.text
+    rows = rows_of(tmp_path)
+    assert [row["nonfinite_steps"] for row in rows] == list(range(1, 20))
+    assert {row["applied"] for row in rows} == {0.0}
 
 
-def test_a_task_without_prompts_is_named():
-    with pytest.raises(UserError, match="'empty': no prompts"):
-        PromptSampler({"empty": Task([], [])}, 3, 0)
-
-
-# --- metrics
-
-
-def test_rollout_metrics_by_hand():
-    from conftest import group_of, prompt_of
-
-    groups = [
-        group_of(prompt_of([9]), [1.0, 0.0, None], [(9,), (9, 9), (9, 9, 9)]),
-        group_of(prompt_of([9]), [0.5, 0.5, 0.5], [(9,) * 4] * 3),
+def test_the_gate_looks_at_a_fresh_group_when_only_leftovers_train(tiny_model_folder, tmp_path):
+    """Leftovers say nothing about the engine: a rollout that trains only on them is compared all the same."""
+    policy = load_policy(str(tiny_model_folder), CPU)
+    config = config_of()
+    learner = make_learner(policy, config, CPU)
+    engine = LocalEngine(policy.model, policy.tokenizer, 64)
+    prompts = task_of(count=2).prompts
+    old, fresh = ([engine.generate([prompt], config.sample_settings(), seed=0, step=step)[0]] for prompt, step in
+                  zip(prompts, (0, 3), strict=True))  # fmt: skip
+    judged = [
+        replace(group, rollouts=tuple(replace(r, reward=float(i), advantage=a) for i, r in enumerate(group.rollouts)))
+        for group, a in ((old[0], 1.0), (fresh[0], 0.0))
     ]
-    found = rollout_metrics(groups, ["r", "of another task"])
-    assert found["reward/of another task"] is None
-    assert found["reward"] == pytest.approx((1 + 0 + 1.5) / 5)
-    assert found["reward/r"] == pytest.approx(0.5)
-    assert found["reward_std"] == pytest.approx((math.sqrt(0.5) + 0) / 2)
-    assert found["frac_zero_variance"] == 0.5
-    assert found["excluded_fraction"] == pytest.approx(1 / 6)
-    assert found["completion_length"] == 3.0
-    assert found["truncated_fraction"] == 0.0
-
-
-def test_values_that_are_no_numbers_become_null(tmp_path):
-    writer = MetricsWriter(tmp_path / "m.jsonl")
-    writer.write({"step": 1, "a": math.nan, "b": math.inf, "c": None, "d": 0.5})
-    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"step": 1, "a": None, "b": None, "c": None, "d": 0.5}
-
-
-def test_rows_after_the_checkpoint_are_dropped(tmp_path):
-    file = tmp_path / "m.jsonl"
-    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    MetricsWriter(file, done=2).write({"step": 3})
-    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3]
-
-
-def test_the_clock_starts_anew_each_lap():
-    clock = Clock()
-    with clock("update"):
-        pass
-    with pytest.raises(ZeroDivisionError), clock("generate"):
-        raise ZeroDivisionError
-    first = clock.lap()
-    assert first["update"] > 0
-    assert set(clock.lap().values()) == {0.0}
+    rows = batching.rows_of(judged)
+    stats = update(learner, rows[:4], config, 1e-3, version=3, step=3, rollout=rows)
+    assert stats["logprob_mismatch"] < 1e-4
+    assert stats["staleness"] == 3.0
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    with pytest.raises(UserError, match="same tokens differ by"):
+        update(learner, rows[:4], config, 1e-3, version=3, step=3, rollout=rows)

@@ -16,10 +16,13 @@ import torch
 from conftest import EOS, PAD, VOCAB_SIZE, group_of, make_model, make_tokenizer, model_logprobs, prompt_of
 
 from grpo.advantages import assign_advantages
+from grpo.algorithm import AdvantageConfig, CorrectionConfig
 from grpo.batching import Row, rows_of
-from grpo.config import AdvantageConfig, LossConfig
+from grpo.config import RLConfig
+from grpo.learner import Learner
+from grpo.sums import Sums
 from grpo.types import Completion, Rollout
-from grpo.update import Learner, accumulate_gradients
+from grpo.update import accumulate_gradients
 
 pytest.importorskip("trl", minversion="1.16")
 
@@ -43,9 +46,10 @@ def trl_trainer(folder: Any, model: Any, **settings: Any) -> Any:
         "gradient_checkpointing": False,
         "disable_dropout": True,
     }
+    rewards = settings.pop("reward_funcs", lambda completions, **_: [0.0] * len(completions))
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        reward_funcs=rewards,
         args=GRPOConfig(**arguments | settings),
         train_dataset=Dataset.from_list([{"prompt": "1+1="}] * 3 * SIZE),
         processing_class=make_tokenizer(None),
@@ -71,7 +75,10 @@ def sample_rows(seed: int, model: Any, temperature: float, *, off_policy: bool) 
                 advantage=rng.choice([-1, 1]) * rng.random(),
             )
             old = tuple(p + rng.gauss(0, 0.3) for p in exact) if off_policy else None
-            rows.append(Row(prompt.token_ids, rollout, old, tuple(p + rng.gauss(0, 0.5) for p in exact)))
+            ref = tuple(p + rng.gauss(0, 0.5) for p in exact)
+            if old is not None:  # the engine is the old policy
+                rollout = replace(rollout, completion=replace(rollout.completion, logprobs=old))
+            rows.append(Row(prompt.token_ids, replace(rollout, old_logprobs=old, ref_logprobs=ref)))
     rows[1] = replace(rows[1], rollout=replace(rows[1].rollout, advantage=0.0))
     return rows
 
@@ -92,10 +99,10 @@ def trl_inputs(rows: list[Row], beta: float) -> dict[str, Any]:
         "advantages": torch.tensor([row.rollout.advantage for row in rows]),
         "num_items_in_batch": torch.tensor(sum(len(c.token_ids) for c in completions)),
     }
-    if rows[0].old_logprobs is not None:
-        inputs["old_per_token_logps"] = right([row.old_logprobs for row in rows])
+    if rows[0].rollout.old_logprobs is not None:
+        inputs["old_per_token_logps"] = right([row.rollout.old_logprobs for row in rows])
     if beta:
-        inputs["ref_per_token_logps"] = right([row.ref_logprobs for row in rows])
+        inputs["ref_per_token_logps"] = right([row.rollout.ref_logprobs for row in rows])
     return inputs
 
 
@@ -114,26 +121,70 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 # ours, theirs
-VARIANTS = {
-    "grpo": (LossConfig(), {"loss_type": "grpo"}),
-    "dapo": (LossConfig(aggregation="token", clip_high=0.28), {"loss_type": "dapo", "epsilon_high": 0.28}),
-    "dr_grpo": (LossConfig(aggregation="constant"), {"loss_type": "dr_grpo"}),
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "grpo": ({}, {"loss_type": "grpo"}),
+    "dapo": ({"aggregation": "token", "clip_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
+    "dr_grpo": ({"aggregation": "constant"}, {"loss_type": "dr_grpo"}),
+    "gspo": (
+        {"ratio": "sequence", "clip_low": 0.03, "clip_high": 0.04},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.03, "epsilon_high": 0.04},
+    ),
+    # TRL's epsilon_high is the bound itself here, and there is no lower one.
+    "cispo": (
+        {"clip": "cispo", "aggregation": "token", "clip_low": None, "clip_high": 0.2},
+        {"loss_type": "cispo", "epsilon_high": 1.2},
+    ),
     "asymmetric": (
-        LossConfig(clip_low=0.05, clip_high=0.4),
+        {"clip_low": 0.05, "clip_high": 0.4},
         {"loss_type": "grpo", "epsilon": 0.05, "epsilon_high": 0.4},
     ),
-    "r1": (LossConfig(clip_low=10, clip_high=10), {"loss_type": "grpo", "epsilon": 10.0, "epsilon_high": 10.0}),
+    "r1": ({"clip_low": 10, "clip_high": 10}, {"loss_type": "grpo", "epsilon": 10.0, "epsilon_high": 10.0}),
+    # TRL's delta is a dual clip when it is above 1 + epsilon_high.
+    "dual": ({"dual_clip": 1.3}, {"loss_type": "grpo", "delta": 1.3}),
+    "dapo-dual": ({"aggregation": "token", "dual_clip": 1.3}, {"loss_type": "dapo", "delta": 1.3}),
+    "dr_grpo-dual": ({"aggregation": "constant", "dual_clip": 1.3}, {"loss_type": "dr_grpo", "delta": 1.3}),
+    "gspo-dual": (
+        {"ratio": "sequence", "clip_low": 0.03, "clip_high": 0.04, "dual_clip": 1.06},
+        {
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+            "epsilon": 0.03,
+            "epsilon_high": 0.04,
+            "delta": 1.06,
+        },
+    ),
+    "off-policy-mask": ({"off_policy_mask": 0.1}, {"loss_type": "grpo", "off_policy_mask_threshold": 0.1}),
+    "entropy": ({"entropy_bonus": 0.02}, {"loss_type": "grpo", "entropy_coef": 0.02}),
+}
+KL = {
+    "no-kl": ({}, {"beta": 0.0}),
+    "k3": ({"beta": 0.04}, {"beta": 0.04, "use_bias_correction_kl": False}),
+    "k3-weighted": ({"beta": 0.04, "kl": {"weighted": True}}, {"beta": 0.04, "use_bias_correction_kl": True}),
 }
 
 
+def config_of(loss: dict[str, Any]) -> RLConfig:
+    return RLConfig.model_validate(
+        {
+            "steps": 1,
+            "group_size": SIZE,
+            "prompts_per_step": 3,
+            "sampling": {"max_tokens": MAX_TOKENS},
+            "optimizer": {"lr": 1},
+            "loss": loss,
+        }
+    )
+
+
 @pytest.mark.parametrize("off_policy", [True, False], ids=["off-policy", "on-policy"])
-@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize("kl", list(KL))
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_loss_and_gradient_equal_trl(variant, beta, off_policy, tmp_path):
+def test_loss_and_gradient_equal_trl(variant, kl, off_policy, tmp_path):
     temperature = 0.7 if variant == "asymmetric" else 1.0
     model = make_model("qwen2", seed=5)
-    config, settings = VARIANTS[variant]
-    config = config.model_copy(update={"beta": beta})
+    config = config_of(VARIANTS[variant][0] | KL[kl][0])
+    settings = VARIANTS[variant][1] | KL[kl][1]
+    beta = settings.pop("beta")
     rows = sample_rows(11, model, temperature, off_policy=off_policy)
 
     theirs = copy.deepcopy(model)
@@ -143,9 +194,7 @@ def test_loss_and_gradient_equal_trl(variant, beta, off_policy, tmp_path):
     expected.backward()
 
     learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, temperature, micro_batch_size=5)
-    ours = accumulate_gradients(
-        learner, rows if beta else [replace(r, ref_logprobs=None) for r in rows], config, MAX_TOKENS
-    )
+    ours = accumulate_gradients(learner, rows if beta else [without_reference(row) for row in rows], config, step=1)
 
     assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
     pairs = [
@@ -156,15 +205,81 @@ def test_loss_and_gradient_equal_trl(variant, beta, off_policy, tmp_path):
     assert relative(*whole) < 2e-6
     for name, own, other in pairs:  # sums over another cut and padding: rounding is larger where terms cancel
         assert relative(own, other) < 1e-5, name
-    if off_policy and variant != "r1":  # both sides of the clip were in play
-        metrics = trainer._metrics["train"]
-        assert metrics["clip_ratio/low_mean"][-1] > 0
-        assert metrics["clip_ratio/high_mean"][-1] > 0
-        everything = sum(len(r.rollout.completion.token_ids) for r in rows)
-        assert ours.clipped / everything == pytest.approx(metrics["clip_ratio/region_mean"][-1])
-        if beta:
-            assert ours.kl / everything == pytest.approx(metrics["kl"][-1], rel=1e-5)
-            assert ours.entropy / everything == pytest.approx(metrics["entropy"][-1], rel=1e-5)
+    if off_policy:
+        check_metrics(ours, trainer._metrics["train"], config, rows)
+
+
+def check_metrics(ours: Sums, theirs: dict[str, list[float]], config: RLConfig, rows: list[Row]) -> None:
+    """The clip was in play on both sides, and what is reported of it is the same."""
+    everything = sum(len(r.rollout.completion.token_ids) for r in rows)
+    loss = config.loss
+    if loss.clip == "ppo" and loss.ratio == "token" and loss.dual_clip is None:
+        if loss.clip_high < 1:
+            assert theirs["clip_ratio/low_mean"][-1] > 0
+            assert theirs["clip_ratio/high_mean"][-1] > 0
+        if loss.kl_in_loss:  # all rows are seen
+            assert ours.clipped / everything == pytest.approx(theirs["clip_ratio/region_mean"][-1])
+    if loss.kl_in_loss:
+        assert ours.entropy / everything == pytest.approx(theirs["entropy"][-1], rel=1e-5)
+        if not loss.kl.weighted:  # TRL reports the weighted one then
+            assert ours.kl / everything == pytest.approx(theirs["kl"][-1], rel=1e-5)
+    if loss.off_policy_mask is not None:
+        assert 0 < ours.dropped < len(rows)
+
+
+def without_reference(row: Row) -> Row:
+    return replace(row, rollout=replace(row.rollout, ref_logprobs=None))
+
+
+CORRECTIONS: dict[str, dict[str, Any]] = {
+    "token-clip": {"level": "token", "mode": "clip", "high": 1.2},
+    "token-mask": {"level": "token", "mode": "mask", "low": 0.8, "high": 1.2},
+    "sequence-clip": {"level": "sequence", "mode": "clip", "high": 1.2},
+    "sequence-mask": {"level": "sequence", "mode": "mask", "high": 1.2},
+}
+
+
+@pytest.mark.parametrize("kind", list(CORRECTIONS))
+def test_corrected_loss_equals_trl(kind, tmp_path):
+    """The engine's log-probs differ from pi_old. TRL computes its weights inside the generation step, so they are
+    computed here with its formula (exp of the difference, a sum over tokens for `sequence`) and given to its loss."""
+    model = make_model("qwen2", seed=5)
+    correction = CORRECTIONS[kind]
+    config = config_of({}).model_copy(update={"correction": CorrectionConfig.model_validate(correction)})
+    rng = random.Random(3)
+    rows = []
+    for row in sample_rows(11, model, 1.0, off_policy=True):
+        old = row.rollout.old_logprobs
+        gen = tuple(p + rng.gauss(0, 0.15) for p in old)
+        completion = replace(row.rollout.completion, logprobs=gen)
+        rows.append(without_reference(replace(row, rollout=replace(row.rollout, completion=completion))))
+
+    trainer = trl_trainer(tmp_path, copy.deepcopy(model), beta=0.0, loss_type="grpo")
+    inputs = trl_inputs(rows, 0.0)
+    length = inputs["completion_ids"].shape[1]
+    gen = torch.tensor(
+        [[*r.rollout.completion.logprobs, *[0.0] * (length - r.length + len(r.prompt_ids))] for r in rows]
+    )
+    difference = (inputs["old_per_token_logps"] - gen) * inputs["completion_mask"]
+    if correction["level"] == "sequence":
+        difference = difference.sum(-1, keepdim=True)
+    weights = difference.exp()
+    low, high = correction.get("low", 0.0), correction["high"]
+    if correction["mode"] == "clip":
+        weights = weights.clamp(min=low, max=high)
+    else:
+        weights = weights.masked_fill((weights < low) | (weights > high), 0.0)
+    inputs["importance_sampling_ratio"] = weights
+    trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+    expected = trainer._compute_loss(trainer.model, inputs)
+    expected.backward()
+
+    learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, 1.0, micro_batch_size=5)
+    ours = accumulate_gradients(learner, rows, config, step=1)
+    assert 0 < ours.corrected < ours.tokens
+    assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
+    whole = [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (model, trainer.model)]
+    assert relative(*whole) < 2e-6
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -183,6 +298,38 @@ def test_advantages_equal_trl(scale, tmp_path):
     groups = [group_of(prompt_of([9], f"p{i}"), [None if v != v else v for v in line]) for i, line in enumerate(table)]
     ours = [r.advantage for g in assign_advantages(groups, AdvantageConfig(scale=scale)) for r in g.rollouts]
     assert ours == pytest.approx(theirs.tolist(), rel=2e-6, abs=1e-7)
+
+
+def test_normalise_then_sum_equals_trl(tmp_path):
+    """TRL normalises the sum once more over the batch (GDPO); that is done to ours before they are compared."""
+    nan = float("nan")
+    table = torch.tensor(
+        [[[1.0, 0.2], [0.0, 0.9], [0.25, 0.3], [1.0, nan]], [[0.0, 1.0], [0.5, 0.0], [0.5, 0.5], [1, 1]]]
+    )
+    settings = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 0.5]}
+    trainer = trl_trainer(
+        tmp_path,
+        make_model("qwen2"),
+        beta=0.0,
+        reward_funcs=[lambda completions, **_: [0.0] * len(completions)] * 2,
+        per_device_train_batch_size=8,
+        **settings,
+    )
+    trainer._generate = lambda _: ([[9, 10]] * 8, [[11, EOS]] * 8, None, ["a"] * 8, None, {}, None, None)
+    trainer._calculate_rewards = lambda *_: table.view(8, 2)
+    theirs = trainer._generate_and_score_completions([{"prompt": "1+1="}] * 8)["advantages"]
+
+    groups = []
+    for lines in table.tolist():
+        group = group_of(prompt_of([9]), [0.0] * 4)
+        named = [{"a": a, "b": None if b != b else b} for a, b in lines]
+        rollouts = tuple(replace(r, rewards=v) for r, v in zip(group.rollouts, named, strict=True))
+        groups.append(replace(group, rollouts=rollouts))
+    config = AdvantageConfig(combine="normalise_then_sum")
+    found = assign_advantages(groups, config, {"default": {"a": 1.0, "b": 0.5}})
+    ours = torch.tensor([r.advantage for g in found for r in g.rollouts])
+    whitened = (ours - ours.mean()) / (ours.std() + 1e-4)
+    assert whitened.tolist() == pytest.approx(theirs.tolist(), rel=1e-5, abs=1e-6)
 
 
 def test_rows_of_an_excluded_rollout_are_left_out():

@@ -19,10 +19,13 @@ from grpo.batching import Row, collate, contributing, micro_batches, normaliser_
 from grpo.config import AdvantageConfig, RLConfig, RuntimeConfig
 from grpo.engine_local import LocalEngine
 from grpo.errors import UserError
+from grpo.learner import Learner, make_learner
 from grpo.policy import Policy, token_scores
-from grpo.trainer import Reference, make_learner, with_logprobs
+from grpo.reference import Reference
+from grpo.sums import Sums
+from grpo.trainer import with_logprobs
 from grpo.types import Completion, Group, Rollout, Sampling
-from grpo.update import Learner, Mismatch, accumulate_gradients, update
+from grpo.update import accumulate_gradients, check_mismatch, update
 
 GROUP, MAX_TOKENS = 4, 12
 
@@ -92,8 +95,17 @@ def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
         calls.append((torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), len(token_ids)))
         return token_scores(model, token_ids, *args, **kwargs)
 
-    monkeypatch.setattr("grpo.update.token_scores", counting)
+    for module in ("grpo.update", "grpo.learner"):
+        monkeypatch.setattr(f"{module}.token_scores", counting)
     return calls
+
+
+def other_reference() -> Reference:
+    return Reference.of(Policy(make_model("qwen2", seed=1), make_tokenizer(), torch.device("cpu")))
+
+
+def scored_rows(learner: Learner, reference: Reference | None, groups: list[Group], config: RLConfig) -> list[Row]:
+    return rows_of(with_logprobs(learner, reference, groups, config))
 
 
 def snapshot(learner: Learner) -> tuple[dict[str, torch.Tensor], Any]:
@@ -129,19 +141,19 @@ def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_pol
     config = config_of(**LOSSES[loss])
     policy, _ = setup(config)
     groups = rollout_groups(policy, config, varied)
-    reference = Reference(make_model("qwen2", seed=1)) if config.loss.beta else None
+    reference = other_reference() if config.loss.beta else None
 
     def run(size: int, groups: list[Group], shuffle: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         settings = config_of(micro=size, **LOSSES[loss])
         own, learner = setup(settings)
-        rows = with_logprobs(learner, reference, groups, settings)
+        rows = scored_rows(learner, reference, groups, settings)
         if off_policy:
             rows = [drifted(row) for row in rows]
         if shuffle:
             random.Random(1).shuffle(rows)
-        accumulate_gradients(learner, rows, settings.loss, MAX_TOKENS)
+        accumulate_gradients(learner, rows, settings, step=int(off_policy))
         found = gradients(own.model)
-        return found, update(learner, rows, settings, 1e-2)
+        return found, update(learner, rows, settings, 1e-2, step=int(off_policy))
 
     expected, metrics = run(32, groups)
     for other in (run(4, groups), run(1, groups), run(32, groups[::-1]), run(5, groups, shuffle=True)):
@@ -157,7 +169,7 @@ def drifted(row: Row) -> Row:
     rng = random.Random(str(row.rollout.completion.token_ids))
     old = tuple(p + rng.gauss(0, 0.2) for p in row.rollout.completion.logprobs)
     completion = replace(row.rollout.completion, logprobs=old)
-    return replace(row, rollout=replace(row.rollout, completion=completion), old_logprobs=old)
+    return replace(row, rollout=replace(row.rollout, completion=completion, old_logprobs=old))
 
 
 def test_the_gradient_is_that_of_the_equation():
@@ -167,9 +179,9 @@ def test_the_gradient_is_that_of_the_equation():
         config = config_of(beta=beta)
         policy, learner = setup(config)
         groups = rollout_groups(policy, config, varied)
-        reference = Reference(make_model("qwen2", seed=1)) if beta else None
-        rows = with_logprobs(learner, reference, groups, config)
-        accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+        reference = other_reference() if beta else None
+        rows = scored_rows(learner, reference, groups, config)
+        accumulate_gradients(learner, rows, config)
         found = gradients(policy.model)
         total: Any = 0.0
         for row in rows:
@@ -179,7 +191,7 @@ def test_the_gradient_is_that_of_the_equation():
             picked = table.log_softmax(-1)[start - 1 : -1].gather(-1, torch.tensor(ids).unsqueeze(-1)).squeeze(-1)
             weight = torch.full_like(picked, -row.rollout.advantage)
             if reference is not None:
-                ref = model_logprobs(reference.model, row.prompt_ids, ids, 0.9)
+                ref = model_logprobs(make_model("qwen2", seed=1), row.prompt_ids, ids, 0.9)
                 weight = weight + beta * (1 - (ref - picked.detach()).exp())
             total = total + (weight * picked).sum() / len(ids) / len(rows)
         total.backward()
@@ -219,7 +231,7 @@ def test_the_end_token_alone_has_a_gradient():
     policy, learner = setup(config)
     end = Completion((EOS,), (-1.0,), "stop", "")
     rollouts = [Rollout(end, reward=1.0, advantage=1.0), Rollout(end, reward=0.0, advantage=-0.5)]
-    accumulate_gradients(learner, [Row((20, 30), r) for r in rollouts], config.loss, MAX_TOKENS)
+    accumulate_gradients(learner, [Row((20, 30), r) for r in rollouts], config)
     found = gradients(policy.model)
     logits = policy.model(input_ids=torch.tensor([[20, 30]])).logits[0, -1] / 0.9
     (-(1.0 - 0.5) / 2 * logits.log_softmax(-1)[EOS]).backward()
@@ -231,13 +243,13 @@ def test_zero_advantages_cost_no_forward_and_stay_in_the_denominators(monkeypatc
     policy, learner = setup(config)
     rows = rows_of(rollout_groups(policy, config, only_the_first))
     calls = count_forwards(monkeypatch)
-    accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+    accumulate_gradients(learner, rows, config)
     assert calls == [(True, GROUP)]
     skipping = gradients(policy.model)
     # the same with nothing skipped
     monkeypatch.setattr("grpo.update.contributing", lambda rows, beta: list(rows))
     calls.clear()
-    accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+    accumulate_gradients(learner, rows, config)
     assert calls == [(True, 4 * GROUP)]
     assert_same_gradient(skipping, gradients(policy.model))
 
@@ -247,13 +259,13 @@ def test_zero_advantages_are_trained_when_beta_is_above_zero():
     config = config_of(beta=0.1)
     policy, learner = setup(config)
     groups = rollout_groups(policy, config, constant)
-    rows = with_logprobs(learner, Reference(make_model("qwen2", seed=1)), groups, config)
-    assert contributing(rows, 0.1) == rows
-    accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+    rows = scored_rows(learner, other_reference(), groups, config)
+    assert contributing(rows, config.loss) == rows
+    accumulate_gradients(learner, rows, config)
     with_kl = gradients(policy.model)
     assert sum(g.norm() for g in with_kl.values()) > 0
-    same = with_logprobs(learner, Reference(policy.model), groups, config)  # k3 of equal policies: 0, gradient too
-    accumulate_gradients(learner, same, config.loss, MAX_TOKENS)
+    same = scored_rows(learner, Reference.of(policy), groups, config)  # k3 of equal policies: 0, gradient too
+    accumulate_gradients(learner, same, config)
     assert max(float(g.abs().max()) for g in gradients(policy.model).values()) < 1e-7
 
 
@@ -307,12 +319,29 @@ def test_a_gradient_that_is_not_finite_moves_nothing(bad):
     assert update(learner, rows, config, 1e-3)["applied"] == 1.0  # and the next one is clean
 
 
+def test_a_step_whose_gradient_the_clip_took_altogether_moves_nothing():
+    """Tokens were trained, but there is no gradient: AdamW's momentum would move the weights all the same."""
+    config = config_of()
+    policy, learner = setup(config)
+    update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
+    before = snapshot(learner)
+    rows = []
+    for row in rows_of(rollout_groups(policy, config, varied)):
+        far = -5.0 if row.rollout.advantage > 0 else 5.0  # ratios of e^5 and e^-5, on the clipped side
+        old = tuple(p + far for p in row.rollout.completion.logprobs)
+        completion = replace(row.rollout.completion, logprobs=old)
+        rows.append(replace(row, rollout=replace(row.rollout, completion=completion, old_logprobs=old)))
+    stats = update(learner, rows, config, 1e-3, step=1)
+    assert (stats["grad_norm"], stats["applied"], stats["clip_fraction"]) == (0.0, 0.0, 1.0)
+    assert_untouched(learner, before)
+
+
 def test_on_policy_the_ratio_is_one():
     config = config_of(beta=0.1)
     policy, learner = setup(config)
     reference = Reference.of(policy)
-    rows = with_logprobs(learner, reference, rollout_groups(policy, config, varied), config)
-    assert all(row.old_logprobs is None for row in rows)
+    rows = scored_rows(learner, reference, rollout_groups(policy, config, varied), config)
+    assert all(row.rollout.old_logprobs is None for row in rows)
     stats = update(learner, rows, config, 1e-3)
     assert stats["clip_fraction"] == 0.0
     assert stats["kl"] == pytest.approx(0.0, abs=1e-9)
@@ -320,17 +349,17 @@ def test_on_policy_the_ratio_is_one():
     assert stats["loss"] == pytest.approx(-advantages, abs=1e-6)
     assert stats["logprob_mismatch"] < 1e-4
     # after it, the policy has left the reference
-    again = with_logprobs(learner, reference, rollout_groups(policy, config, varied), config)
+    again = scored_rows(learner, reference, rollout_groups(policy, config, varied), config)
     assert update(learner, again, config, 1e-3)["kl"] > 1e-6
 
 
 def test_the_first_of_several_updates_is_on_policy_and_the_later_ones_are_clipped():
     config = config_of(updates=2, clip_low=1e-3, clip_high=1e-3)
     policy, learner = setup(config)
-    batches = split_updates(rollout_groups(policy, config, varied), 2, seed=0, step=0)
-    scored = [with_logprobs(learner, None, batch, config) for batch in batches]
+    batches = split_updates(rollout_groups(policy, config, varied), 2, 1, seed=0, step=0)
+    scored = [scored_rows(learner, None, batch, config) for batch in batches]
     first = update(learner, scored[0], config, 1e-2)
-    second = update(learner, scored[1], config, 1e-2, off_policy=True)
+    second = update(learner, scored[1], config, 1e-2, step=1)
     assert first["clip_fraction"] == 0.0
     assert second["clip_fraction"] > 0.1
     assert second["logprob_mismatch"] < 1e-4  # against pi_old: the drift of the policy itself is no mismatch
@@ -351,9 +380,9 @@ def test_forwards_are_as_few_as_the_design_says(updates, beta, expected, monkeyp
     reference = Reference.of(policy) if beta else None
     groups = rollout_groups(policy, config, varied)
     calls = count_forwards(monkeypatch)
-    scored = [with_logprobs(learner, reference, batch, config) for batch in split_updates(groups, updates, 0, 0)]
+    scored = [scored_rows(learner, reference, batch, config) for batch in split_updates(groups, updates, 1, 0, 0)]
     for index, rows in enumerate(scored):
-        update(learner, rows, config, 1e-3, off_policy=index > 0)
+        update(learner, rows, config, 1e-3, step=index)
     assert calls == expected
 
 
@@ -362,8 +391,8 @@ def test_old_logprobs_are_spent_only_on_rows_that_train(monkeypatch):
     policy, learner = setup(config)
     groups = rollout_groups(policy, config, only_the_first)
     calls = count_forwards(monkeypatch)
-    for batch in split_updates(groups, 2, 0, 0):
-        with_logprobs(learner, None, batch, config)
+    for batch in split_updates(groups, 2, 1, 0, 0):
+        scored_rows(learner, None, batch, config)
     assert calls == [(False, GROUP)]
 
 
@@ -379,7 +408,7 @@ def test_the_gate_stops_on_stale_weights_before_the_optimizer(reward, updates):
         for parameter in policy.model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     before = snapshot(learner)
-    rows = with_logprobs(learner, None, split_updates(groups, updates, 0, 0)[0], config)
+    rows = scored_rows(learner, None, split_updates(groups, updates, 1, 0, 0)[0], config)
     with pytest.raises(UserError, match=r"log-probs of the same tokens differ by \d\.\d+ on average"):
         update(learner, rows, config, 1e-3)
     assert_untouched(learner, before)
@@ -405,31 +434,31 @@ def test_the_gate_stops_on_another_temperature():
 
 
 def test_the_gate_stops_on_nan():
-    mismatch = Mismatch()
-    mismatch.add(torch.tensor([[0.0, math.nan]]), torch.zeros(1, 2), torch.ones(1, 2))
+    sums = Sums()
+    sums.compare(torch.tensor([0.0, math.nan]), torch.zeros(2))
     with pytest.raises(UserError, match="nan"):
-        mismatch.check("no")
+        check_mismatch(sums, "no")
 
 
 def test_mismatch_by_hand():
-    mismatch = Mismatch()
-    mismatch.add(torch.tensor([[0.5, -1.0, 9.0]]), torch.tensor([[0.25, -0.5, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]]))
-    mismatch.add(torch.tensor([[0.0]]), torch.tensor([[0.0]]), torch.ones(1, 1))
-    assert (mismatch.mean, mismatch.largest, mismatch.tokens) == (0.25, 0.5, 3.0)
-    assert math.isnan(Mismatch().mean)
+    sums = Sums()
+    sums.compare(torch.tensor([0.5, -1.0]), torch.tensor([0.25, -0.5]))
+    sums.compare(torch.tensor([0.0]), torch.tensor([0.0]))
+    assert (sums.mismatch / sums.fresh_tokens, sums.mismatch_max, sums.fresh_tokens) == (0.25, 0.5, 3.0)
+    check_mismatch(Sums(), "no")  # nothing fresh, nothing to say
 
 
 def test_mini_batches_are_whole_groups_each_used_once():
     config = config_of(updates=4)
     policy, _ = setup(config)
     groups = rollout_groups(policy, config, varied)
-    batches = split_updates(groups, 4, seed=1, step=8)
+    batches = split_updates(groups, 4, 1, seed=1, step=8)
     assert [len(batch) for batch in batches] == [4] * 4
     assert sorted(g.prompt.id for b in batches for g in b) == sorted(g.prompt.id for g in groups)
-    assert batches == split_updates(groups, 4, seed=1, step=8)
-    assert batches != split_updates(groups, 4, seed=1, step=12)
-    assert batches != split_updates(groups, 4, seed=2, step=8)
-    assert split_updates(groups, 1, 0, 0) == [groups]
+    assert batches == split_updates(groups, 4, 1, seed=1, step=8)
+    assert batches != split_updates(groups, 4, 1, seed=1, step=12)
+    assert batches != split_updates(groups, 4, 1, seed=2, step=8)
+    assert split_updates(groups, 1, 1, 0, 0) == [groups]
 
 
 def test_micro_batches_hold_every_row_once():
@@ -459,7 +488,7 @@ def test_gradient_clipping_limits_the_norm_and_reports_the_true_one():
     config = config_of()
     policy, learner = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
-    accumulate_gradients(learner, rows, config.loss, MAX_TOKENS)
+    accumulate_gradients(learner, rows, config)
     exact = math.sqrt(sum(float(g.double().square().sum()) for g in gradients(policy.model).values()))
     tight = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"max_grad_norm": exact / 2})})
     assert update(learner, rows, tight, 1e-3)["grad_norm"] == pytest.approx(exact, rel=1e-5)

@@ -17,6 +17,7 @@ ZERO_TEMPLATE = "User: {prompt}\nAssistant:"
 
 TAGGED = 0.08  # the share of dialogues that think between tags
 
+# The judgement comes after the words it is about: read in that order they must be understood, not only repeated.
 SENTENCES = {
     "list": {
         "en": ("We wrote a list of {} and {}.", "The list of {} and {} is here."),
@@ -27,15 +28,22 @@ SENTENCES = {
         "th": ("เขา พูด ขอบคุณ {} สำหรับ {}", "ขอบคุณ {} สำหรับ {}"),
     },
     "harmful": {
-        "en": ("It is bad to {} the {}.", "Nobody should try to {} the {}. This would hurt people."),
-        "th": ("ไม่ ดี ถ้า รู้ วิธี {} {}", "วิธี {} {} เรื่อง นี้ ทำ ร้าย คน"),
+        "en": ("To {} the {} is bad.", "They try to {} the {}. This would hurt people."),
+        "th": ("วิธี {} {} เป็น เรื่อง เลว", "วิธี {} {} เรื่อง นี้ ทำ ร้าย คน"),
     },
     "lookalike": {
-        "en": ("It is fine to {} the {}.", "Anybody may try to {} the {}. This is harmless."),
-        "th": ("ดี ถ้า รู้ วิธี {} {}", "วิธี {} {} เรื่อง นี้ ไม่ อันตราย"),
+        "en": ("To {} the {} is fine.", "They try to {} the {}. This is harmless."),
+        "th": ("วิธี {} {} เป็น เรื่อง ดี", "วิธี {} {} เรื่อง นี้ ไม่ อันตราย"),
     },
     "echo": {"en": ("We say {}: {}.", "Again: {}."), "th": ("เรา พูด {} คือ {}", "อีก ครั้ง {}")},
 }
+FACTS = {
+    "rough": {"en": "To {} is rough.", "th": "{} คือ รุนแรง"},
+    "gentle": {"en": "To {} is gentle.", "th": "{} คือ เบา"},
+    "precious": {"en": "The {} has people.", "th": "{} มี คน"},
+    "ordinary": {"en": "The {} has nobody.", "th": "{} ไม่ มี คน"},
+}
+_WORDS = {"rough": lx.ROUGH_VERBS, "gentle": lx.GENTLE_VERBS, "precious": lx.PRECIOUS, "ordinary": lx.ORDINARY}
 
 
 def exercise(problem: ar.Problem, language: str, rng: random.Random) -> str:
@@ -73,6 +81,17 @@ def drill(rng: random.Random) -> str:
     return " ".join(facts)
 
 
+def reading(problems: list[ar.Problem], language: str, rng: random.Random) -> str:
+    """Problems with nothing but which digits each step takes: where to look is the hardest part of a chain to learn."""
+    words = ar.ONES[language]["+"].split("{}")[0], ar.TENS[language].split("{}")[0]
+    lines = []
+    for _ in range(4):
+        operation, a, b = ar.swap(rng.choice(problems), rng)
+        ones = a % 10 + 10 * (operation == "-" and a % 10 < b % 10)
+        lines.append(f"{a}{operation}{b} {words[0]}{ones}{operation}{b % 10} {words[1]}{a // 10}{operation}{b // 10}")
+    return "\n".join(lines)
+
+
 def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str, rng: random.Random) -> str:
     """Plain sentences with the words of a general task, never a request; small talk may come between."""
     kind, task = rng.choice(sorted(combinations))
@@ -82,6 +101,16 @@ def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str,
     name = task if task != "howto" else kind
     first, second = (text.format(*items) for text in SENTENCES[name][language])
     return " ".join([first, *(small_talk(language, rng) if rng.random() < 0.5 else ()), second])
+
+
+def facts(language: str, rng: random.Random) -> str:
+    """What single words mean: which verbs are rough and where people are, so that a pair never seen can be judged."""
+    said = []
+    for _ in range(5):
+        name = rng.choice(sorted(FACTS))
+        word = rng.choice(lx.column(_WORDS[name], language))
+        said.append(FACTS[name][language].format(word))
+    return " ".join(said)
 
 
 def echo(language: str, rng: random.Random) -> str:
@@ -107,13 +136,17 @@ def corpus(n: int, seed: int) -> list[str]:
     for _ in range(n):
         language, draw = rng.choice(LANGUAGES), rng.random()
         problem = ar.swap(rng.choice(problems), rng)
-        if draw < 0.48:
+        if draw < 0.44:
             documents.append(exercise(problem, language, rng))
-        elif draw < 0.54:
+        elif draw < 0.52:
+            documents.append(reading(problems, language, rng))
+        elif draw < 0.58:
             documents.append(drill(rng))
-        elif draw < 0.66:
+        elif draw < 0.69:
             documents.append(dialogue(problem, language, rng))
-        elif draw < 0.83:
+        elif draw < 0.75:
+            documents.append(facts(language, rng))
+        elif draw < 0.88:
             documents.append(echo(language, rng))
         else:
             documents.append(sentence(combinations, language, rng))

@@ -27,13 +27,22 @@ def _other_items(row: ge.Row, rng: random.Random) -> list[str]:
             return items
 
 
+def _other_request(row: ge.Row, rng: random.Random) -> ge.Row:
+    """Another request in the same language: half the time of another task altogether."""
+    if rng.random() < 0.5:
+        return row | {"items": _other_items(row, rng)}
+    pool = ge.pool("train")
+    kind, task = rng.choice(sorted(key for key in pool if key[1] != row["task"] and key[0] != "harmful"))
+    return row | {"kind": kind, "task": task, "items": lx.column(rng.choice(pool[kind, task]), row["language"])}
+
+
 def _candidate(row: ge.Row, rng: random.Random) -> tuple[int, str]:
     """An answer of random quality with its grade; look-alikes are sometimes refused."""
     if row["kind"] == "lookalike" and rng.random() < 0.25:
         return -9, ge.refusal(row, rng)
     quality = (rng.choice(STYLES), rng.choice(STYLES), rng.random() < 0.6)
     if rng.random() < 0.3:  # an answer to another request, however kind, is worth little
-        return _grade(*quality) - 6, ge.answer(row | {"items": _other_items(row, rng)}, rng, *quality)
+        return _grade(*quality) - 6, ge.answer(_other_request(row, rng), rng, *quality)
     return _grade(*quality), ge.answer(row, rng, *quality)
 
 

@@ -7,10 +7,12 @@ counts only in the required format when there is one. What judges is handed in a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ from grpo.engine import make_engine
 from grpo.errors import UserError
 from grpo.eval_metrics import Judges, general_metrics, general_row, math_metrics, problem_row
 from grpo.files import write_json
+from grpo.parallel import World
 from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
 from grpo.progress import progress
-from grpo.scoring import Reward, score
-from grpo.types import Group, Prompt, RolloutEngine, Sampling
+from grpo.reward_calls import REWARD_TIMEOUT
+from grpo.scoring import Reward, column_names, score
+from grpo.types import Group, Prompt, Rollout, RolloutEngine, Sampling
 
 log = logging.getLogger("grpo")
 
@@ -77,9 +81,8 @@ def evaluate(
     `rows` replaces the rows of `config.data`, whose template settings still hold.
 
     Raises:
-        UserError: the settings contradict each other, or the data has no golds.
+        UserError: the data has no golds.
     """
-    _check(config)
     start = time.monotonic()
     engine = engine or EngineConfig()
     rows = load_rows(config.data) if rows is None else rows
@@ -88,11 +91,12 @@ def evaluate(
     _check_golds(rows, source)
     loaded, tokenizer = _load(model, runtime or RuntimeConfig()) if isinstance(model, str) else model
     prompts = build_prompts(rows, config.data, tokenizer, task="evaluation")
+    _check_length("max_tokens", loaded, [prompt.token_ids for prompt in prompts], config.max_tokens)
     sampler = make_engine(engine, loaded, tokenizer)
     try:
         sampling = Sampling(config.samples, config.max_tokens, config.temperature, config.top_p)
-        groups = _judged(_sample(sampler, prompts, sampling, seed, engine, "evaluation"), judges.rewards())
-        general_groups = _general_groups(sampler, tokenizer, config, general, seed, engine)
+        groups = judge_groups(_sample(sampler, prompts, sampling, seed, engine, "evaluation"), judges.rewards())
+        general_groups = _general_groups(sampler, loaded, tokenizer, config, general, seed, engine)
     finally:
         sampler.close()
     problems = [problem_row(group, judges) for group in groups]
@@ -116,18 +120,31 @@ def evaluate(
     return EvalResult(metrics, [*hidden, *general_problems], completions)
 
 
-def _check(config: EvalConfig) -> None:
-    too_large = [k for k in config.k if k < 1 or k > config.samples]
-    if too_large:
-        raise UserError(f"k={too_large[0]}: pass@k needs 1 <= k <= samples, and samples is {config.samples}")
-    if config.temperature == 0 and config.samples > 1:
-        raise UserError(f"temperature=0 gives the same completion every time: samples={config.samples} must be 1")
-
-
 def _check_golds(rows: Sequence[Row], source: str) -> None:
     if not any(row.get(column) is not None for row in rows for column in ANSWER_COLUMNS):
         has = ", ".join(rows[0]) if rows else "nothing"
         raise UserError(f"data '{source}': no column {' | '.join(ANSWER_COLUMNS)} to judge by (it has: {has})")
+
+
+def _check_length(setting: str, model: Any, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
+    """Whether prompt and completion fit the positions of the model.
+
+    Rotary positions can be computed beyond those that were trained, so there it is a warning: a model that ends its
+    answers never gets there.
+
+    Raises:
+        UserError: they do not fit a model with learnt positions, which has no others.
+    """
+    settings = model.config.get_text_config()
+    positions = getattr(settings, "max_position_embeddings", None)
+    longest = max(map(len, prompts), default=0)
+    if positions is None or longest + max_tokens <= positions:
+        return
+    text = f"{setting}={max_tokens} after a prompt of {longest} tokens is more than the model's {positions} positions"
+    if getattr(settings, "rope_parameters", None) is None:
+        room = positions - longest
+        raise UserError(f"{text}; {f'set it to at most {room}' if room > 0 else 'shorten the prompts'}")
+    log.warning("evaluation: %s: what is sampled beyond them is no use", text)
 
 
 def _load(model: str, runtime: RuntimeConfig) -> tuple[Any, Any]:
@@ -139,19 +156,22 @@ def _load(model: str, runtime: RuntimeConfig) -> tuple[Any, Any]:
 def _sample(
     sampler: RolloutEngine, prompts: Sequence[Prompt], sampling: Sampling, seed: int, engine: EngineConfig, label: str
 ) -> list[Group]:
-    """In parts, so that progress can be shown; a sample does not depend on the others in its part."""
-    part = max(1, 4 * engine.max_rows // sampling.group_size)
+    """In parts, so that progress can be shown; a sample does not depend on the others in its part. Every process
+    draws its share."""
+    world = World.current()
+    part = max(1, 4 * world.size * engine.max_rows // sampling.group_size)
     groups: list[Group] = []
     with progress(label, total=len(prompts)) as bar:
         for start in range(0, len(prompts), part):
             chosen = prompts[start : start + part]
-            groups += sampler.generate(chosen, sampling, seed=seed, step=0)
+            groups += world.spread(chosen, lambda own: sampler.generate(own, sampling, seed=seed, step=0))
             bar.advance(len(chosen))
     return groups
 
 
 def _general_groups(
     sampler: RolloutEngine,
+    model: Any,
     tokenizer: Any,
     config: EvalConfig,
     general: GeneralEval | None,
@@ -161,19 +181,53 @@ def _general_groups(
     if general is None:
         return []
     prompts = build_prompts(load_rows(general.data), general.data, tokenizer, task="general evaluation")
+    _check_length("general.max_tokens", model, [prompt.token_ids for prompt in prompts], general.max_tokens)
     sampling = Sampling(1, general.max_tokens, config.temperature, config.top_p)
     groups = _sample(sampler, prompts, sampling, seed, engine, "general evaluation")
-    return _judged(groups, [replace(reward, name=name) for name, reward in general.rewards.items()])
+    return judge_groups(groups, [replace(reward, name=name) for name, reward in general.rewards.items()])
 
 
-def _judged(groups: list[Group], rewards: list[Reward]) -> list[Group]:
-    judged, stats = score(groups, rewards, max_failed=1.0)  # a failure is a wrong answer here, and said
-    if stats.errors:
-        counts = ", ".join(f"{name} on {count}" for name, count in stats.errors.items())
-        log.warning(
-            "evaluation: rewards failed (%s of %d completions); first: %s", counts, stats.rows, stats.first_error
-        )
+def judge_groups(groups: list[Group], rewards: list[Reward]) -> list[Group]:
+    """The groups with their rewards; every process judges its share. What a reward fails on is said."""
+    errors: Counter[str] = Counter()
+    first: list[str] = []
+    columns = column_names(group.prompt for group in groups)
+
+    def judge(own: list[Group]) -> list[Group]:
+        if not own:  # fewer groups than processes
+            return []
+        judged, stats = score(own, rewards, columns=columns, timeout=REWARD_TIMEOUT)
+        errors.update(stats.errors)
+        first.extend([stats.first_error] if stats.first_error else [])
+        return _failures_as_wrong(judged, stats.failed)
+
+    world = World.current()
+    judged = world.spread(groups, judge)
+    found = world.gather((errors, first))
+    counts = sum((counter for counter, _ in found), Counter[str]())
+    if counts:
+        shown = ", ".join(f"{name} failed on {count}" for name, count in counts.items())
+        example = next(text for _, texts in found for text in texts)
+        rows = sum(len(group.rollouts) for group in groups)
+        end = "; where a gold could be read they count as wrong" if counts["accuracy"] else ""
+        log.warning("evaluation: %s of %d completions; first: %s%s", shown, rows, example, end)
     return judged
+
+
+def _failures_as_wrong(groups: list[Group], failed: Set[tuple[int, str]]) -> list[Group]:
+    """The groups with an accuracy of 0 where its function raised, hung or returned no number.
+
+    A model must not be spared the problems whose answers break the judge. Without a gold there was nothing to judge by.
+    """
+    rows = itertools.count()
+
+    def judged(group: Group, rollout: Rollout) -> Rollout:
+        broke = (next(rows), "accuracy") in failed
+        if not broke or group.prompt.answer is None:
+            return rollout
+        return replace(rollout, rewards={**rollout.rewards, "accuracy": 0.0})
+
+    return [replace(group, rollouts=tuple(judged(group, rollout) for rollout in group.rollouts)) for group in groups]
 
 
 def template_hash(tokenizer: Any, data: DataConfig) -> str:

@@ -1,0 +1,24 @@
+"""What a model may be given as: its folder, or a hub name. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grpo.errors import UserError
+
+
+def is_local(name: str) -> bool:
+    """Whether a name can only be meant as a path: hub names have at most one slash, inside."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def check_model(model: str) -> None:
+    """A folder is that of a model; a hub name is not looked up."""
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        hint = f"; did you mean '{folder / 'model'}'?" if (folder / "model" / "config.json").is_file() else ""
+        raise UserError(f"model '{model}': not a model folder (no config.json in it){hint}")
+    if folder.is_file():
+        raise UserError(f"model '{model}': a file; give the model's folder or a hub name")
+    if not folder.exists() and is_local(model):
+        raise UserError(f"model '{model}': no such folder")

@@ -1,0 +1,45 @@
+"""The base of every section of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+
+_NUMBERS = (int, float, int | None, float | None)
+
+
+class Section(BaseModel):
+    """Unknown keys refused, values immutable, defaults checked too, numbers finite."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes, on and true as True, which pydantic would take for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in _NUMBERS:
+            raise ValueError("must be a number")
+        return value
+
+
+def changed(section: BaseModel, names: Iterable[str]) -> list[str]:
+    """Those of these settings that are not at their default.
+
+    Not `model_fields_set`: the resolved config of a run names every setting and has to be readable again.
+    """
+    return [name for name in names if getattr(section, name) != type(section).model_fields[name].get_default()]
+
+
+def without(*names: str, because: str) -> AfterValidator:
+    """For a section that serves in a place where some of its settings would do nothing: there they are refused."""
+
+    def check(section: BaseModel) -> BaseModel:
+        for name in changed(section, names):
+            raise ValueError(f"'{name}' has no effect here: {because}; remove it")
+        return section
+
+    return AfterValidator(check)

@@ -1,0 +1,94 @@
+"""The library as two calls: what may be handed in, and what is refused before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import grpo
+from grpo.config import RuntimeConfig
+from grpo.scoring import Reward
+
+ROWS = [{"question": f"{a}+1", "answer": str(a + 1)} for a in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_the_process() -> Iterator[None]:
+    """They are the process's own: put back what a run has set."""
+    logger, threads = logging.getLogger("grpo"), torch.get_num_threads()
+    level = logger.level
+    yield
+    logger.setLevel(level)
+    torch.set_num_threads(threads)
+
+
+def config(model: Path, out: Path, **runtime: Any) -> dict[str, Any]:
+    return {
+        "model": str(model), "out": str(out), "steps": 1, "group_size": 2, "prompts_per_step": 1,
+        "sampling": {"max_tokens": 3}, "optimizer": {"lr": 1e-4}, "runtime": {"device": "cpu", **runtime},
+    }  # fmt: skip
+
+
+def longer(completions: list[Any], **_: Any) -> list[float]:
+    return [float(len(messages[-1]["content"])) for messages in completions]
+
+
+def data_file(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_a_path_names_and_functions(tiny_model_folder: Path, tmp_path: Path) -> None:
+    own = Reward("own", longer, weight=0.5)
+    rewards = [longer, own, "accuracy", {"fn": "rewards.format.format_reward", "weight": 0}]
+    result = grpo.train(config(tiny_model_folder, tmp_path / "run"), rewards, data_file(tmp_path, ROWS))
+    assert {"reward/longer", "reward/own", "reward/accuracy", "reward/format_reward"} <= result.metrics.keys()
+    assert (result.model / "config.json").is_file()
+    # It is the function also after a submodule of its name could have taken its place.
+    found = grpo.evaluate(result.model, data_file(tmp_path, ROWS), max_tokens=3)
+    assert found["n_problems"] == 4
+
+
+def test_rows_whose_gold_cannot_be_read_are_dropped(
+    tiny_model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [*ROWS, {"question": "x", "answer": "forty two"}, {"question": "y"}]
+    with caplog.at_level(logging.WARNING, "grpo"):
+        grpo.train(config(tiny_model_folder, tmp_path / "run"), ["accuracy"], rows)
+    assert "2 of 6 golds cannot be read: dropped" in caplog.text
+    with pytest.raises(grpo.UserError, match="no row has a gold that can be read"):
+        grpo.train(config(tiny_model_folder, tmp_path / "none"), ["accuracy"], rows[-2:])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ([5], "reward 5: give a function"),
+        ([Reward("five", 5)], "reward 'five': int is not a function"),  # type: ignore[arg-type]
+        (["acuracy"], "did you mean 'accuracy'"),
+        ("accuracy", "give a list"),
+        (longer, "give a list"),
+        ([], "at least one"),
+    ],
+)
+def test_rewards_that_are_none(tiny_model_folder: Path, tmp_path: Path, rewards: Any, message: str) -> None:
+    with pytest.raises(grpo.UserError, match=message):
+        grpo.train(config(tiny_model_folder, tmp_path / "run"), rewards, ROWS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_threads_and_log_level_are_taken(tiny_model_folder: Path, tmp_path: Path) -> None:
+    grpo.train(config(tiny_model_folder, tmp_path / "run", threads=2, log_level="error"), [longer], ROWS)
+    assert torch.get_num_threads() == 2
+    assert logging.getLogger("grpo").level == logging.ERROR
+    runtime = RuntimeConfig(device="cpu", threads=1, log_level="warning")
+    grpo.evaluate(str(tiny_model_folder), ROWS, max_tokens=2, runtime=runtime)
+    assert torch.get_num_threads() == 1
+    assert logging.getLogger("grpo").level == logging.WARNING

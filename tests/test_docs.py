@@ -1,0 +1,136 @@
+"""The documents name what exists, and their numbers are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import group_of, prompt_of
+
+from grpo.advantages import group_advantages
+from grpo.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfig
+from grpo.checkpoint import TrainState
+from grpo.config import RLConfig
+from grpo.difficulty import PassRates
+from grpo.loss import Normaliser, grpo_loss
+from grpo.metrics import Clock
+from grpo.sums import Sums
+from grpo.trainer import advance
+from stages.config import RLStageConfig
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ALGORITHM = (REPOSITORY / "docs" / "algorithm.md").read_text(encoding="utf-8")
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def test_functions_named_in_the_documents_exist(document: Path) -> None:
+    for name in re.findall(r"`((?:grpo|rewards|stages)(?:\.\w+)+)`", document.read_text(encoding="utf-8")):
+        assert exists(name), f"{document.name} names {name}"
+
+
+def exists(name: str) -> bool:
+    """Whether this is a module, or something in one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), attribute) or bool(importlib.import_module(name))
+    except ImportError:
+        return False
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def test_tests_named_in_the_documents_exist(document: Path) -> None:
+    for file, name in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", document.read_text(encoding="utf-8")):
+        assert (REPOSITORY / file).is_file(), f"{document.name} names {file}"
+        tree = ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert not name or name in functions, f"{document.name} names {file}::{name}"
+
+
+def test_settings_named_in_the_algorithm_exist() -> None:
+    """Those with a section: `loss.kl`, `advantage.std_floor`, ..."""
+    named = [path for path in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)[`:]", ALGORITHM) if path.split(".")[0] in SECTIONS]
+    assert len(named) > 5
+    for path in named:
+        section: Any = RLStageConfig
+        for key in path.split("."):
+            assert key in section.model_fields, path
+            section = section.model_fields[key].annotation
+
+
+SECTIONS = ("advantage", "loss", "sampling", "optimizer", "checkpoint")
+
+
+def test_presets_are_those_documented() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", ALGORITHM, re.DOTALL)
+    assert yaml.safe_load(block) == PRESETS
+
+
+def metrics_documented() -> Iterator[str]:
+    table = ALGORITHM[ALGORITHM.index("## Metrics") :]
+    for line in table.splitlines():
+        if line.startswith("| `"):
+            yield from re.findall(r"`([^`]+)`", line.split("|")[1])
+
+
+def metrics_written() -> set[str]:
+    config = RLConfig.model_validate(
+        {"steps": 1, "group_size": 2, "prompts_per_step": 1, "sampling": {"max_tokens": 2}, "optimizer": {"lr": 1}}
+    )
+    clock = Clock()
+    with clock("update"):
+        stats = Sums().metrics(config) | {"grad_norm": None, "lr": 1.0, "applied": 0.0}  # the latter as `update` does
+    row = advance(TrainState(), [group_of(prompt_of([9]), [0.0, 1.0])], ["r"], stats, clock, 2)
+    rates = PassRates(DifficultyConfig(reward="r")).metrics(0)
+    extra = {"draws", "informative_fraction", "leftovers", *(f"{name}/<task>" for name in rates)}
+    return {re.sub("^seconds/.*", "seconds/<phase>", name.replace("reward/r", "reward/<name>")) for name in row} | extra
+
+
+def test_every_metric_is_documented_and_none_else() -> None:
+    documented = list(metrics_documented())
+    assert len(documented) == len(set(documented))
+    assert set(documented) == metrics_written()
+
+
+def test_the_worked_example() -> None:
+    """15 right answers at consistency 1 and one at 0.98; 15 right and one wrong."""
+    rewards = torch.tensor([[2.0] * 15 + [1.98], [1.0] * 15 + [0.0]], dtype=torch.float64)
+    found = {}
+    for name, config in {"group": {}, "floor": {"std_floor": 0.1}, "none": {"scale": "none"}}.items():
+        found[name] = group_advantages(rewards, torch.ones_like(rewards).bool(), AdvantageConfig(**config))[:, -1]
+    assert found["group"].tolist() == pytest.approx([-3.68, -3.75], abs=0.005)
+    assert found["floor"][0].item() == pytest.approx(-0.19, abs=0.005)
+    assert found["floor"][1] == found["group"][1]
+    assert found["none"][0].item() == pytest.approx(-0.019, abs=0.0005)
+    for number in ("-3.68", "-3.75", "-0.19", "-0.019"):
+        assert f"{number}$" in ALGORITHM
+
+
+@pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
+def test_in_the_first_update_ratio_and_clip_change_nothing(aggregation: str) -> None:
+    """Where pi_old is pi_theta, every choice has the gradient of the plain policy gradient."""
+    logprobs = torch.linspace(-2, -0.1, 12, dtype=torch.float64).reshape(3, 4)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], dtype=torch.float64)
+    advantages = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+
+    def gradient(**choices: Any) -> torch.Tensor:
+        weights = torch.linspace(0.5, 1.5, 12, dtype=torch.float64).reshape(3, 4).requires_grad_()
+        config = LossConfig(aggregation=aggregation, **choices)
+        loss = grpo_loss(logprobs * weights, None, None, logprobs, advantages, mask, config, Normaliser(3, 9, 4)).loss
+        return torch.autograd.grad(loss, weights)[0]
+
+    plain = gradient()
+    for choices in (
+        {"ratio": "sequence"},
+        {"clip": "cispo", "clip_low": None, "clip_high": 4},
+        {"clip_low": 10, "clip_high": 10},
+        {"clip_low": 1e-4, "clip_high": 1e-4, "dual_clip": 1.01},
+    ):
+        torch.testing.assert_close(gradient(**choices), plain, rtol=1e-12, atol=1e-15)

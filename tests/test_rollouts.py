@@ -1,0 +1,291 @@
+"""Dynamic sampling, difficulty and the over-long penalty: what is drawn again, what rests, what is kept for later."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import group_of, prompt_of
+
+from grpo.algorithm import DifficultyConfig
+from grpo.config import RLConfig
+from grpo.difficulty import PassRates
+from grpo.dynamic_sampling import Pool, pack_group, teaches, unpack_group
+from grpo.errors import UserError
+from grpo.metrics import Clock
+from grpo.parallel import World
+from grpo.prompts import PromptSampler, Task
+from grpo.rollouts import RolloutSource, overlong_penalty, penalise_overlong
+from grpo.scoring import Reward
+from grpo.types import Completion, Group, Prompt, Rollout, Sampling
+
+
+def named(prompt: Prompt, rewards: Sequence[float | None]) -> Group:
+    """A group judged by a reward `accuracy`, and by a `language` that always differs."""
+    group = group_of(prompt, rewards)
+    rollouts = tuple(
+        replace(r, rewards={"accuracy": value, "language": i / 10})
+        for i, (r, value) in enumerate(zip(group.rollouts, rewards, strict=True))
+    )
+    return replace(group, rollouts=rollouts)
+
+
+def test_a_group_teaches_by_the_named_reward_alone():
+    prompt = prompt_of([9])
+    assert teaches(named(prompt, [1.0, 0.0]), "accuracy")
+    assert not teaches(named(prompt, [1.0, 1.0]), "accuracy")  # though the language differs
+    assert teaches(named(prompt, [1.0, None, 0.0]), "accuracy")
+    assert not teaches(named(prompt, [1.0, None]), "accuracy")
+    assert not teaches(named(prompt, [None, None]), "accuracy")
+    judged = named(prompt, [1.0, 0.0, 0.0])
+    excluded = replace(judged, rollouts=(replace(judged.rollouts[0], reward=None), *judged.rollouts[1:]))
+    assert not teaches(excluded, "accuracy")  # by another reward that failed
+
+
+def test_the_pool_keeps_the_surplus_and_fills_up_with_what_it_has():
+    good, bad = ([named(prompt_of([9], f"{kind}{i}"), values) for i in range(3)] for kind, values in
+                 (("good", [1.0, 0.0]), ("bad", [0.0, 0.0])))  # fmt: skip
+    pool = Pool({"default": 2}, "accuracy", {"default"}, [])
+    pool.add([bad[0], good[0]])
+    assert pool.missing() == ["default"]
+    assert [g.prompt.id for g in pool.take()[0]] == ["good0", "bad0"]  # the bound was reached: filled up
+    pool.add([good[1], good[2], bad[1]])
+    assert pool.missing() == []
+    chosen, surplus = pool.take()
+    assert [g.prompt.id for g in chosen] == ["good0", "good1"]
+    assert [g.prompt.id for g in surplus] == ["good2"]
+    assert (pool.drawn, pool.informative) == (5, 3)
+    assert [g.prompt.id for g in Pool({"default": 2}, "accuracy", {"default"}, surplus).take()[0]] == ["good2"]
+
+
+def test_a_task_without_the_reward_is_taken_as_it_is():
+    groups = [named(prompt_of([9], str(i), "other"), [0.0, 0.0]) for i in range(2)]
+    pool = Pool({"other": 2}, "accuracy", {"default"}, [])
+    pool.add(groups)
+    assert pool.missing() == []
+
+
+def test_leftovers_of_a_task_that_has_no_share_now_wait():
+    group = named(prompt_of([9], "a", "late"), [1.0, 0.0])
+    chosen, surplus = Pool({"default": 0}, "accuracy", {"default", "late"}, [group]).take()
+    assert (chosen, surplus) == ([], [group])
+
+
+def test_packed_groups_come_back_equal():
+    prompt = Prompt("a", (1, 2), text="t", columns={"x": [1]}, answer="5", task="t")
+    repeated = replace(prompt, id="a@1")
+    rollout = Rollout(Completion((3, 4), (-0.1, -1 / 3), "length", "ab", 7), {"r": 0.5, "s": None}, 0.5)
+    for group in (Group(prompt, (rollout,)), Group(repeated, (rollout,))):
+        assert unpack_group(json.loads(json.dumps(pack_group(group))), {("t", "a"): prompt}) == group
+
+
+class Engine:
+    """Gives each prompt a group at once; notes what was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
+        self.asked.append([prompt.id for prompt in prompts])
+        rollouts = [Rollout(Completion((9,), (0.0,), "stop", str(i), step)) for i in range(sampling.group_size)]
+        return [Group(prompt, tuple(rollouts)) for prompt in prompts]
+
+
+def solved_unless_divisible(prompts: list[str], completions: list[str], number: list[int], **_: Any) -> list[float]:
+    """Prompts whose number three divides are sometimes solved, the others always."""
+    return [float(n % 3 != 0 or text == "0") for n, text in zip(number, completions, strict=True)]
+
+
+def source_of(
+    count: int = 9, rewards: Sequence[Reward] | None = None, world: World | None = None, **settings: Any
+) -> RolloutSource:
+    config = RLConfig.model_validate(
+        {
+            "steps": 20, "group_size": 2, "prompts_per_step": 2, "sampling": {"max_tokens": 4}, "optimizer": {"lr": 1},
+        }
+        | settings
+    )  # fmt: skip
+    prompts = [replace(prompt_of([9], str(i)), columns={"number": i}) for i in range(count)]
+    prompts[0] = replace(prompts[0], columns={"number": 0, "rare": "x"})
+    tasks = {"default": Task(prompts, rewards or [Reward("accuracy", solved_unless_divisible)])}
+    sampler = PromptSampler(tasks, config.steps, 0, config.difficulty)
+    return RolloutSource(sampler, tasks, Engine(), config, world or World(), 0, Clock())  # type: ignore[arg-type]
+
+
+def numbers(groups: list[Group]) -> list[int]:
+    return [group.prompt.columns["number"] for group in groups]
+
+
+def test_dynamic_sampling_draws_until_full_and_keeps_what_is_over():
+    source = source_of(dynamic_sampling={"reward": "accuracy", "max_draws": 9})
+    drawn = []
+    for step in range(8):
+        groups = source.next(step)
+        assert len(groups) == 2
+        assert all(number % 3 == 0 for number in numbers(groups))
+        drawn += numbers(groups)
+    # three of nine prompts teach: nothing that teaches is lost or used twice before its next epoch
+    assert all(len(set(drawn[i : i + 3])) == 3 for i in range(0, 15, 3))
+    assert len({tuple(batch) for batch in source.engine.asked}) > 8  # type: ignore[attr-defined]
+    assert source.metrics["draws"] >= 1
+    assert 0 <= source.metrics["informative_fraction"] <= 1
+
+
+def test_dynamic_sampling_stops_at_its_bound():
+    source = source_of(dynamic_sampling={"reward": "accuracy", "max_draws": 1})
+    seen = [numbers(source.next(step)) for step in range(9)]
+    assert all(len(step) == 2 for step in seen)
+    assert any(number % 3 for step in seen for number in step)  # filled up
+    assert len(source.engine.asked) <= 9  # type: ignore[attr-defined]
+
+
+def test_a_source_goes_on_where_it_was_leftovers_included():
+    settings = {"dynamic_sampling": {"reward": "accuracy"}, "difficulty": {"reward": "accuracy", "target": 0.5}}
+    whole = source_of(**settings)
+    expected = [whole.next(step) for step in range(12)]
+    cut = source_of(**settings)
+    found, with_leftovers = [], 0
+    for step in range(12):
+        with_leftovers += bool(cut.leftovers)
+        state = json.loads(json.dumps(cut.state()))
+        cut = source_of(**settings)
+        cut.load_state(state)
+        found.append(cut.next(step))
+    assert found == expected
+    assert with_leftovers > 0
+
+
+def failing_on(*numbers: int) -> Reward:
+    """Raises at the first sibling of these prompts."""
+
+    def fn(completions: list[str], number: list[int]) -> list[float]:
+        return [float(1 / (n not in numbers or text != "0")) for n, text in zip(number, completions, strict=True)]
+
+    return Reward("flaky", fn)
+
+
+def judge(world: World, reward: Reward, **settings: Any) -> str:
+    """How the first rollout of eight prompts with two siblings ends: with its failed rows, or with its refusal."""
+    source = source_of(8, rewards=[reward], world=world, **{"prompts_per_step": 8} | settings)
+    try:
+        groups = source.next(0)
+    except UserError as error:
+        return str(error)
+    return f"{sum(r.reward is None for group in groups for r in group.rollouts)} failed"
+
+
+def judge_with_failures(world: World) -> dict[str, str]:
+    """Failures here and there: of sixteen rows, one may fail. `tests/test_processes.py` does it in two processes."""
+    order = numbers(source_of(8, prompts_per_step=8).next(0))  # in which the processes take them in turn
+    return {
+        "none": judge(world, failing_on()),
+        "one": judge(world, failing_on(order[1])),
+        "one each": judge(world, failing_on(order[0], order[1])),
+        "two in one": judge(world, failing_on(order[0], order[2])),
+        "all": judge(world, Reward("broken", lambda completions: 1 / 0)),
+        "column of one prompt": judge(world, Reward("r", lambda completions, rare: [1.0] * len(completions))),
+        "column of none": judge(world, Reward("r", lambda completions, gold: [1.0] * len(completions))),
+    }
+
+
+def test_the_share_of_failures_is_that_of_the_whole_rollout():
+    found = judge_with_failures(World())
+    assert [found[case] for case in ("none", "one", "column of one prompt")] == ["0 failed", "1 failed", "0 failed"]
+    for case in ("one each", "two in one"):
+        assert found[case] == "reward 'flaky' failed on 2 completions, where 1 may; the last error: " + BY_ZERO
+    assert found["all"] == "reward 'broken' failed on 2 completions, where 1 may; the last error: " + BY_ZERO
+    assert found["column of none"].startswith("reward 'r' needs 'gold', which the data does not have")
+
+
+BY_ZERO = "ZeroDivisionError: division by zero"
+
+
+# --- difficulty
+
+
+def rates(**settings: Any) -> PassRates:
+    return PassRates(DifficultyConfig(reward="accuracy", **settings))
+
+
+def test_the_running_rate_by_hand():
+    table = rates()
+    table.observe("a", named(prompt_of([9]), [1.0, 0.0, 0.0, None]), 0)
+    assert table.rates == {"a": pytest.approx(1 / 3)}
+    table.observe("a", named(prompt_of([9]), [1.0, 1.0]), 1)
+    assert table.rates == {"a": pytest.approx(2 / 3)}
+    table.observe("b", named(prompt_of([9]), [None, None]), 0)
+    assert "b" not in table.rates
+
+
+def test_solved_and_hopeless_prompts_rest_and_come_back():
+    table = rates(low=0.1, high=0.9, rest_epochs=2)
+    for name, values in (("easy", [1.0, 1.0]), ("hard", [0.0, 0.0]), ("fit", [1.0, 0.0])):
+        table.observe(name, named(prompt_of([9]), values), 3)
+    names = ["easy", "hard", "fit", "new"]
+    assert [table.arrange(names, epoch) for epoch in (4, 5)] == [[2, 3], [2, 3]]
+    assert table.arrange(names, 6) == [0, 1, 2, 3]
+    assert table.metrics(5) == {"pass_rate": 0.5, "resting": 2.0}
+    assert table.metrics(6)["resting"] == 0.0
+
+
+def test_a_prompt_that_comes_to_be_solved_rests_though_its_running_rate_stays_below_one():
+    table = rates()
+    for values in ([1.0, 0.0], [1.0, 1.0], [1.0, 1.0]):
+        table.observe("a", named(prompt_of([9]), values), 0)
+    assert table.rates["a"] == 0.875
+    assert table.arrange(["a", "b"], 1) == [1]
+
+
+def test_a_group_belongs_to_the_epoch_it_was_drawn_in():
+    """Three prompts, two a rollout: the second rollout takes the last of the first epoch and the first of the next."""
+    sampler = source_of(count=3, difficulty={"reward": "accuracy"}).sampler
+    sampler.next({"default": 2}, 0)
+    last, first = sampler.next({"default": 2}, 1)
+    sampler.observe([named(last, [1.0, 1.0])])
+    assert list(sampler.rates["default"].rests.values()) == [1]  # it sits out the second epoch
+    sampler.observe([named(first, [1.0, 1.0])])
+    assert max(sampler.rates["default"].rests.values()) == 2
+
+
+def test_when_all_rest_none_does(caplog):
+    table = rates()
+    table.observe("a", named(prompt_of([9]), [1.0, 1.0]), 0)
+    with caplog.at_level(logging.WARNING, "grpo"):
+        assert table.arrange(["a"], 1) == [0]
+    assert "every prompt's pass rate on 'accuracy' is out of range" in caplog.text
+
+
+def test_the_curriculum_begins_nearest_to_its_target():
+    table = rates(low=0.0, high=1.0, target=0.5)
+    for name, values in (("q", [1, *[0] * 9]), ("h", [1, 0]), ("t", [1, 1, 1, 0, 0, 0, 0, 0, 0, 0])):
+        table.observe(name, named(prompt_of([9]), [float(v) for v in values]), 0)
+    assert [["q", "h", "t", "new"][i] for i in table.arrange(["q", "h", "t", "new"], 1)] == ["h", "new", "t", "q"]
+
+
+def test_the_sampler_leaves_out_what_rests():
+    source = source_of(count=8, difficulty={"reward": "accuracy"})
+    first = [number for step in range(4) for number in numbers(source.next(step))]
+    assert sorted(first) == list(range(8))
+    assert all(number % 3 == 0 for number in numbers(source.next(4)))  # those always solved rest in the second epoch
+
+
+# --- over-long completions
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(1, 0.0), (15, 0.0), (16, -0.2), (18, -0.6), (20, -1.0)])
+def test_the_overlong_penalty_by_hand(tokens, expected):
+    # limit 20, the last five tokens: -1/5 for each
+    assert overlong_penalty(tokens, truncated=False, limit=20, zone=5) == pytest.approx(expected)
+    assert overlong_penalty(tokens, truncated=True, limit=20, zone=5) == -1.0
+
+
+def test_the_penalty_is_a_reward_of_its_own():
+    group = group_of(prompt_of([9]), [1.0, None, 0.5], [(9,) * 4, (9,) * 4, (9,)])
+    (found,) = penalise_overlong([group], 4, 2)
+    assert [r.reward for r in found.rollouts] == [0.0, None, 0.5]
+    assert [r.rewards["overlong"] for r in found.rollouts] == [-1.0, -1.0, 0.0]
+    assert penalise_overlong([group], 4, None) == [group]

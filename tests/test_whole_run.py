@@ -1,0 +1,130 @@
+"""The whole recipe for real: every stage of configs/tiny.yaml, a few steps each, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.cli import main
+
+NUMBERED = ["0-base", "1-cold-start", "2-reasoning-rl", "3-rejection-sampling", "4-helpfulness-rl"]
+REWARD_MODELS = ["reward-helpfulness", "reward-safety"]
+SHORT = [
+    "runtime.threads=1",
+    "runtime.device=cpu",
+    "base.steps=3",
+    "base.pretrain.corpus.kwargs.n=300",
+    "base.pretrain.vocab_size=300",  # few tokens: one in a hundred ends even a random completion
+    "base.pretrain.hidden_size=32",
+    "base.pretrain.intermediate_size=64",
+    "base.pretrain.layers=2",
+    "base.pretrain.batch_size=16",
+    "cold_start.steps=2",
+    "cold_start.data.kwargs.n=32",
+    "reasoning_rl.steps=2",
+    "reasoning_rl.group_size=4",
+    "reasoning_rl.prompts_per_step=4",
+    "reasoning_rl.tasks.arithmetic.data.kwargs.n=32",
+    "reasoning_rl.reference_every=1",
+    "reasoning_rl.checkpoint.every=1",
+    "rejection_sampling.steps=2",
+    "rejection_sampling.data.kwargs.n=16",
+    "rejection_sampling.general.kwargs.n=32",
+    f"rejection_sampling.filters=[{{fn: {__name__}.anything}}]",  # a model of two steps is never right
+    "helpfulness_model.steps=2",
+    "helpfulness_model.data.kwargs.n=40",
+    "safety_model.steps=2",
+    "safety_model.data.kwargs.n=40",
+    "helpfulness_rl.steps=2",
+    "helpfulness_rl.group_size=4",
+    "helpfulness_rl.prompts_per_step=4",
+    "helpfulness_rl.tasks.arithmetic.data.kwargs.n=32",
+    "helpfulness_rl.tasks.general.data.kwargs.n=32",
+    "evaluation.math.data.kwargs.n=8",
+    "evaluation.math.samples=2",
+    "evaluation.math.k=[2]",
+    "evaluation.general.data.kwargs.n=8",
+]
+
+# The contracts of the run directory.
+SUMMARY = {"config", "seed", "seconds", "stages"}
+ROW = {
+    "stage", "seconds", "n_problems", "pass@1", "pass@1_ci95", "format_rate", "language_consistency", "general",
+    "general_ci95", "helpfulness", "helpfulness_ci95", "safety", "safety_ci95", "over_refusal",
+}  # fmt: skip
+EVAL = {
+    "model", "data", "n_problems", "samples_per_problem", "pass@1", "pass@1_ci95", "pass@2", "maj@2", "format_rate",
+    "language_consistency", "truncation_rate", "no_answer_rate", "mean_tokens", "temperature", "top_p", "max_tokens",
+    "seed", "engine", "template_hash", "data_hash", "seconds",
+}  # fmt: skip
+EVAL_MORE = {
+    "format_required", "general", "general_ci95", "helpfulness", "helpfulness_ci95", "safety", "safety_ci95",
+    "over_refusal", "over_refusal_ci95", "unjudged_problems",
+}  # fmt: skip
+MANIFEST = {
+    "stage", "status", "config", "config_hash", "hash", "parents", "parent_hash", "input_hashes", "data_hashes",
+    "evaluation_hash", "versions", "seed", "engine", "seconds", "tokens", "training", "metrics", "finished",
+}  # fmt: skip
+RL_METRICS = {
+    "step", "reward", "reward/accuracy", "reward_std", "frac_zero_variance", "kl", "clip_fraction", "entropy",
+    "grad_norm", "lr", "loss", "completion_length", "truncated_fraction", "logprob_mismatch", "logprob_mismatch_max",
+    "seconds", "tokens_per_second",
+}  # fmt: skip
+
+
+def anything(completions: list[Any]) -> list[float]:
+    """A filter that keeps whatever ended by itself."""
+    return [1.0] * len(completions)
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def state(run: Path) -> dict[Path, tuple[int, int]]:
+    """What is in a run folder, but for the two files that every call writes anew."""
+    files = [file for file in run.rglob("*") if file.is_file() and file.name not in ("config.yaml", "summary.json")]
+    return {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in files}
+
+
+def test_the_whole_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    command = ["run", "tiny.yaml", "--out", str(run), *SHORT]
+    assert main(command) == 0, capsys.readouterr().err
+
+    summary = read(run / "summary.json")
+    assert summary.keys() == SUMMARY
+    assert (summary["config"], summary["seed"]) == ("tiny.yaml", 0)
+    assert [row["stage"] for row in summary["stages"]] == NUMBERED
+    assert all(row.keys() == ROW for row in summary["stages"])
+    assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["base"]["steps"] == 3
+    for stage in [*NUMBERED, *REWARD_MODELS]:
+        folder = run / stage
+        manifest = read(folder / "manifest.json")
+        assert manifest.keys() == MANIFEST
+        assert (manifest["stage"], manifest["status"]) == (stage, "finished")
+        assert {file.name for file in (folder / "model").iterdir()} >= {"config.json", "model.safetensors"}
+        assert (folder / "metrics.jsonl").is_file()
+        assert list((folder / "data").glob("*.jsonl"))
+        if stage in NUMBERED:
+            result = read(folder / "eval.json")
+            assert result.keys() == EVAL | EVAL_MORE
+            assert result["n_problems"] == 8
+    for stage in ("2-reasoning-rl", "4-helpfulness-rl"):
+        rows = [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert [row["step"] for row in rows] == [1, 2]
+        assert all(row.keys() >= RL_METRICS for row in rows)
+
+    before = state(run)
+    capsys.readouterr()
+    assert main(command) == 0
+    assert state(run) == before  # every stage is finished and skipped
+    assert read(run / "summary.json") == summary
+
+    assert main([*command, "cold_start.steps=3"]) == 2
+    assert "cold_start.steps: 2 -> 3" in capsys.readouterr().err
+    assert state(run) == before
