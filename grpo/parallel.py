@@ -7,6 +7,7 @@ depends on how the work was cut.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ def join() -> None:
         if cuda.is_available():
             cuda.set_device(local_rank() % cuda.device_count())
         distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda.is_available() else "gloo", timeout=PATIENCE)
+        atexit.register(_leave)  # gloo's threads abort an interpreter that ends before they do
 
 
 def _refuse_what_is_not_heeded() -> None:
@@ -125,13 +127,12 @@ def cut(batch_size: int, micro_batch_size: int | None, processes: int, where: st
     return micro, batch_size // (micro * processes)
 
 
-def leave() -> None:
-    """Part from the other processes at the end of a command."""
-    if launched():
-        from torch import distributed
+def _leave() -> None:
+    """Part from the other processes, also after an error: they notice at once."""
+    from torch import distributed
 
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def first_failure(code: int) -> tuple[int, bool]:

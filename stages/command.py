@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from grpo.errors import UserError, nearest
-from grpo.parallel import first_failure, is_main, join, leave
+from grpo.parallel import first_failure, is_main, join
 
 log = logging.getLogger("grpo")
 
@@ -57,7 +57,6 @@ def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> in
         with contextlib.redirect_stdout(sys.stdout if is_main() else io.StringIO()):
             code = command(list(arguments))
         sys.stdout.flush()
-        leave()
         return code
     except UserError as error:
         return _failed(2, f"error: {' '.join(str(error).split())}")

@@ -140,6 +140,13 @@ def model_logprobs(
     return torch.stack([table[len(prompt) + t - 1, token] for t, token in enumerate(completion)])
 
 
+def assert_same_metrics(ours: dict[str, float | None], theirs: dict[str, float | None]) -> None:
+    """Equal but for rounding; the mismatch of the engine's log-probs is nothing but rounding here."""
+    for name, value in theirs.items():
+        limit = 1e-5 if name.startswith("logprob_mismatch") else 2e-7
+        assert ours[name] == (None if value is None else pytest.approx(value, rel=1e-5, abs=limit)), name
+
+
 def group_of(prompt: Prompt, rewards: Sequence[float | None], ids: Sequence[Sequence[int]] | None = None) -> Group:
     """A group with these rewards; completions of one token each unless given."""
     tokens = ids or [(9,)] * len(rewards)
