@@ -29,6 +29,7 @@ def accuracy_reward(
     answer: Sequence[Any],
     *,
     strict: Strict = False,
+    anywhere: bool = False,
     log_error: Callable[[int, str], None] | None = None,
 ) -> list[float | None]:
     r"""1.0 for a right final answer, 0.0 for a wrong or missing one, None where the gold cannot be judged against.
@@ -38,31 +39,34 @@ def accuracy_reward(
         answer: the golds; a list gold means any of its items.
         strict: False reads a box, ``####``, ``<answer>`` or a final-answer phrase; True (or "box") only the box;
             "answer" only the ``<answer>`` tag.
+        anywhere: where none of these is found, read the last formula, number or lone letter of the text.
         log_error: given by the scoring layer, takes (row, reason).
 
     Raises:
-        UserError: `strict` is none of these values.
+        UserError: `strict` is none of these values, or contradicts `anywhere`.
 
     >>> accuracy_reward([r"so \boxed{0.5}", "The answer is 7 or 5"], ["1/2", "5"])
     [1.0, 0.0]
     """
     if strict not in (True, False, "box", "answer"):
         raise UserError(f"reward 'accuracy': strict is true, false, box or answer, not '{strict}'")
+    if strict and anywhere:
+        raise UserError(f"reward 'accuracy': strict={strict} reads one place only: leave out anywhere")
     rows = list(zip(map(completion_text, completions), answer, strict=True))
     with ThreadPoolExecutor(pool_size()) as threads:  # threads only wait: the work is in the worker processes
-        scores = list(threads.map(lambda row: grade(row[0], row[1], strict), rows))
+        scores = list(threads.map(lambda row: grade(row[0], row[1], strict, anywhere), rows))
     for index, score in enumerate(scores):
         if score is None and log_error is not None:
             log_error(index, _gold_problem(rows[index][1]))
     return scores
 
 
-def grade(completion: str, gold: Any, strict: Strict = False) -> float | None:
+def grade(completion: str, gold: Any, strict: Strict = False, anywhere: bool = False) -> float | None:
     """The accuracy of one completion; None when the gold is missing or unparseable."""
     golds = [text for text in read_golds(gold) if is_parseable(text)]
     if not golds:
         return None
-    answer = extract_answer(completion, strict)
+    answer = extract_answer(completion, strict, anywhere)
     return float(answer is not None and any(is_equal(text, answer) for text in golds))
 
 

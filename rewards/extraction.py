@@ -3,8 +3,9 @@ r"""Where the final answer stands in a completion, or in a gold solution.
 Policy: if ``</think>`` occurs only the text after the last one counts. Then, in this order: the last non-empty
 ``\boxed{}``, the last ``#### ...``, the last ``<answer>...</answer>``, the last final-answer phrase ("the answer is
 ...", "Answer: ...", "A: ..."). Boxes joined only by commas, "and" or space at the very end form one answer; boxes
-joined by "or" are alternatives, which score 0. A number that stands anywhere else is not an answer. Every scan is
-linear in the length of the text.
+joined by "or" are alternatives, which score 0. A number that stands anywhere else is not an answer, unless `anywhere`
+is asked for: then, where none of these places holds one, the last formula counts, or else the last number, or else the
+last lone letter A to J; for base models, which know no format. Every scan is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Strict = bool | Literal["box", "answer"]  # True is "box"
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _PHRASE = re.compile(
     r"(?:\b(?:answer|result|réponse|respuesta|antwort)\b(?:[^.\n:=]{0,60}?\b(?:is|est|es|ist)\b|[*_ ]{0,4}[:=：])"
-    r"|\banswer\b(?=\s*(?:\$|\\[(\[]))|^[ \t*]*A:|(?:答案|คำตอบ|ответ|答え)[^\n\d]{0,4}?(?:是|为|คือ|[:=：]|は))",
+    r"|\banswer\b(?=\s*(?:\$|\\[(\[]))|\bsolutions?\s+(?:is|are)\b(?=\s*(?:\$|\\[(\[]))"
+    r"|^[ \t*]*A:|(?:答案|คำตอบ|ответ|答え)[^\n\d]{0,4}?(?:是|为|คือ|[:=：]|は))",
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_END = re.compile(
@@ -27,11 +29,16 @@ _SENTENCE_END = re.compile(
 )
 _MATH_CHUNK = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.,])[-+−]?[$€£¥]?\d+(?:,\d{3})*(?:\.\d+)?%?")
+_LOOSE_NUMBER = re.compile(
+    r"(?<![A-Za-z0-9.,^])[-−]?[$€£¥]?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?%?"
+)  # also within "共13只"
+_LETTER = re.compile(r"(?<!not )(?<!non )(?<!不是)(?<!不是 )(?<![A-Za-z0-9'])[A-J](?![A-Za-z0-9'])")
+_BETWEEN_PRICES = re.compile(r"^[?!.,;:]|\s(?:or|and|to)\s*$")  # of "$5 or $6" it is "5 or"
 _NEGATED = re.compile(r"(?i)\b(?:not|isn't|never|wrong|neither)\b")
 _MAX_CLAUSE = 2_000  # a phrase is followed by an answer, not by an essay
 
 
-def extract_answer(text: str, strict: Strict = False) -> str | None:
+def extract_answer(text: str, strict: Strict = False, anywhere: bool = False) -> str | None:
     """The final answer in `text`, or None. `strict`: True or "box" reads only the box, "answer" only the tag."""
     text = text.rpartition("</think>")[2]
     if strict == "answer":
@@ -43,11 +50,12 @@ def extract_answer(text: str, strict: Strict = False) -> str | None:
         found = find(text)
         if found is not None:
             return found
-    return None
+    return _last_anywhere(text) if anywhere else None
 
 
 def read_golds(gold: Any) -> list[str]:
-    r"""The acceptable answers of a gold of any shape: number, text, ``#### 42``, ``\boxed{}`` solution, list of those.
+    r"""The acceptable answers of a gold of any shape: number, text, solution that ends in a box, ``#### 42`` or "The
+    answer is 42", list of those.
 
     Empty when there is none. Whether each can be understood is for `rewards.judging` to say.
     """
@@ -56,7 +64,7 @@ def read_golds(gold: Any) -> list[str]:
     if isinstance(gold, (int, float, str)):
         text = str(gold).strip()
         found = read_gold(text)
-        found = _last_tag(text) or text if found == text else found
+        found = _last_tag(text) or _last_phrase(text) or text if found == text else found
         return [found] if found else []
     return []
 
@@ -77,6 +85,15 @@ def _last_tag(text: str) -> str | None:
 def _last_phrase(text: str) -> str | None:
     end = max((match.end() for match in _PHRASE.finditer(text)), default=None)
     return None if end is None else _clause(text[end : end + _MAX_CLAUSE])
+
+
+def _last_anywhere(text: str) -> str | None:
+    chunks = [part.strip() for found in _MATH_CHUNK.findall(text) for part in found]
+    formulas = [chunk for chunk in chunks if chunk and not _BETWEEN_PRICES.search(chunk)]
+    for found in (formulas, _LOOSE_NUMBER.findall(text), _LETTER.findall(text)):
+        if found:
+            return str(found[-1])
+    return None
 
 
 def _clause(text: str) -> str | None:

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import queue
+import re
 import selectors
 import subprocess
 import sys
@@ -22,7 +23,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from rewards.normalise import has_alternatives, has_ellipsis, is_prose, is_text, parse_value, plain, quick_verdict
+from rewards.normalise import (
+    has_alternatives,
+    has_ellipsis,
+    is_prose,
+    is_text,
+    parse_value,
+    plain,
+    quick_verdict,
+    same_choice,
+    words,
+)
 
 log = logging.getLogger("grpo.rewards")
 # Seconds of CPU time, so that a busy machine does not change a score: to see whether a gold can be read, and to compare
@@ -37,9 +48,10 @@ Verdict = Literal["equal", "unequal", "unparseable", "died"]
 def is_equal(gold: str, answer: str) -> bool:
     """Whether `answer` is right. The gold is known to be parseable; the two are never swapped."""
     expected, given = plain(gold), plain(answer)
-    if has_alternatives(given):
-        if not has_alternatives(expected):  # "7 or 5" is no answer; a gold with "or" lists solutions
-            return False
+    if has_alternatives(given) and same_choice(expected, given) is None:
+        if not has_alternatives(expected):  # "7 or 5" is no answer, "1/2 or 0.5" is; a gold with "or" lists solutions
+            parts = [part for part in re.split(r"\bor\b", words(given)) if part.strip(" ,")]
+            return len(parts) > 1 and all(is_equal(gold, part.strip(" ,")) for part in parts)
         expected, given = (_listed(text) for text in (expected, given))
     quick = quick_verdict(expected, given)
     if quick is not None:

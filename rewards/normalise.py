@@ -7,6 +7,7 @@ are compared as exact decimals and fractions: 1e-7 is not 2e-7, however small th
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable
@@ -21,6 +22,7 @@ _SIGNS = str.maketrans(
     | {sup: f"^{{{digit}}}" for sup, digit in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)}
     | {0x3000: " ", 0xA0: " ", 0x202F: " "}
 )
+_DOUBLE_FACTORIAL = re.compile(r"(?<![\w.])(\d{1,2})!!(?!!)")  # the LaTeX parser reads (5!)!
 _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"√\s*\(([^()]*)\)|√\s*(\d+|[a-z])"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
     (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),  # \sqrt(2) would be read as the root of nothing
@@ -34,6 +36,10 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
     (re.compile(r"(?<!\\)\\\$|(?<!\\)\$|\\[()\[\]]"), ""),
     (re.compile(r"(?<!\\)\\%"), "%"),
     (re.compile(r"(?<!\\)\\(?:[,;:! ]|q?quad(?![a-z]))|~"), " "),
+    (re.compile(r">="), r"\\ge "),
+    (re.compile(r"<="), r"\\le "),
+    (re.compile(r"(?<!!)!="), r"\\ne "),
+    (_DOUBLE_FACTORIAL, lambda m: str(math.prod(range(int(m[1]), 0, -2)))),
     (re.compile(r"\s+"), " "),
 ]
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit)\s*\{([^{}]*)\}")
@@ -55,6 +61,11 @@ _NOT_UNITS = frozenset(
     )
 )
 _JOINS = frozenset(_WORDS.findall("and or sin cos tan log ln exp sqrt pi if"))
+_CHOICE = re.compile(  # "(B) 5", "B: 5", and of a sentence "D, it can't be A"
+    r"(?:(?:for sure|definitely|clearly|certainly|probably) )?\(?([A-J])"
+    r"(?=\)?[.:。]?$|\)[.:]?\s|[.:]\s|。|, | ?不是| not | non )"
+)
+_HEDGE = re.compile(r"\)?\.?\s*(?:[,;/&]\s*(?:or\b|and\b)?|or\b|and\b|(?=\())\s*\(?[A-J](?!\w)")  # "A, B", "A or B"
 _MAX_DIGITS = 400  # of numbers that are compared as fractions
 
 
@@ -94,14 +105,14 @@ def parse_value(text: str) -> Value | None:
 
 def quick_verdict(gold: str, answer: str) -> bool | None:
     """Whether two `plain` answers are the same, when that can be told exactly; None: ask the worker."""
-    if gold == answer or gold.replace(" ", "") == answer.replace(" ", ""):
+    if gold == answer or _unspaced(gold) == _unspaced(answer):
         return True
     expected, given = parse_value(gold), parse_value(answer)
     if expected is not None and given is not None:
         return _same_number(expected, given)
-    choice = _choice(gold)
-    if choice is not None and _choice(answer) is not None:
-        return choice == _choice(answer)
+    chosen = same_choice(gold, answer)
+    if chosen is not None:
+        return chosen
     if has_ellipsis(gold) or has_ellipsis(
         answer
     ):  # sequences are not read element by element: only equal when spelt the same
@@ -111,6 +122,17 @@ def quick_verdict(gold: str, answer: str) -> bool | None:
     if is_prose(answer):  # a sentence in the box is no formula, whatever digits it holds
         return False
     return None
+
+
+def _unspaced(text: str) -> str:
+    """Without spaces, and with one sign between the parts of a list."""
+    return re.sub(r",(?:and\b)?|;|\band\b", ",", words(text)).replace(" ", "")
+
+
+def same_choice(gold: str, answer: str) -> bool | None:
+    """Whether two choices name the same letter; None when either is no choice."""
+    expected, given = _choice(gold), _choice(answer)
+    return None if expected is None or given is None else expected == given
 
 
 def is_text(text: str) -> bool:
@@ -194,8 +216,10 @@ def _is_unit(rest: str) -> bool:
 
 
 def _choice(text: str) -> str | None:
-    match = re.match(r"\(?([A-J])(?:\)?[.:]?$|\)[.:]?\s|[.:]\s)", words(text))
-    return match[1] if match else None
+    """The letter that a choice names, with or without its text; none when it names several."""
+    text = words(text)
+    match = _CHOICE.match(text)
+    return None if match is None or _HEDGE.match(text, match.end()) else match[1]
 
 
 def _letters(text: str) -> str:

@@ -74,6 +74,28 @@ def test_strict_reads_one_place_only():
         accuracy_reward(["5"], ["5"], strict="boxes")
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The total is 72 clips, altogether.", "72"),
+        ("Thus $x <= 2$ holds after 3 steps.", "x <= 2"),
+        ("所以一共有3 + 10 = 13只鸟", "13"),
+        ("**858颗**糖果", "858"),
+        ("I think it's B, not A", "B"),
+        ("just $5 or $6?", "$6"),
+        (r"$4$. The answer is 5", "5"),
+        ("no idea", None),
+    ],
+)
+def test_anywhere(text, answer):
+    assert extract_answer(text, anywhere=True) == answer
+
+
+def test_anywhere_contradicts_strict():
+    with pytest.raises(UserError, match="leave out anywhere"):
+        accuracy_reward(["5"], ["5"], strict=True, anywhere=True)
+
+
 def test_scans_are_linear():
     start = time.monotonic()
     for unit in (r"\boxed{", r"\boxed{}", "<answer>", "#### ", "Answer: ", "</think>", "{", "$", "answer is "):
@@ -119,6 +141,13 @@ EQUAL = [
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"),
     (r"-2 \text{ or } -12", r"-12 \text{ or } -2"),
     ("9^{9^{9^{9}}}", "9^{9^{9^{9}}}"),
+    (r"\frac{1}{2}", "0.5, or 1/2"),
+    ("15", "5!!"),
+    ("x >= 5", r"x \ge 5"),
+    ("p = 5, q = 2 \\text{ and } p = 7, q = 2", "p=5,q=2;p=7,q=2"),
+    ("The answer is: 42", "42"),
+    ("D", "D, it can't be A or B"),
+    ("B", "B。 不是 A"),
 ]
 DIFFERENT = [
     ("0.0000001", "0.0000002"),
@@ -140,6 +169,10 @@ DIFFERENT = [
     ("1 - \\frac{1}{\\mathrm{e}}", "1 + \\frac{1}{\\mathrm{e}}"),
     (r"1, 2, \ldots, n", r"1, 3, 5, \ldots, 2n-1"),
     ("A", "B"),
+    ("A", "A or B"),
+    ("A", "A, B"),
+    ("A", "(A) (B)"),
+    ("7", "7 or"),
     ("stop", "post"),
     ("42", "²"),
 ]
