@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -50,9 +51,9 @@ def test_adversarial_answers():
     assert max(seconds for *_, seconds in rows) < 20
 
 
-PIECES = r"""\boxed{ \frac{ \sqrt \text{ \begin{pmatrix} \end{pmatrix} } { $ #### <answer> </answer> </think> or , ^ _ \ & ! !! 1
-9^9^9 ½ ∞ x __import__('os') ７ [0, 1) % − e10 pi""".split()
-pieces = st.sampled_from([*PIECES, "the answer is ", " or ", "\x00", "�"])
+WRITTEN = r"""\boxed{ \frac{ \sqrt \text{ \begin{pmatrix} \end{pmatrix} } { $ #### <answer> </answer> </think> or , ^ _ \
+& ! !! 1 9^9^9 ½ ∞ x __import__('os') ７ [0, 1) % − e10 pi"""
+pieces = st.sampled_from([*re.split(r"\s", WRITTEN), "the answer is ", " or ", "\x00", "�"])
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
