@@ -51,8 +51,8 @@ def test_adversarial_answers():
     assert max(seconds for *_, seconds in rows) < 20
 
 
-WRITTEN = r"""\boxed{ \frac{ \sqrt \text{ \begin{pmatrix} \end{pmatrix} } { $ #### <answer> </answer> </think> or , ^ _ \
-& ! !! 1 9^9^9 ½ ∞ x __import__('os') ７ [0, 1) % − e10 pi"""
+WRITTEN = r"""\boxed{ \frac{ \sqrt \text{ \begin{pmatrix} \end{pmatrix} } { $ #### <answer> </answer> </think> or , ^ _
+\ & ! !! 1 9^9^9 ½ ∞ x __import__('os') ７ [0, 1) % − e10 pi"""
 pieces = st.sampled_from([*re.split(r"\s", WRITTEN), "the answer is ", " or ", "\x00", "�"])
 
 
