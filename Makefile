@@ -34,7 +34,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The acceptance figures: the tiny pipeline for three seeds, and R1-Zero, checked against their targets.
+# The acceptance figures: the tiny pipeline for three seeds, checked against its targets.
 seeds: setup
 	for seed in 0 1 2; do $(BIN)/grpo run configs/tiny.yaml --out runs/seed-$$seed seed=$$seed || exit 1; done
 	$(BIN)/python benchmarks/acceptance.py runs/seed-0 runs/seed-1 runs/seed-2
