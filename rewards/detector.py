@@ -1,9 +1,12 @@
 """Telling languages of one script apart, with py3langid: offline, deterministic, 139 languages, a model of 3 MB.
 
-A detector is unsure about short texts, so it is asked about stretches of whole sentences with at least `MIN_WORDS`
-words, and only about the languages of the script that the words are written in. In doubt a stretch is the target's: it
-is foreign when another language is `MARGIN` nats likelier. So a borrowed word or a name costs nothing, and a switch
-within a sentence counts as the language that has most of it.
+It is asked about each sentence, and only about the languages of the script that the sentence's words are written in. In
+doubt a sentence is the target's: it is foreign when another language is `MARGIN` nats likelier. So a short remark, a
+name or a borrowed word costs nothing, and a switch within a sentence counts as the language that has most of it.
+
+Measured on worked solutions and on MGSM: 0.2% of the words of English chains of thought, 1% of Russian ones and none
+of Chinese ones are taken for foreign; 0.3% of the words of other languages are missed (French in English), up to 7% of
+a near relative's (Chinese in Cantonese, Russian in Ukrainian).
 """
 
 from __future__ import annotations
@@ -17,8 +20,7 @@ from typing import Any
 from grpo.errors import UserError
 from rewards.words import SCRIPTS, count_words, prose, script_of, scripts_of
 
-MIN_WORDS = 5
-MARGIN = 5.0  # log-likelihood; measured: with 0, one sentence in a hundred is taken for a near relative's
+MARGIN = 10.0  # log-likelihood; with 5 half a per cent of English is taken for foreign, with 15 more French is missed
 _ALIASES = {"nb": "no", "fil": "tl"}
 _SENTENCE_END = re.compile(r"(?<=[.!?…:;])\s+|[\n。！？؟।]+")
 
@@ -38,7 +40,7 @@ def identifier() -> Any:
 
 
 def foreign_words(text: str, language: str) -> int:
-    """How many words of `text`, all in the scripts of `language`, stand in stretches of another language.
+    """How many words of `text`, all in the scripts of `language`, stand in sentences of another language.
 
     Raises:
         UserError: no py3langid, or a language that it does not know.
@@ -46,7 +48,8 @@ def foreign_words(text: str, language: str) -> int:
     target, others = rivals(language)
     if not others:
         return 0
-    return sum(words for stretch, words in _stretches(text, language) if _is_foreign(stretch, target, others))
+    sentences = _sentences(text, scripts_of(language))
+    return sum(words for sentence, words in sentences if _is_foreign(sentence, target, others))
 
 
 @functools.lru_cache(64)
@@ -68,29 +71,20 @@ def rivals(language: str) -> tuple[str, frozenset[str]]:
     return target, others
 
 
-def _stretches(text: str, language: str) -> Iterator[tuple[str, int]]:
-    """Whole sentences together until they have `MIN_WORDS` words; what is left at the end joins the last of them."""
-    scripts = scripts_of(language)
-    ready: tuple[str, int] | None = None
-    stretch, words = "", 0
+def _sentences(text: str, scripts: frozenset[str]) -> Iterator[tuple[str, int]]:
+    """Each sentence, what is in other scripts left out, and its number of words."""
     for sentence in _SENTENCE_END.split(prose(text)):
         kept = "".join(char if _belongs(char, scripts) else " " for char in sentence)
-        stretch, words = f"{stretch} {kept}", words + sum(count_words(kept)[script] for script in scripts)
-        if words >= MIN_WORDS:
-            if ready is not None:
-                yield ready
-            ready, stretch, words = (stretch, words), "", 0
-    if ready is not None:
-        stretch, words = f"{ready[0]} {stretch}", words + ready[1]
-    if words:
-        yield stretch, words
+        words = sum(count for script, count in count_words(kept).items() if script in scripts)
+        if words:
+            yield " ".join(kept.split()), words
 
 
 def _belongs(char: str, scripts: frozenset[str]) -> bool:
     kind = unicodedata.category(char)[0]
-    return kind == "M" or char in "'’" or (kind == "L" and script_of(char) in scripts)
+    return kind == "M" or char in "'’" or (kind == "L" and script_of(char) in {"MODIFIER", *scripts})
 
 
-def _is_foreign(stretch: str, target: str, others: frozenset[str]) -> bool:
-    scores = dict(identifier().rank(" ".join(stretch.split())))
+def _is_foreign(sentence: str, target: str, others: frozenset[str]) -> bool:
+    scores = dict(identifier().rank(sentence))
     return max(scores[label] for label in others) - scores[target] > MARGIN

@@ -45,6 +45,7 @@ def repetition_penalty(
         raise UserError(f"reward 'repetition': max_penalty is a penalty, not positive: {max_penalty}")
     if unit not in ("words", "tokens"):
         raise UserError(f"reward 'repetition': unit is words or tokens, not '{unit}'")
+    rows: list[list[tuple[Hashable, int]]]
     if unit == "words":
         rows = [list(_words(completion_text(completion).lower())) for completion in completions]
     elif completion_ids is None:

@@ -58,22 +58,37 @@ _BY_SCRIPT = {  # every code of ISO 639-1, and longer codes that detectors know;
 SCRIPTS = {language: frozenset({script}) for script, names in _BY_SCRIPT.items() for language in names.split()}
 SCRIPTS["ja"] = frozenset({"HAN", "HIRAGANA", "KATAKANA"})
 _SUBTAGS = {  # ISO 15924, for languages that are written in another script too: sr-Latn, pa-Arab
-    **{"arab": "ARABIC", "beng": "BENGALI", "cans": "CANADIAN", "cyrl": "CYRILLIC", "deva": "DEVANAGARI"},
-    **{"ethi": "ETHIOPIC", "geor": "GEORGIAN", "grek": "GREEK", "hang": "HANGUL", "hani": "HAN", "hans": "HAN"},
-    **{"hant": "HAN", "hebr": "HEBREW", "latn": "LATIN", "mong": "MONGOLIAN", "mymr": "MYANMAR", "tfng": "TIFINAGH"},
+    "arab": "ARABIC",
+    "beng": "BENGALI",
+    "cans": "CANADIAN",
+    "cyrl": "CYRILLIC",
+    "deva": "DEVANAGARI",
+    "grek": "GREEK",
+    "hani": "HAN",
+    "hans": "HAN",
+    "hant": "HAN",
+    "hebr": "HEBREW",
+    "latn": "LATIN",
+    "mong": "MONGOLIAN",
+    "tfng": "TIFINAGH",
 }
+_SIGNS = (  # letters of mathematics, as their names begin: of no script
+    "ALEF ANGSTROM BET BLACK-LETTER DALET DOUBLE-STRUCK EULER FEMININE GIMEL INFORMATION KELVIN MASCULINE MATHEMATICAL "
+    "MICRO OHM PLANCK SCRIPT SUPERSCRIPT TURNED"
+)
 _PREFIXES = {  # of character names
-    **{"CJK": "HAN", "IDEOGRAPHIC": "HAN", "HALFWIDTH": "KATAKANA", "HENTAIGANA": "HIRAGANA", "FULLWIDTH": "LATIN"},
+    "CJK": "HAN",
+    "IDEOGRAPHIC": "HAN",
+    "HALFWIDTH": "KATAKANA",
+    "HENTAIGANA": "HIRAGANA",
+    "FULLWIDTH": "LATIN",
     "KATAKANA-HIRAGANA": "KATAKANA",  # the long vowel mark
-    # Letters that are signs of mathematics are of no script.
-    **dict.fromkeys(("MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "BLACK-LETTER", "SUPERSCRIPT", "PLANCK", "EULER"), ""),
-    **dict.fromkeys(("KELVIN", "OHM", "ANGSTROM", "MICRO", "ALEF", "BET", "GIMEL", "DALET", "INFORMATION"), ""),
-    **dict.fromkeys(("FEMININE", "MASCULINE", "TURNED"), ""),
+    **dict.fromkeys(_SIGNS.split(), ""),
 }
-_NOT_WORDS = re.compile(
+_NOT_WORDS = re.compile(  # no pair reaches past its own kind's next opening: texts of many openings stay linear
     r"```.*?(?:```|\Z)|`[^`\n]*`|<\|[^|<>\n]*\|>|</?[A-Za-z][^<>\n]{0,200}>|https?://\S+"
-    r"|\$\$.*?\$\$|\$[^$\n]*\$|\\\[.{0,2000}?\\\]|\\\(.{0,2000}?\\\)"  # bounded: many that never close stay linear
-    r"|\\begin\{(\w+)\*?\}.{0,2000}?\\end\{\1\*?\}"
+    r"|\$\$.*?\$\$|\$[^$\n]*\$|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)"
+    r"|\\begin\{(\w+)\*?\}(?:(?!\\begin\{\1).){0,2000}?\\end\{\1\*?\}"
     r"|\\(?:boxed|frac|sqrt|d?frac)(?:\{[^{}]*\})*|\\[A-Za-z]+",
     re.DOTALL,
 )
@@ -95,7 +110,7 @@ def count_words(text: str) -> Counter[str]:
     for char in prose(text) + " ":
         kind = unicodedata.category(char)[0]
         current = script_of(char) if kind == "L" else ""
-        if kind == "M" or current == "MODIFIER" or (script == "LATIN" and char in "'’"):
+        if kind == "M" or current == "MODIFIER" or (script in ("LATIN", "CYRILLIC") and char in "'’"):
             continue  # marks, and the apostrophe of "don't", belong to the word
         if current != script:
             if script in SPACELESS:
