@@ -24,16 +24,8 @@ from stages.stage import active_stages
 
 RUN = "{run}"  # in the arguments of a reward: the run's folder
 FILES = (".jsonl", ".json", ".parquet")
-OFFERED = (
-    "prompts",
-    "completions",
-    "completion_ids",
-    "answer",
-    "language",
-    "prefill",
-    "numbers",
-    "target",
-)  # what our rewards may take
+# The columns that our rewards may take.
+OFFERED = ("prompts", "completions", "completion_ids", "answer", "language", "prefill", "numbers", "target")
 
 
 def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None:

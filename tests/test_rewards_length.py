@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.real_data import data_folder, rows_of
+from grpo.config import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring import score
 from grpo.types import Completion, Group, Prompt, Rollout
@@ -23,6 +24,7 @@ from rewards.format import format_reward, reasoning_steps, tag_count
 from rewards.language import language_consistency
 from rewards.length import cosine_length, half_cosine, length_reward, overlong_penalty
 from rewards.repetition import repetition_penalty
+from stages.preflight import check_reward
 
 needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 RIGHT, WRONG = r"so \boxed{7}", r"so \boxed{8}"
@@ -187,6 +189,25 @@ def test_from_a_config_through_the_scoring_layer():
         }
     )
     assert (second["overlong"], second["length"], second["countdown"]) == (-1.0, -0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"fn": "overlong", "kwargs": {"max_length": 4, "cache": 2}},
+        {"fn": "cosine_length", "kwargs": {"max_length": 4}},
+        {"fn": "language", "kwargs": {"language": "fr", "detect": True}},
+        {"fn": "repetition", "kwargs": {"unit": "tokens"}},
+        *({"fn": name} for name in ("length", "tag_count", "reasoning_steps", "countdown", "format")),
+    ],
+)
+def test_a_config_with_it_passes_the_checks_before_a_run(spec, tmp_path):
+    check_reward(RewardConfig(**spec), tmp_path)
+
+
+def test_a_missing_option_is_found_before_a_run(tmp_path):
+    with pytest.raises(UserError, match="reward 'overlong': give `kwargs: {max_length: ...}`"):
+        check_reward(RewardConfig(fn="overlong"), tmp_path)
 
 
 # Rows of the peers' cases whose label is another policy than ours: what we say, and why.
