@@ -206,7 +206,7 @@ def test_a_config_with_it_passes_the_checks_before_a_run(spec, tmp_path):
 
 
 def test_a_missing_option_is_found_before_a_run(tmp_path):
-    with pytest.raises(UserError, match="reward 'overlong': give `kwargs: {max_length: ...}`"):
+    with pytest.raises(UserError, match=r"reward .overlong.: give `kwargs: \{max_length: \.\.\.\}`"):
         check_reward(RewardConfig(fn="overlong"), tmp_path)
 
 
