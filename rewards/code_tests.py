@@ -5,8 +5,10 @@ A row's `tests` is one of these, or its JSON text:
 - ``[{"input": "1 2\\n", "output": "3\\n"}, ...]``: the program reads standard input and writes standard output (also
   ``{"inputs": [...], "outputs": [...]}``, or the same in the singular);
 - ``["assert add(1, 2) == 3", ...]``: each is a test; ``{"asserts": [...], "setup": "..."}`` with code before each;
-- ``{"check": "def check(candidate): ...", "entry_point": "add", "header": "..."}``: one test as HumanEval writes it; the
-  header (the prompt: imports, helpers, signature) goes before a completion, and the test may use its helpers.
+- ``{"check": "def check(candidate): ...", "entry_point": "add", "header": "..."}``: one test as HumanEval writes it;
+  the header (the prompt: imports, helpers, signature) goes before a completion, and the test may use its helpers.
+
+A name that the tests use and do not define is the program's; "entry_point" says so where it is a builtin's name.
 
 A data set is prepared by one line, `rows = [humaneval_row(row) for row in rows]`; the rows keep their columns and get
 `prompt`, `tests`, and `reference`, a program that passes.
@@ -90,8 +92,8 @@ def _from_mapping(value: Any) -> CodeTests:
     if "asserts" in given and given.keys() <= {"asserts", "setup", "entry_point"}:
         asserts = given["asserts"]
         if isinstance(asserts, (list, tuple)) and all(isinstance(item, str) for item in asserts):
-            texts = {key: _text(given, key) for key in ("setup", "entry_point")}
-            return CodeTests(asserts=tuple(asserts), **texts)
+            setup, entry_point = _text(given, "setup"), _text(given, "entry_point")
+            return CodeTests(asserts=tuple(asserts), setup=setup, entry_point=entry_point)
         raise ValueError("tests: asserts is a list of strings")
     if {"check", "entry_point"} <= given.keys() <= {"check", "entry_point", "header"}:
         header = _text(given, "header")

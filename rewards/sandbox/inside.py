@@ -95,8 +95,11 @@ def _test(job: dict[str, Any]) -> int:
         tests = plain.receive(0)
         _silence()
         tester.main(job, tests, (replies[0], requests[1]), lambda message: _report(reports, message))
-    except (OSError, EOFError) as error:
-        _report(reports, {"failed": str(error) or "the candidate's process did not start"})
+    except EOFError:
+        _report(reports, {"failed": "the candidate's process did not start"})
+        return NO_START
+    except Exception as error:  # noqa: BLE001 - a tester that cannot go on gives no verdict
+        _report(reports, {"failed": f"{type(error).__name__}: {error}"})
         return NO_START
     return DONE
 

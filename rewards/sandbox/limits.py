@@ -53,8 +53,8 @@ def wait_for(pid: int, seconds: float, give_up: Callable[[], bool]) -> int | Non
 def kill_rest() -> bool:
     """End all other processes of this process namespace, or all descendants; whether none is left.
 
-    In a namespace one signal reaches all of them at once. Elsewhere a descendant may start another one while it is being
-    ended, so this repeats, stopping all of them first.
+    In a namespace one signal reaches all of them at once. Elsewhere a descendant may start another one while it is
+    being ended, so this repeats, stopping all of them first.
     """
     if os.getpid() == 1:
         _signal(-1, signal.SIGKILL)

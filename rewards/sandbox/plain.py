@@ -1,8 +1,8 @@
 """Plain data between the two sides of a sandbox: exact builtin types as tagged JSON, over pipes, in bounded messages.
 
-Decoding is what is trusted: it builds None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict and
-the names of these types, and nothing else, so an object with an equality of its own cannot come through. Whatever has
-no such form stays where it is, and only its number travels.
+Decoding is what is trusted: it builds None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict,
+these types themselves, and nothing else, so an object with an equality of its own cannot come through. Whatever has no
+such form stays where it is, and only its number travels.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from typing import Any
 MAX_MESSAGE = 32 << 20  # bytes
 _EXACT_INT = 1 << 53  # larger ones travel as hexadecimal: no limit on digits, no quadratic time
 _SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
-_BASES = (int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
+_BASES: tuple[type, ...] = (int, float, complex, str, bytes, list, tuple, set, frozenset, dict)
 _TYPES = {kind.__name__: kind for kind in (bool, *_BASES)}
-_DICTS = {
-    ("collections", "Counter"),
-    ("collections", "OrderedDict"),
-}  # with an equality of their own, a dict all the same
+_DICTS = {("collections", "Counter"), ("collections", "OrderedDict")}  # dicts, though with an equality of their own
 
 
 def encode(value: Any, keep: Callable[[Any], list[Any]]) -> Any:
@@ -38,7 +35,7 @@ def encode(value: Any, keep: Callable[[Any], list[Any]]) -> Any:
         return ["bytes", value.hex()]
     if kind is complex:
         return ["complex", value.real, value.imag]
-    if kind is type and _TYPES.get(value.__name__) is value:
+    if kind is type and value in _TYPES.values():
         return ["type", value.__name__]
     base = _plain_base(kind)
     return ["kept", *keep(value)] if base is None else encode(base(value), keep)

@@ -167,9 +167,5 @@ def _defines(code: str, name: str) -> bool:
 
 def _joined(header: str, body: str) -> str:
     """Prompt and continuation; a body that lost its indentation gets it back."""
-    whole = f"{header.rstrip()}\n{body}"
-    try:
-        ast.parse(whole)
-    except SyntaxError:
-        return f"{header.rstrip()}\n{textwrap.indent(textwrap.dedent(body), '    ')}"
-    return whole
+    body = body.strip("\n")
+    return f"{header.rstrip()}\n{body if body[:1].isspace() else textwrap.indent(body, '    ')}\n"

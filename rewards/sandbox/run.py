@@ -177,6 +177,8 @@ def _read(
             if not chunk:
                 return reports, False
             pending += chunk
+            if b"\n" not in chunk:
+                continue
             *lines, rest = pending.split(b"\n")
             pending = bytearray(rest)
             for line in lines:

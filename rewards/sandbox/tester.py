@@ -161,8 +161,8 @@ class _Candidate:
         try:
             tag, form = plain.receive(self.replies)
             value = plain.decode(form, lambda number, truth: (kind or _Handle)(self, int(number), truth is True))
-        except (EOFError, OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
-            self.gone = True  # not of one mind any more about whose turn it is
+        except Exception as error:
+            self.gone = True  # and we may not be of one mind any more about whose turn it is
             raise Failed("no answer") from error
         if tag == "value":
             return value
@@ -172,9 +172,9 @@ class _Candidate:
 def _failure(name: Any) -> Failed:
     """An exception that `except ValueError` catches when that is what the candidate raised."""
     if name in _EXCEPTIONS:
-        return type(name, (Failed, getattr(builtins, name)), {})()  # type: ignore[no-any-return]
+        return type(name, (Failed, getattr(builtins, name)), {})()
     stopped = type("Stopped", (Failed,), {})
-    return (stopped if name == "StopIteration" else Failed)(str(name))  # type: ignore[no-any-return]
+    return (stopped if name == "StopIteration" else Failed)(str(name))
 
 
 def _number(value: Any) -> list[Any]:
@@ -188,6 +188,10 @@ class _Handle:
 
     That it is equal to something or contains it would be its own word: only plain values are compared.
     """
+
+    _candidate: _Candidate
+    _reference: str | int
+    _truth: bool
 
     def __init__(self, candidate: _Candidate, reference: str | int, truth: bool = True) -> None:
         object.__setattr__(self, "_candidate", candidate)
@@ -213,11 +217,11 @@ class _Handle:
     def _refuse(self, *_: Any) -> Any:
         raise Failed("not a plain value")
 
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __hash__ = _refuse  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __hash__ = _refuse
 
 
 class _Instance(_Handle):
-    """Of a class that the tests themselves name (`Node(1)`): its attributes and methods are the candidate's to define."""
+    """Of a class that the tests name (`Node(1)`): what its attributes and methods are is the candidate's to say."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
