@@ -19,13 +19,13 @@ def add(a, b): return A()
 class I(int):
     __eq__ = lambda *a: True
     __hash__ = int.__hash__
-def add(a, b): return I(0)
+def add(a, b): return I(7)
 """,
     "builtins": """
 import builtins
 builtins.AssertionError = type('E', (BaseException,), {})
 builtins.all = builtins.bool = lambda *a: True
-def add(a, b): return 0
+def add(a, b): return 7
 """,
     "frames": """
 import sys
@@ -33,7 +33,7 @@ f = sys._getframe()
 while f:
     f.f_globals['add'] = f.f_globals['passed'] = lambda *a: 3
     f = f.f_back
-def add(a, b): return 0
+def add(a, b): return 7
 """,
     "fake verdict": """
 import os

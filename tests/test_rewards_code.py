@@ -130,7 +130,7 @@ def test_asserts():
     ("code", "test"),
     [
         ("def f(): return 2 ** 20000", "assert f() == 2 ** 20000"),
-        ("def f(): return -1e300, float('inf'), 1j, b'\\x00', '\\ud800'", "assert f() == (-1e300, 1e999, 1j, b'\\0', '\\ud800')"),
+        ("def f(): return -1e300, 1e999, 1j, b'\\0', '\\ud800'", "assert f() == (-1e300, 1e999, 1j, b'\\0', '\\ud800')"),
         ("def f(): return {(1, 2): {3}, 'a': frozenset([None])}", "assert f() == {(1, 2): {3}, 'a': {None}}"),
         ("import collections\ndef f(): return collections.Counter('aab')", "assert f() == {'a': 2, 'b': 1}"),
         ("import collections\nP = collections.namedtuple('P', 'x y')\ndef f(): return P(1, 2)", "assert f() == (1, 2)"),
@@ -180,7 +180,12 @@ def test_broken_tests_give_no_verdict(test, message):
 
 
 HEADER = 'import math\n\n\ndef double(x):\n    return 2 * x\n\n\ndef half(x: int) -> float:\n    """Half of x."""\n'
-CHECK = "def check(candidate):\n    for i in range(9):\n        assert candidate(double(i)) == i\n    assert abs(half(3) - 1.5) < 1e-9"
+CHECK = """
+def check(candidate):
+    for i in range(9):
+        assert candidate(double(i)) == i
+    assert abs(half(3) - 1.5) < 1e-9
+"""
 
 
 @pytest.mark.parametrize(

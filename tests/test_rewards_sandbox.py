@@ -73,19 +73,23 @@ def test_passing_without_the_right_output(name, isolation):
     assert judge(CHEATS[name], PAIRS, isolation, partial=True) == 0.0
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("tests", [TESTS, PAIRS], ids=["asserts", "pairs"])
+AS_SCRIPTS = ["endless loop", "10 GB", "infinite output", "double fork", "late daemon", "kills"]
+
+
+@pytest.mark.parametrize(
+    ("name", "tests"), [(name, TESTS) for name in HOSTILE] + [(name, PAIRS) for name in AS_SCRIPTS]
+)
 def test_hostile_programs_are_contained(name, tests, isolation):
     if name == "kills" and isolation == "limits" and os.geteuid() != 0:
         pytest.skip("without namespaces an ordinary user's program may kill this test run")
-    assert judge(HOSTILE[name], tests, isolation, timeout=1.5) == 0.0
+    assert judge(HOSTILE[name], tests, isolation, timeout=0.5) == 0.0
 
 
 @pytest.mark.parametrize("tests", [TESTS, PAIRS], ids=["asserts", "pairs"])
 def test_fork_bomb(tests):
     if sandbox.choose("auto") != "namespaces":
         pytest.skip("a fork bomb only inside of namespaces")
-    assert judge(FORK_BOMB, tests, "namespaces", timeout=2) == 0.0
+    assert judge(FORK_BOMB, tests, "namespaces", timeout=1) == 0.0
 
 
 def test_total_memory_of_many_processes(isolation):
@@ -258,6 +262,7 @@ def test_adversarial_cases(isolation):
         if row.get("dangerous") and isolation != "namespaces":
             continue
         start = time.monotonic()
-        value = code_reward([row["completion"]], [row["gold"]["tests"]], isolation=isolation, timeout=3)[0]
+        timeout = 0.7 if row["expected"] == "incorrect" else 6.0
+        value = code_reward([row["completion"]], [row["gold"]["tests"]], isolation=isolation, timeout=timeout)[0]
         assert value in expected[row["expected"]], row["id"]
         assert time.monotonic() - start < row["max_seconds"], row["id"]

@@ -76,32 +76,43 @@ def run(
         "partial": partial,
         "folders": sorted({sys.base_prefix, sys.base_exec_prefix}),
     }
-    with _folder(isolation) as folder, tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
-        plain.send(given.fileno(), job)
-        plain.send(given.fileno(), tests)
-        given.seek(0)
-        guard = subprocess.Popen(
-            _COMMAND,
-            stdin=given,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            cwd=folder,
-            env={"PYTHONHASHSEED": "0"},
-            start_new_session=True,
-        )
-        stopped = True  # also by an exception
-        try:
-            reports, stopped = _read(guard, START_SECONDS + bounds.seconds, enough)
-        finally:
-            code = _end(guard, stopped)
-        errors.seek(0)
-        failed = next((report["failed"] for report in reports if "failed" in report), None)
-        if failed is None and (stopped or code in (DONE, TIME_OUT)):
-            return reports
-        if code == LEFT_OVER:
-            log.warning("code reward: a program's processes could not all be ended")
-        last = errors.read()[-2000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise SandboxError(failed or last or ("the tester died" if code == DIED else f"the sandbox ended with {code}"))
+    try:
+        with _folder(isolation) as folder, tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
+            plain.send(given.fileno(), job)
+            plain.send(given.fileno(), tests)
+            given.seek(0)
+            guard = subprocess.Popen(
+                _COMMAND,
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=folder,
+                env={"PYTHONHASHSEED": "0"},
+                start_new_session=True,
+            )
+            reports, code = _watch(guard, START_SECONDS + bounds.seconds, enough)
+            errors.seek(0)
+            last = errors.read()[-2000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
+    except OSError as error:
+        raise SandboxError(str(error)) from error
+    failed = next((report["failed"] for report in reports if "failed" in report), None)
+    if code == LEFT_OVER:
+        log.warning("code reward: a program's processes could not all be ended")
+    if failed is None and code in (DONE, TIME_OUT, LEFT_OVER):
+        return reports
+    raise SandboxError(failed or last or ("the tester died" if code == DIED else f"the sandbox ended with {code}"))
+
+
+def _watch(
+    guard: subprocess.Popen[bytes], seconds: float, enough: Callable[[dict[str, Any]], bool]
+) -> tuple[list[dict[str, Any]], int]:
+    """What the guard reported, and its exit code; `DONE` when `enough` has stopped it."""
+    stopped = True  # also by an exception
+    try:
+        reports, stopped, late = _read(guard, seconds, enough)
+    finally:
+        code = _end(guard, stopped)
+    return reports, DONE if stopped and not late else code
 
 
 def choose(isolation: Isolation) -> Literal["namespaces", "limits"]:
@@ -165,8 +176,8 @@ def _folder(isolation: str) -> Iterator[str]:
 
 def _read(
     guard: subprocess.Popen[bytes], seconds: float, enough: Callable[[dict[str, Any]], bool]
-) -> tuple[list[dict[str, Any]], bool]:
-    """The guard's lines until it ends; True when it is to be stopped, by `enough` or because the time is over."""
+) -> tuple[list[dict[str, Any]], bool, bool]:
+    """The guard's lines until it ends; whether it is to be stopped, and whether because the time is over."""
     assert guard.stdout is not None
     reports: list[dict[str, Any]] = []
     pending, deadline = bytearray(), time.monotonic() + seconds
@@ -175,7 +186,7 @@ def _read(
         while selector.select(max(0.0, deadline - time.monotonic())):
             chunk = os.read(guard.stdout.fileno(), 1 << 20)
             if not chunk:
-                return reports, False
+                return reports, False, False
             pending += chunk
             if b"\n" not in chunk:
                 continue
@@ -184,8 +195,8 @@ def _read(
             for line in lines:
                 reports.append(json.loads(line))
                 if enough(reports[-1]):
-                    return reports, True
-    return reports, True
+                    return reports, True, False
+    return reports, True, True
 
 
 def _end(guard: subprocess.Popen[bytes], stopped: bool) -> int:
