@@ -122,10 +122,14 @@ while True:
 
 MUCH_MEMORY = """
 import os, time
+done, say = os.pipe()
 for _ in range(9):
     if os.fork() == 0:
-        data = bytearray(150 << 20)
-        time.sleep(60)
-time.sleep(10)
+        data = bytearray(b'x') * (100 << 20)
+        os.write(say, b'1')
+        time.sleep(600)
+for _ in range(9):
+    os.read(done, 1)
+time.sleep(3)
 def add(a, b): return a + b
 """

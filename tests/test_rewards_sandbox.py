@@ -93,9 +93,8 @@ def test_fork_bomb(tests):
 
 
 def test_total_memory_of_many_processes(isolation):
-    start = time.monotonic()
-    assert judge(MUCH_MEMORY, TESTS, isolation, timeout=20) == 0.0
-    assert time.monotonic() - start < 9
+    assert judge(MUCH_MEMORY, TESTS, isolation, timeout=25) == 0.0
+    assert judge(MUCH_MEMORY, TESTS, isolation, timeout=25, memory_mb=2048) == 1.0
 
 
 def test_secrets_of_the_parent(isolation, monkeypatch, tmp_path):

@@ -109,7 +109,7 @@ def _keep(job: dict[str, Any], requests: int, replies: int) -> NoReturn:
     try:
         candidate.keep(job, requests, replies)
     except OSError as error:
-        print(f"sandbox: {error}", file=sys.stderr)
+        print(f"sandbox: {error}", file=sys.stderr, flush=True)
     finally:
         os._exit(1)
 

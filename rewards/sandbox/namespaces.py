@@ -18,6 +18,7 @@ _RDONLY, _NOSUID, _NODEV, _NOEXEC, _BIND, _REC, _PRIVATE = (1, 2, 4, 8, 0x1000, 
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _DETACH = (442, -100, 0x8000, 2)  # the number is the same on all machines
 _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _SUBREAPER, _NO_NEW_PRIVS, _AMBIENT = (1, 4, 24, 36, 38, 47)
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store")
+_WORK = "/tmp/work"  # the candidate's folder
 _DEVICES = ("null", "zero", "random", "urandom")
 TESTER, CANDIDATE = 2, 1  # user ids inside a user namespace
 _SPARE_IDS = 1 << 30  # user ids that nobody has, two for each process id
@@ -93,6 +94,9 @@ def make_root(folders: list[str], *, processes: bool) -> None:
     _mount("tmpfs", root, "tmpfs", _NOSUID, "size=1m,mode=755")
     for name in ("dev", "tmp", "proc"):
         os.mkdir(f"{root}/{name}")
+    _mount("tmpfs", f"{root}/tmp", "tmpfs", _NOSUID | _NODEV, "size=64m,nr_inodes=4096,mode=1777")
+    os.mkdir(f"{root}{_WORK}")
+    os.chmod(f"{root}{_WORK}", 0o1777)
     for path in shown:
         if path in _SYSTEM_FOLDERS and os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
@@ -102,15 +106,15 @@ def make_root(folders: list[str], *, processes: bool) -> None:
     for name in _DEVICES:
         os.close(os.open(f"{root}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
         _mount(f"/dev/{name}", f"{root}/dev/{name}", None, _BIND)
-    _make_read_only(root)
-    _mount("tmpfs", f"{root}/tmp", "tmpfs", _NOSUID | _NODEV, "size=64m,nr_inodes=4096,mode=1777")
+    _set_attributes(root, _RDONLY | _NOSUID, 0, _AT_RECURSIVE)
+    _set_attributes(f"{root}/tmp", 0, _RDONLY, 0)
     if processes:
         with contextlib.suppress(OSError):  # a container that hides parts of its own /proc: then there is none
             _mount("proc", f"{root}/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
     os.chdir(root)
     call("pivot_root", b".", b".")
     call("umount2", b".", _DETACH)
-    os.chdir("/tmp")
+    os.chdir(_WORK)
 
 
 def give_up_privileges(user: int | None) -> None:
@@ -171,10 +175,10 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "
         raise OSError(error.errno, f"{error.strerror} ({source})") from error
 
 
-def _make_read_only(root: str) -> None:
-    attributes = (ctypes.c_uint64 * 4)(_RDONLY | _NOSUID, 0, 0, 0)
+def _set_attributes(path: str, add: int, remove: int, flags: int) -> None:
+    attributes = (ctypes.c_uint64 * 4)(add, remove, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    call("syscall", _MOUNT_SETATTR, _AT_FDCWD, root.encode(), _AT_RECURSIVE, attributes, size)
+    call("syscall", _MOUNT_SETATTR, _AT_FDCWD, path.encode(), flags, attributes, size)
 
 
 def _outermost(folders: list[str]) -> list[str]:
