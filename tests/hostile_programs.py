@@ -47,7 +47,9 @@ os._exit(0)
     "reads tests": """
 import gc, glob, inspect, os, re, sys
 seen = [repr(sys.argv), repr(dict(os.environ)), sys.stdin.read()]
-for path in glob.glob('/proc/*/cmdline') + glob.glob('/proc/*/environ') + glob.glob('/proc/*/fd/*') + glob.glob('*'):
+above = open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()[1] if os.path.exists('/proc/self') else 1
+near = [path for pid in ('self', os.getppid(), above) for path in glob.glob(f'/proc/{pid}/fd/*')]
+for path in near + glob.glob('/proc/*/cmdline') + glob.glob('/proc/*/environ') + glob.glob('*'):
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         seen.append(os.pread(fd, 10**6, 0).decode('latin1'))
@@ -102,12 +104,6 @@ if os.fork() == 0:
             except OSError: pass
 os._exit(0)
 """,
-    "kills": """
-import os, signal
-for pid in (os.getppid(), -1):
-    try: os.kill(pid, signal.SIGKILL)
-    except OSError: pass
-""",
     "deep recursion": "import sys\nsys.setrecursionlimit(10**9)\ndef add(a, b): return add(a, b)",
     "null bytes": "\0",
     "deep source": "(" * 10**5,
@@ -120,16 +116,26 @@ while True:
     except OSError: pass
 """
 
+# Never to be run outside of a process namespace: there it would end everything of the user. It looks for itself too.
+KILLS_ALL = """
+import os, signal
+assert os.getppid() == 1 and os.getpid() < 10, 'not in a process namespace of its own'
+for pid in (1, -1):
+    try: os.kill(pid, signal.SIGKILL)
+    except OSError: pass
+while True: pass
+"""
+
 MUCH_MEMORY = """
 import os, time
 done, say = os.pipe()
-for _ in range(9):
+for _ in range(6):
     if os.fork() == 0:
-        data = bytearray(b'x') * (100 << 20)
+        data = bytearray(b'x') * (60 << 20)
         os.write(say, b'1')
         time.sleep(600)
-for _ in range(9):
+for _ in range(6):
     os.read(done, 1)
-time.sleep(3)
+time.sleep(1)
 def add(a, b): return a + b
 """

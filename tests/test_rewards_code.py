@@ -13,11 +13,20 @@ from grpo.scoring import apply_rewards
 from rewards import load_reward
 from rewards.code import code_reward, extract_code
 from rewards.code_tests import CodeTests, humaneval_row, mbpp_row, read_tests
+from rewards.sandbox.run import SandboxError, choose
 
 DATA = Path(os.environ.get("GRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 BOX = "class Box:\n    def put(self, x): self.x = x\n    def get(self): return self.x"
 NODE = "class Node:\n    left = None\ndef depth(n): return 1 + depth(n.left) if n else 0"
 ADD = "def add(a, b):\n    return a + b"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _sandbox_works():
+    try:
+        choose("auto")
+    except SandboxError as error:
+        pytest.skip(f"no sandbox here: {error}")
 
 
 def fenced(code):

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile_programs import CHEATS, FORK_BOMB, HOSTILE, MUCH_MEMORY, SLEEP
+from hostile_programs import CHEATS, FORK_BOMB, HOSTILE, KILLS_ALL, MUCH_MEMORY, SLEEP
 
 from rewards.code import code_reward
+from rewards.sandbox import namespaces
 from rewards.sandbox import run as sandbox
 from rewards.sandbox.run import SandboxError
 
@@ -73,15 +74,13 @@ def test_passing_without_the_right_output(name, isolation):
     assert judge(CHEATS[name], PAIRS, isolation, partial=True) == 0.0
 
 
-AS_SCRIPTS = ["endless loop", "10 GB", "infinite output", "double fork", "late daemon", "kills"]
+AS_SCRIPTS = ["endless loop", "10 GB", "infinite output", "double fork", "late daemon"]
 
 
 @pytest.mark.parametrize(
     ("name", "tests"), [(name, TESTS) for name in HOSTILE] + [(name, PAIRS) for name in AS_SCRIPTS]
 )
 def test_hostile_programs_are_contained(name, tests, isolation):
-    if name == "kills" and isolation == "limits" and os.geteuid() != 0:
-        pytest.skip("without namespaces an ordinary user's program may kill this test run")
     assert judge(HOSTILE[name], tests, isolation, timeout=0.5) == 0.0
 
 
@@ -92,9 +91,15 @@ def test_fork_bomb(tests):
     assert judge(FORK_BOMB, tests, "namespaces", timeout=1) == 0.0
 
 
+def test_signals_to_everyone():
+    if sandbox.choose("auto") != "namespaces":
+        pytest.skip("only inside of a process namespace: elsewhere it reaches whatever the user runs")
+    assert judge(KILLS_ALL, TESTS, "namespaces", timeout=1) == 0.0
+
+
 def test_total_memory_of_many_processes(isolation):
-    assert judge(MUCH_MEMORY, TESTS, isolation, timeout=25) == 0.0
-    assert judge(MUCH_MEMORY, TESTS, isolation, timeout=25, memory_mb=2048) == 1.0
+    assert judge(MUCH_MEMORY, TESTS, isolation, timeout=25, memory_mb=256) == 0.0
+    assert judge(MUCH_MEMORY, TESTS, isolation, timeout=25, memory_mb=1024) == 1.0
 
 
 def test_secrets_of_the_parent(isolation, monkeypatch, tmp_path):
@@ -117,7 +122,7 @@ try: open('/proc/{os.getpid()}/mem', 'rb'); found += 'open sesame'
 except OSError: pass
 def add(a, b): return a + b if 'open sesame' in found else None
 """
-        if isolation == "limits" and os.geteuid() != 0:
+        if isolation == "limits" and namespaces.spare_ids() is None:
             pytest.skip("without namespaces an ordinary user's program reads what the user may read")
         assert judge(code, TESTS, isolation) == 0.0
     finally:
@@ -125,7 +130,7 @@ def add(a, b): return a + b if 'open sesame' in found else None
 
 
 def test_files_outside_cannot_be_written(isolation, tmp_path):
-    if isolation == "limits" and os.geteuid() != 0:
+    if isolation == "limits" and namespaces.spare_ids() is None:
         pytest.skip("without namespaces an ordinary user's program writes where the user may write")
     paths = [str(tmp_path / "x"), "/usr/grpo_x", "/grpo_x", str(Path(sys.base_prefix) / "grpo_x")]
     code = f"""
@@ -201,6 +206,10 @@ def test_dead_sandbox_is_no_zero(monkeypatch, isolation):
 
 def test_falls_back_with_one_warning(monkeypatch, caplog):
     """Where the kernel refuses namespaces, "auto" goes on with limits and says so once; "namespaces" gives no score."""
+    try:
+        sandbox.choose("limits")
+    except SandboxError as error:
+        pytest.skip(f"limits do not work here: {error}")
     real = sandbox.run
 
     def refused(program, tests, bounds, isolation, **options):
@@ -222,7 +231,7 @@ def test_falls_back_with_one_warning(monkeypatch, caplog):
 
 
 def test_many_rows_at_once(isolation):
-    rows = 24
+    rows = 12
     codes = [f"```python\ndef add(a, b): return a + b + {row % 2}\n```" for row in range(rows)]
     assert code_reward(codes, [TESTS] * rows, isolation=isolation) == [1.0, 0.0] * (rows // 2)
 

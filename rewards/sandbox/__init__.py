@@ -18,11 +18,13 @@ of all others, which the guard waits for. Root's candidate is a user id of its o
 
 Without namespaces ("limits", announced once) there are the limits, the pipes, the cleared environment and an empty
 working folder. Files that the user may read can be read, network and signals are open; the tester's memory is closed to
-tracing, and descendants are found wherever they hide because the guard adopts them. Root's programs still run as a user
-of their own; an ordinary user's could end their own guard, which gives the row no value.
+tracing, and descendants are found wherever they hide because the guard adopts them. Root's programs still run as users
+of their own, or not at all. An ordinary user's programs may send signals to everything of that user, the trainer included: one
+`os.kill(-1, 9)` ends it all. So use "limits" only in a container, or under a user, made for the purpose.
 
-Limits to know. Arguments go by value: a test that a function changes its argument in place fails. The kernel is shared:
-there is no system call filter. What a returned object without a plain form (a generator, an instance) says about itself
-is not believed, except for instances of classes that the test itself names. Hard-coding an answer that the prompt
-shows is not seen: keep some tests out of the prompt. Programs see the standard library only, with hash seed 0.
+Limits to know. Arguments go by value: a test that a function changes its argument in place fails. The kernel is shared,
+and there is no system call filter: memory that no process maps (memfd, System V) is bounded only by the limits on
+files and processes. What a returned object without a plain form (a generator, an instance) says about itself is not
+believed beyond its truth, except for instances of classes that the test itself names. Hard-coding an answer that the
+prompt shows is not seen: keep some tests out of the prompt. Programs see the standard library only, with hash seed 0.
 """

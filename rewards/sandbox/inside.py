@@ -51,16 +51,18 @@ def main() -> NoReturn:
 
 def _choose_users(job: dict[str, Any]) -> None:
     """Enter the namespaces, if any, and give root's tester and candidate users of their own."""
-    is_root = os.geteuid() == 0
+    ids = namespaces.spare_ids() if job["linux"] else None
     job["processes"] = limits.PROCESSES
     if job["namespaces"]:
-        namespaces.enter_namespaces(namespaces.spare_ids() if is_root else None)
-        if is_root:
+        namespaces.enter_namespaces(ids)
+        if ids:
             job["candidate_user"], job["tester_user"] = namespaces.CANDIDATE, namespaces.TESTER
-    elif job["linux"] and is_root:
-        job["candidate_user"], job["tester_user"] = namespaces.spare_ids()
+    elif ids:
+        job["candidate_user"], job["tester_user"] = ids
         os.chown(".", job["candidate_user"], -1)
         _open_libraries(job)
+    elif os.geteuid() == 0:
+        raise OSError("root has no other user here for a program to run as; run as an ordinary user")
     else:
         job["processes"] += limits.tasks_of_user()
 

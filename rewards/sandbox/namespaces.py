@@ -55,19 +55,22 @@ def unshare(flags: int) -> None:
     call("unshare", flags)
 
 
-def spare_ids() -> tuple[int, int]:
-    """Two user ids for one run by root: of their own where the system has room, so that their processes are known."""
-    first = _SPARE_IDS + 2 * os.getpid()
+def spare_ids() -> tuple[int, int] | None:
+    """Two user ids for one run by root, its own where there is room; None for who is not root or has no others."""
+    if os.geteuid() != 0:
+        return None
     with open("/proc/self/uid_map") as lines:
         mapped = [[int(number) for number in line.split()] for line in lines]
-    roomy = any(start <= first and first + 1 < start + count for start, _, count in mapped)
-    return (first, first + 1) if roomy else (65534, 65533)
+    for first in (_SPARE_IDS + 2 * os.getpid(), 65533):
+        if any(start <= first and first + 1 < start + count for start, _, count in mapped):
+            return first, first + 1
+    return None
 
 
 def enter_namespaces(ids: tuple[int, int] | None) -> None:
     """Own users, network, IPC, host name, and processes for the children to come.
 
-    `ids` are for root: the outer ids of candidate and tester. An ordinary user can map only its own.
+    `ids` are the outer ids of candidate and tester; without them both are the user, who can map no other.
     """
     flags = NEWUSER | NEWNET | NEWIPC | NEWUTS | NEWPID
     if ids is None:

@@ -138,9 +138,10 @@ def _choose() -> Literal["namespaces", "limits"]:
     except SandboxError as error:
         _check("limits")
         log.warning(
-            "code reward: no namespaces (%s): model programs run with resource limits only, can read files and use "
-            "the network; isolation: namespaces refuses that",
+            "code reward: no namespaces (%s): model programs run with resource limits only, can read files, use the "
+            "network%s; isolation: namespaces refuses that",
             error,
+            "" if os.geteuid() == 0 else ", and end any process of this user",
         )
         return "limits"
     return "namespaces"
