@@ -17,9 +17,9 @@ and of all together, processes, open files, file size and output. The end of the
 of all others, which the guard waits for. Root's candidate is a user id of its own.
 
 Without namespaces ("limits", announced once) there are the limits, the pipes, the cleared environment and an empty
-working folder. Files that the user may read can be read, network and signals are open; the tester's memory is closed to
-tracing, and descendants are found wherever they hide because the guard adopts them. Root's programs still run as users
-of their own, or not at all. An ordinary user's programs may send signals to everything of that user, the trainer included: one
+working folder. Files that the user may read can be read, the network is open; the tester's memory is closed to tracing,
+and descendants are found wherever they hide because the guard adopts them. Root's programs still run as users of their
+own, or not at all. An ordinary user's programs may send signals to everything of that user, the trainer included: one
 `os.kill(-1, 9)` ends it all. So use "limits" only in a container, or under a user, made for the purpose.
 
 Limits to know. Arguments go by value: a test that a function changes its argument in place fails. The kernel is shared,
