@@ -14,6 +14,7 @@ from grpo.scoring import Reward
 
 REGISTRY = {
     "accuracy": "rewards.accuracy.accuracy_reward",
+    "code": "rewards.code.code_reward",
     "format": "rewards.format.format_reward",
     "language": "rewards.language.language_consistency",
     "reward_model": "rewards.preference.RewardModel",
