@@ -15,6 +15,7 @@ from grpo.scoring import Reward
 REGISTRY = {
     "accuracy": "rewards.accuracy.accuracy_reward",
     "format": "rewards.format.format_reward",
+    "judge": "rewards.judge.Judge",
     "language": "rewards.language.language_consistency",
     "reward_model": "rewards.preference.RewardModel",
 }
