@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from rewards.judge import Judge
 from rewards.judge_prompts import defused, reference_request
 from rewards.master_keys import says_nothing
 from rewards.verdicts import ReferenceVerdict, Unreadable, read_verdict
+from stages.cli import main
 from stages.preflight import check_reward
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +35,12 @@ KEY = "sk-very-secret-0123456789"
 RIGHT = {"verdict": "correct"}
 FAST = {"model": "m", "backoff": 0.01, "timeout": 5.0, "retries": 2}  # timeout: generous, nothing waits for it
 PATIENCE = 20.0  # seconds that a bounded call may take on a busy machine; the defaults would take minutes
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
 
 
 def judged(server, completions, prompts=None, columns=None, **options):
@@ -212,7 +218,7 @@ def test_applies_to():
         Fault(200, b'{"choices": [{"message": "text"}]}'),
         Fault(200, b""),
     ],
-    ids=str,
+    ids=lambda fault: f"{fault.status}-{fault.body[:20]!r}-{'after' if fault.headers else ''}",
 )
 def test_faults_are_retried_and_then_given_as_reason(fault):
     with serving(first(fault, times=2)) as server:
@@ -233,7 +239,9 @@ def test_what_another_attempt_cannot_mend_is_not_repeated(code):
         assert server.count == 2
 
 
-@pytest.mark.parametrize("fault", [Fault(hang=True), Fault(body=b'{"choices": ' + b" " * 999, drip=True)], ids=str)
+@pytest.mark.parametrize(
+    "fault", [Fault(hang=True), Fault(body=b'{"choices": ' + b" " * 999, drip=True)], ids=["hang", "drip"]
+)
 def test_timeouts(fault):
     """Also of a server that sends a byte now and then, which no read timeout notices."""
     started = time.monotonic()
@@ -256,6 +264,7 @@ def test_timeouts(fault):
         (said(None), "no JSON object"),
         (said('{"id": "', "length"), r"cut at max_tokens=2048\), asked 3 times"),
     ],
+    ids=["text", "bare", "other-id", "nested", "empty", "cut"],
 )
 def test_an_unreadable_verdict_is_asked_for_again(reply, told):
     with serving(first(reply)) as server:
@@ -422,6 +431,15 @@ def test_a_dead_endpoint_stops_training_in_bounded_time():
     with pytest.raises(UserError, match="no reward from 'judge' on 40 of 40 completions"):
         exclusions.check(lambda value: [value])
     assert time.monotonic() - started < PATIENCE
+
+
+def test_a_row_that_cannot_be_read_leaves_the_others_alone():
+    prompts = ["2+2?", [{"role": "user"}, {"role": "user"}], "2+2?"]
+    with serving(honest) as server:
+        reward = load_reward({"fn": "judge", "kwargs": {"base_url": server.url, **FAST}})
+        table = apply_rewards([reward], prompts, ["4"] * 3, [[]] * 3, {"answer": ["4"] * 3})
+    assert table.values["judge"] == [1.0, None, 1.0]
+    assert table.errors == {(1, "judge"): "KeyError: 'content'"}
 
 
 # ---- hardening
@@ -634,16 +652,16 @@ def test_preflight_accepts_a_judge_without_asking_it():
         assert server.count == 0
 
 
-def test_a_run_with_wrong_judge_options_fails_before_it_starts(tmp_path):
+def test_a_run_with_wrong_judge_options_fails_before_it_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     text = (ROOT / "configs" / "tiny.yaml").read_text(encoding="utf-8")
     assert "- {fn: language}" in text
-    wrong = "{fn: judge, kwargs: {base_url: 'http://localhost:1/v1', model: m, mode: rubric}}"
-    (tmp_path / "my.yaml").write_text(text.replace("{fn: language}", wrong), encoding="utf-8")
-    for command in (["run", "my.yaml", "--out", "out"], ["check", "my.yaml"]):
-        done = grpo(command, tmp_path)
-        assert done.returncode == 2
-        assert "mode rubric needs 'criteria'" in done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
+    wrong = "- {fn: judge, kwargs: {base_url: 'http://localhost:1/v1', model: m, mode: rubric}}"
+    (tmp_path / "my.yaml").write_text(text.replace("- {fn: language}", wrong, 1), encoding="utf-8")
+    assert main(["run", "my.yaml", "--out", "out"]) == 2
+    told = capsys.readouterr().err
+    assert "reasoning_rl.tasks." in told
+    assert "reward 'judge': mode rubric needs 'criteria'" in told
     assert not (tmp_path / "out").exists()
 
 
@@ -657,29 +675,25 @@ async def judge_open(prompts, completions, log_error=None, **columns):
 """
 
 
-def test_grpo_score_with_an_own_function(tmp_path, monkeypatch):
+def test_grpo_score_with_an_own_function(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MY_JUDGE_KEY", KEY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     rows = [{"prompt": "2+2?", "completion": text, "answer": "4"} for text in ("4", "5", "", "broken")]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def answer(body, number):
         return status(500, f"told you, {KEY}") if fenced(body, "answer") == "broken" else honest(body, number)
 
+    names = ["my_judge_file.judge", "my_judge_file.judge_open"]  # the object itself, and a function around it
     with serving(answer) as server:
-        (tmp_path / "mine.py").write_text(OWN.format(url=server.url))
-        names = ["mine.judge", "mine.judge_open"]  # the object itself, and a function around it
+        (tmp_path / "my_judge_file.py").write_text(OWN.format(url=server.url))
         command = ["score", "rows.jsonl", "--reward", names[0], "--reward", names[1], "--out", "out.jsonl"]
-        done = grpo(command, tmp_path)
-    assert done.returncode == 0, done.stderr
+        assert main(command) == 0
+    sys.modules.pop("my_judge_file")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["rewards"] for line in lines] == [dict.fromkeys(names, value) for value in (1.0, 0.0, 0.0, None)]
     assert lines[3]["errors"] == dict.fromkeys(names, "judge: HTTP 500: told you, ***")
-    assert KEY not in done.stdout + done.stderr
-    assert all(KEY not in file.read_text() for file in tmp_path.iterdir() if file.is_file())
-
-
-def grpo(command, folder):
-    return subprocess.run(
-        [sys.executable, "-m", "stages.cli", *command], cwd=folder, capture_output=True, text=True, timeout=120,
-        check=False,
-    )  # fmt: skip
+    captured = capsys.readouterr()
+    assert KEY not in captured.out + captured.err
+    assert all(KEY.encode() not in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
