@@ -16,6 +16,7 @@ REGISTRY = {
     "accuracy": "rewards.accuracy.accuracy_reward",
     "code": "rewards.code.code_reward",
     "format": "rewards.format.format_reward",
+    "judge": "rewards.judge.Judge",
     "language": "rewards.language.language_consistency",
     "reward_model": "rewards.preference.RewardModel",
 }
