@@ -241,7 +241,7 @@ def test_an_end_token_that_the_cold_start_adds_is_no_error(bench: Bench, models:
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
 def test_lora_targets_that_fit_no_layer(bench: Bench, models: Callable[..., Path], kind: str) -> None:
-    overrides = [f"base.model={models(kind=kind)}", "reasoning_rl.lora.targets=[q_proj, v_proj]"]
+    overrides = [f"base.model={models(kind=kind)}", "reasoning_rl.lora={r: 2, alpha: 4, targets: [q_proj, v_proj]}"]
     line = bench.line("lora of reasoning_rl", *overrides)
     if kind == "qwen3":
         assert line == "ok lora of reasoning_rl: 4 layers"
@@ -257,7 +257,7 @@ def test_lora_on_latent_attention_has_other_names() -> None:
     from stages.checks import BaseModel
 
     model = BaseModel(None, DeepseekV3Config(num_hidden_layers=1, vocab_size=8, first_k_dense_replace=1), ())
-    with pytest.raises(UserError, match="'k_proj' fits no layer of the model, which has .*kv_b_proj"):
+    with pytest.raises(UserError, match=r"'k_proj' fits no layer of the model, which has .*kv_b_proj"):
         lora_targets(model, ("k_proj", "v_proj"))
 
 
@@ -319,10 +319,10 @@ def test_mistakes_of_the_data(bench: Bench, rows: list[dict[str, Any]], name: st
 
 
 def test_too_long_may_be_forbidden(bench: Bench) -> None:
-    overrides = [f"{TASK}.data.max_prompt_tokens=17", f"{TASK}.data.overlong=error"]  # "What is 10 + 1?" has 18
+    overrides = [f"{TASK}.data.max_prompt_tokens=18", f"{TASK}.data.overlong=error"]  # "What is 10 + 1?" has 19
     assert bench.line(f"lengths {TASK}", *overrides).startswith("error")
     assert bench.line(f"lengths {TASK}", overrides[0]).startswith("warning")
-    assert "0 over max_prompt_tokens=18" in bench.line(f"lengths {TASK}", f"{TASK}.data.max_prompt_tokens=18")
+    assert "0 over max_prompt_tokens=19" in bench.line(f"lengths {TASK}", f"{TASK}.data.max_prompt_tokens=19")
 
 
 def test_only_ten_rows_are_listed() -> None:
@@ -373,7 +373,7 @@ FIRST, SECOND = f"{TASK}.rewards.0", f"{TASK}.rewards.1"
         ([f"{SECOND}.fn=check_rewards.needs_words"], "warning: 'needs_words' fails on some completions"),
         ([f"{SECOND}.fn=check_rewards.service"], "ok: 'service' not tried: asynchronous, it may call a service"),
         ([f"{SECOND}.fn=check_rewards.Loads"], "ok: 'Loads' not tried: a class, which may load a model"),
-        ([f"{SECOND}.fn=language"], "error: no language given"),
+        ([f"{SECOND}.fn=language"], "error: reward 'language': give `kwargs: {language: en}`, or a column"),
         ([f"{SECOND}.kwargs.opened=true"], "error: 'format' takes <think> for written by the prompt, which does not"),
         ([f"{SECOND}.kwargs.answer_tag=answer"], "error: see <answer>: the tokenizer has no tokens to write it with"),
         (
@@ -400,7 +400,7 @@ def test_a_format_reward_that_does_not_know_of_the_prefill(
     assert line.startswith("error")
     assert "already opens the answer with '<think>\\n', which " in line
     assert "gives 0 to what is sampled after it and 1 with it" in line
-    code, out = bench.check(thinking)  # ours looks for itself
+    _, out = bench.check(thinking)  # ours looks for itself
     assert "format 1 1 0 0" in out
     assert (
         "what its format reward reads of the gold solution, after '<think>\\n' of the prompt\n<think>⏎\n⏎\nWhat" in out
@@ -428,7 +428,8 @@ def test_an_evaluation_that_could_count_nothing(bench: Bench) -> None:
 def test_filters_that_keep_nothing(bench: Bench) -> None:
     bench.tree["rejection_sampling"] = {
         "data": {"path": "train.jsonl"}, "group_size": 2, "sampling": {"max_tokens": 40}, "steps": 1, "batch_size": 1,
-        "max_tokens": 40, "optimizer": {"lr": 1}, "filters": [{"fn": "accuracy"}, {"fn": "check_rewards.longer_is_better"}],
+        "max_tokens": 40, "optimizer": {"lr": 1},
+        "filters": [{"fn": "accuracy"}, {"fn": "check_rewards.longer_is_better"}],
     }  # fmt: skip
     line = bench.line("rewards tried rejection_sampling")
     assert line.startswith("warning")
