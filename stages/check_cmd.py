@@ -67,7 +67,7 @@ def checks(config: RecipeConfig, run: Path = Path("runs")) -> Iterator[Check]:
 def all_checks(subject: Subject) -> Iterator[Check]:
     from stages.checks_model import model_checks
 
-    yield from setting_checks(subject.config)
+    yield from setting_checks(subject)
     yield from name_checks(subject)
     yield from model_checks(subject)
     for path, data in find(subject.config, DataConfig):
@@ -78,11 +78,12 @@ def all_checks(subject: Subject) -> Iterator[Check]:
         yield from prompt_checks(subject, asked)
 
 
-def setting_checks(config: RecipeConfig) -> Iterator[Check]:
+def setting_checks(subject: Subject) -> Iterator[Check]:
+    config = subject.config
     for kind in (RLConfig, SFTConfig):
         for path, section in find(config, kind):
             yield f"steps of {path}", partial(_steps, section)
-    yield "size of evaluation.math", partial(_problems, Subject(config, Path("runs")), config.evaluation.math)
+    yield "size of evaluation.math", partial(_problems, subject, config.evaluation.math)
 
 
 def name_checks(subject: Subject) -> Iterator[Check]:

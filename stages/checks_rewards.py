@@ -107,10 +107,7 @@ def _column(groups: Sequence[Group], kinds: Sequence[list[str]], read: Any) -> V
 
 def errors(asked: Asked, tried: Tried, found: Rendered, tags: Tags) -> Iterator[str]:
     """What makes training, or the evaluation, useless."""
-    for name, values in tried.by_name.items():
-        gold, other = _mean(values[GOLD]), _mean(values[OTHER_HEAD])
-        if gold is not None and other is not None and other > gold:
-            yield _blind(name, gold, other, written_head(found.prompts[0], tags), tags)
+    yield from _blind(asked, tried, written_head(found.prompts[0], tags), tags)
     voters = {spec.label for spec in asked.rewards if spec.weight or asked.kind != "task"}
     for name in voters & set(tried.by_name):
         if name in tried.failed and all(value is None for kind in KINDS for value in tried.by_name[name][kind]):
@@ -172,16 +169,25 @@ def _missed_golds(asked: Asked, tried: Tried) -> list[int]:
     return [row for row, value in zip(tried.rows, values[GOLD], strict=True) if value == 0.0] if values else []
 
 
-def _blind(name: str, gold: float, other: float, head: str, tags: Tags) -> str:
-    if head:
-        return (
-            f"the prompt already opens the answer with {head!r}, which '{name}' does not know: it gives "
-            f"{_number(gold)} to what is sampled after it and {_number(other)} with it"
-        )
-    return (
-        f"'{name}' takes <{tags.think}> for written by the prompt, which does not write it: it gives {_number(gold)} "
-        f"to a completion that opens it and {_number(other)} to one that does not"
-    )
+def _blind(asked: Asked, tried: Tried, head: str, tags: Tags) -> Iterator[str]:
+    """Rewards that look for an opening tag in the wrong place: where they look, the gold is worth more."""
+    ours = {spec.label for spec in asked.rewards if spec.fn == "format"}
+    for name, values in tried.by_name.items():
+        gold, other = _mean(values[GOLD]), _mean(values[OTHER_HEAD])
+        if gold is None or other is None or other <= gold:
+            continue
+        as_sampled, moved = _number(gold), _number(other)
+        # Not what likes longer texts: that gives the gold more than nothing.
+        if head and gold in (_mean(values[EMPTY]), _mean(values[RAMBLING])):
+            yield (
+                f"the prompt already opens the answer with {head!r}, which '{name}' does not know: it gives "
+                f"{as_sampled} to what is sampled after it and {moved} with it"
+            )
+        elif not head and name in ours:
+            yield (
+                f"'{name}' takes <{tags.think}> for written by the prompt, which does not write it: it gives "
+                f"{as_sampled} to a completion that opens it and {moved} to one that does not"
+            )
 
 
 def summary(asked: Asked, tried: Tried) -> str:

@@ -50,6 +50,9 @@ def think_at_the_start(completions):
 def longer_is_better(completions):
     return [float(len(c[-1]["content"])) for c in completions]
 
+def shorter_is_better(completions):
+    return [-float(len(c[-1]["content"])) for c in completions]
+
 def right_is_bad(completions, answer):
     return [-1.0 if a in c[-1]["content"] else 0.0 for c, a in zip(completions, answer)]
 
@@ -407,6 +410,16 @@ def test_a_format_reward_that_does_not_know_of_the_prefill(
     )
 
 
+def test_a_reward_that_likes_long_texts_is_not_taken_for_one_that_looks_for_a_tag(
+    bench: Bench, models: Callable[..., Path]
+) -> None:
+    for template in (CHAT_TEMPLATE, THINK_TEMPLATE):
+        for reward in ("longer_is_better", "shorter_is_better"):
+            bench.tree["base"]["model"] = str(models(template=template))
+            line = bench.line(f"rewards tried {TASK}", f"{SECOND}.fn=check_rewards.{reward}", f"{SECOND}.weight=0.001")
+            assert not line.startswith("error"), line
+
+
 def with_answer_tags(tokenizer: Any) -> None:
     tokenizer.add_tokens(["<answer>", "</answer>"])
 
@@ -492,7 +505,12 @@ def test_no_fp8_autocast(bench: Bench) -> None:
 
 def test_the_tiny_config_is_right(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Its tokenizer is built as the base stage will build it, from a smaller corpus here."""
-    small = ["base.pretrain.corpus.kwargs.n=1500", f"{TASK.replace('math', 'arithmetic')}.data.kwargs.n=200"]
+    sizes = {
+        "base.pretrain.corpus": 1500, "cold_start.data": 50, "reasoning_rl.tasks.arithmetic.data": 100,
+        "rejection_sampling.data": 100, "rejection_sampling.general": 50, "helpfulness_model.data": 50,
+        "safety_model.data": 50, "helpfulness_rl.tasks.arithmetic.data": 100, "helpfulness_rl.tasks.general.data": 50,
+    }  # fmt: skip
+    small = [f"{path}.kwargs.n={size}" for path, size in sizes.items()]
     assert main(["check", "tiny.yaml", *small]) == 0
     out = capsys.readouterr().out
     assert "as the base stage will make it" in out
