@@ -145,7 +145,7 @@ def prompt_checks(subject: Subject, asked: Asked) -> Iterator[Check]:
     if rows is None:
         return
     if asked.accuracy is not None:
-        yield f"golds {asked.path}", partial(golds, asked, rows)
+        yield f"golds {asked.path}.data", partial(golds, asked, rows)
     if subject.model is None:
         yield f"prompts {asked.path}", _no_tokenizer
         return

@@ -268,7 +268,7 @@ def test_without_a_model_the_rest_is_checked(bench: Bench) -> None:
     code, out = bench.check("base.model=./nowhere")
     assert code == 2
     assert "error    tokenizer of ./nowhere" in out
-    assert f"ok       golds {TASK}: all 12 can be read" in out
+    assert f"ok       golds {TASK}.data: all 12 can be read" in out
     assert f"skipped  prompts {TASK}: needs the tokenizer" in out
     assert "---" not in out
 
@@ -314,7 +314,7 @@ def question(text: str, answer: Any = "1", **more: Any) -> dict[str, Any]:
 )
 def test_mistakes_of_the_data(bench: Bench, rows: list[dict[str, Any]], name: str, words: str) -> None:
     bench.rows("train.jsonl", rows)
-    path = f"{TASK}.data" if name == "leaks" else TASK
+    path = f"{TASK}.data" if name in ("leaks", "golds") else TASK
     line = bench.line(f"{name} {path}", f"{TASK}.data.max_prompt_tokens=30")
     state, _, text = words.partition(": ")
     assert line.startswith(state), line
