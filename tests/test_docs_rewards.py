@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from grpo.errors import UserError
+from grpo.imports import import_path
 from grpo.scoring import Reward, RewardTable, apply_rewards
 from rewards.loader import REGISTRY, find_reward, load_reward, load_rewards
 from stages.cli import main
@@ -132,15 +133,9 @@ def test_every_reward_that_ships_is_in_the_table_with_its_options() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
     assert {row[0].strip("`"): row[3].strip("`") for row in rows} == REGISTRY
     for name, _, options, _ in rows:
-        target = find_reward(name.strip("`"))[1] if name != "`reward_model`" else load_class(name)
+        target = import_path(REGISTRY[name.strip("`")])
         parameters = inspect.signature(target).parameters.values()
         named = re.findall(r"`(\w+)`", options)
         ours = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY or inspect.isclass(target)} - {"log_error"}
         assert ours <= set(named), name
         assert set(named) <= {p.name for p in inspect.signature(target).parameters.values()}, name
-
-
-def load_class(name: str) -> Any:
-    from grpo.imports import import_path
-
-    return import_path(REGISTRY[name.strip("`")])
