@@ -20,9 +20,7 @@ from typing import Any
 from grpo.errors import UserError
 from rewards.words import SCRIPTS, count_words, prose, script_of, scripts_of
 
-MARGIN = (
-    10.0  # log-likelihood; with 5, 0.5% of the words of English are taken for foreign; with 12, more French is missed
-)
+MARGIN = 10.0  # log-likelihood; with 5, 0.5% of English is taken for foreign; with 12, more French is missed
 _ALIASES = {"nb": "no", "fil": "tl"}
 _SENTENCE_END = re.compile(r"(?<=[.!?…:;])\s+|[\n。！？؟।]+")
 
