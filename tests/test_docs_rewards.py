@@ -20,7 +20,8 @@ from grpo.scoring import Reward, RewardTable, apply_rewards
 from rewards.loader import REGISTRY, find_reward, load_reward, load_rewards
 from stages.cli import main
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "rewards.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = (DOCS / "rewards.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -132,7 +133,9 @@ def test_every_reward_that_ships_is_in_the_table_with_its_options() -> None:
     lines = PAGE[PAGE.index("## Rewards that ship") :].splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
     assert {row[0].strip("`"): row[3].strip("`") for row in rows} == REGISTRY
-    for name, _, options, _ in rows:
+    for name, what, options, _ in rows:
+        linked = re.search(r"\]\((\w+\.md)\)", what)  # a page of its own
+        options += (DOCS / linked[1]).read_text(encoding="utf-8") if linked else ""
         target = import_path(REGISTRY[name.strip("`")])
         parameters = inspect.signature(target).parameters.values()
         named = re.findall(r"`(\w+)`", options)
