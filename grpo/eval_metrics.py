@@ -79,7 +79,7 @@ def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dic
         left_out = len(problems) - len(judged)
         log.warning("evaluation: %d of %d golds are null or cannot be read: left out", left_out, len(problems))
     samples = config.samples * len(judged)
-    estimate = mean_interval([problem["pass@1"] for problem in judged], config.samples)
+    estimate = mean_interval([problem["pass@1"] for problem in judged])
     languages = [value for p in judged if (value := p["language_consistency"]) is not None]
     votes = [problem["votes"] for problem in judged]
 
@@ -113,7 +113,7 @@ def general_metrics(problems: Sequence[Row]) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for name in GENERAL_METRICS:
         values = [value for problem in problems if (value := problem.get(name)) is not None]
-        estimate = mean_interval(values, samples=1) if values else None
+        estimate = mean_interval(values) if values else None
         metrics[name] = estimate.mean if estimate else None
         metrics[f"{name}_ci95"] = [estimate.low, estimate.high] if estimate else None
     return metrics
