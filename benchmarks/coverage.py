@@ -11,7 +11,7 @@ Student's, the percentile bootstrap's (1,000 draws, on fewer evaluations) and Wi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,16 +85,21 @@ def grid() -> Iterator[tuple[str, int, int, float, dict[str, tuple[float, float]
                     yield kind, n, k, p, found
 
 
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(map(str, numbers))
+
+
 def report() -> str:
     rows = list(grid())
     lines = [
         "# Coverage of the 95% interval of pass@1",
         "",
-        f"Made by `python benchmarks/coverage.py`: {len(rows)} settings (n = {', '.join(map(str, PROBLEMS))} problems; "
-        f"k = {', '.join(map(str, SAMPLES))} samples; p = {', '.join(map(str, RATES))}), {EVALUATIONS} evaluations each "
+        f"Made by `python benchmarks/coverage.py`: {len(rows)} settings (n = {_listed(PROBLEMS)} problems; "
+        f"k = {_listed(SAMPLES)} samples; p = {_listed(RATES)}), {EVALUATIONS} evaluations each "
         f"({BOOTSTRAPPED} for the bootstrap, whose figures are noisier). In per cent.",
         "",
-        "| how problems differ | ours, least | ours, mean | Student, least | bootstrap, least | Wilson, least | ours, width | Student, width |",
+        "| how problems differ | ours, least | ours, mean | Student, least | bootstrap, least | Wilson, least "
+        "| ours, width | Student, width |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind in (*KINDS, "all"):

@@ -153,7 +153,7 @@ def compare_paired(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Com
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     if len(differences) == 0:
         raise ValueError("no problems to compare")
-    shares = mean_interval((differences + 1) / 2)  # differences are in [-1, 1]
+    shares = mean_interval(((differences + 1) / 2).tolist())  # differences are in [-1, 1]
     low, high = 2 * shares.low - 1, 2 * shares.high - 1
     return Comparison(float(differences.mean()), low, high, sign_flip_p(differences, seed), len(differences))
 

@@ -24,7 +24,7 @@ def test_right_or_wrong_scores_give_the_interval_of_clopper_and_pearson() -> Non
 
 
 def test_shares_of_samples_narrow_the_interval() -> None:
-    """Scores .25 .75 .5 .5 and a fifth of 1: mean .6, variance .065, of the Dirichlet mean .065/6: Beta(12.69, 8.46)."""
+    """Scores .25 .75 .5 .5 and a fifth of 1: mean .6, variance .065, of the Dirichlet mean .065/6."""
     estimate = mean_interval([0.25, 0.75, 0.5, 0.5])
     strength = 0.24 / (0.065 / 6) - 1
     upper = beta_quantile(np.array(0.6 * strength), np.array(0.4 * strength), 0.975)
