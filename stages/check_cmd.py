@@ -58,6 +58,10 @@ def checks(config: RecipeConfig, run: Path = Path("runs")) -> Iterator[tuple[str
         yield f"reward {path} ({spec.fn})", lambda spec=spec, made=made: _reward(spec, run, made)  # type: ignore[misc]
     if config.evaluation.leak_check is not None:
         yield "evaluation.leak_check", partial(_leak_check, config.evaluation.leak_check)
+    if config.evaluation.decontaminate is not None:
+        for path, data in find(config, DataConfig):
+            if not path.startswith("evaluation."):
+                yield f"near copies of evaluation problems in {path}", partial(_near_copies, config, data)
     for path, data in find(config, DataConfig):
         wants_gold = path.startswith("evaluation.math") or _is_judged(config, path)
         yield f"data {path}", lambda data=data, gold=wants_gold: _data(data, gold)  # type: ignore[misc]
@@ -96,6 +100,22 @@ def _reward(spec: RewardConfig, run: Path, made: list[str] | None) -> str:
 def _leak_check(path: str) -> str:
     check_function(path)
     return path
+
+
+def _near_copies(config: RecipeConfig, data: DataConfig) -> str:
+    check_source(data)
+    sources = (data, config.evaluation.math.data)
+    if any(source.path is not None and not Path(source.path).is_file() for source in sources):
+        return "hub data set, not fetched: its stage looks"
+    from grpo.data import load_rows
+    from stages.leaks import near_copies
+
+    rows = load_rows(data)
+    found = list(near_copies(config, rows))
+    if found:
+        numbers = ", ".join(str(number) for number, _, _ in found)
+        raise UserError(f"{len(found)} of {len(rows)} rows, e.g. {found[0][1][:80]!r}: rows {numbers}")
+    return f"none in {len(rows)} rows"
 
 
 def _data(data: DataConfig, wants_gold: bool) -> str:

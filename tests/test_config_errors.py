@@ -96,6 +96,7 @@ FULL: dict[str, Any] = {
         },
         "general": {"data": FUNCTION, "max_tokens": 32, **dict.fromkeys(GENERAL_METRICS, JUDGE)},
         "leak_check": "my.keys",
+        "decontaminate": {"ngram": 8, "share": 0.4},
     },
     "base": {
         "steps": 40,
