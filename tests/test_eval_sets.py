@@ -27,18 +27,22 @@ FILES = {
     "amc23": ("amc23", 40), "minerva": ("minerva_math", 272), "olympiadbench": ("olympiadbench", 675),
     "mgsm": ("mgsm", 2750), "mgsm-th": ("mgsm", 250), "mgsm-en": ("mgsm", 250), "mmlu_stem": ("mmlu_stem", 3018),
 }  # fmt: skip
+# Golds in prose or program text, such as "$f(x)=ax+b$, where $b$ is ..." and "np.arcsin(10/13)".
+UNREADABLE = {"minerva": 4, "olympiadbench": 3}
 real = pytest.mark.skipif(data_folder() is None, reason="the real sets are not here: set GRPO_DATA")
 
 
 @real
 @pytest.mark.parametrize("name", FILES)
 def test_golds_of_the_original_files(name: str) -> None:
-    """Every gold can be read, and is right when it is boxed."""
+    """Every gold can be read but a few, and is right when it is boxed."""
     rows = read_rows(name, rows_of(f"sets/{FILES[name][0]}.jsonl"))
     assert len(rows) == FILES[name][1]
-    some = rows[:: max(1, len(rows) // 150)]
+    some = rows if name in UNREADABLE else rows[:: max(1, len(rows) // 60)]
     golds = [canonical_answer(row) for row in some]
-    assert all(gold_is_parseable(gold) for gold in golds)
+    readable = [gold for gold in golds if gold_is_parseable(gold)]
+    assert len(golds) - len(readable) <= UNREADABLE.get(name, 0)
+    golds = readable
     boxed = [f"\\boxed{{{gold[0] if isinstance(gold, list) else gold}}}" for gold in golds]
     assert [gold for gold, score in zip(golds, accuracy_reward(boxed, golds), strict=True) if score != 1.0] == []
     for row in some:
@@ -93,10 +97,8 @@ def test_countdown() -> None:
 
 
 def test_a_row_of_another_set_is_named() -> None:
-    with pytest.raises(
-        UserError, match=r"--data mmlu_stem: row 1 has no column 'choices' \(it has: question, answer\)"
-    ):
-        good = {"question": "?", "choices": ["a", "b"], "answer": 0}
+    good = {"question": "?", "choices": ["a", "b"], "answer": 0}
+    with pytest.raises(UserError, match=r"mmlu_stem: row 1 has no column 'choices' \(it has: question, answer\)"):
         read_rows("mmlu_stem", [good, {"question": "?", "answer": 1}])
     with pytest.raises(UserError, match="row 0: ValueError: could not convert"):
         read_rows("aime24", [{"problem": "?", "answer": "many"}])

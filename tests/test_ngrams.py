@@ -41,7 +41,7 @@ def test_copies_are_found(copy: str) -> None:
     [
         "",
         PROBLEM.replace("120", "130"),  # the same question about other numbers
-        "A train leaves the station at noon with 120 passengers and then, after 3 hours, somebody else gets on as well.",
+        "A train leaves the station at noon with 120 passengers and then, 3 hours later, somebody else gets on too.",
         " ".join(reversed(PROBLEM.split())),
     ],
 )
@@ -50,9 +50,7 @@ def test_other_problems_are_not(text: str) -> None:
 
 
 def test_one_run_of_words_is_enough_when_the_share_is_0() -> None:
-    text = (
-        "A train leaves the station at noon with 120 passengers and then, after 3 hours, somebody else gets on as well."
-    )
+    text = "A train leaves the station at noon with 120 passengers and then, 3 hours later, somebody else gets on too."
     assert Ngrams([PROBLEM], 10, 0.0).copied(text) == PROBLEM
 
 
@@ -70,9 +68,9 @@ def test_a_short_problem_is_looked_for_whole() -> None:
 
 
 def test_it_scales() -> None:
-    """100,000 rows against 5,000 problems take seconds; here a tenth of the rows."""
-    problems = [" ".join(f"word{(n * 7 + i * i) % 997}" for i in range(60)) for n in range(5000)]
-    rows = [" ".join(f"word{(n * 11 + i * 3) % 997}" for i in range(60)) for n in range(10_000)]
+    """100,000 rows against 5,000 problems take seconds; here a twentieth of the rows."""
+    problems = [" ".join(f"word{(n * 7 + i * i) % 997}" for i in range(60)) for n in range(2500)]
+    rows = [" ".join(f"word{(n * 11 + i * 3) % 997}" for i in range(60)) for n in range(5000)]
     start = time.process_time()
     grams = Ngrams(problems, 10, 0.5)
     assert not any(grams.copied(row) for row in rows)
@@ -82,7 +80,7 @@ def test_it_scales() -> None:
 
 RECIPE: dict[str, Any] = {
     "evaluation": {"math": {"data": {"path": "test.jsonl"}, "max_tokens": 8}, "decontaminate": {}},
-    "base": {"model": "m"},
+    "base": {"model": "./no-model"},
     "cold_start": {
         "data": {"path": "train.jsonl"}, "steps": 1, "batch_size": 1, "max_tokens": 64, "optimizer": {"lr": 1e-3},
     },
