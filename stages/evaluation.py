@@ -39,7 +39,7 @@ def load_general(config: GeneralEvalConfig) -> GeneralEval:
 
 def evaluation_hash(config: EvaluationConfig) -> str:
     """Changes when the evaluation would: settings or the contents of local files."""
-    settings = without_paths(config.model_dump(mode="json"))
+    settings = without_paths(config.model_dump(mode="json", exclude={"decontaminate"}))  # a guard, not a setting of it
     return digest([settings, sorted(input_hashes(config).values())])
 
 
