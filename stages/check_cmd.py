@@ -117,7 +117,7 @@ def _conversation_data(config: RecipeConfig) -> Iterator[tuple[str, DataConfig, 
 
 def leak_checks(subject: Subject) -> Iterator[Check]:
     """Of everything that a stage trains on, where the evaluation's problems are at hand."""
-    from stages.checks_prompts import leaks
+    from stages.checks_prompts import leaks, near_copies
 
     evaluation = subject.config.evaluation
     judged = [evaluation.math.data, *([evaluation.general.data] if evaluation.general else [])]
@@ -126,6 +126,8 @@ def leak_checks(subject: Subject) -> Iterator[Check]:
     for path, data in find(subject.config, DataConfig):
         if not path.startswith("evaluation.") and subject.rows(data) is not None:
             yield f"leaks {path}", partial(leaks, subject, path, data)
+            if evaluation.decontaminate is not None:
+                yield f"near copies of evaluation problems in {path}", partial(near_copies, subject, data)
 
 
 def _is_function(path: str | None) -> bool:
