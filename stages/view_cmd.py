@@ -28,10 +28,14 @@ PIPE_LIMIT = 4  # prompts shown where nobody can turn the page
 
 def view_command(arguments: list[str]) -> int:
     """`grpo view`."""
-    parser = Parser("grpo view", "Look at the completions, rewards and advantages of a run, or make its page.", EXAMPLES)
+    parser = Parser(
+        "grpo view", "Look at the completions, rewards and advantages of a run, or make its page.", EXAMPLES
+    )
     parser.add_argument("run", metavar="RUN", help="a run folder, or one stage of it")
     parser.add_argument("--stage", metavar="NAME", help="(default: the last with completions; of a page: all)")
-    parser.add_argument("--step", type=int, metavar="N", help="(default: the last, with a filter the last that matches)")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="(default: the last, with a filter the last that matches)"
+    )
     parser.add_argument("--reward", action="append", metavar="'NAME<NUMBER'", help="only such completions; repeatable")
     parser.add_argument("--text", metavar="TEXT", help="only with this in prompt or completion, in any case")
     parser.add_argument("--limit", type=int, metavar="K", help=f"prompts of a step (default: {PIPE_LIMIT} in a pipe)")

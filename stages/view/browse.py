@@ -16,6 +16,9 @@ HELP = (
 )
 
 
+NO_FILTERS = Filters()
+
+
 class Command(NamedTuple):
     """A key, and what was typed after it ("g 12" is ("g", "12"))."""
 
@@ -28,7 +31,7 @@ class State:
     """What is on the screen: the `prompt`-th prompt of a step, from its `line`-th line."""
 
     step: int
-    filters: Filters = Filters()
+    filters: Filters = NO_FILTERS
     limit: int | None = None  # prompts of a step, None: all
     prompt: int = 0
     line: int = 0
@@ -113,7 +116,9 @@ def _filtered(state: State, filters: Filters, stage: StageFolder) -> State:
     step = seek(stage, state.step, -1, filters) or seek(stage, state.step, 1, filters)
     if step is None:
         return replace(state, notice=f"nothing in the stage matches {filters}")
-    return replace(state, filters=filters, step=step, prompt=0, line=0, notice=f"step {step} is the nearest that matches")
+    return replace(
+        state, filters=filters, step=step, prompt=0, line=0, notice=f"step {step} is the nearest that matches"
+    )
 
 
 def _help(state: State, _: str, __: StageFolder, ___: int) -> State:

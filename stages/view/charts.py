@@ -1,4 +1,4 @@
-"""Which metrics share a chart, in which order, and what they are; a metric that nobody named gets a chart of its own."""
+"""Which metrics share a chart, in which order, and what they are; one that nobody named gets a chart of its own."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Plan:
     together: bool = False
     log: bool = False
     stacked: bool = False
+    exact: bool = False  # not smoothed
     core: bool = False  # drawn also when it never changes
 
 
@@ -59,7 +60,14 @@ PLANS = (
     Plan(POLICY, ("kl",), "to the reference, per token", core=True),
     Plan(POLICY, ("entropy",), "nats a token", core=True),
     Plan(POLICY, ("clip_fraction",), "tokens that the clip took", core=True),
-    Plan(POLICY, ("logprob_mismatch", "logprob_mismatch_max"), "engine against trainer", True, log=True, core=True),
+    Plan(
+        POLICY,
+        ("logprob_mismatch", "logprob_mismatch_max"),
+        "engine against trainer",
+        together=True,
+        log=True,
+        core=True,
+    ),
     Plan(POLICY, ("ratio_max", "ratio", "ratio_min"), "new policy to old", together=True),
     Plan(POLICY, ("policy_drift",), "KL of the update, k3"),
     Plan(POLICY, ("staleness_max", "staleness"), "updates behind", together=True),
@@ -71,13 +79,16 @@ PLANS = (
     Plan(LENGTHS, ("trained_tokens", "tokens"), "tokens of the step"),
     Plan(OPTIMISER, ("loss",), core=True),
     Plan(OPTIMISER, ("grad_norm",), "before clipping", core=True),
-    Plan(OPTIMISER, ("lr",), "learning rate", core=True),
-    Plan(OPTIMISER, ("skipped_steps", "nonfinite_steps"), "steps not applied so far", together=True),
+    Plan(OPTIMISER, ("lr",), "learning rate", exact=True, core=True),
+    Plan(OPTIMISER, ("skipped_steps", "nonfinite_steps"), "steps not applied so far", together=True, exact=True),
     Plan(OPTIMISER, ("applied",), "1: the optimizer stepped"),
     Plan(TIME, ("seconds/*",), "seconds a step by phase, smoothed", together=True, stacked=True, core=True),
     Plan(TIME, ("seconds",), "of the whole step", core=True),
     Plan(TIME, ("tokens_per_second",), "sampled, over the whole step"),
 )
+
+
+FEW = 6  # charts that need no headings between them
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,8 @@ class Chart:
 
 @dataclass(frozen=True)
 class Curves:
-    """The charts of a stage by section, and the metrics that need none: (name, the value it has throughout)."""
+    """The charts of a stage by section, few of them under "", and the metrics that need none: (name, the value that it
+    has throughout)."""
 
     sections: dict[str, list[Chart]]
     constant: list[tuple[str, str]]
@@ -128,7 +140,8 @@ def curves_of(rows: Sequence[dict[str, Any]]) -> Curves:
         else:
             defined = set()
         constant += [(visible(name), number(line[0])) for name, line in found.items() if name not in defined]
-    return Curves(sections, constant)
+    charts = [chart for section in sections.values() for chart in section]
+    return Curves({"": charts} if 0 < len(charts) <= FEW else sections, constant)
 
 
 def _planned(names: list[str]) -> list[tuple[Plan, list[str]]]:
@@ -150,13 +163,13 @@ def _chart(plan: Plan, steps: list[int], values: dict[str, list[float | None]]) 
     lines, points = [], []
     for name, line in values.items():
         kept = thin(line)
-        mean = smooth(line) if len(line) >= SMOOTH_FROM else line
+        mean = line if plan.exact or len(line) < SMOOTH_FROM else smooth(line)
         at, raw, means = [steps[i] for i in kept], [line[i] for i in kept], [mean[i] for i in kept]
         faint = path(at, raw, x, y) if mean is not line else ""
         lines.append(Line(visible(name), number(_last(line)), faint, path(at, means, x, y)))
         points.append({"steps": at, "values": _rounded(raw), "mean": _rounded(means) if mean is not line else None})
     data = {"x": [x.low, x.high], "lines": points}
-    return Chart(plan.note, lines, ticks(x, 4, whole=True), ticks(y, 4), data, y.log)
+    return Chart(plan.note, lines, ticks(x, 5, whole=True), ticks(y, 4), data, y.log)
 
 
 def _stacked(plan: Plan, steps: list[int], values: dict[str, list[float | None]]) -> Chart:
@@ -174,7 +187,7 @@ def _stacked(plan: Plan, steps: list[int], values: dict[str, list[float | None]]
     ]
     points = [{"steps": at, "values": _rounded(line[::stride]), "mean": None} for line in values.values()]
     data = {"x": [x.low, x.high], "lines": points}
-    return Chart(plan.note, lines, ticks(x, 4, whole=True), ticks(y, 4), data)
+    return Chart(plan.note, lines, ticks(x, 5, whole=True), ticks(y, 4), data)
 
 
 def _last(values: Values) -> float | None:
@@ -182,5 +195,5 @@ def _last(values: Values) -> float | None:
 
 
 def _rounded(values: Values) -> list[float | None]:
-    """Four significant digits: what the legend shows."""
-    return [None if value is None else float(f"{value:.4g}") for value in values]
+    """As the legend shows them."""
+    return [None if value is None else float(number(value)) for value in values]

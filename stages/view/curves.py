@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 POINTS = 400  # of one line: more than a chart has pixels
 SIZE = 1000  # a plot is this wide and this high in its own units
@@ -44,6 +44,8 @@ def value_scale(values: Sequence[float], log: bool = False) -> Scale:
         return Scale(low / 1.2, high * 1.2, log=True)
     if 0 < low < high / 2:
         low = 0.0
+    if low == high == 0:
+        return Scale(0.0, 1.0)
     if low == high:
         return Scale(low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
     room = (high - low) / 20
@@ -58,10 +60,9 @@ def step_scale(steps: Sequence[int]) -> Scale:
 def ticks(scale: Scale, count: int, whole: bool = False) -> list[Tick]:
     """About `count` round values (1, 2 or 5 times a power of ten); powers of ten of a logarithm. `whole`: integers."""
     if scale.log:
-        first, last = math.ceil(math.log10(scale.low)), math.floor(math.log10(scale.high))
-        stride = max(1, math.ceil((last - first + 1) / count))
-        values = [10.0**power for power in range(first, last + 1, stride)]
-        return [Tick(round(100 * scale(value), 2), f"{value:.0e}") for value in values]
+        lowest, highest = math.ceil(math.log10(scale.low)), math.floor(math.log10(scale.high))
+        powers = range(lowest, highest + 1, max(1, math.ceil((highest - lowest + 1) / count)))
+        return [Tick(round(100 * scale(10.0**power), 2), f"1e{power:+03d}") for power in powers]
     stride = _round_stride((scale.high - scale.low) / count)
     stride = max(1.0, stride) if whole else stride
     first, last = math.ceil(scale.low / stride - 1e-9), math.floor(scale.high / stride + 1e-9)
@@ -78,22 +79,23 @@ def _label(value: float, stride: float) -> str:
     """As many digits as tell neighbours apart."""
     if value == 0:
         return "0"
-    if 1e-4 <= stride and abs(value) < 1e5:
+    if stride >= 1e-4 and abs(value) < 1e5:
         return f"{value:.{max(0, -math.floor(math.log10(stride) + 1e-9))}f}"
     digits = max(0, math.floor(math.log10(abs(value)) + 1e-9) - math.floor(math.log10(stride) + 1e-9))
     return f"{value:.{digits}e}"
 
 
 def smooth(values: Values) -> list[float | None]:
-    """Exponential moving mean over about n / 15 values, corrected for its start; gaps stay and are passed over."""
-    window = max(4.0, len(values) / SMOOTH_SHARE)
-    keep = 1 - 2 / (window + 1)
-    total = weight = 0.0
+    """Mean over about n / 15 values around each, so that it does not lag; near an end over fewer, so that it follows.
+    Gaps stay, and are passed over."""
+    radius = max(2, len(values) // (2 * SMOOTH_SHARE))
+    sums = list(accumulate((value or 0.0 for value in values), initial=0.0))
+    counts = list(accumulate((value is not None for value in values), initial=0))
     result: list[float | None] = []
-    for value in values:
-        if value is not None:
-            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        result.append(None if value is None else total / weight)
+    for index, value in enumerate(values):
+        reach = max(min(radius, index, len(values) - 1 - index), radius // 3)
+        low, high = max(0, index - reach), min(len(values), index + reach + 1)
+        result.append(None if value is None else (sums[high] - sums[low]) / (counts[high] - counts[low]))
     return result
 
 

@@ -1,8 +1,9 @@
 "use strict";
 // The page is whole without this: it adds the values under the pointer and the filter of the samples.
 
-const MINUS = "–";
-const shown = (value) => (value === null || value === undefined ? MINUS : String(value));
+const NONE = "–";
+const small = (value) => value !== 0 && Math.abs(value) < 1e-4;
+const shown = (value) => (value === null ? NONE : small(value) ? value.toExponential() : String(value));
 
 function nearest(steps, step) {
   let low = 0, high = steps.length - 1;

@@ -69,14 +69,16 @@ def page(run: str, stages: list[StageFolder], shown: list[StageFolder]) -> str:
         caption=_caption(stages),
         stages=[_part(index, stage) for index, stage in enumerate(shown)],
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        script=Markup(script),  # noqa: S704  our own files
-        style=Markup(style),  # noqa: S704
+        script=Markup(script),
+        style=Markup(style),
     )
 
 
 def _part(index: int, stage: StageFolder) -> StagePart:
     rows = stage.metrics()
-    return StagePart(stage.name, f"stage-{index}", _status(stage, rows), stage.finished(), curves_of(rows), samples_of(stage))
+    return StagePart(
+        stage.name, f"stage-{index}", _status(stage, rows), stage.finished(), curves_of(rows), samples_of(stage)
+    )
 
 
 def _status(stage: StageFolder, rows: list[dict[str, Any]]) -> str:

@@ -114,7 +114,9 @@ def no_step(stage: StageFolder, step: int) -> str:
     if not steps:
         return f"stage '{stage.name}' has no completions by step"
     near = min(steps, key=lambda there: abs(there - step))
-    return f"stage '{stage.name}' has no completions of step {step}; the nearest is {near} (of {steps[0]} to {steps[-1]})"
+    return (
+        f"stage '{stage.name}' has no completions of step {step}; the nearest is {near} (of {steps[0]} to {steps[-1]})"
+    )
 
 
 def open_run(run: str) -> list[StageFolder]:
@@ -198,7 +200,9 @@ def _id(row: dict[str, Any]) -> str:
 
 def _group(rows: list[dict[str, Any]]) -> SampleGroup:
     first, samples = rows[0], tuple(_sample(place, row) for place, row in enumerate(rows, 1))
-    return SampleGroup(_id(first), visible(str(first.get("task", ""))), _prompt(first.get("prompt")), samples, len(rows))
+    return SampleGroup(
+        _id(first), visible(str(first.get("task", ""))), _prompt(first.get("prompt")), samples, len(rows)
+    )
 
 
 def _sample(place: int, row: dict[str, Any]) -> Sample:

@@ -50,7 +50,11 @@ def _of_task(groups: list[SampleGroup]) -> list[Choice]:
     judged = [group for group in groups if any(sample.reward is not None for sample in group.samples)]
     left = judged or groups[:1]
     picked = []
-    for reason, rank in (("widest spread", _spread), ("lowest mean", lambda group: -_mean(group)), ("highest mean", _mean)):
+    for reason, rank in (
+        ("widest spread", _spread),
+        ("lowest mean", lambda group: -_mean(group)),
+        ("highest mean", _mean),
+    ):
         if left:
             group = max(left, key=rank)  # the first of equals
             left = [other for other in left if other is not group]
@@ -76,8 +80,8 @@ def _extremes(group: SampleGroup) -> tuple[tuple[str, Sample], ...]:
     ranked = ranked or list(group.samples)
     if len(ranked) == 1:
         return (("only", _short(ranked[0])),)
-    same = ranked[0].reward == ranked[-1].reward
-    return (("first" if same else "best", _short(ranked[0])), ("last" if same else "worst", _short(ranked[-1])))
+    names = ("equal", "equal") if ranked[0].reward == ranked[-1].reward else ("best", "worst")
+    return ((names[0], _short(ranked[0])), (names[1], _short(ranked[-1])))
 
 
 def _short(sample: Sample) -> Sample:

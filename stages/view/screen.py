@@ -69,7 +69,11 @@ def _draw(console: Console, stage: StageFolder, state: State) -> State:
     line = min(state.line, max(0, len(lines) - page))
     console.clear()
     console.file.write("\n".join(lines[line : line + page]) + "\n")
-    more = f"{line + 1}–{min(line + page, len(lines))} of {len(lines)} lines, space for more. " if len(lines) > page else ""
+    more = (
+        f"{line + 1}–{min(line + page, len(lines))} of {len(lines)} lines, space for more. "
+        if len(lines) > page
+        else ""
+    )
     status = Text(state.notice or f"{more}n p step · j k prompt · g N · / text · f reward · ? help · q", "reverse")
     status.truncate(2 * console.width - 1)  # two lines are kept for it
     console.print(status, end="")
@@ -106,8 +110,7 @@ def read_keys(descriptor: int) -> Iterator[str]:
     The terminal is as it was whenever a key is handed out, so whoever takes it may ask for a line.
     """
     while True:
-        for key in split_keys(_raw(lambda: os.read(descriptor, READ_BYTES), descriptor)):
-            yield key
+        yield from split_keys(_raw(lambda: os.read(descriptor, READ_BYTES), descriptor))
 
 
 def _raw(read: Callable[[], bytes], descriptor: int) -> str:

@@ -6,7 +6,9 @@ import re
 
 # Control characters but newline and tab, the marks that turn the reading direction around, lone surrogates, which have
 # no UTF-8, and the two separators that JavaScript takes for line ends.
-UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+UNSAFE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def visible(text: str) -> str:
@@ -33,8 +35,10 @@ def shorten(text: str, limit: int) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, "–" for what is not defined."""
-    return "–" if value is None else f"{value:.4g}"
+    """Four significant digits, or all before the point; "–" for what is not defined."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def signed(value: float | None) -> str:
