@@ -38,9 +38,10 @@ class Scale:
 
 
 def value_scale(values: Sequence[float], log: bool = False) -> Scale:
-    """Around the values, from 0 when they are near it. A logarithm needs all of them above 0, else it is linear."""
+    """Around the values, from 0 when they are near it. A logarithm needs values above 0 that span a power of ten, else
+    the scale is linear."""
     low, high = min(values), max(values)
-    if log and low > 0:
+    if log and 0 < 10 * low <= high:
         return Scale(low / 1.2, high * 1.2, log=True)
     if 0 < low < high / 2:
         low = 0.0
@@ -67,7 +68,8 @@ def ticks(scale: Scale, count: int, whole: bool = False) -> list[Tick]:
     stride = max(1.0, stride) if whole else stride
     first, last = math.ceil(scale.low / stride - 1e-9), math.floor(scale.high / stride + 1e-9)
     values = [index * stride for index in range(first, last + 1)]
-    return [Tick(round(100 * scale(value), 2), _label(value, stride)) for value in values]
+    plain = 1e-3 <= max(abs(scale.low), abs(scale.high)) < 1e5
+    return [Tick(round(100 * scale(value), 2), _label(value, stride, plain)) for value in values]
 
 
 def _round_stride(raw: float) -> float:
@@ -75,14 +77,14 @@ def _round_stride(raw: float) -> float:
     return power * next(factor for factor in (1, 2, 5, 10) if raw <= factor * power * (1 + 1e-9))
 
 
-def _label(value: float, stride: float) -> str:
-    """As many digits as tell neighbours apart."""
+def _label(value: float, stride: float, plain: bool) -> str:
+    """As many digits as tell neighbours apart; `plain`: without an exponent."""
     if value == 0:
         return "0"
-    if stride >= 1e-4 and abs(value) < 1e5:
-        return f"{value:.{max(0, -math.floor(math.log10(stride) + 1e-9))}f}"
-    digits = max(0, math.floor(math.log10(abs(value)) + 1e-9) - math.floor(math.log10(stride) + 1e-9))
-    return f"{value:.{digits}e}"
+    power = math.floor(math.log10(stride) + 1e-9)
+    if plain:
+        return f"{value:.{max(0, -power)}f}"
+    return f"{value:.{max(0, math.floor(math.log10(abs(value)) + 1e-9) - power)}e}"
 
 
 def smooth(values: Values) -> list[float | None]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from rich.console import Console, Group
@@ -17,7 +18,8 @@ from stages.view.terminal import heading, prompt_view, summary
 
 ESCAPES = {"\x1b[C": "n", "\x1b[D": "p", "\x1b[B": "j", "\x1b[A": "k", "\x1b[6~": " ", "\x1b[5~": "b"}
 ENDS = ("\x03", "\x04", "")  # Ctrl-C, Ctrl-D, the terminal is gone
-READ_BYTES = 64
+ESCAPE_SECONDS = 0.05  # the rest of an arrow's sequence comes at once; the Escape key comes alone
+ESCAPE_BYTES = 8
 
 
 def browse(console: Console, stage: StageFolder, state: State) -> None:
@@ -49,15 +51,11 @@ def _view(console: Console, stage: StageFolder, state: State) -> Group:
         groups = groups_of(state, stage)
     except UserError as error:  # a resumed run writes its last steps anew
         return Group(Text(str(error), "red"))
-    top = heading(stage, state.step, state.filters, summary(groups, groups))
-    if not groups:
-        return Group(top)
-    index = min(state.prompt, len(groups) - 1)
-    return Group(
-        top,
-        prompt_view(groups[index], index, len(groups), state.filters.text, console.width),
-        Text(state.notice, "yellow"),
-    )
+    parts = [heading(stage, state.step, state.filters, summary(groups, groups))]
+    if groups:
+        index = min(state.prompt, len(groups) - 1)
+        parts.append(prompt_view(groups[index], index, len(groups), state.filters.text, console.width))
+    return Group(*parts, Text(state.notice, "yellow"))
 
 
 def _draw(console: Console, stage: StageFolder, state: State) -> State:
@@ -107,20 +105,25 @@ def _has_keys() -> bool:
 def read_keys(descriptor: int) -> Iterator[str]:
     """Keys as they are pressed, without echo, arrows and page keys as the letters they stand for; "q" at the end.
 
-    The terminal is as it was whenever a key is handed out, so whoever takes it may ask for a line.
+    What follows a key stays unread: it may be the answer to what the key asks for. The terminal is as it was whenever a
+    key is handed out.
     """
     while True:
-        yield from split_keys(_raw(lambda: os.read(descriptor, READ_BYTES), descriptor))
+        yield from split_keys(_read_key(descriptor))
 
 
-def _raw(read: Callable[[], bytes], descriptor: int) -> str:
+def _read_key(descriptor: int) -> str:
+    """One character, or one escape sequence; empty at the end of the input or on Ctrl-C."""
     import termios
     import tty
 
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setcbreak(descriptor)
-        return read().decode("utf-8", "replace")
+        tty.setcbreak(descriptor, termios.TCSADRAIN)
+        typed = os.read(descriptor, 1)
+        if typed == b"\x1b" and select.select([descriptor], [], [], ESCAPE_SECONDS)[0]:
+            typed += os.read(descriptor, ESCAPE_BYTES)
+        return typed.decode("utf-8", "replace")
     except KeyboardInterrupt:
         return ""
     finally:
