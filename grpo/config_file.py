@@ -95,11 +95,16 @@ def validate(model: type[SectionT], tree: dict[str, Any], source: str) -> Sectio
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        found = error.errors()
-        # A misspelt key that has to be there is also missing: the misspelling is what has to be said.
-        first = next((detail for detail in found if detail["type"] == "extra_forbidden"), found[0])
-        more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(f"{source}: {_complaint(model, first)}{more}") from error
+        raise UserError(f"{source}: {explain(model, error)}") from error
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> str:
+    """Pydantic's report in one line: the first thing that is wrong, and how many more there are."""
+    found = error.errors()
+    # A misspelt key that has to be there is also missing: the misspelling is what has to be said.
+    first = next((detail for detail in found if detail["type"] == "extra_forbidden"), found[0])
+    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{_complaint(model, first)}{more}"
 
 
 def _complaint(model: type[BaseModel], error: ErrorDetails) -> str:

@@ -22,6 +22,7 @@ log = logging.getLogger("grpo")
 
 PROMPT_COLUMNS = ("prompt", "question", "problem", "messages")
 ANSWER_COLUMNS = ("answer", "gold", "solution")
+ID_COLUMNS = ("id", "unique_id")
 Row = dict[str, Any]
 
 
@@ -175,7 +176,7 @@ def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) ->
     bos = tokenizer.bos_token_id
     if data.template is not None and ids[0] != bos and tokenizer("")["input_ids"][:1] == [bos]:
         ids = [bos, *ids]  # a model that expects a BOS gets one before plain text too
-    identity = next((row[name] for name in ("id", "unique_id") if row.get(name) is not None), None)
+    identity = next((row[name] for name in ID_COLUMNS if row.get(name) is not None), None)
     if identity is None:
         identity = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return Prompt(str(identity), tuple(ids), messages, text, columns, answer, task, prefill)

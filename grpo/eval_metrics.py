@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ class Judges:
     format: Reward | None = None
     language: Reward | None = None
     extract_answer: ExtractAnswer | None = None  # final answer in a text, for no_answer_rate and maj@k
+    vote: Callable[[str], Hashable] = str  # what equal answers share, so that 1/2 and 0.5 vote together
     require_format: bool = True
 
     def rewards(self) -> list[Reward]:
@@ -35,8 +36,11 @@ class Judges:
         return [replace(reward, name=name) for name, reward in named.items() if reward is not None]
 
 
-def problem_row(group: Group, judges: Judges) -> Row:
-    """Counts of one problem. `judged` is false when the accuracy does not apply: the gold is null or unreadable."""
+def problem_row(group: Group, judges: Judges, tokens: Sequence[int | None] | None = None) -> Row:
+    """Counts of one problem. `judged` is false when the accuracy does not apply: the gold is null or unreadable.
+
+    `tokens` of each completion, where its ids are not known; None: nobody said how many.
+    """
     rollouts = group.rollouts
     in_format = [judges.format is None or _is_one(rollout, "format") for rollout in rollouts]
     counts = [ok or not judges.require_format for ok in in_format]
@@ -44,6 +48,12 @@ def problem_row(group: Group, judges: Judges) -> Row:
     answers: list[str | None] = [None] * len(rollouts)
     if judges.extract_answer is not None:
         answers = [judges.extract_answer(rollout.completion.text) for rollout in rollouts]
+    if tokens is None:
+        tokens = [len(rollout.completion.token_ids) for rollout in rollouts]
+    counted = [count for count in tokens if count is not None]
+    votes = [
+        judges.vote(answer) if ok and answer is not None else None for answer, ok in zip(answers, counts, strict=True)
+    ]
     languages = [value for rollout in rollouts if (value := rollout.rewards.get("language")) is not None]
     return {
         "id": group.prompt.id,
@@ -55,9 +65,9 @@ def problem_row(group: Group, judges: Judges) -> Row:
         "in_format": sum(in_format) if judges.format else None,
         "truncated": sum(rollout.completion.finish_reason == "length" for rollout in rollouts),
         "no_answer": sum(answer is None for answer in answers) if judges.extract_answer else None,
-        "tokens": sum(len(rollout.completion.token_ids) for rollout in rollouts),
+        "tokens": sum(counted) if len(counted) == len(rollouts) else None,
         "language_consistency": sum(languages) / len(languages) if languages else None,
-        "votes": ([answer if ok else None for answer, ok in zip(answers, counts, strict=True)], correct),
+        "votes": (votes, correct),
     }
 
 
@@ -79,26 +89,25 @@ def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dic
         left_out = len(problems) - len(judged)
         log.warning("evaluation: %d of %d golds are null or cannot be read: left out", left_out, len(problems))
     samples = config.samples * len(judged)
-    estimate = mean_interval([problem["pass@1"] for problem in judged], config.samples)
     languages = [value for p in judged if (value := p["language_consistency"]) is not None]
     votes = [problem["votes"] for problem in judged]
 
     def rate(column: str) -> float | None:
-        return None if judged[0][column] is None else sum(problem[column] for problem in judged) / samples
+        counts = [problem[column] for problem in judged]
+        return None if None in counts else sum(counts) / samples
 
-    at_k: dict[str, float | None] = {}
+    at_k: dict[str, Any] = {}
     for k in config.k:
-        at_k[f"pass@{k}"] = _mean([pass_at_k(p["n"], p["correct"], k) for p in judged])
-        at_k[f"maj@{k}"] = (
-            _mean([maj_at_k(answers, right, k) for answers, right in votes]) if judges.extract_answer else None
-        )
+        if k > 1:  # pass@1 is there already
+            at_k |= _estimate(f"pass@{k}", [pass_at_k(p["n"], p["correct"], k) for p in judged])
+        majority = [maj_at_k(answers, right, k) for answers, right in votes] if judges.extract_answer else []
+        at_k |= _estimate(f"maj@{k}", majority)
     return {
         "n_problems": len(judged),
         "unjudged_problems": len(problems) - len(judged),
         "samples_per_problem": config.samples,
-        "pass@1": estimate.mean,
-        "pass@1_ci95": [estimate.low, estimate.high],
-        **{name: value for name, value in at_k.items() if name != "pass@1"},
+        **_estimate("pass@1", [problem["pass@1"] for problem in judged]),
+        **at_k,
         "format_rate": rate("in_format"),
         "format_required": judges.format is not None and judges.require_format,
         "language_consistency": _mean(languages) if languages else None,
@@ -112,11 +121,16 @@ def general_metrics(problems: Sequence[Row]) -> dict[str, Any]:
     """Mean and interval of each general metric over the prompts it applies to; null when none."""
     metrics: dict[str, Any] = {}
     for name in GENERAL_METRICS:
-        values = [value for problem in problems if (value := problem.get(name)) is not None]
-        estimate = mean_interval(values, samples=1) if values else None
-        metrics[name] = estimate.mean if estimate else None
-        metrics[f"{name}_ci95"] = [estimate.low, estimate.high] if estimate else None
+        metrics |= _estimate(name, [value for problem in problems if (value := problem.get(name)) is not None])
     return metrics
+
+
+def _estimate(name: str, values: Sequence[float]) -> dict[str, Any]:
+    """The mean over problems and its interval; null when there are none."""
+    if not values:
+        return {name: None, f"{name}_ci95": None}
+    estimate = mean_interval(values)
+    return {name: estimate.mean, f"{name}_ci95": [estimate.low, estimate.high]}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,28 +7,27 @@ counts only in the required format when there is one. What judges is handed in a
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from grpo.config import DataConfig, EngineConfig, EvalConfig, RuntimeConfig
-from grpo.data import ANSWER_COLUMNS, Row, build_prompts, load_rows, rows_hash, write_jsonl
+from grpo.data import ID_COLUMNS, PROMPT_COLUMNS, Row, build_prompts, load_rows, rows_hash, write_jsonl
 from grpo.engine import make_engine
 from grpo.errors import UserError
+from grpo.eval_judging import check_golds, judge_groups
 from grpo.eval_metrics import Judges, general_metrics, general_row, math_metrics, problem_row
 from grpo.files import write_json
 from grpo.parallel import World
 from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
 from grpo.progress import progress
-from grpo.reward_calls import REWARD_TIMEOUT
-from grpo.scoring import Reward, column_names, score
-from grpo.types import Group, Prompt, Rollout, RolloutEngine, Sampling
+from grpo.scoring import Reward
+from grpo.types import Group, Prompt, RolloutEngine, Sampling
 
 log = logging.getLogger("grpo")
 
@@ -88,14 +87,15 @@ def evaluate(
     rows = load_rows(config.data) if rows is None else rows
     name = model if isinstance(model, str) else str(getattr(model[0], "name_or_path", "") or "model in memory")
     source = config.data.path or config.data.fn or "rows"
-    _check_golds(rows, source)
+    check_golds(rows, judges.accuracy, source)
     loaded, tokenizer = _load(model, runtime or RuntimeConfig()) if isinstance(model, str) else model
     prompts = build_prompts(rows, config.data, tokenizer, task="evaluation")
     _check_length("max_tokens", loaded, [prompt.token_ids for prompt in prompts], config.max_tokens)
     sampler = make_engine(engine, loaded, tokenizer)
     try:
         sampling = Sampling(config.samples, config.max_tokens, config.temperature, config.top_p)
-        groups = judge_groups(_sample(sampler, prompts, sampling, seed, engine, "evaluation"), judges.rewards())
+        groups = _sample(sampler, prompts, sampling, seed, engine, "evaluation")
+        groups = judge_groups(with_problem_ids(groups), judges.rewards())
         general_groups = _general_groups(sampler, loaded, tokenizer, config, general, seed, engine)
     finally:
         sampler.close()
@@ -106,24 +106,46 @@ def evaluate(
         "data": source,
         **math_metrics(problems, config, judges),
         **general_metrics(general_problems),
+        **settings_of(config, rows, seed),
+        "engine": engine.kind,
+        "template_hash": template_hash(tokenizer, config.data),
+        "seconds": round(time.monotonic() - start, 3),
+    }
+    completions = [row for group in [*groups, *general_groups] for row in completion_rows(group)]
+    return EvalResult(metrics, [*map(without_votes, problems), *general_problems], completions)
+
+
+def settings_of(config: EvalConfig, rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """The part of eval.json that says what was asked, and how."""
+    return {
         "temperature": config.temperature,
         "top_p": config.top_p,
         "max_tokens": config.max_tokens,
         "seed": seed,
-        "engine": engine.kind,
-        "template_hash": template_hash(tokenizer, config.data),
+        "prompt_hash": prompt_hash(config.data),
         "data_hash": rows_hash(rows),
-        "seconds": round(time.monotonic() - start, 3),
     }
-    completions = [row for group in [*groups, *general_groups] for row in _completion_rows(group)]
-    hidden = [{key: value for key, value in problem.items() if key != "votes"} for problem in problems]
-    return EvalResult(metrics, [*hidden, *general_problems], completions)
 
 
-def _check_golds(rows: Sequence[Row], source: str) -> None:
-    if not any(row.get(column) is not None for row in rows for column in ANSWER_COLUMNS):
-        has = ", ".join(rows[0]) if rows else "nothing"
-        raise UserError(f"data '{source}': no column {' | '.join(ANSWER_COLUMNS)} to judge by (it has: {has})")
+def with_problem_ids(groups: Sequence[Group]) -> list[Group]:
+    """The groups under ids that models with different templates share: the row's own, else a hash of the question."""
+    seen: Counter[str] = Counter()
+    named = []
+    for group in groups:
+        columns = group.prompt.columns
+        own = next((columns[name] for name in ID_COLUMNS if columns.get(name) is not None), None)
+        question = next((columns[name] for name in PROMPT_COLUMNS if columns.get(name) is not None), None)
+        text = json.dumps(question, sort_keys=True, default=str)
+        name = hashlib.blake2b(text.encode(), digest_size=8).hexdigest() if own is None else str(own)
+        seen[name] += 1
+        name = name if seen[name] == 1 else f"{name}#{seen[name] - 1}"
+        named.append(replace(group, prompt=replace(group.prompt, id=name)))
+    return named
+
+
+def without_votes(problem: Row) -> Row:
+    """A row as eval.problems.jsonl has it."""
+    return {key: value for key, value in problem.items() if key != "votes"}
 
 
 def _check_length(setting: str, model: Any, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
@@ -187,56 +209,23 @@ def _general_groups(
     return judge_groups(groups, [replace(reward, name=name) for name, reward in general.rewards.items()])
 
 
-def judge_groups(groups: list[Group], rewards: list[Reward]) -> list[Group]:
-    """The groups with their rewards; every process judges its share. What a reward fails on is said."""
-    errors: Counter[str] = Counter()
-    first: list[str] = []
-    columns = column_names(group.prompt for group in groups)
-
-    def judge(own: list[Group]) -> list[Group]:
-        if not own:  # fewer groups than processes
-            return []
-        judged, stats = score(own, rewards, columns=columns, timeout=REWARD_TIMEOUT)
-        errors.update(stats.errors)
-        first.extend([stats.first_error] if stats.first_error else [])
-        return _failures_as_wrong(judged, stats.failed)
-
-    world = World.current()
-    judged = world.spread(groups, judge)
-    found = world.gather((errors, first))
-    counts = sum((counter for counter, _ in found), Counter[str]())
-    if counts:
-        shown = ", ".join(f"{name} failed on {count}" for name, count in counts.items())
-        example = next(text for _, texts in found for text in texts)
-        rows = sum(len(group.rollouts) for group in groups)
-        end = "; where a gold could be read they count as wrong" if counts["accuracy"] else ""
-        log.warning("evaluation: %s of %d completions; first: %s%s", shown, rows, example, end)
-    return judged
-
-
-def _failures_as_wrong(groups: list[Group], failed: Set[tuple[int, str]]) -> list[Group]:
-    """The groups with an accuracy of 0 where its function raised, hung or returned no number.
-
-    A model must not be spared the problems whose answers break the judge. Without a gold there was nothing to judge by.
-    """
-    rows = itertools.count()
-
-    def judged(group: Group, rollout: Rollout) -> Rollout:
-        broke = (next(rows), "accuracy") in failed
-        if not broke or group.prompt.answer is None:
-            return rollout
-        return replace(rollout, rewards={**rollout.rewards, "accuracy": 0.0})
-
-    return [replace(group, rollouts=tuple(judged(group, rollout) for rollout in group.rollouts)) for group in groups]
-
-
 def template_hash(tokenizer: Any, data: DataConfig) -> str:
     """Hash of everything that turns a question into a prompt."""
     template = data.template or getattr(tokenizer, "chat_template", None)
-    return hashlib.sha256(json.dumps([template, data.system, data.suffix]).encode()).hexdigest()[:16]
+    return _short_hash([template, data.system, data.suffix])
 
 
-def _completion_rows(group: Group) -> list[Row]:
+def prompt_hash(data: DataConfig) -> str:
+    """Hash of what is put around a question; all that is known of the prompt where a server renders it."""
+    return _short_hash([data.template, data.system, data.suffix])
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def completion_rows(group: Group) -> list[Row]:
+    """One row a sample."""
     prompt = group.prompt
     return [
         {

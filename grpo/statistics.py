@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Z95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
+TAIL = 0.025  # outside a 95% interval, on each side
 EXACT_FLIPS = 14  # up to this many non-zero differences every sign pattern is enumerated
 RANDOM_FLIPS = 10_000
 CORRECT = object()  # the one vote that all right answers share, however they are written
@@ -37,39 +37,84 @@ class Comparison:
     n: int
 
 
-def wilson(p: float, n: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a proportion `p` from `n` trials; never of width zero."""
-    center = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, min(p, (center - half) / scale)), min(1.0, max(p, (center + half) / scale))
-
-
-def mean_interval(values: Sequence[float], samples: int | None = None) -> Estimate:
-    """Mean of per-problem scores in [0, 1] with Wilson's interval over problems.
-
-    The effective sample size is p(1-p)/se^2, with se the standard error over problems; the number of problems when
-    every score is 0 or 1. `samples` per problem bound it by problems x samples, so that a chance agreement of the
-    problems (every one solved exactly half of the time) cannot make the interval vanish.
-    """
+def mean_interval(values: Sequence[float]) -> Estimate:
+    """Mean of per-problem scores in [0, 1], clipped to it, with its 95% interval over problems (`mean_bounds`)."""
     if len(values) == 0:
         raise ValueError("no values to average")
     scores = np.clip(np.asarray(values, dtype=np.float64), 0.0, 1.0)
-    n, p = len(scores), float(scores.mean())
-    low, high = wilson(p, effective_size(scores, n * samples if samples else None))
-    return Estimate(p, low, high, n)
+    mean = float(scores.mean())
+    low, high = mean_bounds(np.array(mean), np.array(np.mean(scores**2)), len(scores))
+    return Estimate(mean, float(low), float(high), len(scores))
 
 
-def effective_size(scores: np.ndarray, most: float | None = None) -> float:
-    """How many independent right-or-wrong trials would be as uncertain as the mean of these scores."""
-    n, p = len(scores), float(scores.mean())
-    if n == 1 or bool(np.isin(scores, (0.0, 1.0)).all()):
-        return float(n)
-    squared_error = float(scores.var(ddof=1)) / n
-    if squared_error <= 1e-16:  # all alike: nothing learnt about their spread
-        return float(n)
-    size = p * (1 - p) / squared_error
-    return min(size, most) if most else size
+def mean_bounds(mean: np.ndarray, square: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """95% interval of the expected score of a problem, whatever its distribution over [0, 1].
+
+    Each bound adds one problem of the worst score to the n that were seen, 1 for the upper and 0 for the lower, and
+    takes the 97.5% or 2.5% quantile of their mean under Dirichlet(1, ..., 1) weights (Gaffke 2005; Learned-Miller and
+    Thomas 2020, arXiv:1905.06208), here that of the Beta distribution with the same mean and variance. With scores of
+    0 and 1 that is the interval of Clopper and Pearson (1934), exactly; with shares of many samples it narrows as they
+    agree, and it has no width zero. Simulated coverage: `benchmarks/coverage.md`.
+
+    Args:
+        mean, square: means of the scores and of their squares, for any number of evaluations at a time.
+        n: problems in each of them.
+    """
+    low = _dirichlet_quantile(n * mean / (n + 1), n * square / (n + 1), n, TAIL)
+    high = _dirichlet_quantile((n * mean + 1) / (n + 1), (n * square + 1) / (n + 1), n, 1 - TAIL)
+    return np.minimum(low, mean), np.maximum(high, mean)  # rounding aside, they already are
+
+
+def _dirichlet_quantile(mean: np.ndarray, square: np.ndarray, n: int, q: float) -> np.ndarray:
+    """Of n + 1 scores under Dirichlet weights, matched by a Beta distribution."""
+    variance = np.maximum(square - mean**2, 0.0) / (n + 2)
+    spread = variance > 0  # else all scores are 0, or all are 1
+    middle, size = np.where(spread, mean, 0.5), np.where(spread, variance, 1 / 12)
+    strength = middle * (1 - middle) / size - 1
+    return np.where(spread, beta_quantile(middle * strength, (1 - middle) * strength, q), mean)
+
+
+def beta_quantile(a: np.ndarray, b: np.ndarray, q: float) -> np.ndarray:
+    """The q quantile of Beta(a, b): Newton's steps, halving where one would leave what is known to hold it."""
+    low, high = np.zeros_like(a), np.ones_like(a)
+    x = a / (a + b)
+    for _ in range(60):
+        probability, density = _beta(a, b, x)
+        excess = probability - q
+        low, high = np.where(excess < 0, x, low), np.where(excess < 0, high, x)
+        step = x - excess / np.maximum(density, 1e-300)
+        new = np.where((step > low) & (step < high), step, (low + high) / 2)
+        done = bool(np.all(np.abs(new - x) < 1e-12))
+        x = new
+        if done:
+            break
+    return x
+
+
+def _beta(a: np.ndarray, b: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distribution function (the continued fraction of DLMF 8.17.22, by Lentz's method) and density of Beta(a, b)."""
+    swap = x > (a + 1) / (a + b + 2)  # there the fraction of the complement converges faster
+    p, r, y = np.where(swap, b, a), np.where(swap, a, b), np.where(swap, 1 - x, x)
+    power = np.exp(_log_gamma(p + r) - _log_gamma(p) - _log_gamma(r) + p * np.log(y) + r * np.log1p(-y))
+    c = np.ones_like(y)
+    d = 1 / (1 - (p + r) * y / (p + 1))
+    fraction = d
+    for m in range(1, 500):
+        change = np.ones_like(y)
+        for term in (
+            m * (r - m) * y / ((p + 2 * m - 1) * (p + 2 * m)),
+            -(p + m) * (p + r + m) * y / ((p + 2 * m) * (p + 2 * m + 1)),
+        ):
+            d, c = 1 / (1 + term * d), 1 + term / c
+            change = change * c * d
+        fraction = fraction * change
+        if bool(np.all(np.abs(change - 1) < 1e-13)):
+            break
+    tail = power * fraction / p
+    return np.where(swap, 1 - tail, tail), power / (y * (1 - y))
+
+
+_log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -101,29 +146,16 @@ def _vote(votes: Sequence[Hashable | None]) -> float:
 
 
 def compare_paired(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Comparison:
-    """B - A on the same problems: Student's interval of the mean difference and a sign-flip permutation p-value."""
+    """B - A on the same problems, scores in [0, 1]: `mean_bounds` of the differences and a sign-flip p-value.
+
+    Student's interval would be too narrow where few problems differ: 87% with 3.5 points gained on 100 problems.
+    """
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    n = len(differences)
-    if n == 0:
+    if len(differences) == 0:
         raise ValueError("no problems to compare")
-    mean = float(differences.mean())
-    spread = float(differences.std(ddof=1)) if n > 1 else 0.0
-    # All differences alike: the "rule of three" bounds what n problems could have missed.
-    half = student_quantile(n - 1) * spread / math.sqrt(n) if spread > 1e-12 else 3.0 / n
-    return Comparison(mean, max(-1.0, mean - half), min(1.0, mean + half), sign_flip_p(differences, seed), n)
-
-
-def student_quantile(freedom: int) -> float:
-    """The 97.5% quantile of Student's t: exact for 1 and 2 degrees, else Cornish and Fisher's expansion."""
-    if freedom == 1:
-        return math.tan(math.pi * 0.475)
-    if freedom == 2:
-        return 0.95 * math.sqrt(2 / (1 - 0.95**2))
-    z, v = Z95, float(freedom)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / v + second / v**2 + third / v**3
+    shares = mean_interval(((differences + 1) / 2).tolist())  # differences are in [-1, 1]
+    low, high = 2 * shares.low - 1, 2 * shares.high - 1
+    return Comparison(float(differences.mean()), low, high, sign_flip_p(differences, seed), len(differences))
 
 
 def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float:

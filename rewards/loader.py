@@ -14,9 +14,18 @@ from grpo.scoring import Reward
 
 REGISTRY = {
     "accuracy": "rewards.accuracy.accuracy_reward",
+    "code": "rewards.code.code_reward",
+    "cosine_length": "rewards.length.cosine_length",
+    "countdown": "rewards.countdown.countdown_reward",
     "format": "rewards.format.format_reward",
+    "judge": "rewards.judge.Judge",
     "language": "rewards.language.language_consistency",
+    "length": "rewards.length.length_reward",
+    "overlong": "rewards.length.overlong_penalty",
+    "reasoning_steps": "rewards.format.reasoning_steps",
+    "repetition": "rewards.repetition.repetition_penalty",
     "reward_model": "rewards.preference.RewardModel",
+    "tag_count": "rewards.format.tag_count",
 }
 
 

@@ -11,6 +11,7 @@ from grpo.conversations import turn_end
 from grpo.errors import UserError
 from grpo.policy import load_tokenizer, pick_device
 from grpo.reward_scoring import Part, load_reward_model, response_ids, score_ids
+from rewards.rows import applying_rows, check_applies_to
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -39,8 +40,7 @@ class RewardModel:
             raise UserError(f"reward_model: part '{part}'; use answer or response")
         if squash not in ("sigmoid", "none"):
             raise UserError(f"reward_model: squash '{squash}'; use sigmoid or none")
-        if applies_to is not None and set(applies_to) != {"column", "values"}:
-            raise UserError(f"reward_model: applies_to must hold 'column' and 'values', got {sorted(applies_to)}")
+        check_applies_to("reward_model", applies_to)
         if device not in get_args(Device):
             raise UserError(f"reward_model: device '{device}'; use {', '.join(get_args(Device))}")
         self.path, self.part, self.squash, self.batch_size = model, part, squash, batch_size
@@ -48,7 +48,7 @@ class RewardModel:
         self._loaded: tuple[Any, Any, int] | None = None
 
     def __call__(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[float | None]:
-        rows = [row for row in range(len(prompts)) if self._applies(row, columns)]
+        rows = applying_rows("reward_model", self.applies_to, len(prompts), columns)
         values: list[float | None] = [None] * len(prompts)
         if not rows:
             return values
@@ -57,14 +57,6 @@ class RewardModel:
         for row, score in zip(rows, score_ids(model, ids, tokenizer.pad_token_id, self.batch_size), strict=True):
             values[row] = 0.5 * (1.0 + math.tanh(score / 2.0)) if self.squash == "sigmoid" else score
         return values
-
-    def _applies(self, row: int, columns: Mapping[str, Any]) -> bool:
-        if self.applies_to is None:
-            return True
-        column = self.applies_to["column"]
-        if column not in columns:
-            raise UserError(f"reward_model: applies_to: the data has no column '{column}'")
-        return columns[column][row] in self.applies_to["values"]
 
     def _load(self) -> tuple[Any, Any, int]:
         """On first use: the model may be made by an earlier stage of the same run."""

@@ -42,7 +42,7 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     tokenizer = build_tokenizer(texts, settings.vocab_size)
     examples = documents(texts, tokenizer, settings.max_tokens)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_architecture(settings, len(tokenizer))).to(pick_device(runtime))
+    model = AutoModelForCausalLM.from_config(architecture(settings, len(tokenizer))).to(pick_device(runtime))
     # A document's end stops sampling as well: R1-Zero goes straight from here to RL, without a chat template.
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(DOCUMENT_END)]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -61,7 +61,8 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     return {**numbers, "parameters": model.num_parameters(), "documents": len(texts), "data_hashes": hashes}
 
 
-def _architecture(settings: PretrainConfig, vocab_size: int) -> Any:
+def architecture(settings: PretrainConfig, vocab_size: int) -> Any:
+    """The configuration of the model that is trained from scratch."""
     return model_config(
         vocab_size,
         settings.hidden_size,

@@ -15,7 +15,6 @@ MUST_AGREE = (
     "temperature",
     "top_p",
     "max_tokens",
-    "template_hash",
     "format_required",
 )
 EXAMPLES = """\
@@ -38,7 +37,7 @@ def compare_command(arguments: list[str]) -> int:
     if chosen.metric not in METRICS:
         raise UserError(f"--metric '{chosen.metric}': not a metric of every problem{nearest(chosen.metric, METRICS)}")
     a, b = _read(chosen.a), _read(chosen.b)
-    for key in MUST_AGREE:
+    for key in (*MUST_AGREE, _prompt_key(a, b)):
         if a.get(key) != b.get(key):
             raise UserError(
                 f"'{chosen.a}' and '{chosen.b}' are not comparable: {key} is {a.get(key)} and {b.get(key)}; "
@@ -51,6 +50,13 @@ def compare_command(arguments: list[str]) -> int:
             f"'{chosen.a}' and '{chosen.b}' are not comparable: {len(only)} problems only in one, e.g. {only[0]}"
         )
     return _report(chosen.metric, list(first.values()), [second[key] for key in first])
+
+
+def _prompt_key(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """What says that both were asked alike. Of a served model its own template is unknown, but not what we put around
+    the questions."""
+    served = any(evaluation.get("engine") == "openai" for evaluation in (a, b))
+    return "prompt_hash" if served else "template_hash"
 
 
 def _report(metric: str, a: list[float], b: list[float]) -> int:

@@ -141,11 +141,19 @@ class GeneralEvalConfig(Section):
     over_refusal: JudgeConfig
 
 
+class DecontaminateConfig(Section):
+    """No training row may hold so much of an evaluation problem: see `stages.ngrams`."""
+
+    ngram: int = Field(10, ge=2)  # words in a row; characters in writing without spaces
+    share: float = Field(0.5, ge=0, le=1)  # of a problem's n-grams; 0: one is enough
+
+
 class EvaluationConfig(Section):
     math: EvalConfig
     general: GeneralEvalConfig | None = None
     # Import path of f(row or rows) -> set of problem keys: no key of an evaluation problem may be in training data.
     leak_check: str | None = None
+    decontaminate: DecontaminateConfig | None = None  # None: only copies of the whole text are looked for
 
 
 class RecipeConfig(Section):

@@ -11,18 +11,22 @@ from grpo.eval_metrics import GENERAL_METRICS, Judges
 from grpo.evaluation import GeneralEval, evaluate
 from rewards.accuracy import extract_answer
 from rewards.loader import load_reward
+from rewards.normalise import vote
 from stages.config import EvaluationConfig, GeneralEvalConfig, RecipeConfig
 from stages.manifest import digest, input_hashes, without_paths
 
 
 def load_judges(config: EvalConfig, require_format: bool = True) -> Judges:
-    """The rewards of an evaluation, loaded; answers are read as the accuracy reward reads them."""
-    strict = config.accuracy.kwargs.get("strict", False)
+    """The rewards of an evaluation, loaded; answers are read as the accuracy reward reads them. A program is no answer
+    that could be voted on."""
+    options = {name: config.accuracy.kwargs[name] for name in ("strict", "anywhere") if name in config.accuracy.kwargs}
+    reads = config.accuracy.fn != "code"
     return Judges(
         accuracy=load_reward(config.accuracy),
         format=load_reward(config.format) if config.format else None,
         language=load_reward(config.language) if config.language else None,
-        extract_answer=partial(extract_answer, strict=strict),
+        extract_answer=partial(extract_answer, **options) if reads else None,
+        vote=vote,
         require_format=require_format,
     )
 
@@ -35,7 +39,7 @@ def load_general(config: GeneralEvalConfig) -> GeneralEval:
 
 def evaluation_hash(config: EvaluationConfig) -> str:
     """Changes when the evaluation would: settings or the contents of local files."""
-    settings = without_paths(config.model_dump(mode="json"))
+    settings = without_paths(config.model_dump(mode="json", exclude={"decontaminate"}))  # a guard, not a setting of it
     return digest([settings, sorted(input_hashes(config).values())])
 
 

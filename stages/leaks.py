@@ -14,6 +14,7 @@ from grpo.errors import UserError
 from grpo.imports import import_path
 from grpo.types import Message
 from stages.config import RecipeConfig
+from stages.ngrams import Ngrams
 from stages.preflight import find
 
 log = logging.getLogger("grpo")
@@ -27,8 +28,21 @@ def check_leaks(config: RecipeConfig, rows: Sequence[Row], file: Path) -> None:
     """Compare the training rows in `file` with the evaluation's problems.
 
     Raises:
-        UserError: a training row holds an evaluation problem, by its text or by a key of `leak_check`.
+        UserError: a training row holds an evaluation problem, by its text, by a key of `leak_check`, or by the n-grams
+            of `decontaminate`.
     """
+    check_copies(config, rows, file)
+    for number, text, problem in near_copies(config, rows):
+        raise UserError(
+            f"training data '{file}', row {number} is nearly the evaluation problem {_start(problem)!r}: "
+            f"{_start(text)!r}: take it out of the stage's data (grpo check lists all such rows), or set "
+            "evaluation.decontaminate.share"
+        )
+    log.debug("no evaluation problem among the %d rows of %s", len(rows), file)
+
+
+def check_copies(config: RecipeConfig, rows: Sequence[Row], file: Path) -> None:
+    """As `check_leaks`, but for copies only: by the text or by a key of `leak_check`."""
     evaluation = config.evaluation
     problems = load_rows(evaluation.math.data)
     general = load_rows(evaluation.general.data) if evaluation.general else []
@@ -44,7 +58,26 @@ def check_leaks(config: RecipeConfig, rows: Sequence[Row], file: Path) -> None:
                 f"training data '{file}', row {number} holds the evaluation problem {min(map(str, found))!r}: "
                 "take it out of the stage's data"
             )
-    log.debug("no evaluation problem among the %d rows of %s", len(rows), file)
+
+
+def near_copies(config: RecipeConfig, rows: Sequence[Row]) -> Iterator[tuple[int, str, str]]:
+    """(row number from 1, its text, the evaluation problem) of every row that `evaluation.decontaminate` finds."""
+    settings = config.evaluation.decontaminate
+    if settings is None:
+        return
+    wraps = {wrap for _, data in find(config, DataConfig) for wrap in _wraps(data)}
+    problems = load_rows(config.evaluation.math.data)
+    grams = Ngrams((text for row in problems for text in question_texts(row)), settings.ngram, settings.share)
+    for number, row in enumerate(rows, 1):
+        for text in question_texts(row, wraps):
+            problem = grams.copied(text)
+            if problem is not None:
+                yield number, text, problem
+                break
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def question_part(row: Row) -> Row:

@@ -18,13 +18,14 @@ from grpo.config import DataConfig, RewardConfig
 from grpo.errors import UserError, nearest
 from grpo.imports import import_path
 from grpo.model_path import check_model, is_local
-from grpo.reward_calls import select_arguments
+from grpo.reward_calls import REWARD_TIMEOUT, call_async, is_async, select_arguments
 from stages.config import EvaluationConfig, RecipeConfig, RLStageConfig
 from stages.stage import active_stages
 
 RUN = "{run}"  # in the arguments of a reward: the run's folder
 FILES = (".jsonl", ".json", ".parquet")
-OFFERED = ("prompts", "completions", "completion_ids", "answer", "language", "prefill")  # what our rewards may take
+# The columns that our rewards may take.
+OFFERED = ("prompts", "completions", "completion_ids", "answer", "language", "prefill", "numbers", "target")
 
 
 def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None:
@@ -93,11 +94,15 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
         return
     reward = load_reward(spec.model_copy(update={"kwargs": in_run(spec.kwargs, run)}))
     try:  # on no rows: what they check, they check first
-        reward.fn(**select_arguments(reward.name, reward.fn, {name: [] for name in OFFERED}, {}))
+        arguments = select_arguments(reward.name, reward.fn, {name: [] for name in OFFERED}, {})
+        if is_async(reward.fn):
+            call_async([(reward.fn, arguments)], REWARD_TIMEOUT)
+        else:
+            reward.fn(**arguments)
     except (TypeError, ValueError) as error:
         raise UserError(f"reward '{spec.fn}': kwargs: {error}") from error
     model = spec.kwargs.get("model")
-    if isinstance(model, str) and RUN not in model:
+    if spec.fn == "reward_model" and isinstance(model, str) and RUN not in model:  # a judge's is a name at its endpoint
         check_model(model)
 
 

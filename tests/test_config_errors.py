@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from grpo.algorithm import PRESETS
 from grpo.config import EvalConfig, RewardConfig, RLConfig, TrainConfig
 from grpo.config_file import apply_override, read_config, validate
+from grpo.endpoint import EndpointConfig
 from grpo.errors import UserError, nearest
 from grpo.eval_metrics import GENERAL_METRICS
 from grpo.section import Section
@@ -96,6 +97,7 @@ FULL: dict[str, Any] = {
         },
         "general": {"data": FUNCTION, "max_tokens": 32, **dict.fromkeys(GENERAL_METRICS, JUDGE)},
         "leak_check": "my.keys",
+        "decontaminate": {"ngram": 8, "share": 0.4},
     },
     "base": {
         "steps": 40,
@@ -208,7 +210,7 @@ def test_full_sets_every_setting_to_something_else_than_its_default() -> None:
     # There is one engine, and FULL trains its base from scratch.
     assert {place for place, same in default.items() if same} == {("EngineConfig", "kind"), ("BaseConfig", "model")}
     written = {(kind.__name__, name) for kind in sections() for name in kind.model_fields if owner(kind, name) is kind}
-    others = {kind.__name__ for kind in (TrainConfig, EvalCommandConfig)}  # other roots
+    others = {kind.__name__ for kind in (TrainConfig, EvalCommandConfig, EndpointConfig)}  # other roots
     assert {place for place in written if place[0] not in others} == default.keys()
 
 

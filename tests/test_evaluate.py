@@ -205,3 +205,48 @@ def test_the_template_hash_follows_what_renders_the_prompt(tiny: tuple[Any, Any]
     from grpo.evaluation import template_hash
 
     assert len({template_hash(tiny[1], item) for item in data}) == 3
+
+
+def test_rates_count_each_thing_by_itself() -> None:
+    """Cut with an answer, ended without one, and tokens that differ: no rate stands for another."""
+    texts = [("A: 5", 9, "length"), ("", 1, "stop"), ("A: 7", 4, "stop"), ("A: 5", 2, "stop")]
+    completions = [Completion((1,) * n, (0.0,) * n, end, text) for text, n, end in texts]  # type: ignore[arg-type]
+    prompt = Prompt(id="1", token_ids=(1,), text="q", columns={"answer": "5"}, answer="5")
+    unjudged = group(2, None, "", "", "", "")  # counts in none of them
+    metrics = measure([Group(prompt, tuple(map(Rollout, completions))), unjudged], judges(), samples=4, k=(4,))
+    assert metrics["truncation_rate"] == 1 / 4
+    assert metrics["no_answer_rate"] == 1 / 4
+    assert metrics["mean_tokens"] == (9 + 1 + 4 + 2) / 4
+    assert metrics["format_rate"] == 3 / 4
+    assert metrics["pass@1"] == 1 / 2
+
+
+def test_wrong_answers_that_are_equal_vote_together() -> None:
+    """5 is right and has two of five votes; 7 has three, in three spellings."""
+    groups = [group(1, "5", "A: 5", "A: 5", "A: 7", "A: 7.0", "A: +7")]
+    spelt = measure(groups, judges(), samples=5, k=(5,))
+    equal = measure(groups, judges(vote=float), samples=5, k=(5,))
+    assert (spelt["maj@5"], equal["maj@5"]) == (1.0, 0.0)
+    assert equal["maj@5_ci95"][0] == 0.0
+    assert equal["pass@5_ci95"][1] == 1.0
+
+
+def test_counts_that_a_server_did_not_give() -> None:
+    judged, _ = score([group(1, "5", "A: 5", "A: 6")], judges().rewards())
+    assert problem_row(judged[0], judges(), [3, 4])["tokens"] == 7
+    row = problem_row(judged[0], judges(), [3, None])
+    assert math_metrics([row], config(samples=2), judges())["mean_tokens"] is None
+
+
+def test_ids_are_those_of_the_question() -> None:
+    """So that models with different templates can be compared; equal questions stay apart."""
+    from grpo.evaluation import with_problem_ids
+
+    def of(template: str, **columns: Any) -> Group:
+        return Group(Prompt(template, (1,), text=template, columns=columns), ())
+
+    one = with_problem_ids([of("a", question="2+2"), of("a#1", question="2+2"), of("a", id=7, question="2+2")])
+    two = with_problem_ids([of("b", question="2+2"), of("b#1", question="2+2"), of("b", id=7, question="2+2")])
+    ids = [item.prompt.id for item in one]
+    assert ids == [item.prompt.id for item in two]
+    assert (len(set(ids)), ids[2]) == (3, "7")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.real_data import data_folder, rows_of
 from grpo.errors import UserError
 from grpo.scoring import score
 from grpo.types import Completion, Group, Prompt, Rollout
-from rewards import load_reward
-from rewards.format import format_reward
+from rewards import detector, load_reward
+from rewards.format import format_reward, reasoning_steps, tag_count
 from rewards.language import chain_of_thought, count_words, language_consistency
+from rewards.words import SCRIPTS, scripts_of
+
+needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 
 THINK = [
     ("<think>r</think>5", 1.0),
@@ -50,6 +58,55 @@ def test_think(text, expected):
 @pytest.mark.parametrize(("text", "expected"), ANSWER)
 def test_think_and_answer(text, expected):
     assert format_reward([text], answer_tag="answer") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "lenient"),
+    [
+        ("<think>r</think><answer>5</answer>", 1.0, 1.0),
+        ("Well. <think>r</think> so <answer>5</answer> Bye.", 0.0, 1.0),
+        ("<answer>5</answer><think>r</think>", 0.0, 0.0),
+        ("<think>r</think><answer>5</answer><answer>6</answer>", 0.0, 0.0),
+        ("<think>r<answer>5</think></answer>", 0.0, 0.0),
+        ("<think>r</think> so <answer> </answer>", 0.0, 0.0),
+    ],
+)
+def test_text_outside_of_the_tags(text, strict, lenient):
+    assert format_reward([text], answer_tag="answer") == [strict]
+    assert format_reward([text], answer_tag="answer", strict=False) == [lenient]
+
+
+def test_text_before_the_thinking():
+    assert format_reward(["Well. <think>r</think>5"], strict=False) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("```python\nx = 1\n```", 1.0),
+        ("First:\n```Python \nx = 1\n```\nDone.", 1.0),
+        ("```python\nx = 1", 0.0),
+        ("```python\n\n```", 0.0),
+        ("```\nx = 1\n```", 0.0),
+        ("```python3\nx = 1\n```", 0.0),
+        ("x = 1", 0.0),
+    ],
+)
+def test_an_answer_in_code(answer, expected):
+    assert format_reward([f"<think>r</think>{answer}"], code="python") == [expected]
+    assert format_reward(
+        [f"<think>```python\nx\n```</think>\n<answer>{answer}</answer>"], answer_tag="answer", code="python"
+    ) == [expected]
+
+
+def test_tags_and_steps_in_part():
+    texts = ["<think>r</think><answer>5</answer>", "<think>r</think>5", "<think><think>r</think><answer>", "5"]
+    assert tag_count(texts) == [1.0, 0.5, 0.5, 0.0]
+    assert tag_count(["r</think>5"], prefill=["<a>\n<think>\n"]) == [0.5]
+    with pytest.raises(UserError, match="reward 'tag_count': opened is"):
+        tag_count([""], opened="no")
+    said = ["1. add\n2) halve", "**Step 1:** add\nThen halve.\n- done\n- yes", "1.5 and -3\nThenceforth 2. and", ""]
+    assert reasoning_steps(said) == [2 / 3, 1.0, 0.0, 0.0]
 
 
 OPENED, WHOLE = "r</think>5", "<think>r</think>5"
@@ -153,3 +210,135 @@ def test_unknown_or_missing_language():
         language_consistency(["two"], language="qq")
     with pytest.raises(UserError, match="give `kwargs"):
         language_consistency(["two"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("so ℝ and 𝑥 and 𝒜𝓑 in ℏ, 5 µ", {"LATIN": 4}),
+        ("п'ять яблук", {"CYRILLIC": 2}),
+        ("Oʻzbek tili", {"LATIN": 2}),
+        (r"we \[ have \[ x + abc \] it", {"LATIN": 3}),
+        (r"so \begin{align} abc \begin{cases} def \end{cases} \end{align} done", {"LATIN": 2}),
+    ],
+)
+def test_signs_and_formulas_are_no_words(text, words):
+    assert dict(count_words(text)) == words
+
+
+@pytest.mark.parametrize(
+    ("code", "scripts"),
+    [
+        *(("en", {"LATIN"}), ("en-GB", {"LATIN"}), ("sr", {"CYRILLIC"}), ("sr-Latn-RS", {"LATIN"})),
+        *(("zh_Hant", {"HAN"}), ("yue", {"HAN"}), ("uz-Cyrl", {"CYRILLIC"}), ("qqq-Latn", {"LATIN"})),
+        *(("dv", {"THAANA"}), ("ja", {"HAN", "HIRAGANA", "KATAKANA"})),
+    ],
+)
+def test_scripts(code, scripts):
+    assert scripts_of(code) == scripts
+
+
+def test_every_two_letter_code_and_every_language_of_the_detector_has_a_script():
+    assert len([code for code in SCRIPTS if len(code) == 2]) >= 183
+    assert set(detector.identifier().nb_classes) - set(SCRIPTS) == {"zxx"}  # "no language"
+
+
+ENGLISH = "First we add the two numbers. Wait, let me check. The sum of both is twelve, so each child gets four apples."
+FRENCH = (
+    "Ensuite nous partageons les douze pommes entre les trois enfants. La réponse est donc quatre pommes par enfant."
+)
+UKRAINIAN = "Спочатку додамо обидва числа. У Марії було десять яблук, і вона віддала два своїй сестрі."
+RUSSIAN = "Сначала сложим оба числа. У Марии было десять яблок, и она отдала два своей сестре."
+CANTONESE = "佢哋有五個蘋果，食咗兩個。我哋要計吓仲有幾多個，所以答案係三個，唔係五個。"
+MANDARIN = "他们有五个苹果，吃了两个。我们要算一下还有几个，所以答案是三个，不是五个。"
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        (ENGLISH, "en", 1.0),
+        (ENGLISH, "fr", 4 / 22),  # "Wait, let me check": too short to tell
+        (FRENCH, "fr", 1.0),
+        (FRENCH, "en", 0.0),
+        (UKRAINIAN, "uk", 1.0),
+        (UKRAINIAN, "ru", 0.0),
+        (RUSSIAN, "ru", 1.0),
+        (RUSSIAN, "uk", 4 / 15),  # the first sentence could be Ukrainian
+        (CANTONESE, "yue", 1.0),
+        (CANTONESE, "zh", 0.0),
+        (MANDARIN, "zh", 1.0),
+        (MANDARIN, "yue", 0.0),
+        ("Okay. So we get 5. Hmm. $x=3$, q.e.d.", "en", 1.0),
+        ("สองบวกสาม two", "th", 3 / 4),  # Thai has its script for itself
+        ("two สาม", "en", 0.5),
+    ],
+)
+def test_languages_of_one_script(text, language, expected):
+    (score,) = language_consistency([text], language=language, detect=True)
+    assert score == pytest.approx(expected)
+
+
+def test_sentences_of_two_languages():
+    """22 words and 19, with signs and numbers of no language between them."""
+    text = f"<think>{ENGLISH} 4 × 3 = 12. {FRENCH}</think>5"
+    words = count_words(ENGLISH)["LATIN"], count_words(FRENCH)["LATIN"]
+    assert language_consistency([text], language="en") == [1.0]
+    assert language_consistency([text], language="en", detect=True) == [pytest.approx(words[0] / sum(words))]
+    scores = [language_consistency([text], language=code, detect=True)[0] for code in ("fr", "de")]
+    assert scores[0] < 0.75  # its own, and what is too short to tell
+    assert scores[1] < 0.3
+    assert language_consistency([text], language="en", detect=True) == language_consistency(
+        [text], language="en", detect=True
+    )
+
+
+def test_the_detector_is_an_option_of_the_config():
+    reward = load_reward({"fn": "language", "kwargs": {"language": "en", "detect": True}})
+    prompt = Prompt("p", (1,), "?", "?", {"detect": False}, prefill="")
+    (scored,), _ = score([Group(prompt, (Rollout(Completion((1,), (0.0,), "stop", FRENCH)),))], [reward])
+    assert scored.rollouts[0].rewards == {"language": 0.0}
+    assert language_consistency([FRENCH], language="en") == [1.0]
+
+
+def test_a_language_that_the_detector_does_not_know():
+    assert language_consistency(["a wata b"], language="na") == [1.0]
+    with pytest.raises(UserError, match="detect: the detector does not know 'na'"):
+        language_consistency([], language="na", detect=True)
+    said: list[tuple[int, str]] = []
+    scores = language_consistency(
+        [ENGLISH] * 2, language=["na", "en"], detect=True, log_error=lambda *error: said.append(error)
+    )
+    assert scores == [None, 1.0]
+    assert [row for row, _ in said] == [0]
+    assert language_consistency(["Ꭰ ᎠᎴ"], language="chr", detect=True) == [1.0]  # a script of its own needs none
+
+
+def test_the_detector_is_not_installed(monkeypatch):
+    detector.identifier.cache_clear()
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)
+    with pytest.raises(UserError, match="detect needs the package py3langid: pip install py3langid"):
+        language_consistency(["two"], language=["en"], detect=True)
+    assert language_consistency(["two"], language=["en"]) == [1.0]
+
+
+@needs_data
+def test_questions_in_five_languages_of_one_script():
+    """MGSM: every language is its own, and none of the others."""
+    questions: dict[str, list[str]] = {}
+    for row in rows_of("sets/mgsm.jsonl"):
+        questions.setdefault(row["lang"], []).append(row["question"])
+    codes = ("en", "es", "fr", "de", "sw")
+    for code in codes:
+        for other in codes:
+            scores = language_consistency(questions[other][:10], language=code, detect=True)
+            mean = sum(score for score in scores if score is not None) / len(scores)
+            assert (mean > 0.99) if code == other else (mean < 0.03), (code, other, mean)
+
+
+@needs_data
+def test_english_chains_of_thought_are_english():
+    texts = [row["completion"] for row in rows_of("cases/real_completions.jsonl")][::40]
+    plain = language_consistency(texts, language="en")
+    found = language_consistency(texts, language="en", detect=True)
+    lost = sum(a - b for a, b in zip(plain, found, strict=True) if a is not None and b is not None) / len(texts)
+    assert 0 <= lost < 0.02

@@ -67,12 +67,13 @@ def _draw(console: Console, stage: StageFolder, state: State) -> State:
     line = min(state.line, max(0, len(lines) - page))
     console.clear()
     console.file.write("\n".join(lines[line : line + page]) + "\n")
-    more = (
-        f"{line + 1}–{min(line + page, len(lines))} of {len(lines)} lines, space for more. "
-        if len(lines) > page
-        else ""
+    last = min(line + page, len(lines))
+    lines_shown = f"lines {line + 1}–{last} of {len(lines)}{', space for more' * (last < len(lines))} · "
+    status = Text(
+        state.notice
+        or f"{lines_shown if len(lines) > page else ''}n p step · j k prompt · g N · / text · f reward · ? help · q",
+        "reverse",
     )
-    status = Text(state.notice or f"{more}n p step · j k prompt · g N · / text · f reward · ? help · q", "reverse")
     status.truncate(2 * console.width - 1)  # two lines are kept for it
     console.print(status, end="")
     console.file.flush()

@@ -1,0 +1,56 @@
+"""The code reward on the reference solutions of HumanEval, MBPP and MBPP sanitized: all must pass. Counts and times.
+
+python benchmarks/code_reward.py [--isolation namespaces|limits] [--limit N]
+
+The sets are read from the folder in GRPO_DATA, by default ../shared/data beside the project. Exit 1 when one fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from rewards.code import code_reward
+from rewards.code_tests import humaneval_row, mbpp_row
+
+DATA = Path(os.environ.get("GRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+SETS = {"humaneval": humaneval_row, "mbpp": mbpp_row, "mbpp_sanitized": mbpp_row}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--isolation", choices=("auto", "namespaces", "limits"), default="auto")
+    parser.add_argument("--limit", type=int, help="only the first N rows of each set")
+    options = parser.parse_args()
+    failures = 0
+    for name, prepare in SETS.items():
+        path = DATA / "sets" / f"{name}.jsonl"
+        if not path.exists():
+            print(f"error: {path} is missing; set GRPO_DATA to the folder that holds sets/", file=sys.stderr)
+            return 2
+        rows = [prepare(json.loads(line)) for line in path.read_text().splitlines()[: options.limit]]
+        errors: dict[int, str] = {}
+        start = time.perf_counter()
+        scores = code_reward(
+            [f"```python\n{row['reference']}\n```" for row in rows],
+            [row["tests"] for row in rows],
+            isolation=options.isolation,
+            log_error=errors.__setitem__,
+        )
+        seconds = time.perf_counter() - start
+        print(
+            f"{name}: {scores.count(1.0)}/{len(rows)} pass, {seconds:.1f} s, {1e3 * seconds / len(rows):.0f} ms a row"
+        )
+        for index, score in enumerate(scores):
+            if score != 1.0:
+                failures += 1
+                print(f"  {rows[index]['task_id']}: {score} {errors.get(index, '')}")
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""A sandbox for programs that a model wrote, with a verdict that they cannot forge.
+
+    trainer ── guard ── tester ── keeper ── candidate
+
+Who decides. The candidate's code runs in a process of its own and is never asked how it did. For programs that read
+and write text, the expected output stays in the trainer's process, which compares. For functions, a second process runs
+the tests as they are written, with stand-ins for the candidate's names; a call sends plain values through a pipe and
+gets plain values back, rebuilt from exact builtin types. So whatever the candidate does to equality, `assert`,
+builtins, frames or `sys.exit` happens in its own process, and its only way to pass is to give the right values. That
+holds for any test code (HumanEval's loops over random inputs, `math.isclose`, setup code), which reading the asserts
+apart would not. The candidate is forked off before the tests are read, so they are not in its memory either.
+
+What holds it in, on Linux where the kernel allows: own user, process, network, IPC, host name and mount namespaces, of
+the candidate within those of the tester; a root folder with read-only system folders, /tmp in memory and its own /proc;
+no capabilities and no way to get any, no further user namespaces; limits on CPU and wall time, memory of each process
+and of all together, processes, open files, file size and output. The end of the first process of a namespace is the end
+of all others, which the guard waits for. Root's candidate is a user id of its own.
+
+Without namespaces ("limits", announced once) there are the limits, the pipes, the cleared environment and an empty
+working folder. Files that the user may read can be read, the network is open; the tester's memory is closed to tracing,
+and descendants are found wherever they hide because the guard adopts them. Root's programs still run as users of their
+own, or not at all. An ordinary user's programs may send signals to everything of that user, the trainer included: one
+`os.kill(-1, 9)` ends it all. So use "limits" only in a container, or under a user, made for the purpose.
+
+Limits to know. Arguments go by value: a test that a function changes its argument in place fails. The kernel is shared,
+and there is no system call filter: memory that no process maps (memfd, System V) is bounded only by the limits on
+files and processes. What a returned object without a plain form (a generator, an instance) says about itself is not
+believed beyond its truth, except for instances of classes that the test itself names. Hard-coding an answer that the
+prompt shows is not seen: keep some tests out of the prompt. Programs see the standard library only, with hash seed 0.
+"""

@@ -1,0 +1,315 @@
+"""`grpo eval openai:MODEL` against a server that streams, stumbles, or is not there."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo import endpoint
+from grpo.config import EvalConfig
+from grpo.endpoint import EndpointConfig, serve
+from grpo.errors import UserError
+from grpo.eval_endpoint import evaluate_endpoint
+from grpo.types import Prompt, Sampling
+from stages.cli import main
+from stages.evaluation import load_judges
+
+KEY = "sk-a-secret-of-mine"
+ROWS = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(4)]
+
+
+class Server:
+    """Answers with `reply(request, number of this request)`: a status and JSON, or the chunks of a stream."""
+
+    def __init__(self, reply: Callable[[dict[str, Any], int], Any]) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.gone = threading.Event()  # what hangs is let go
+        lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    outer.requests.append(body)
+                    outer.keys.append(self.headers["Authorization"])
+                    number = len(outer.requests) - 1
+                answer = reply(body, number)
+                if isinstance(answer, tuple):
+                    status, headers, value = answer
+                    self.send_response(status)
+                    for name, text in headers.items():
+                        self.send_header(name, text)
+                    self.end_headers()
+                    self.wfile.write(json.dumps(value).encode())
+                    return
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                self.end_headers()
+                for chunk in answer:
+                    if chunk is HANG:
+                        outer.gone.wait(30)
+                        return
+                    self.wfile.write(f"data: {chunk if isinstance(chunk, str) else json.dumps(chunk)}\n\n".encode())
+                    self.wfile.flush()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self.gone.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+HANG = object()
+
+
+def chunk(finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+
+
+def stream(*texts: str, finish: str = "stop", usage: tuple[int, int] | None = (10, 5)) -> list[Any]:
+    chunks: list[Any] = [chunk(role="assistant", content=""), *(chunk(content=text) for text in texts), chunk(finish)]
+    if usage is not None:
+        counts = {"prompt_tokens": usage[0], "completion_tokens": usage[1], "total_tokens": sum(usage)}
+        chunks.append({**chunk(), "choices": [], "usage": counts})
+    return [*chunks, "[DONE]"]
+
+
+def right(request: dict[str, Any], _: int = 0) -> list[Any]:
+    n = int(request["messages"][-1]["content"].split()[2])
+    return stream("It is ", f"\\boxed{{{n + 1}}}")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setattr(endpoint, "FIRST_DELAY", 0.001)
+    servers: list[Server] = []
+
+    def start(reply: Callable[[dict[str, Any], int], Any]) -> Server:
+        servers.append(Server(reply))
+        return servers[-1]
+
+    yield start
+    for one in servers:
+        one.close()
+
+
+def evaluate(server: Server, samples: int = 1, rows: list[Any] = ROWS, **options: Any) -> Any:
+    config = EvalConfig.model_validate(
+        {
+            "data": {"path": "set.jsonl", "suffix": "!"},
+            "max_tokens": 64,
+            "samples": samples,
+            "accuracy": {"fn": "accuracy"},
+        }
+    )
+    settings = EndpointConfig(model="m", base_url=server.url, **options)
+    return evaluate_endpoint(settings, config, judges=load_judges(config), rows=rows)
+
+
+def test_streams_are_judged_timed_and_priced(server: Callable[..., Server], tmp_path: Path) -> None:
+    one = server(right)
+    result = evaluate(one, samples=2, price_in=1.0, price_out=2.0)
+    metrics = result.metrics
+    assert (metrics["pass@1"], metrics["n_problems"], metrics["engine"]) == (1.0, 4, "openai")
+    assert metrics["template_hash"] is None
+    assert (metrics["prompt_tokens"], metrics["completion_tokens"], metrics["mean_tokens"]) == (80, 40, 5.0)
+    assert metrics["cost"] == pytest.approx((80 * 1.0 + 40 * 2.0) / 1e6)
+    assert 0 < metrics["first_token_p50"] <= metrics["latency_p50"] <= metrics["latency_p99"]
+    assert metrics["tokens_per_second"] > 0
+    assert (metrics["requests"], metrics["failed_requests"], metrics["retries"]) == (8, 0, 0)
+    sent = one.requests[0]
+    assert sent["messages"] == [
+        {"role": "user", "content": f"What is {sent['messages'][0]['content'].split()[2]} + 1?!"}
+    ]
+    assert (sent["model"], sent["stream"], sent["max_tokens"]) == ("m", True, 64)
+    assert (sent["temperature"], sent["top_p"]) == (0.6, 0.95)
+    assert len({request["seed"] for request in one.requests}) == 8  # each sample has its own
+    assert set(one.keys) == {f"Bearer {KEY}"}
+    result.write(tmp_path / "eval.json")
+    assert all(KEY not in file.read_text() for file in tmp_path.iterdir())
+
+
+def test_a_busy_server_is_asked_again(server: Callable[..., Server]) -> None:
+    busy = (429, {"Retry-After": "0"}, {"error": {"message": "slow down"}})
+    broken = [chunk(content="It is"), "[DONE]"]  # ends before it says why
+    first: set[str] = set()
+
+    def reply(request: dict[str, Any], number: int) -> Any:
+        question = request["messages"][0]["content"]
+        if question in first:
+            return right(request)
+        first.add(question)
+        return [busy, (503, {}, {}), broken, ["{no json"]][int(question.split()[2])]
+
+    metrics = evaluate(server(reply)).metrics
+    assert (metrics["pass@1"], metrics["retries"], metrics["failed_requests"]) == (1.0, 4, 0)
+
+
+def test_a_server_that_has_gone_silent(server: Callable[..., Server]) -> None:
+    def reply(request: dict[str, Any], number: int) -> Any:
+        return [chunk(content="It is"), HANG] if number == 0 else right(request)
+
+    metrics = evaluate(server(reply), timeout=1.0, concurrency=1).metrics
+    assert (metrics["pass@1"], metrics["retries"]) == (1.0, 1)
+    assert metrics["latency_p99"] < 1.0  # the attempt that succeeded, without the one that did not
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(401, "HTTP 401: no such key \\*\\*\\*"), (404, "HTTP 404"), (500, "HTTP 500")]
+)
+def test_a_server_that_refuses(server: Callable[..., Server], status: int, says: str) -> None:
+    one = server(lambda *_: (status, {}, {"error": {"message": f"no such key {KEY}"}}))
+    with pytest.raises(UserError, match=says) as caught:
+        evaluate(one, retries=2, concurrency=1)
+    assert KEY not in str(caught.value)
+    assert len(one.requests) == (3 if status == 500 else 1)
+
+
+def test_no_server_at_all(server: Callable[..., Server]) -> None:
+    one = server(right)
+    one.close()
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"openai:m at http://127.0.0.1:\d+/v1: "):
+        evaluate(one, retries=1)
+    assert time.monotonic() - start < 30
+
+
+def test_failed_requests_are_not_wrong_answers(
+    server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One problem of four never gets its second answer: it is left out, or, past the share, all is an error."""
+
+    def reply(request: dict[str, Any], number: int) -> Any:
+        return (400, {}, {"error": {"message": "too long"}}) if number == 3 else right(request)
+
+    with pytest.raises(UserError, match=r"1 of 8 requests have no answer, more than 2%; first: HTTP 400: too long"):
+        evaluate(server(reply), samples=2, concurrency=1)
+    monkeypatch.setattr(endpoint, "MAX_FAILED", 0.2)
+    with caplog.at_level("WARNING", "grpo"):
+        metrics = evaluate(server(reply), samples=2, concurrency=1).metrics
+    assert (metrics["pass@1"], metrics["n_problems"], metrics["failed_requests"]) == (1.0, 3, 1)
+    assert "1 requests without an answer: 1 problems left out" in caplog.text
+
+
+def test_what_a_server_does_not_tell_is_null(server: Callable[..., Server]) -> None:
+    def reply(request: dict[str, Any], number: int) -> Any:
+        return stream("\\boxed{1}", finish="length", usage=None)
+
+    metrics = evaluate(server(reply), price_in=1.0, price_out=1.0).metrics
+    for name in ("mean_tokens", "prompt_tokens", "completion_tokens", "cost", "tokens_per_second"):
+        assert metrics[name] is None
+    assert (metrics["pass@1"], metrics["truncation_rate"]) == (0.25, 1.0)
+
+
+def test_thinking_that_is_sent_apart_is_put_back(server: Callable[..., Server]) -> None:
+    thought = [
+        chunk(reasoning_content="two "),
+        chunk(reasoning_content="plus"),
+        chunk(content="\\boxed{1}"),
+        chunk("stop"),
+    ]
+    one = server(lambda *_: thought)
+    result = evaluate(one, rows=ROWS[:1])
+    assert result.completions[0]["completion"] == "<think>\ntwo plus\n</think>\n\\boxed{1}"
+    assert result["pass@1"] == 1.0
+
+
+def test_other_fields_of_the_request(server: Callable[..., Server]) -> None:
+    one = server(right)
+    fields = {
+        "max_tokens": None,
+        "max_completion_tokens": 9,
+        "temperature": None,
+        "seed": None,
+        "reasoning_effort": "low",
+    }
+    metrics = evaluate(one, fields=fields).metrics
+    sent = one.requests[0]
+    assert sent.keys() & fields.keys() == {"max_completion_tokens", "reasoning_effort"}
+    assert (metrics["max_tokens"], metrics["temperature"], metrics["top_p"]) == (9, None, 0.95)
+
+
+def test_requests_are_in_flight_together_but_not_too_many(server: Callable[..., Server]) -> None:
+    lock, at_once, most = threading.Lock(), [0], [0]
+    met = threading.Barrier(3, timeout=30)
+
+    def reply(request: dict[str, Any], number: int) -> Any:
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        met.wait()  # all three have to be here at a time
+        with lock:
+            at_once[0] -= 1
+        return right(request)
+
+    prompts = [Prompt(str(n), (), [{"role": "user", "content": f"What is {n} + 1"}]) for n in range(9)]
+    served = serve(EndpointConfig(model="m", base_url=server(reply).url, concurrency=3), prompts, Sampling(1, 8), 0)
+    assert (len(served.answers), most[0]) == (9, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (["openai:m", "--base-url", "localhost:8000"], "--base-url"),
+        (["openai:m", "--base-url", "http://me:secret@host/v1"], "must not hold a user"),
+        (["openai:", "--base-url", "http://host/v1"], "endpoint.model"),
+        (["openai:m", "--base-url", "http://host/v1", "engine.max_rows=4"], "'max_rows' has no effect"),
+        (["openai:m", "--base-url", "http://host/v1", "eval.data.max_prompt_tokens=4"], "max_prompt_tokens"),
+        (["openai:m", "--base-url", "http://host/v1", "--price-in", "-1"], "price_in"),
+        (["./model", "--base-url", "http://host/v1"], "--base-url is for a served model"),
+        (["openai:m"], "OPENAI_API_KEY"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str],
+    culprit: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    (tmp_path / "set.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    assert main(["eval", *arguments, "--data", "set.jsonl"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert culprit in error
+    assert "secret" not in error
+
+
+def test_a_served_model_is_compared_with_another(
+    server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    one = server(right)
+    monkeypatch.setenv("OPENAI_BASE_URL", one.url)
+    assert main(["eval", "openai:m", "--data", "set.jsonl", "--max-tokens", "64", "--out", "a.json"]) == 0
+    assert "latency_p99" in capsys.readouterr().out
+    local = json.loads(Path("a.json").read_text()) | {"engine": "local", "template_hash": "t", "model": "./mine"}
+    Path("b.json").write_text(json.dumps(local))
+    Path("b.problems.jsonl").write_text(Path("a.problems.jsonl").read_text())
+    assert main(["compare", "a.json", "b.json"]) == 0
+    Path("b.json").write_text(json.dumps(local | {"prompt_hash": "another suffix"}))
+    assert main(["compare", "a.json", "b.json"]) == 2
+    assert "prompt_hash" in capsys.readouterr().err

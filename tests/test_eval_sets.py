@@ -1,0 +1,155 @@
+"""The named sets: columns of the hub and of the original files become questions with golds that the judge can read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo.data import canonical_answer
+from grpo.errors import UserError
+from rewards.accuracy import accuracy_reward, gold_is_parseable
+from rewards.loader import REGISTRY
+from rewards.normalise import vote
+from stages.cli import main
+from stages.eval_cmd import data_settings, named_set
+from stages.eval_sets import ASK, SETS, read_rows
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from real_data import data_folder, rows_of
+
+FILES = {
+    "gsm8k": ("gsm8k_test", 1319), "math500": ("math500", 500), "aime24": ("aime24", 30), "aime25": ("aime25", 30),
+    "amc23": ("amc23", 40), "minerva": ("minerva_math", 272), "olympiadbench": ("olympiadbench", 675),
+    "mgsm": ("mgsm", 2750), "mgsm-th": ("mgsm", 250), "mgsm-en": ("mgsm", 250), "mmlu_stem": ("mmlu_stem", 3018),
+}  # fmt: skip
+# Golds in prose or program text, such as "$f(x)=ax+b$, where $b$ is ..." and "np.arcsin(10/13)".
+UNREADABLE = {"minerva": 4, "olympiadbench": 3}
+real = pytest.mark.skipif(data_folder() is None, reason="the real sets are not here: set GRPO_DATA")
+
+
+@real
+@pytest.mark.parametrize("name", FILES)
+def test_golds_of_the_original_files(name: str) -> None:
+    """Every gold can be read but a few, and is right when it is boxed."""
+    rows = read_rows(name, rows_of(f"sets/{FILES[name][0]}.jsonl"))
+    assert len(rows) == FILES[name][1]
+    some = rows if name in UNREADABLE else rows[:: max(1, len(rows) // 60)]
+    golds = [canonical_answer(row) for row in some]
+    readable = [gold for gold in golds if gold_is_parseable(gold)]
+    assert len(golds) - len(readable) <= UNREADABLE.get(name, 0)
+    golds = readable
+    boxed = [f"\\boxed{{{gold[0] if isinstance(gold, list) else gold}}}" for gold in golds]
+    assert [gold for gold, score in zip(golds, accuracy_reward(boxed, golds), strict=True) if score != 1.0] == []
+    for row in some:
+        asked = next(row[key] for key in ("prompt", "question", "problem") if row.get(key))
+        assert (asked + SETS[name].suffix).count("\\boxed{}") == 1
+
+
+def test_whole_numbers() -> None:
+    for name, answer, gold in (("aime24", "025", "25"), ("aime25", 70, "70"), ("amc23", 27.0, "27")):
+        assert read_rows(name, [{"problem": "?", "answer": answer}])[0]["answer"] == gold
+
+
+def test_multiple_choice() -> None:
+    row = {"question": "Which?", "choices": ["red", "green", "blue", "grey"], "answer": 2}
+    [read] = read_rows("mmlu_stem", [row])
+    assert (read["question"], read["answer"]) == ("Which?\nA. red\nB. green\nC. blue\nD. grey", "C")
+    assert accuracy_reward([r"\boxed{C}", r"\boxed{(C) blue}", r"\boxed{B}"], ["C"] * 3) == [1.0, 1.0, 0.0]
+
+
+def test_gpqa_is_shuffled_by_its_texts_alone() -> None:
+    rows = [
+        {"Question": f"Q{n}", "Correct Answer": " yes\n"} | {f"Incorrect Answer {i}": f"no {i}" for i in (1, 2, 3)}
+        for n in range(200)
+    ]
+    read = read_rows("gpqa", rows)
+    assert read == read_rows("gpqa", rows[::-1])[::-1]
+    for row in read:
+        assert f"\n{row['answer']}. yes" in row["question"]
+    counts = [sum(row["answer"] == letter for row in read) for letter in "ABCD"]
+    assert min(counts) > 30
+
+
+def test_languages() -> None:
+    rows = [{"lang": "th", "question": "ถาม", "answer": "5"}, {"lang": "de", "question": "Frage", "answer": "1,000"}]
+    [thai] = read_rows("mgsm-th", rows)
+    assert thai == {"lang": "th", "language": "th", "question": f"ถาม\n{ASK['th']}", "answer": "5"}
+    assert [row["language"] for row in read_rows("mgsm", rows)] == ["th", "de"]
+    [hub] = read_rows("mgsm-th", [{"question": "ถาม", "answer": None, "answer_number": 5}])
+    assert (hub["answer"], hub["language"]) == ("5", "th")
+    with pytest.raises(UserError, match="none of the rows belongs"):
+        read_rows("mgsm-fr", rows)
+    with pytest.raises(UserError, match="'lang' is None"):
+        read_rows("mgsm", [{"question": "?", "answer": "1"}])
+
+
+def test_countdown() -> None:
+    for row in ({"input": "30,100,93", "output": "23"}, {"nums": [30, 100, 93], "target": 23}):
+        [read] = read_rows("countdown", [row])
+        assert (read["nums"], read["target"]) == ([30, 100, 93], 23)
+        assert "30, 100, 93" in read["question"]
+        assert "equals 23" in read["question"]
+
+
+def test_a_row_of_another_set_is_named() -> None:
+    good = {"question": "?", "choices": ["a", "b"], "answer": 0}
+    with pytest.raises(UserError, match=r"mmlu_stem: row 1 has no column 'choices' \(it has: question, answer\)"):
+        read_rows("mmlu_stem", [good, {"question": "?", "answer": 1}])
+    with pytest.raises(UserError, match="row 0: ValueError: could not convert"):
+        read_rows("aime24", [{"problem": "?", "answer": "many"}])
+
+
+def test_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text("{}")
+    assert named_set("mgsm-th") == "mgsm-th"
+    assert named_set("olympiadbench=rows.jsonl") == "olympiadbench"
+    assert named_set("rows.jsonl") is None
+    assert data_settings("mmlu_stem=rows.jsonl") == {"path": "rows.jsonl", "suffix": SETS["mmlu_stem"].suffix}
+    assert data_settings("gpqa")["subset"] == "gpqa_diamond"
+    with pytest.raises(UserError, match="mgsm=FILE"):
+        data_settings("mgsm")
+
+
+@pytest.mark.parametrize("name", ["humaneval", "mbpp", "countdown"])
+def test_a_set_brings_its_judge(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = SETS[name].accuracy
+    if judge in REGISTRY:
+        pytest.skip(f"the reward '{judge}' is registered: its own tests judge")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    Path("rows.jsonl").write_text(json.dumps({"task_id": 11}))
+    assert main(["eval", "openai:m", "--data", f"{name}=rows.jsonl"]) == 2
+    assert f"reward '{judge}': no such name" in capsys.readouterr().err
+
+
+@real
+def test_programs_and_countdown_are_judged() -> None:
+    """The golds of the sets with a judge of their own, where it is registered."""
+    from rewards.loader import load_reward
+
+    if not {"code", "countdown"} <= REGISTRY.keys():
+        pytest.skip("the rewards 'code' and 'countdown' are not registered")
+    for name, file, count in (("humaneval", "humaneval", 164), ("mbpp", "mbpp", 500), ("mbpp", "mbpp_sanitized", 257)):
+        rows = read_rows(name, rows_of(f"sets/{file}.jsonl"))
+        assert len(rows) == count
+        some: Sequence[Any] = rows[:2]
+        programs = [f"```python\n{row['reference']}\n```" for row in some]
+        assert load_reward("code").fn(completions=programs, tests=[row["tests"] for row in some]) == [1.0, 1.0]
+    [row] = read_rows("countdown", [{"input": "30,100,93", "output": "23"}])
+    columns = {"target": [row["target"]], "nums": [row["nums"]]}
+    assert load_reward("countdown").fn(completions=[r"\boxed{30+93-100}"], **columns) == [1.0]
+
+
+def test_equal_answers_vote_together() -> None:
+    assert vote("1/2") == vote("0.5") == vote(r"\frac{1}{2}") == vote(r"$\dfrac12$") == vote("50%")
+    assert vote("1,000") == vote("1000.0")
+    assert vote(r"x + 1") == vote("x+1")
+    assert len({vote(text) for text in ("1/3", "0.33", "x", "y", "2x", "(1, 2)", "9" * 500)}) == 7
