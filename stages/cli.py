@@ -23,11 +23,13 @@ commands:
   compare  A.json B.json      paired comparison of two evaluations
   score    FILE --reward R    apply reward functions to a JSONL file
   check    CONFIG             what can be wrong before spending compute
+  view     RUN                completions, rewards and advantages step by step; --html FILE: a page
 
 examples:
   grpo run tiny.yaml seed=1
   grpo eval runs/tiny/4-helpfulness-rl/model --data gsm8k --limit 100
   grpo compare runs/a/eval.json runs/b/eval.json
+  grpo view runs/tiny --html page.html
 
 `grpo COMMAND --help` says more."""
 
@@ -56,6 +58,12 @@ def _check(arguments: list[str]) -> int:
     return check_command(arguments)
 
 
+def _view(arguments: list[str]) -> int:
+    from stages.view_cmd import view_command
+
+    return view_command(arguments)
+
+
 def _score(arguments: list[str]) -> int:
     parser = Parser(
         "grpo score", "Apply reward functions to a JSONL file of {prompt, completion, ...columns}.", SCORE_EXAMPLES
@@ -78,6 +86,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "score": _score,
     "check": _check,
+    "view": _view,
 }
 
 

@@ -1,0 +1,199 @@
+"""Which metrics share a chart, in which order, and what they are; one that nobody named gets a chart of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from stages.view.curves import (
+    POINTS,
+    SMOOTH_FROM,
+    Tick,
+    Values,
+    area,
+    path,
+    smooth,
+    step_scale,
+    thin,
+    ticks,
+    value_scale,
+)
+from stages.view.run_folder import finite_number
+from stages.view.text import number, visible
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One row of the table of charts. `names` may hold "*"; what they match shares a chart when `together`."""
+
+    section: str
+    names: tuple[str, ...]
+    note: str = ""
+    together: bool = False
+    log: bool = False
+    stacked: bool = False
+    exact: bool = False  # not smoothed
+    core: bool = False  # drawn also when it never changes
+
+
+REWARDS, POLICY, LENGTHS, OPTIMISER, TIME, OTHER = (
+    "Rewards",
+    "Policy",
+    "Completions",
+    "Optimisation",
+    "Time",
+    "Other metrics",
+)
+PLANS = (
+    Plan(REWARDS, ("reward",), "mean total", core=True),
+    Plan(REWARDS, ("reward/*",), "mean, unweighted, where it applies", core=True),
+    Plan(REWARDS, ("pass_rate/*",), "mean running pass rate", together=True, core=True),
+    Plan(REWARDS, ("reward_std",), "mean deviation within a group"),
+    Plan(REWARDS, ("frac_zero_variance",), "groups that teach nothing"),
+    Plan(REWARDS, ("excluded_fraction",), "rollouts without a reward"),
+    Plan(REWARDS, ("draws",), "draws of a rollout"),
+    Plan(REWARDS, ("informative_fraction",), "drawn groups that teach"),
+    Plan(REWARDS, ("leftovers",), "groups kept for the next rollout"),
+    Plan(REWARDS, ("resting/*",), "prompts that rest", together=True),
+    Plan(POLICY, ("kl",), "to the reference, per token", core=True),
+    Plan(POLICY, ("entropy",), "nats a token", core=True),
+    Plan(POLICY, ("clip_fraction",), "tokens that the clip took", core=True),
+    Plan(
+        POLICY,
+        ("logprob_mismatch", "logprob_mismatch_max"),
+        "engine against trainer",
+        together=True,
+        log=True,
+        core=True,
+    ),
+    Plan(POLICY, ("ratio_max", "ratio", "ratio_min"), "new policy to old", together=True),
+    Plan(POLICY, ("policy_drift",), "KL of the update, k3"),
+    Plan(POLICY, ("staleness_max", "staleness"), "updates behind", together=True),
+    Plan(POLICY, ("correction_max", "correction"), "importance weights", together=True),
+    Plan(POLICY, ("correction_cut",), "weights out of bounds"),
+    Plan(POLICY, ("off_policy_dropped",), "sequences dropped"),
+    Plan(LENGTHS, ("completion_length",), "mean tokens", core=True),
+    Plan(LENGTHS, ("truncated_fraction",), "cut at the limit"),
+    Plan(LENGTHS, ("trained_tokens", "tokens"), "tokens of the step"),
+    Plan(OPTIMISER, ("loss",), core=True),
+    Plan(OPTIMISER, ("grad_norm",), "before clipping", core=True),
+    Plan(OPTIMISER, ("lr",), "learning rate", exact=True, core=True),
+    Plan(OPTIMISER, ("skipped_steps", "nonfinite_steps"), "steps not applied so far", together=True, exact=True),
+    Plan(OPTIMISER, ("applied",), "1: the optimizer stepped"),
+    Plan(TIME, ("seconds/*",), "seconds a step by phase, smoothed", together=True, stacked=True, core=True),
+    Plan(TIME, ("seconds",), "of the whole step", core=True),
+    Plan(TIME, ("tokens_per_second",), "sampled, over the whole step"),
+)
+
+
+FEW = 6  # charts that need no headings between them
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric of a chart: paths in the units of `curves.SIZE`, and the value that the legend begins with."""
+
+    name: str
+    last: str
+    raw: str = ""
+    mean: str = ""
+    area: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """`points` is what the page reads values from: steps' range, and for each line its steps and values."""
+
+    note: str
+    lines: list[Line]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    points: dict[str, Any] = field(repr=False)
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The charts of a stage by section, few of them under "", and the metrics that need none: (name, the value that it
+    has throughout)."""
+
+    sections: dict[str, list[Chart]]
+    constant: list[tuple[str, str]]
+
+
+def curves_of(rows: Sequence[dict[str, Any]]) -> Curves:
+    """Charts of the rows of metrics.jsonl."""
+    rows = sorted(rows, key=lambda row: row["step"])
+    steps = [row["step"] for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row if name != "step")
+    values = {name: [finite_number(row.get(name)) for row in rows] for name in names}
+    sections: dict[str, list[Chart]] = {}
+    constant: list[tuple[str, str]] = []
+    for plan, group in _planned(list(names)):
+        found = {name: values[name] for name in group}
+        defined = {name for name, line in found.items() if any(value is not None for value in line)}
+        if defined and (plan.core or any(len(set(line)) > 1 for line in found.values())):
+            drawn = {name: line for name, line in found.items() if name in defined}
+            sections.setdefault(plan.section, []).append(_chart(plan, steps, drawn))
+        else:
+            defined = set()
+        constant += [(visible(name), number(line[0])) for name, line in found.items() if name not in defined]
+    charts = [chart for section in sections.values() for chart in section]
+    return Curves({"": charts} if 0 < len(charts) <= FEW else sections, constant)
+
+
+def _planned(names: list[str]) -> list[tuple[Plan, list[str]]]:
+    """The metrics of each chart, in the order of the plans; those of no plan last."""
+    charts, left = [], list(names)
+    for plan in PLANS:
+        matched = [name for pattern in plan.names for name in left if fnmatchcase(name, pattern)]
+        left = [name for name in left if name not in matched]
+        groups = [matched] if plan.together else [[name] for name in matched]
+        charts += [(plan, group) for group in groups if group]
+    return charts + [(Plan(OTHER, (name,)), [name]) for name in left]
+
+
+def _chart(plan: Plan, steps: list[int], values: dict[str, list[float | None]]) -> Chart:
+    if plan.stacked:
+        return _stacked(plan, steps, values)
+    x, everything = step_scale(steps), [v for line in values.values() for v in line if v is not None]
+    y = value_scale(everything, plan.log)
+    lines, points = [], []
+    for name, line in values.items():
+        kept = thin(line)
+        mean = line if plan.exact or len(line) < SMOOTH_FROM else smooth(line)
+        at, raw, means = [steps[i] for i in kept], [line[i] for i in kept], [mean[i] for i in kept]
+        faint = path(at, raw, x, y) if mean is not line else ""
+        lines.append(Line(visible(name), number(_last(line)), faint, path(at, means, x, y)))
+        points.append({"steps": at, "values": _rounded(raw), "mean": _rounded(means) if mean is not line else None})
+    data = {"x": [x.low, x.high], "lines": points}
+    return Chart(plan.note, lines, ticks(x, 5, whole=True), ticks(y, 4), data, y.log)
+
+
+def _stacked(plan: Plan, steps: list[int], values: dict[str, list[float | None]]) -> Chart:
+    """Areas one over the other, of the smoothed values; what is not defined counts as 0."""
+    stride = -(-len(steps) // POINTS)
+    at = steps[::stride]
+    means = {name: [value or 0.0 for value in smooth(line)[::stride]] for name, line in values.items()}
+    tops, base = {}, [0.0] * len(at)
+    for name, line in means.items():
+        tops[name] = (base, base := [low + value for low, value in zip(base, line, strict=True)])
+    x, y = step_scale(steps), value_scale([0.0, *base])
+    lines = [
+        Line(visible(name), number(_last(values[name])), area=area(at, low, high, x, y))
+        for name, (low, high) in tops.items()
+    ]
+    points = [{"steps": at, "values": _rounded(line[::stride]), "mean": None} for line in values.values()]
+    data = {"x": [x.low, x.high], "lines": points}
+    return Chart(plan.note, lines, ticks(x, 5, whole=True), ticks(y, 4), data)
+
+
+def _last(values: Values) -> float | None:
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def _rounded(values: Values) -> list[float | None]:
+    """As the legend shows them."""
+    return [None if value is None else float(number(value)) for value in values]

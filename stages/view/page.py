@@ -1,0 +1,144 @@
+"""The page of a run: one file that loads nothing. Jinja escapes every value; scripts run only if their hash is ours."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from stages.manifest import read_json
+from stages.summary import HEADINGS, SHOWN
+from stages.view.charts import Curves, curves_of
+from stages.view.run_folder import StageFolder, finite_number
+from stages.view.samples import StepSamples, samples_of
+from stages.view.text import number, signed, visible
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One result in per cent, its interval where there is one."""
+
+    label: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One row of the table."""
+
+    stage: str
+    seconds: float | None
+    problems: int | None
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class StagePart:
+    """What the page shows of one stage."""
+
+    name: str
+    anchor: str
+    status: str
+    finished: bool
+    curves: Curves
+    samples: list[StepSamples]
+
+
+def page(run: str, stages: list[StageFolder], shown: list[StageFolder]) -> str:
+    """The HTML of a run: the table of all its stages, curves and samples of those `shown`."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters.update(number=number, signed=signed)
+    environment.globals["duration"] = duration
+    source = files("stages.view")
+    script, style, template = ((source / f"page.{kind}").read_text("utf-8") for kind in ("js", "css", "html"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    summary = _summary(Path(run))
+    return environment.from_string(template).render(
+        name=visible(Path(run).resolve().name),
+        facts=_facts(summary),
+        rows=_rows(summary, stages),
+        caption=_caption(stages),
+        stages=[_part(index, stage) for index, stage in enumerate(shown)],
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        script=Markup(script),
+        style=Markup(style),
+    )
+
+
+def _part(index: int, stage: StageFolder) -> StagePart:
+    rows = stage.metrics()
+    return StagePart(
+        stage.name, f"stage-{index}", _status(stage, rows), stage.finished(), curves_of(rows), samples_of(stage)
+    )
+
+
+def _status(stage: StageFolder, rows: list[dict[str, Any]]) -> str:
+    done = max((row["step"] for row in rows), default=0)
+    planned = stage.planned_steps()
+    of = f" of {planned:,}" if planned and planned != done else ""
+    return f"{done:,}{of} step{'s' * (done != 1)}" if done else "no step yet"
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    """What `grpo run` wrote at its end; empty before that."""
+    file = run / "summary.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _facts(summary: dict[str, Any]) -> list[str]:
+    seconds = finite_number(summary.get("seconds"))
+    facts = [summary.get("config"), f"seed {summary['seed']}" if "seed" in summary else None]
+    return [visible(str(fact)) for fact in [*facts, None if seconds is None else duration(seconds)] if fact]
+
+
+def duration(seconds: float) -> str:
+    """75.2 -> "1 min 15 s"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def _rows(summary: dict[str, Any], stages: list[StageFolder]) -> list[StageRow]:
+    """The stages of summary.json; of a run that is not at its end, the finished stages that were evaluated."""
+    recorded = summary.get("stages") or [
+        {"stage": stage.name, **results} for stage in stages if "pass@1" in (results := stage.results())
+    ]
+    return [
+        StageRow(
+            visible(str(row.get("stage", ""))),
+            finite_number(row.get("seconds")),
+            row.get("n_problems"),
+            [_cell(label, row.get(key), row.get(f"{key}_ci95")) for key, label in zip(SHOWN, HEADINGS, strict=True)],
+        )
+        for row in recorded
+    ]
+
+
+def _cell(label: str, value: Any, interval: Any) -> Cell:
+    share = finite_number(value)
+    if share is None or not interval:
+        return Cell(label, None if share is None else 100 * share)
+    return Cell(label, 100 * share, 100 * interval[0], 100 * interval[1])
+
+
+def _caption(stages: list[StageFolder]) -> str:
+    """How the numbers were taken, from the first evaluation there is."""
+    settings = next((found for stage in stages if (found := stage.evaluation())), None)
+    text = "In per cent; the band is the 95% interval over problems, where there is one."
+    if settings is None:
+        return text
+    counted = "only in the required format" if settings.get("format_required") else "in any format"
+    return (
+        f"{text} pass@1 at temperature {settings['temperature']:g} (top-p {settings['top_p']:g}, "
+        f"{settings['samples_per_problem']} samples a problem); an answer counts {counted}."
+    )
