@@ -52,6 +52,7 @@ def join() -> None:
     if not launched():
         _refuse_half_a_launch()
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else the end of one process is a stack trace in the others
     from torch import cuda, distributed
 
     if not is_main():

@@ -32,7 +32,8 @@ from grpo.errors import UserError, nearest
 from grpo.eval_metrics import GENERAL_METRICS
 from grpo.section import Section
 from rewards.loader import load_reward
-from stages.check_cmd import Warned, checks
+from stages.check_cmd import Warned, setting_checks
+from stages.checks import Subject
 from stages.cli import main
 from stages.config import RecipeConfig
 from stages.eval_cmd import EvalCommandConfig
@@ -652,7 +653,7 @@ def test_check_warns_of_what_a_short_run_does_not_reach() -> None:
     tree = copy.deepcopy(SMALL)
     for override in ("optimizer.warmup_steps=40", "loss.beta=0.1", "reference_every=50"):
         apply_override(tree, f"reasoning_rl.{override}")
-    found = dict(checks(RecipeConfig.model_validate(tree)))
+    found = dict(setting_checks(Subject(RecipeConfig.model_validate(tree), Path("runs"))))
     assert found["steps of cold_start"]() == ""
     with pytest.raises(Warned, match=r"40 steps do not reach optimizer\.warmup_steps=40, reference_every=50"):
         found["steps of reasoning_rl"]()

@@ -63,7 +63,7 @@ EVAL = {
 }  # fmt: skip
 EVAL_MORE = {
     "format_required", "general", "general_ci95", "helpfulness", "helpfulness_ci95", "safety", "safety_ci95",
-    "over_refusal", "over_refusal_ci95", "unjudged_problems",
+    "over_refusal", "over_refusal_ci95", "unjudged_problems", "pass@2_ci95", "maj@2_ci95", "prompt_hash",
 }  # fmt: skip
 MANIFEST = {
     "stage", "status", "config", "config_hash", "hash", "parents", "parent_hash", "input_hashes", "data_hashes",

@@ -70,6 +70,7 @@ def run(
     """
     job = asdict(program) | {
         "namespaces": isolation == "namespaces",
+        "trainer": os.getpid(),
         "seconds": bounds.seconds,
         "cpu_seconds": int(bounds.seconds) + 1,
         "memory": bounds.memory_mb << 20,
