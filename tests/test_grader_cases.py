@@ -56,7 +56,7 @@ WRITTEN = r"""\boxed{ \frac{ \sqrt \text{ \begin{pmatrix} \end{pmatrix} } { $ ##
 pieces = st.sampled_from([*re.split(r"\s", WRITTEN), "the answer is ", " or ", "\x00", "�"])
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(
     st.lists(st.one_of(pieces, st.text(max_size=8)), max_size=12).map("".join),
     st.sampled_from(["5", r"\frac12", "x+1"]),
