@@ -8,16 +8,17 @@ The sets are read from the folder in GRPO_DATA, by default ../shared/data beside
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.real_data import data_folder, rows_of
 from rewards.code import code_reward
 from rewards.code_tests import humaneval_row, mbpp_row
 
-DATA = Path(os.environ.get("GRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 SETS = {"humaneval": humaneval_row, "mbpp": mbpp_row, "mbpp_sanitized": mbpp_row}
 
 
@@ -26,13 +27,12 @@ def main() -> int:
     parser.add_argument("--isolation", choices=("auto", "namespaces", "limits"), default="auto")
     parser.add_argument("--limit", type=int, help="only the first N rows of each set")
     options = parser.parse_args()
+    if data_folder() is None:
+        print("error: no data; set GRPO_DATA to the folder that holds sets/ and cases/", file=sys.stderr)
+        return 2
     failures = 0
     for name, prepare in SETS.items():
-        path = DATA / "sets" / f"{name}.jsonl"
-        if not path.exists():
-            print(f"error: {path} is missing; set GRPO_DATA to the folder that holds sets/", file=sys.stderr)
-            return 2
-        rows = [prepare(json.loads(line)) for line in path.read_text().splitlines()[: options.limit]]
+        rows = [prepare(row) for row in islice(rows_of(f"sets/{name}.jsonl"), options.limit)]
         errors: dict[int, str] = {}
         start = time.perf_counter()
         scores = code_reward(

@@ -171,12 +171,11 @@ class _Server:
 
     def _refused(self, error: Any) -> _Failed:
         status = error.status_code
-        again = status in PASSING or status >= 500
         message = error.body.get("message") if isinstance(error.body, dict) else None
         text = self._line(f"HTTP {status}: {message or error.message}")
         if status in (400, 422):
             text += " (endpoint.fields={NAME: null} leaves a field out)"
-        return _Failed(text, again=again, hopeless=status in REFUSED, wait=_seconds(error.response.headers))
+        return _Failed(text, again=may_pass(status), hopeless=status in REFUSED, wait=_seconds(error.response.headers))
 
     def _line(self, text: str) -> str:
         """One line, without the key that a server may repeat."""
@@ -239,16 +238,32 @@ def base_url(config: EndpointConfig) -> str | None:
     text = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
     if not text:
         return None
+    if not is_address(text):
+        raise UserError("--base-url (or OPENAI_BASE_URL) must be an address like http://localhost:8000/v1")
+    if holds_secret(text):
+        raise UserError("--base-url must not hold a user, a password, a query or a fragment; set OPENAI_API_KEY")
+    return text
+
+
+def is_address(text: str) -> bool:
+    """Whether this is an http(s) address."""
     try:
         url = urlsplit(text)
         valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
-        valid = False
-    if not valid or any(map(str.isspace, text)):
-        raise UserError("--base-url (or OPENAI_BASE_URL) must be an address like http://localhost:8000/v1")
-    if url.username is not None or url.password is not None or url.query or url.fragment:
-        raise UserError("--base-url must not hold a user, a password, a query or a fragment; set OPENAI_API_KEY")
-    return text
+        return False
+    return valid and not any(map(str.isspace, text))
+
+
+def holds_secret(address: str) -> bool:
+    """Whether an address holds what may be a key: it would be shown in messages."""
+    url = urlsplit(address)
+    return url.username is not None or url.password is not None or bool(url.query or url.fragment)
+
+
+def may_pass(status: int) -> bool:
+    """Whether the same request may succeed later, after this HTTP status."""
+    return status in PASSING or status >= 500
 
 
 def _key(address: str | None) -> str:

@@ -16,7 +16,7 @@ from grpo.data import ANSWER_COLUMNS
 from grpo.errors import UserError
 from grpo.scoring import Reward
 from grpo.types import Prompt
-from rewards.extraction import Strict, extract_answer, read_golds
+from rewards.extraction import Strict, completion_text, extract_answer, read_golds
 from rewards.judging import is_equal, is_parseable, pool_size
 
 __all__ = ["accuracy_reward", "extract_answer", "gold_is_parseable", "grade", "judgeable"]
@@ -91,11 +91,6 @@ def judgeable(prompts: Sequence[Prompt], rewards: Sequence[Reward], source: str)
     if len(kept) < len(prompts):
         log.warning("%s: %d of %d golds cannot be read: dropped", source, len(prompts) - len(kept), len(prompts))
     return kept
-
-
-def completion_text(completion: Any) -> str:
-    """The text of a completion: itself, or the content of its last message."""
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
 def _gold_problem(gold: Any) -> str:

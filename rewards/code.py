@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from grpo.errors import UserError
 from rewards.code_tests import CodeTests, read_tests
+from rewards.extraction import completion_text
 from rewards.sandbox.run import Bounds, Isolation, Program, SandboxError, choose, run
 
 _FENCE = re.compile(r"([ \t]*)(`{3,})[ \t]*([^`\s]*)[^`]*")
@@ -56,7 +57,7 @@ def code_reward(
 
     def judge(row: tuple[Any, Any]) -> float | str:
         try:
-            return _score(_text(row[0]), read_tests(row[1]), bounds, isolation, partial)
+            return _score(completion_text(row[0]), read_tests(row[1]), bounds, isolation, partial)
         except (ValueError, SandboxError) as error:
             return " ".join(str(error).split())
 
@@ -133,10 +134,6 @@ def _check_reports(reports: list[dict[str, Any]]) -> None:
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
-
-
-def _text(completion: Any) -> str:
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
 def _without_indent(line: str, width: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from grpo.errors import UserError
 from grpo.golds import last_boxes
-from rewards.accuracy import completion_text
+from rewards.extraction import completion_text
 
 MAX_CHARACTERS = 500
 _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {

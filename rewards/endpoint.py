@@ -15,17 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
 from pydantic import BaseModel, Field, ValidationError
 
 from grpo.config_file import shorten
+from grpo.endpoint import holds_secret, is_address, may_pass
 from grpo.errors import UserError
 from rewards.breaker import Breaker, BreakerOpen
 
 MAX_WAIT = 60.0  # seconds: no backoff and no Retry-After is longer
-RETRIED = (408, 409, 429)  # and 5xx; any other status will not change
 Message = Mapping[str, str]
 
 
@@ -186,7 +185,7 @@ class Endpoint:
             reason = reason.get("message") or reason.get("detail") or reason
         return RequestFailed(
             self._line(f"HTTP {status}: {reason or 'no reason given'}"),
-            retry=status in RETRIED or status >= 500,
+            retry=may_pass(status),
             down=status >= 500,
             wait=retry_after(error.response.headers.get("retry-after")),
         )
@@ -231,12 +230,7 @@ def retry_after(header: str | None) -> float | None:
 
 def _check_url(base_url: str) -> None:
     """Nothing of a wrong address is repeated: it may hold a password."""
-    try:
-        url = urlsplit(base_url)
-        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        valid = False
-    if not valid or any(char.isspace() for char in base_url):
+    if not is_address(base_url):
         raise UserError("base_url must be an address like http://localhost:8000/v1")
-    if url.username is not None or url.password is not None or url.query or url.fragment:
+    if holds_secret(base_url):
         raise UserError("base_url must not hold a user, a password, a query or a fragment; a key goes into key_env")

@@ -38,6 +38,11 @@ _NEGATED = re.compile(r"(?i)\b(?:not|isn't|never|wrong|neither)\b")
 _MAX_CLAUSE = 2_000  # a phrase is followed by an answer, not by an essay
 
 
+def completion_text(completion: Any) -> str:
+    """The text of a completion: itself, or the content of its last message."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
 def extract_answer(text: str, strict: Strict = False, anywhere: bool = False) -> str | None:
     """The final answer in `text`, or None. `strict`: True or "box" reads only the box, "answer" only the tag."""
     text = text.rpartition("</think>")[2]

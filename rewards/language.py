@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.accuracy import completion_text
 from rewards.detector import foreign_words, identifier, rivals
+from rewards.extraction import completion_text
 from rewards.format import opening
 from rewards.words import count_words, scripts_of
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.accuracy import accuracy_reward, completion_text
-from rewards.extraction import Strict
+from rewards.accuracy import accuracy_reward
+from rewards.extraction import Strict, completion_text
 
 LogError = Callable[[int, str], None]
 NO_TOKENS = "no completion_ids for a text that is not empty (grpo score: give --tokenizer)"

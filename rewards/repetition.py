@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Literal
 
 from grpo.errors import UserError
-from rewards.accuracy import completion_text
+from rewards.extraction import completion_text
 from rewards.words import SPACELESS, script_of
 
 Unit = Literal["words", "tokens"]
