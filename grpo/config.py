@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from grpo.algorithm import (
     AdvantageConfig,
@@ -38,22 +38,40 @@ class RuntimeConfig(Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class VllmConfig(Section):
+    """How vLLM runs, in this process or behind `grpo serve`."""
+
+    memory: float = Field(0.4, gt=0, lt=1)  # share of a GPU's memory, weights and cache; the trainer has the rest
+    kv_cache_gib: float | None = Field(None, gt=0)  # size of the cache instead; None on a CPU: 1
+    tensor_parallel: int = Field(1, ge=1)  # GPUs, or CPU processes, that share one copy of the weights
+    lora: Literal["merged", "adapter"] = "merged"  # what a sync delivers of a LoRA run: whole weights, or the adapter
+    sleep: bool = True  # on a GPU: the trainer gets the memory back while it updates
+    quantization: Literal["fp8"] | None = None  # of the weights it samples with (GPU); needs 'correction'
+    eager: bool = False  # no CUDA graphs: starts sooner, samples slower
+
+
+class ServerConfig(Section):
+    """`vllm serve` processes, here or elsewhere, that share the prompts among them."""
+
+    urls: tuple[str, ...] = Field(("http://localhost:8000",), min_length=1)
+    timeout: float = Field(600.0, gt=0)  # seconds for one request; a server that exceeds it counts as dead
+    retries: int = Field(2, ge=0)  # of a request that failed otherwise
+    start_timeout: float = Field(600.0, gt=0)  # seconds until every server must be healthy
+    transfer: Literal["auto", "nccl", "files"] = "auto"  # of the weights; auto: nccl between GPUs
+    folder: str = "/dev/shm"  # transfer: files; trainer and servers must both see it
+
+
 class EngineConfig(Section):
-    kind: Literal["local"] = "local"
-    max_rows: int = Field(512, ge=1)  # completions decoded at a time by the embedded engine
+    kind: Literal["local", "vllm", "vllm-server", "auto"] = "local"  # auto: vllm where it and a GPU are there
+    max_rows: int = Field(512, ge=1)  # completions decoded at a time
+    vllm: VllmConfig = VllmConfig()
+    server: ServerConfig = ServerConfig()
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, tree: Any) -> Any:
         """`engine: local` and `engine=local` are short for `engine.kind`."""
         return {"kind": tree} if isinstance(tree, str) else tree
-
-    @field_validator("kind", mode="before")
-    @classmethod
-    def _there_yet(cls, value: Any) -> Any:
-        if value == "vllm":
-            raise ValueError("the vLLM engine is not part of this version; use engine=local")
-        return value
 
 
 class DataConfig(Section):
@@ -117,6 +135,10 @@ JudgeConfig = Annotated[RewardConfig, without("weight", "name", because="a judge
 class SamplingConfig(Section):
     temperature: float = Field(1.0, gt=0)
     max_tokens: int = Field(ge=1)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # texts that end a completion too; vLLM engines only
+
+    def of(self, group_size: int) -> Sampling:
+        return Sampling(group_size, self.max_tokens, self.temperature, stop=self.stop)
 
 
 class OptimizerConfig(Section):
@@ -231,7 +253,7 @@ class RLConfig(Section):
         return self.penalty_tokens or max(1, self.sampling.max_tokens // 5)
 
     def sample_settings(self) -> Sampling:
-        return Sampling(self.group_size, self.sampling.max_tokens, self.sampling.temperature)
+        return self.sampling.of(self.group_size)
 
 
 class TrainConfig(RLConfig):

@@ -1,14 +1,93 @@
-"""Which engine samples: the factory behind `engine.kind`."""
+"""Which engine samples: the factory behind `engine.kind`, for training and for a model that only samples."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from grpo.config import EngineConfig
+from grpo.algorithm import LoraConfig
+from grpo.config import EngineConfig, RuntimeConfig
 from grpo.engine_local import LocalEngine
+from grpo.optional import check_engine, vllm_is_there
+from grpo.policy import Policy, end_token_ids, inference_dtype, load_model, pick_device
 from grpo.types import RolloutEngine
+from grpo.update import MISMATCH_LIMIT
 
 
-def make_engine(config: EngineConfig, model: Any, tokenizer: Any, *, shared: bool = True) -> RolloutEngine:
-    """The engine asked for, sampling from `model`: the policy's own (`shared`), or a copy that `sync` fills."""
-    return LocalEngine(model, tokenizer, config.max_rows, shared=shared)
+@dataclass(frozen=True)
+class Sampled:
+    """The model that an engine with weights of its own samples from."""
+
+    name: str  # folder or hub name of the weights it starts with
+    tokenizer: Any
+    end_ids: tuple[int, ...]
+    longest: int  # tokens of the longest prompt and completion together
+    device: str
+    dtype: str  # of the weights it samples with, as runtime.dtype says
+    lora: LoraConfig | None = None
+
+
+def engine_kind(config: EngineConfig, runtime: RuntimeConfig) -> str:
+    """`engine.kind`, with `auto` resolved: vLLM where it is installed and the run is on a GPU.
+
+    Raises:
+        UserError: vLLM is asked for and is not there.
+    """
+    check_engine(config)
+    if config.kind == "auto":
+        return "vllm" if vllm_is_there() and pick_device(runtime).type == "cuda" else "local"
+    return config.kind
+
+
+def training_engine(
+    config: EngineConfig,
+    policy: Policy,
+    runtime: RuntimeConfig,
+    *,
+    name: str,
+    longest: int,
+    model: Any = None,
+    lora: LoraConfig | None = None,
+) -> RolloutEngine:
+    """The engine of a training run, to be filled by `sync` before it samples.
+
+    `name`: what the policy was loaded from. `model`: the one that the embedded engine samples from, None when every
+    forward of the policy's own is a collective (FSDP): it then has a copy.
+    """
+    kind = engine_kind(config, runtime)
+    if kind == "local":
+        own = load_model(name, policy.device, inference_dtype(runtime)) if model is None else model
+        return LocalEngine(own, policy.tokenizer, config.max_rows, shared=model is not None)
+    ends = end_token_ids(policy.model, policy.tokenizer)
+    sampled = Sampled(name, policy.tokenizer, ends, longest, policy.device.type, runtime.dtype, lora)
+    return _with_own_weights(kind, config, sampled)
+
+
+def sampling_engine(
+    config: EngineConfig, model: Any, tokenizer: Any, runtime: RuntimeConfig, *, name: str, longest: int
+) -> RolloutEngine:
+    """The engine for `model`, loaded from `name`, which is not trained."""
+    kind = engine_kind(config, runtime)
+    if kind == "local":
+        return LocalEngine(model, tokenizer, config.max_rows)
+    device = next(model.parameters()).device
+    sampled = Sampled(name, tokenizer, end_token_ids(model, tokenizer), longest, device.type, runtime.dtype)
+    engine = _with_own_weights(kind, config, sampled)
+    engine.sync(Policy(model, tokenizer, device))
+    return engine
+
+
+def _with_own_weights(kind: str, config: EngineConfig, sampled: Sampled) -> RolloutEngine:
+    if kind == "vllm":
+        from grpo.engine_vllm import VllmEngine
+
+        return VllmEngine(config, sampled)
+    from grpo.engine_server import ServerEngine
+
+    return ServerEngine(config, sampled)
+
+
+def mismatch_limit(config: EngineConfig, runtime: RuntimeConfig) -> float:
+    """How far the engine's log-probs may be from the trainer's, on average, before a rollout is refused."""
+    quantised = engine_kind(config, runtime) == "vllm" and config.vllm.quantization
+    return MISMATCH_LIMIT[quantised or runtime.dtype]

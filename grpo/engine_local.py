@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from grpo.errors import UserError
 from grpo.kv_cache import RoomyCache
 from grpo.policy import end_token_ids
 from grpo.sampler_rng import stream_key, uniforms
@@ -51,12 +52,21 @@ class LocalEngine:
         for name, tensor in policy.export():
             own[name].copy_(tensor)
 
+    def release(self) -> None:
+        """Nothing is held that the trainer could use."""
+
     def close(self) -> None:
         """Nothing is held beyond the model."""
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
-        """One group of `sampling.group_size` completions per prompt, in the order of the prompts."""
+        """One group of `sampling.group_size` completions per prompt, in the order of the prompts.
+
+        Raises:
+            UserError: `sampling.stop`, which this engine does not look for.
+        """
+        if sampling.stop:
+            raise UserError("sampling.stop: the embedded engine ends at end tokens only; use engine=vllm or remove it")
         by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index].token_ids))
         at_a_time = max(1, self.max_rows // sampling.group_size)
         groups: dict[int, Group] = {}

@@ -18,7 +18,7 @@ from typing import Any
 
 from grpo.config import DataConfig, EngineConfig, EvalConfig, RuntimeConfig
 from grpo.data import ID_COLUMNS, PROMPT_COLUMNS, Row, build_prompts, load_rows, rows_hash, write_jsonl
-from grpo.engine import make_engine
+from grpo.engine import engine_kind, sampling_engine
 from grpo.errors import UserError
 from grpo.eval_judging import check_golds, judge_groups
 from grpo.eval_metrics import Judges, general_metrics, general_row, math_metrics, problem_row
@@ -26,6 +26,7 @@ from grpo.files import write_json
 from grpo.parallel import World
 from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
 from grpo.progress import progress
+from grpo.prompts import longest_prompt
 from grpo.scoring import Reward
 from grpo.types import Group, Prompt, RolloutEngine, Sampling
 
@@ -83,20 +84,23 @@ def evaluate(
         UserError: the data has no golds.
     """
     start = time.monotonic()
-    engine = engine or EngineConfig()
+    engine, runtime = engine or EngineConfig(), runtime or RuntimeConfig()
     rows = load_rows(config.data) if rows is None else rows
     name = model if isinstance(model, str) else str(getattr(model[0], "name_or_path", "") or "model in memory")
     source = config.data.path or config.data.fn or "rows"
     check_golds(rows, judges.accuracy, source)
-    loaded, tokenizer = _load(model, runtime or RuntimeConfig()) if isinstance(model, str) else model
+    loaded, tokenizer = _load(model, runtime) if isinstance(model, str) else model
     prompts = build_prompts(rows, config.data, tokenizer, task="evaluation")
-    _check_length("max_tokens", loaded, [prompt.token_ids for prompt in prompts], config.max_tokens)
-    sampler = make_engine(engine, loaded, tokenizer)
+    general_prompts = [] if general is None else _general_prompts(general, tokenizer)
+    longest = _check_length("max_tokens", loaded, prompts, config.max_tokens)
+    if general is not None:
+        longest = max(longest, _check_length("general.max_tokens", loaded, general_prompts, general.max_tokens))
+    sampler = sampling_engine(engine, loaded, tokenizer, runtime, name=name, longest=longest)
     try:
         sampling = Sampling(config.samples, config.max_tokens, config.temperature, config.top_p)
         groups = _sample(sampler, prompts, sampling, seed, engine, "evaluation")
         groups = judge_groups(with_problem_ids(groups), judges.rewards())
-        general_groups = _general_groups(sampler, loaded, tokenizer, config, general, seed, engine)
+        general_groups = _general_groups(sampler, general_prompts, config, general, seed, engine)
     finally:
         sampler.close()
     problems = [problem_row(group, judges) for group in groups]
@@ -107,7 +111,7 @@ def evaluate(
         **math_metrics(problems, config, judges),
         **general_metrics(general_problems),
         **settings_of(config, rows, seed),
-        "engine": engine.kind,
+        "engine": engine_kind(engine, runtime),
         "template_hash": template_hash(tokenizer, config.data),
         "seconds": round(time.monotonic() - start, 3),
     }
@@ -148,8 +152,8 @@ def without_votes(problem: Row) -> Row:
     return {key: value for key, value in problem.items() if key != "votes"}
 
 
-def _check_length(setting: str, model: Any, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
-    """Whether prompt and completion fit the positions of the model.
+def _check_length(setting: str, model: Any, prompts: Sequence[Prompt], max_tokens: int) -> int:
+    """Tokens of the longest prompt and completion together, which should fit the positions of the model.
 
     Rotary positions can be computed beyond those that were trained, so there it is a warning: a model that ends its
     answers never gets there.
@@ -159,14 +163,15 @@ def _check_length(setting: str, model: Any, prompts: Sequence[Sequence[int]], ma
     """
     settings = model.config.get_text_config()
     positions = getattr(settings, "max_position_embeddings", None)
-    longest = max(map(len, prompts), default=0)
+    longest = longest_prompt(prompts)
     if positions is None or longest + max_tokens <= positions:
-        return
+        return longest + max_tokens
     text = f"{setting}={max_tokens} after a prompt of {longest} tokens is more than the model's {positions} positions"
     if getattr(settings, "rope_parameters", None) is None:
         room = positions - longest
         raise UserError(f"{text}; {f'set it to at most {room}' if room > 0 else 'shorten the prompts'}")
     log.warning("evaluation: %s: what is sampled beyond them is no use", text)
+    return longest + max_tokens
 
 
 def _load(model: str, runtime: RuntimeConfig) -> tuple[Any, Any]:
@@ -191,10 +196,13 @@ def _sample(
     return groups
 
 
+def _general_prompts(general: GeneralEval, tokenizer: Any) -> list[Prompt]:
+    return build_prompts(load_rows(general.data), general.data, tokenizer, task="general evaluation")
+
+
 def _general_groups(
     sampler: RolloutEngine,
-    model: Any,
-    tokenizer: Any,
+    prompts: Sequence[Prompt],
     config: EvalConfig,
     general: GeneralEval | None,
     seed: int,
@@ -202,8 +210,6 @@ def _general_groups(
 ) -> list[Group]:
     if general is None:
         return []
-    prompts = build_prompts(load_rows(general.data), general.data, tokenizer, task="general evaluation")
-    _check_length("general.max_tokens", model, [prompt.token_ids for prompt in prompts], general.max_tokens)
     sampling = Sampling(1, general.max_tokens, config.temperature, config.top_p)
     groups = _sample(sampler, prompts, sampling, seed, engine, "general evaluation")
     return judge_groups(groups, [replace(reward, name=name) for name, reward in general.rewards.items()])

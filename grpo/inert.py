@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grpo.config import OptimizerConfig, RLConfig
+from grpo.config import EngineConfig, OptimizerConfig, RLConfig
 from grpo.section import changed
 
 
@@ -23,6 +23,16 @@ def inert_settings(config: RLConfig, shared_engine: bool) -> list[str]:
     if fresh and config.correction is not None:
         said.append("correction: the engine samples with the trainer's weights, so it is 1 but for rounding")
     return said + _of_the_schedule(config.optimizer, config.steps)
+
+
+def inert_engine_settings(config: EngineConfig, kind: str) -> list[str]:
+    """A line for the settings of engines that this run does not have. `kind`: with `auto` resolved."""
+    unused = []
+    if kind == "local":  # a server's are read where it is started
+        unused += [f"engine.vllm.{name}" for name in changed(config.vllm, type(config.vllm).model_fields)]
+    if kind != "vllm-server":
+        unused += [f"engine.server.{name}" for name in changed(config.server, type(config.server).model_fields)]
+    return [f"{', '.join(unused)}: the engine is '{kind}'"] if unused else []
 
 
 def _of_the_ratio(config: RLConfig) -> list[str]:

@@ -169,6 +169,10 @@ class Policy:
         for name, tensor in merged_tensors(self.model):
             yield name, whole(tensor.detach())
 
+    def save_adapter(self, folder: Path) -> None:
+        """The adapter by itself, in peft's format."""
+        save_adapter(self.model, {name: whole(p.detach()) for name, p in trainable(self.model).items()}, folder)
+
     def save(self, folder: Path) -> None:
         """The model in Hugging Face format, an adapter merged into it, and the adapter by itself in `adapter/`."""
         tied = base_model(self.model).all_tied_weights_keys  # gathered, a copy does not look like one any more

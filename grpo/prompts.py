@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,11 @@ class Task:
     def columns(self) -> tuple[str, ...]:
         """What its rewards are offered."""
         return column_names(self.prompts)
+
+
+def longest_prompt(prompts: Iterable[Prompt]) -> int:
+    """In tokens."""
+    return max((len(prompt.token_ids) for prompt in prompts), default=0)
 
 
 class PromptSampler:

@@ -16,14 +16,14 @@ from grpo.advantages import assign_advantages
 from grpo.batching import contributing, rows_of, split_updates
 from grpo.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from grpo.config import CheckpointConfig, EngineConfig, RLConfig, RuntimeConfig
-from grpo.engine import make_engine
+from grpo.engine import engine_kind, mismatch_limit, training_engine
 from grpo.errors import UserError
-from grpo.inert import inert_settings
+from grpo.inert import inert_engine_settings, inert_settings
 from grpo.learner import Learner, make_learner, with_old_logprobs, with_ref_logprobs
 from grpo.metrics import Clock, MetricsWriter, rollout_metrics
-from grpo.policy import Policy, inference_dtype, load_model, load_policy
+from grpo.policy import Policy, load_policy
 from grpo.progress import progress
-from grpo.prompts import PromptSampler, Task
+from grpo.prompts import PromptSampler, Task, longest_prompt
 from grpo.reference import Reference
 from grpo.reward_kl import mean_token_kl, take_kl
 from grpo.rollouts import OVERLONG, RolloutSource, save_completions
@@ -66,10 +66,21 @@ def train(
     learner = make_learner(policy, config, runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
     shared = not learner.sharded  # every forward of a sharded model is a collective: the engine has its own copy
-    sampled = learner.model if shared else load_model(model, policy.device, inference_dtype(runtime))
-    engine = make_engine(engine_config or EngineConfig(), sampled, policy.tokenizer, shared=shared)
-    for line in inert_settings(config, shared):
+    engine_config = engine_config or EngineConfig()
+    engine = training_engine(
+        engine_config,
+        policy,
+        runtime,
+        name=model,
+        longest=longest_prompt(p for task in tasks.values() for p in task.prompts) + config.sampling.max_tokens,
+        model=learner.model if shared else None,
+        lora=config.lora,
+    )
+    kind = engine_kind(engine_config, runtime)
+    shared = shared and kind == "local"
+    for line in inert_settings(config, shared) + inert_engine_settings(engine_config, kind):
         log.warning("this does nothing in this run: %s", line)
+    limit = mismatch_limit(engine_config, runtime)
     clock = Clock()
     sampler = PromptSampler(tasks, config.steps, seed, config.difficulty)
     source = RolloutSource(sampler, tasks, engine, config, learner.world, seed, clock)
@@ -82,6 +93,7 @@ def train(
         while state.step < config.steps:
             version = state.step
             groups = source.next(version)
+            engine.release()
             with clock("score"):
                 groups = prepare(groups, learner, reference, config, weights)
             with clock("save"):
@@ -95,7 +107,9 @@ def train(
                     rows = rows_of(batch, drop_truncated=config.truncated == "mask")
                     lr = config.optimizer.lr * lr_factor(config.optimizer, state.step, config.steps)
                     seed_dropout(learner, seed, state.step)
-                    stats = update(learner, rows, config, lr, version=version, step=state.step, rollout=everything)
+                    stats = update(
+                        learner, rows, config, lr, version=version, step=state.step, rollout=everything, limit=limit
+                    )
                     if config.loss.kl_in_reward:
                         stats["kl"] = mean_token_kl(batch, config.loss)
                 row = advance(

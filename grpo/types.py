@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a config error should not
@@ -77,13 +78,17 @@ class Sampling:
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
+    stop: tuple[str, ...] = ()  # texts that end a completion; their tokens are part of it
 
 
 @runtime_checkable  # the tests check the arguments of what takes one
 class PolicyWeights(Protocol):
-    """The only way to a policy's weights: full tensors under their Hugging Face names, one at a time."""
+    """The only way to a policy's weights: full tensors under their Hugging Face names, one at a time, or the adapter in
+    peft's format."""
 
     def export(self) -> Iterator[tuple[str, torch.Tensor]]: ...
+
+    def save_adapter(self, folder: Path) -> None: ...
 
 
 class RolloutEngine(Protocol):
@@ -92,5 +97,7 @@ class RolloutEngine(Protocol):
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]: ...
 
     def sync(self, policy: PolicyWeights) -> None: ...
+
+    def release(self) -> None: ...  # memory that the trainer needs, until the next `sync`
 
     def close(self) -> None: ...

@@ -15,14 +15,14 @@ from grpo.loss import grpo_loss
 from grpo.policy import token_scores
 from grpo.sums import Sums
 
-# Mean |log pi_gen - log pi_trainer| above which the two cannot be the same policy: rounding gives 1e-6 in fp32 and a
-# few 1e-2 in half precision; weights stale by one update of lr 1e-5 give 2e-3, really stale ones 0.3 and more.
-MISMATCH_LIMIT = {"no": 1e-3, "bf16": 0.2, "fp16": 0.2}
+# Mean |log pi_gen - log pi_trainer| above which the two cannot be the same policy. Rounding gives 1e-6 in fp32, a few
+# 1e-2 in half precision and up to 0.1 with fp8 weights; weights stale by one update of lr 1e-5 give 2e-3, really stale
+# ones 0.3 and more.
+MISMATCH_LIMIT = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.1, "fp8": 0.2}
 
 
-def check_mismatch(sums: Sums, precision: str) -> None:
+def check_mismatch(sums: Sums, limit: float) -> None:
     """Stop before training on samples that another policy drew (stale sync, other temperature, wrong template)."""
-    limit = MISMATCH_LIMIT[precision]
     if sums.fresh_tokens and not sums.mismatch / sums.fresh_tokens <= limit:
         raise UserError(
             f"the engine's and the trainer's log-probs of the same tokens differ by "
@@ -98,9 +98,11 @@ def update(
     version: int = 0,
     step: int = 0,
     rollout: Sequence[Row] | None = None,
+    limit: float = MISMATCH_LIMIT["float32"],
 ) -> dict[str, float | None]:
     """One optimizer update on these sequences; the metrics of it. `version` and `step` as above; `rollout`: all of
-    its sequences, of which a group is compared with the engine when nothing fresh trains in its first update.
+    its sequences, of which a group is compared with the engine when nothing fresh trains in its first update. `limit`:
+    of the mean difference between their log-probs (`grpo.engine.mismatch_limit`).
 
     A step with nothing to train, without a gradient, or with one that is not finite leaves the weights and the
     optimizer as they are (AdamW's momentum would move them) and says `applied` 0.
@@ -108,7 +110,7 @@ def update(
     sums = accumulate_gradients(learner, rows, config, version=version, step=step).over(learner.world)
     if step == version and not sums.fresh_tokens:
         sums.take_mismatch(measure_group(learner, rows if rollout is None else rollout, version))
-    check_mismatch(sums, learner.accelerator.mixed_precision)
+    check_mismatch(sums, limit)
     grad_norm = _step(learner, config.optimizer.max_grad_norm, lr) if sums.tokens else None
     return {
         **sums.metrics(config),

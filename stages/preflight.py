@@ -18,6 +18,7 @@ from grpo.config import DataConfig, RewardConfig
 from grpo.errors import UserError, nearest
 from grpo.imports import import_path
 from grpo.model_path import check_model, is_local
+from grpo.optional import check_engine
 from grpo.reward_calls import REWARD_TIMEOUT, call_async, is_async, select_arguments
 from stages.config import EvaluationConfig, RecipeConfig, RLStageConfig
 from stages.stage import active_stages
@@ -43,6 +44,7 @@ def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None
 
 def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], None]]]:
     """(key path, check that raises `UserError`)."""
+    yield "engine", partial(check_engine, config.engine)
     for key in keys:
         section = getattr(config, key)
         for path, spec in find(section, RewardConfig, key):

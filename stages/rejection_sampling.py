@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo.data import Row, build_prompts, load_rows, read_jsonl, rows_hash, write_jsonl
-from grpo.engine import make_engine
+from grpo.engine import sampling_engine
 from grpo.errors import UserError
 from grpo.parallel import World
 from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
 from grpo.progress import progress
+from grpo.prompts import longest_prompt
 from grpo.scoring import Reward, column_names, score
 from grpo.sft import supervised
-from grpo.types import Group, Prompt, Rollout, Sampling
+from grpo.types import Group, Prompt, Rollout
 from rewards.loader import load_rewards
 from stages.cold_start import conversation_rows
 from stages.config import RejectionSamplingConfig
@@ -96,8 +97,9 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
     context.write_data("prompts", rows)
     prompts = build_prompts(rows, config.data, tokenizer, "reasoning")
     model = load_model(context.init, pick_device(runtime), inference_dtype(runtime))
-    engine = make_engine(context.config.engine, model, tokenizer)
-    sampling = Sampling(config.group_size, config.sampling.max_tokens, config.sampling.temperature)
+    sampling = config.sampling.of(config.group_size)
+    longest = longest_prompt(prompts) + sampling.max_tokens
+    engine = sampling_engine(context.config.engine, model, tokenizer, runtime, name=context.init, longest=longest)
     world = World.current()
     at_a_time = PROMPTS_AT_A_TIME * world.size
     columns = column_names(prompts)

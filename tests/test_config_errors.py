@@ -433,7 +433,9 @@ OF_RL: list[tuple[str, str]] = [
 ]
 # (section, its value instead of SMALL's, words)
 OF_SECTIONS: list[tuple[str, Any, str]] = [
-    ("engine", "vllm", "'engine.kind': the vLLM engine is not part of this version; use engine=local"),
+    ("engine", "vlm", "'engine.kind': Input should be 'local', 'vllm', 'vllm-server' or 'auto'"),
+    ("engine", {"kind": "vllm", "vllm": {"memry": 0.5}}, "'engine.vllm.memry'"),
+    ("engine", {"kind": "vllm-server", "server": {"urls": []}}, "'engine.server.urls'"),
     ("base", {}, "'base': give exactly one of 'model' and 'pretrain'"),
     ("base", {"model": "m", "pretrain": PRETRAIN, "steps": 3}, "'base': give exactly one of 'model' and 'pretrain'"),
     ("base", {"model": "m", "steps": 3}, "'base': 'steps' and 'pretrain' belong together"),

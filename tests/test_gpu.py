@@ -13,8 +13,8 @@ from grpo.advantages import assign_advantages
 from grpo.algorithm import AdvantageConfig
 from grpo.batching import Row, rows_of
 from grpo.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from grpo.config import EngineConfig, RLConfig, RuntimeConfig
-from grpo.engine import make_engine
+from grpo.config import RLConfig, RuntimeConfig
+from grpo.engine_local import LocalEngine
 from grpo.learner import Learner, make_learner
 from grpo.policy import load_policy
 from grpo.prompts import Task
@@ -70,9 +70,7 @@ def _fp16_learner(folder: Path) -> tuple[Learner, list[Row]]:
     runtime = RuntimeConfig(device="cuda", dtype="float16")
     policy = load_policy(str(folder), runtime)
     learner = make_learner(policy, _config(loss={}), runtime)
-    groups = make_engine(EngineConfig(), learner.model, policy.tokenizer).generate(
-        _prompts(), Sampling(8, 12), seed=0, step=0
-    )
+    groups = LocalEngine(learner.model, policy.tokenizer, 512).generate(_prompts(), Sampling(8, 12), seed=0, step=0)
     judged = [replace(g, rollouts=tuple(replace(r, reward=i % 3) for i, r in enumerate(g.rollouts))) for g in groups]
     return learner, rows_of(assign_advantages(judged, AdvantageConfig(), {}))
 
@@ -127,8 +125,6 @@ def test_engine_gives_the_same_tokens_in_any_batch(tiny_model_folder: Path) -> N
     policy = load_policy(str(tiny_model_folder), RuntimeConfig(device="cuda"))
     learner = make_learner(policy, _config(), RuntimeConfig(device="cuda"))
     sampling = Sampling(8, 12)
-    groups = make_engine(EngineConfig(), learner.model, policy.tokenizer).generate(_prompts(), sampling, seed=0, step=0)
-    alone = make_engine(EngineConfig(max_rows=8), learner.model, policy.tokenizer).generate(
-        _prompts()[2:3], sampling, seed=0, step=0
-    )
+    groups = LocalEngine(learner.model, policy.tokenizer, 512).generate(_prompts(), sampling, seed=0, step=0)
+    alone = LocalEngine(learner.model, policy.tokenizer, 8).generate(_prompts()[2:3], sampling, seed=0, step=0)
     assert [r.completion.token_ids for r in groups[2].rollouts] == [r.completion.token_ids for r in alone[0].rollouts]

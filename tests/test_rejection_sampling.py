@@ -108,7 +108,7 @@ def test_nothing_kept_is_an_error_that_says_why(models, tmp_path):
 def test_an_evaluation_problem_is_refused_before_anything_is_sampled_or_trained(models, tmp_path, monkeypatch, part):
     monkeypatch.setattr("grpo.sft.train_on_tokens", lambda *_, **__: pytest.fail("trained"))
     if part == "data":
-        monkeypatch.setattr(rejection_sampling, "make_engine", lambda *_: pytest.fail("sampled"))
+        monkeypatch.setattr(rejection_sampling, "sampling_engine", lambda *_: pytest.fail("sampled"))
     monkeypatch.setattr(f"{HERE}.problems", questions if part == "data" else general_problem)
     config = rejection((RewardConfig(fn=f"{HERE}.says_it"),))
     with pytest.raises(UserError, match=r"jsonl', row 1 holds the evaluation problem '(say one|hello)': take it out"):
