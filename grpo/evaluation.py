@@ -85,6 +85,7 @@ def evaluate(
     """
     start = time.monotonic()
     engine, runtime = engine or EngineConfig(), runtime or RuntimeConfig()
+    kind = engine_kind(engine, runtime)
     rows = load_rows(config.data) if rows is None else rows
     name = model if isinstance(model, str) else str(getattr(model[0], "name_or_path", "") or "model in memory")
     source = config.data.path or config.data.fn or "rows"
@@ -111,7 +112,7 @@ def evaluate(
         **math_metrics(problems, config, judges),
         **general_metrics(general_problems),
         **settings_of(config, rows, seed),
-        "engine": engine_kind(engine, runtime),
+        "engine": kind,
         "template_hash": template_hash(tokenizer, config.data),
         "seconds": round(time.monotonic() - start, 3),
     }

@@ -25,9 +25,11 @@ def inert_settings(config: RLConfig, shared_engine: bool) -> list[str]:
     return said + _of_the_schedule(config.optimizer, config.steps)
 
 
-def inert_engine_settings(config: EngineConfig, kind: str) -> list[str]:
+def inert_engine_settings(config: EngineConfig, kind: str, lora: bool) -> list[str]:
     """A line for the settings of engines that this run does not have. `kind`: with `auto` resolved."""
     unused = []
+    if kind != "local" and config.vllm.lora == "adapter" and not lora:
+        return ["engine.vllm.lora: adapter: without 'lora' whole weights are delivered"]
     if kind == "local":  # a server's are read where it is started
         unused += [f"engine.vllm.{name}" for name in changed(config.vllm, type(config.vllm).model_fields)]
     if kind != "vllm-server":

@@ -60,13 +60,14 @@ def train(
     label: str = "GRPO",
 ) -> TrainResult:
     """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any."""
-    runtime = runtime or RuntimeConfig()
+    runtime, engine_config = runtime or RuntimeConfig(), engine_config or EngineConfig()
+    kind = engine_kind(engine_config, runtime)
     weights = reward_weights(tasks, config)
+    check_quantization(engine_config, config)
     policy = load_policy(model, runtime, config.lora, seed)
     learner = make_learner(policy, config, runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
     shared = not learner.sharded  # every forward of a sharded model is a collective: the engine has its own copy
-    engine_config = engine_config or EngineConfig()
     engine = training_engine(
         engine_config,
         policy,
@@ -76,9 +77,8 @@ def train(
         model=learner.model if shared else None,
         lora=config.lora,
     )
-    kind = engine_kind(engine_config, runtime)
     shared = shared and kind == "local"
-    for line in inert_settings(config, shared) + inert_engine_settings(engine_config, kind):
+    for line in inert_settings(config, shared) + inert_engine_settings(engine_config, kind, config.lora is not None):
         log.warning("this does nothing in this run: %s", line)
     limit = mismatch_limit(engine_config, runtime)
     clock = Clock()
@@ -142,6 +142,18 @@ def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dic
         raise UserError(str(error)) from error
     penalty = {OVERLONG: 1.0} if config.penalty_zone else {}
     return {task: own | penalty for task, own in weights.items()}
+
+
+def check_quantization(engine: EngineConfig, config: RLConfig) -> None:
+    """
+    Raises:
+        UserError: quantised weights would sample what is trained as if the policy had drawn it.
+    """
+    if engine.vllm.quantization and engine.kind != "local" and config.correction is None:
+        raise UserError(
+            f"engine.vllm.quantization: {engine.vllm.quantization} samples with other weights than are trained: set "
+            "'correction' of the RL stage, which weighs that"
+        )
 
 
 def prepare(

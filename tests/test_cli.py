@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from grpo import optional
 from grpo.errors import UserError
 from grpo.evaluation import problems_file
 from stages.cli import main
@@ -110,8 +111,13 @@ def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
     ],
 )
 def test_mistakes_get_one_line(
-    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], culprit: str
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    culprit: str,
 ) -> None:
+    monkeypatch.setattr(optional, "vllm_is_there", lambda: False)
     before = files(here)
     if arguments[:2] == ["eval", "base-model"] and culprit != "base-model":  # the model is looked at first
         (here / "base-model" / "config.json").write_text("{}")

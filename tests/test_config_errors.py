@@ -60,7 +60,7 @@ RL: dict[str, Any] = {
     "prompts_per_step": 2,
     "rollout_prompts": 4,
     "inner_epochs": 2,
-    "sampling": {"temperature": 0.9, "max_tokens": 32},
+    "sampling": {"temperature": 0.9, "max_tokens": 32, "stop": ["END"]},
     "truncated": "penalise",
     "penalty_tokens": 8,
     "advantage": {"scale": "batch", "epsilon": 1e-3, "std_floor": 0.1, "combine": "normalise_then_sum"},
@@ -89,7 +89,18 @@ TASKS = {
 JUDGE = {"fn": "accuracy", "kwargs": {"strict": True}, "columns": {"gold": "answer"}}
 FULL: dict[str, Any] = {
     "seed": 3,
-    "engine": {"kind": "local", "max_rows": 64},
+    "engine": {
+        "kind": "vllm-server",
+        "max_rows": 64,
+        "vllm": {
+            "memory": 0.5, "kv_cache_gib": 2.0, "tensor_parallel": 2, "lora": "adapter", "sleep": False,
+            "quantization": "fp8", "eager": True,
+        },
+        "server": {
+            "urls": ["http://a:1", "http://b:2"], "timeout": 5.0, "retries": 1, "start_timeout": 9.0,
+            "transfer": "files", "folder": "/shared",
+        },
+    },
     "runtime": {"device": "cpu", "dtype": "bfloat16", "parallel": "fsdp", "threads": 1, "log_level": "error"},
     "evaluation": {
         "math": {
@@ -208,8 +219,8 @@ def test_full_sets_every_setting_to_something_else_than_its_default() -> None:
         same = not field.is_required() and value == field.get_default()
         place = (owner(kind, str(path[-1])).__name__, str(path[-1]))
         default[place] = default.get(place, True) and same
-    # There is one engine, and FULL trains its base from scratch.
-    assert {place for place, same in default.items() if same} == {("EngineConfig", "kind"), ("BaseConfig", "model")}
+    # FULL trains its base from scratch.
+    assert {place for place, same in default.items() if same} == {("BaseConfig", "model")}
     written = {(kind.__name__, name) for kind in sections() for name in kind.model_fields if owner(kind, name) is kind}
     others = {kind.__name__ for kind in (TrainConfig, EvalCommandConfig, EndpointConfig)}  # other roots
     assert {place for place in written if place[0] not in others} == default.keys()
