@@ -72,8 +72,12 @@ def start(config: EngineConfig, sampled: Sampled) -> Any:
     """
     import torch
 
-    os.environ.update(environment())
     own = config.vllm
+    if own.tensor_parallel > 1 and launched():
+        raise UserError(
+            "engine.vllm.tensor_parallel: each of several trainer processes has a vLLM of its own: use 1, or vllm-server"
+        )
+    os.environ.update(environment())
     if own.tensor_parallel == 1:  # the engine's core in this process too: weights are handed over, not sent
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     set_threads = torch.set_num_threads
