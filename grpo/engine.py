@@ -89,5 +89,5 @@ def _with_own_weights(kind: str, config: EngineConfig, sampled: Sampled) -> Roll
 
 def mismatch_limit(config: EngineConfig, runtime: RuntimeConfig) -> float:
     """How far the engine's log-probs may be from the trainer's, on average, before a rollout is refused."""
-    quantised = engine_kind(config, runtime) == "vllm" and config.vllm.quantization
+    quantised = engine_kind(config, runtime) != "local" and config.vllm.quantization
     return MISMATCH_LIMIT[quantised or runtime.dtype]

@@ -75,7 +75,8 @@ def start(config: EngineConfig, sampled: Sampled) -> Any:
     own = config.vllm
     if own.tensor_parallel > 1 and launched():
         raise UserError(
-            "engine.vllm.tensor_parallel: each of several trainer processes has a vLLM of its own: use 1, or vllm-server"
+            "engine.vllm.tensor_parallel: each of several trainer processes has a vLLM of its own: set it to 1, or use "
+            "engine=vllm-server"
         )
     os.environ.update(environment())
     if own.tensor_parallel == 1:  # the engine's core in this process too: weights are handed over, not sent
