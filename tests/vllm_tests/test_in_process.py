@@ -24,7 +24,7 @@ from conftest import (
 
 from grpo.algorithm import LoraConfig
 from grpo.config import EngineConfig, RuntimeConfig
-from grpo.engine import sampling_engine, training_engine
+from grpo.engine import load_for_sampling, sampling_engine, training_engine
 from grpo.engine_vllm import VllmEngine
 from grpo.errors import UserError
 from grpo.policy import Policy, load_policy, trainable
@@ -237,7 +237,9 @@ def chi_square(counts: Counter[tuple[int, ...]], probabilities: dict[tuple[int, 
 def test_evaluation_samples_the_folder_itself(folder: Path) -> None:
     policy = load_policy(str(folder), CPU)
     config = EngineConfig(kind="vllm", vllm={"kv_cache_gib": 0.1})
-    engine = sampling_engine(config, policy.model, policy.tokenizer, CPU, name=str(folder), longest=LONGEST)
+    outline = load_for_sampling(str(folder), config, CPU)
+    assert all(parameter.device.type == "meta" for parameter in outline.parameters())  # read once, by vLLM
+    engine = sampling_engine(config, outline, policy.tokenizer, CPU, name=str(folder), longest=LONGEST)
     try:
         groups = engine.generate(random_prompts(4), Sampling(2, 20, 0.6, 0.95), seed=0, step=0)
         plain = engine.generate(random_prompts(4), Sampling(2, 20, 0.6), seed=0, step=0)
