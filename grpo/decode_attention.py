@@ -139,6 +139,7 @@ class StepState:
     sizes: tuple[int, int, int]  # P, T, L
     masks: dict[int | None, Tensor] = field(default_factory=dict)  # by window
     written: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # places, by heads and columns of the buffer
+    gathers: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)  # orders, by heads and queries
 
     def mask(self, window: int | None) -> Float[Tensor, "R 1 1 TL"]:
         """What to add to the scores: 0 for the columns in use and in the window, -inf for the others."""
@@ -181,25 +182,38 @@ class StepState:
         q = queries.unflatten(1, (heads, -1))
         shared = cache.prompts.keys[:prompts, :, :prompt_columns]
         own = cache.completions.keys[:rows, :, :width]
-        of_prompt = self._apart(_scores(self._together(q), shared.flatten(0, 1).transpose(1, 2)), heads)
+        of_prompt = self._apart(_scores(self._together(q), shared.flatten(0, 1).transpose(1, 2)), q)
         of_own = _scores(q.flatten(0, 1), own.flatten(0, 1).transpose(1, 2)).view(rows, heads, -1, width)
         scores = torch.add(self.mask(window), torch.cat([of_prompt, of_own], dim=-1), alpha=scaling)
         weights = scores.softmax(-1).to(values.dtype)
         shared = cache.prompts.values[:prompts, :, :prompt_columns]
         own = cache.completions.values[:rows, :, :width]
         out = torch.bmm(weights.flatten(0, 1)[..., prompt_columns:], own.flatten(0, 1)).unflatten(0, (rows, heads))
-        out += self._apart(torch.bmm(self._together(weights[..., :prompt_columns]), shared.flatten(0, 1)), heads)
+        out += self._apart(torch.bmm(self._together(weights[..., :prompt_columns]), shared.flatten(0, 1)), q)
         return out.flatten(1, 2)
+
+    def orders(self, heads: int, queries: int) -> tuple[Int64[Tensor, " PHSQ"], Int64[Tensor, " RH"]]:
+        """The gathers of `_together` and `_apart`, for so many heads and queries per head."""
+        if (heads, queries) not in self.gathers:
+            device = self.lanes.device
+            head = torch.arange(heads, device=device)
+            lanes = self.lanes.view(self.sizes[0], 1, -1)
+            lines = (lanes * heads + head.unsqueeze(1)).view(-1, 1) * queries
+            apart = (self.prompt.unsqueeze(1) * heads + head) * lanes.shape[2] + self.sibling.unsqueeze(1)
+            self.gathers[heads, queries] = (lines + torch.arange(queries, device=device)).flatten(), apart.flatten()
+        return self.gathers[heads, queries]
 
     def _together(self, rows: Float[Tensor, "R H Q X"]) -> Float[Tensor, "PH SQ X"]:
         """The rows of each prompt's siblings side by side."""
-        lanes = rows[self.lanes].unflatten(0, (self.sizes[0], -1))
-        return lanes.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        _, heads, queries, _ = rows.shape
+        lanes = rows.flatten(0, 2).index_select(0, self.orders(heads, queries)[0])
+        return lanes.unflatten(0, (self.sizes[0] * heads, -1))
 
-    def _apart(self, lanes: Float[Tensor, "PH SQ X"], heads: int) -> Float[Tensor, "R H Q X"]:
+    def _apart(self, lanes: Float[Tensor, "PH SQ X"], like: Float[Tensor, "R H Q D"]) -> Float[Tensor, "R H Q X"]:
         """What `_together` put side by side, as rows again."""
-        siblings = len(self.lanes) // self.sizes[0]
-        return lanes.view(self.sizes[0], heads, siblings, -1, lanes.shape[-1])[self.prompt, :, self.sibling]
+        rows, heads, queries, _ = like.shape
+        lines = lanes.view(-1, queries * lanes.shape[-1]).index_select(0, self.orders(heads, queries)[1])
+        return lines.view(rows, heads, queries, -1)
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
