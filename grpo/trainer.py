@@ -12,21 +12,26 @@ from typing import Any
 
 import torch
 
+from grpo import rng_state
 from grpo.advantages import assign_advantages
 from grpo.batching import contributing, rows_of, split_updates
-from grpo.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from grpo.checkpoint import TrainState, last_good, load_checkpoint, read_state, save_checkpoint
 from grpo.config import CheckpointConfig, EngineConfig, RLConfig, RuntimeConfig
 from grpo.engine import make_engine
 from grpo.errors import UserError
+from grpo.files import flush, flush_folder, must_write
 from grpo.inert import inert_settings
 from grpo.learner import Learner, make_learner, with_old_logprobs, with_ref_logprobs
 from grpo.metrics import Clock, MetricsWriter, rollout_metrics
+from grpo.parallel import World, is_main
 from grpo.policy import Policy, inference_dtype, load_model, load_policy
 from grpo.progress import progress
 from grpo.prompts import PromptSampler, Task
 from grpo.reference import Reference
 from grpo.reward_kl import mean_token_kl, take_kl
-from grpo.rollouts import OVERLONG, RolloutSource, save_completions
+from grpo.rollouts import OVERLONG, RolloutSource, drop_completions, save_completions
+from grpo.run_identity import differences, identify, shown
+from grpo.run_lock import RunLock, lock_run
 from grpo.sampler_rng import stream_key
 from grpo.schedule import lr_factor
 from grpo.types import Group
@@ -58,28 +63,55 @@ def train(
     engine_config: EngineConfig | None = None,
     runtime: RuntimeConfig | None = None,
     label: str = "GRPO",
+    accept_changes: bool = False,
 ) -> TrainResult:
-    """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any."""
-    runtime = runtime or RuntimeConfig()
+    """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any.
+
+    `accept_changes`: also when the settings, data or rewards are not those it was made with (`grpo.run_identity`).
+
+    Raises:
+        UserError: one line on what is wrong with the settings, the checkpoints or the disk, or another run is there.
+    """
+    engine_config, runtime = engine_config or EngineConfig(), runtime or RuntimeConfig()
+    with lock_run(out, World.current()) as lock:
+        return _train(model, tasks, config, out, seed, engine_config, runtime, label, accept_changes, lock)
+
+
+def _train(
+    model: str,
+    tasks: Mapping[str, Task],
+    config: RLConfig,
+    out: Path,
+    seed: int,
+    engine_config: EngineConfig,
+    runtime: RuntimeConfig,
+    label: str,
+    accept_changes: bool,
+    lock: RunLock,
+) -> TrainResult:
+    """`train`, in a folder that is ours."""
     weights = reward_weights(tasks, config)
     policy = load_policy(model, runtime, config.lora, seed)
     learner = make_learner(policy, config, runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
     shared = not learner.sharded  # every forward of a sharded model is a collective: the engine has its own copy
     sampled = learner.model if shared else load_model(model, policy.device, inference_dtype(runtime))
-    engine = make_engine(engine_config or EngineConfig(), sampled, policy.tokenizer, shared=shared)
+    engine = make_engine(engine_config, sampled, policy.tokenizer, shared=shared)
     for line in inert_settings(config, shared):
         log.warning("this does nothing in this run: %s", line)
     clock = Clock()
     sampler = PromptSampler(tasks, config.steps, seed, config.difficulty)
     source = RolloutSource(sampler, tasks, engine, config, learner.world, seed, clock)
-    state = resume(out, learner, reference, source)
+    checkpointed = is_main() and (config.checkpoint.every or (out / "checkpoints").exists())
+    identity = identify(model, tasks, config, seed, engine_config, runtime, learner.world) if checkpointed else {}
+    state = resume(out, learner, reference, source, identity, accept_changes)
     engine.sync(policy)
     metrics = MetricsWriter(out / "metrics.jsonl", state.step)
     names = sorted({name for own in weights.values() for name in own})  # every row of the metrics has the same keys
 
     with closing(engine), progress(label, config.steps, state.step) as bar:
         while state.step < config.steps:
+            lock.check()
             version = state.step
             groups = source.next(version)
             with clock("score"):
@@ -110,7 +142,10 @@ def train(
             if config.checkpoint.every:
                 with clock("save"):
                     save_if_due(out, state, learner, reference, source, config.checkpoint)
-    policy.save(out / "model")
+    with must_write(out / "model", sum(parameter.nbytes for parameter in policy.model.parameters())):
+        policy.save(out / "model")
+        if is_main():
+            flush_folder(out / "model")
     learner.world.wait()  # whoever reads the model next finds it whole
     return TrainResult(out / "model", state.step, state.tokens, state.seconds, metrics.last)
 
@@ -160,18 +195,64 @@ def with_logprobs(learner: Learner, reference: Reference | None, groups: list[Gr
     return groups
 
 
-def resume(out: Path, learner: Learner, reference: Reference | None, source: RolloutSource) -> TrainState:
-    """The state of the last whole checkpoint in `out`, put back; a fresh one when there is none.
+def resume(
+    out: Path,
+    learner: Learner,
+    reference: Reference | None,
+    source: RolloutSource,
+    identity: dict[str, Any],
+    accept_changes: bool = False,
+) -> TrainState:
+    """The state of the last good checkpoint in `out`, put back; a fresh one when there is none.
 
     Which one it is, the main process says: on a network drive another may not see it yet.
+
+    Raises:
+        UserError: none of the checkpoints is good, or they are of a run with another `identity`.
     """
-    last = learner.world.gather(max(checkpoints(out / "checkpoints"), default=None))[0]
+    last, changed, failure = None, [], None
+    if is_main():
+        try:
+            last = last_good(out / "checkpoints")
+            changed = changed_data(last, identity, accept_changes) if last is not None else []
+        except UserError as error:
+            failure = str(error)
+    last, changed, failure = learner.world.gather((last, changed, failure))[0]
+    if failure is not None:
+        raise UserError(failure)
     if last is None:
-        return TrainState()
+        return TrainState(identity=identity)
     state = load_checkpoint(last, learner, reference)
-    source.load_state(state.source)
+    state.identity = identity
+    source.load_state(state.source, anew=changed)
+    if learner.world.rank < len(state.rng):
+        rng_state.restore(state.rng[learner.world.rank])
+    drop_completions(out, state.step)
     log.warning("going on from step %d (%s)", state.step, last)
     return state
+
+
+def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) -> list[str]:
+    """The tasks whose prompts are not those of the checkpoint, if the user accepts that.
+
+    Raises:
+        UserError: the checkpoint was made with something else.
+    """
+    found = differences(read_state(last).identity, identity)
+    if found.matter and not accept_changes:
+        raise UserError(
+            f"the checkpoint '{last}' was made with something else ({shown(found.matter)}): give another output "
+            "folder, or go on all the same with --accept-changes (in Python: accept_changes=True)"
+        )
+    if found.matter:
+        log.warning("going on with changes: %s", shown(found.matter))
+    if found.rounding:
+        log.warning(
+            "the checkpoint was made under other conditions (%s): the data and the schedule go on as they "
+            "were, but sums round differently, so the run will not equal the uninterrupted one bit for bit",
+            shown(found.rounding),
+        )
+    return found.data
 
 
 def save_if_due(
@@ -182,9 +263,13 @@ def save_if_due(
     source: RolloutSource,
     config: CheckpointConfig,
 ) -> None:
-    """Checkpoint when `every` steps have gone by since the last one."""
+    """Checkpoint when `every` steps have gone by since the last one (or the last that the disk did not take)."""
     if config.every and state.step - state.saved_step >= config.every:
         state.source, state.saved_step = source.state(), state.step
+        state.rng = learner.world.gather(rng_state.capture())
+        if is_main():
+            with must_write(out / "metrics.jsonl", 0):
+                flush(out / "metrics.jsonl")  # rows of steps that will not be done again
         save_checkpoint(out / "checkpoints", config.keep, state, learner, reference)
 
 
