@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from grpo.files import flush, write_text
+from grpo.files import as_os_error, flush, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -57,15 +56,12 @@ def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """A safetensors file.
 
     Raises:
-        OSError: it could not be written. (The library has an error of its own for that.)
+        OSError: it could not be written.
     """
     try:
         save_file(dict(tensors), file)
     except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:  # not the disk's fault
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(file)) from error
+        raise as_os_error(error, file) from error
 
 
 def seal(folder: Path, form: int) -> None:

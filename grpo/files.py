@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from grpo.errors import UserError
 from grpo.parallel import is_main
@@ -89,6 +92,14 @@ def reason(error: OSError, folder: Path, needed: int) -> str:
     return f"{said}: {needed:,} bytes are needed, {free:,} are free, {max(0, needed - free):,} are missing"
 
 
+def as_os_error(error: SafetensorError, file: Path) -> OSError:
+    """The library has an error of its own for a disk that does not take a file; any other of its errors is raised."""
+    code = re.search(r"os error (\d+)", str(error))
+    if code is None:
+        raise error
+    return OSError(int(code[1]), os.strerror(int(code[1])), str(file))
+
+
 def free_bytes(folder: Path) -> int:
     """Of the disk that this folder, or the nearest one above it that is there, lies on."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -104,8 +115,9 @@ def must_write(path: Path, needed: int) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        failure = as_os_error(error, path) if isinstance(error, SafetensorError) else error
         raise UserError(
-            f"cannot write '{path}': {reason(error, path.parent, needed)}; once that is mended, "
+            f"cannot write '{path}': {reason(failure, path.parent, needed)}; once that is mended, "
             "the same command goes on from the last checkpoint"
         ) from error

@@ -61,7 +61,7 @@ def lock_run(folder: Path, world: World, *, shared: bool = False) -> Iterator[Ru
         _agree(world, None)
         yield RunLock(folder, None if world.rank else _identity(folder))
         return
-    new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     handle, refusal = _take(folder, shared)
     try:
         _agree(world, refusal)
@@ -73,13 +73,13 @@ def lock_run(folder: Path, world: World, *, shared: bool = False) -> Iterator[Ru
         os.close(handle)
 
 
-def _tidy(handle: int, folder: Path, new: bool) -> None:
-    """No lock file stays behind, and no folder in which nothing was written."""
+def _tidy(handle: int, folder: Path, new: list[Path]) -> None:
+    """No lock file stays behind, and none of the `new` folders in which nothing was written."""
     with contextlib.suppress(OSError):
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while others share it
         (folder / LOCK).unlink()
-        if new:
-            folder.rmdir()
+        for path in new:
+            path.rmdir()
 
 
 def _agree(world: World, refusal: str | None) -> None:

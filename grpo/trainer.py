@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -111,11 +112,11 @@ def _train(
 
     with closing(engine), progress(label, config.steps, state.step) as bar:
         while state.step < config.steps:
-            lock.check()
             version = state.step
             groups = source.next(version)
             with clock("score"):
                 groups = prepare(groups, learner, reference, config, weights)
+            lock.check()
             with clock("save"):
                 save_completions(out, version, groups)
             everything = rows_of(groups)
@@ -142,12 +143,25 @@ def _train(
             if config.checkpoint.every:
                 with clock("save"):
                     save_if_due(out, state, learner, reference, source, config.checkpoint)
-    with must_write(out / "model", sum(parameter.nbytes for parameter in policy.model.parameters())):
-        policy.save(out / "model")
-        if is_main():
-            flush_folder(out / "model")
+    save_model(policy, out / "model")
     learner.world.wait()  # whoever reads the model next finds it whole
     return TrainResult(out / "model", state.step, state.tokens, state.seconds, metrics.last)
+
+
+def save_model(policy: Policy, folder: Path) -> None:
+    """The trained model, on the disk when this returns.
+
+    Raises:
+        UserError: the disk did not take it; nothing half-written is left.
+    """
+    with must_write(folder, sum(parameter.nbytes for parameter in policy.model.parameters())):
+        try:
+            policy.save(folder)
+            if is_main():
+                flush_folder(folder)
+        finally:
+            if is_main():
+                shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
 
 
 def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dict[str, float]]:
