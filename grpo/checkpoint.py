@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -26,6 +27,7 @@ from grpo.reference import Reference
 log = logging.getLogger("grpo")
 
 FORMAT = 3  # of the folder's layout
+OVERHEAD = 8192  # bytes of a file's header and its last block, about
 LATEST = "latest"  # file beside the checkpoints with the name of the newest
 
 
@@ -72,7 +74,7 @@ def _write(
     """Why it failed, if it did."""
     texts = {name: json.dumps(value) for name, value in values.items()}
     needed = sum(tensor.nbytes for content in tensors.values() for tensor in content.values())
-    needed += sum(len(text) for text in texts.values())
+    needed += sum(len(text) for text in texts.values()) + OVERHEAD * (len(tensors) + len(texts) + 1)
     folder = target.parent
     try:
         if free_bytes(folder) < needed:
@@ -86,16 +88,29 @@ def _write(
     except OSError as error:
         return f"cannot write '{target}': {reason(error, folder, needed)}"
     _prune(target, keep)
+    for path in folder.glob("step-*"):  # of a run that was taken up again before them, because they were damaged
+        if path > target:
+            shutil.rmtree(path, ignore_errors=True)
     return None
 
 
-def _prune(newest: Path, keep: int) -> None:
-    """Drop all but the last few; also later ones, of a run that was taken up again before them because they were
-    damaged, and what an interrupted removal left. `newest` was just written, so a good one always stays."""
-    kept = [path for path in checkpoints(newest.parent) if path <= newest][-keep:]
-    for path in newest.parent.glob("step-*"):
+def _prune(good: Path, keep: int) -> None:
+    """Of `good`, which was just written or checked, and those before it keep the last few; and nothing half-removed."""
+    older = [path for path in good.parent.glob("step-*") if path < good]
+    whole = [path for path in checkpoints(good.parent) if path < good]
+    kept = whole[max(0, len(whole) - keep + 1) :]
+    for path in older:
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def tidy(good: Path, keep: int) -> None:
+    """Finish what a kill after the last save may have left undone, once a run goes on from `good`."""
+    with contextlib.suppress(OSError):  # a full disk: the next save tries again
+        write_text(good.parent / LATEST, good.name + "\n")
+    for leftover in good.parent.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    _prune(good, keep)
 
 
 def checkpoints(folder: Path) -> list[Path]:

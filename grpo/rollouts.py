@@ -12,7 +12,7 @@ from grpo.data import write_jsonl
 from grpo.dynamic_sampling import Pool, pack_group, unpack_group
 from grpo.files import must_write
 from grpo.metrics import Clock
-from grpo.parallel import World, is_main
+from grpo.parallel import World
 from grpo.prompts import PromptSampler, Task
 from grpo.reward_calls import REWARD_TIMEOUT
 from grpo.scoring import Exclusions, TrainerState, score
@@ -167,7 +167,6 @@ def save_completions(out: Path, step: int, groups: list[Group]) -> None:
 
 def drop_completions(out: Path, done: int) -> None:
     """Remove what was sampled after the first `done` steps: a run that goes on from there samples it again."""
-    if is_main():
-        for file in (out / "completions").glob("step-*.jsonl"):
-            if file.stem > f"step-{done:06d}":
-                file.unlink()
+    for file in (out / "completions").glob("step-*.jsonl"):
+        if file.stem > f"step-{done:06d}":
+            file.unlink()

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 
-from grpo import rng_state
 from grpo.advantages import assign_advantages
 from grpo.batching import contributing, rows_of, split_updates
-from grpo.checkpoint import TrainState, last_good, load_checkpoint, read_state, save_checkpoint
-from grpo.config import CheckpointConfig, EngineConfig, RLConfig, RuntimeConfig
+from grpo.checkpoint import TrainState
+from grpo.config import EngineConfig, RLConfig, RuntimeConfig
 from grpo.engine import make_engine
 from grpo.errors import UserError
-from grpo.files import flush, flush_folder, must_write
+from grpo.files import flush_folder, must_write
 from grpo.inert import inert_settings
 from grpo.learner import Learner, make_learner, with_old_logprobs, with_ref_logprobs
 from grpo.metrics import Clock, MetricsWriter, rollout_metrics
@@ -29,9 +28,10 @@ from grpo.policy import Policy, inference_dtype, load_model, load_policy
 from grpo.progress import progress
 from grpo.prompts import PromptSampler, Task
 from grpo.reference import Reference
+from grpo.resume import resume, save_if_due
 from grpo.reward_kl import mean_token_kl, take_kl
-from grpo.rollouts import OVERLONG, RolloutSource, drop_completions, save_completions
-from grpo.run_identity import differences, identify, shown
+from grpo.rollouts import OVERLONG, RolloutSource, save_completions
+from grpo.run_identity import identify
 from grpo.run_lock import RunLock, lock_run
 from grpo.sampler_rng import stream_key
 from grpo.schedule import lr_factor
@@ -105,7 +105,7 @@ def _train(
     source = RolloutSource(sampler, tasks, engine, config, learner.world, seed, clock)
     checkpointed = is_main() and (config.checkpoint.every or (out / "checkpoints").exists())
     identity = identify(model, tasks, config, seed, engine_config, runtime, learner.world) if checkpointed else {}
-    state = resume(out, learner, reference, source, identity, accept_changes)
+    state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
     engine.sync(policy)
     metrics = MetricsWriter(out / "metrics.jsonl", state.step)
     names = sorted({name for own in weights.values() for name in own})  # every row of the metrics has the same keys
@@ -207,84 +207,6 @@ def with_logprobs(learner: Learner, reference: Reference | None, groups: list[Gr
     if reference is not None and config.loss.kl_in_loss:
         groups = with_ref_logprobs(learner, groups, rows_of(groups, drop_truncated=dropping), reference)
     return groups
-
-
-def resume(
-    out: Path,
-    learner: Learner,
-    reference: Reference | None,
-    source: RolloutSource,
-    identity: dict[str, Any],
-    accept_changes: bool = False,
-) -> TrainState:
-    """The state of the last good checkpoint in `out`, put back; a fresh one when there is none.
-
-    Which one it is, the main process says: on a network drive another may not see it yet.
-
-    Raises:
-        UserError: none of the checkpoints is good, or they are of a run with another `identity`.
-    """
-    last, changed, failure = None, [], None
-    if is_main():
-        try:
-            last = last_good(out / "checkpoints")
-            changed = changed_data(last, identity, accept_changes) if last is not None else []
-        except UserError as error:
-            failure = str(error)
-    last, changed, failure = learner.world.gather((last, changed, failure))[0]
-    if failure is not None:
-        raise UserError(failure)
-    if last is None:
-        return TrainState(identity=identity)
-    state = load_checkpoint(last, learner, reference)
-    state.identity = identity
-    source.load_state(state.source, anew=changed)
-    if learner.world.rank < len(state.rng):
-        rng_state.restore(state.rng[learner.world.rank])
-    drop_completions(out, state.step)
-    log.warning("going on from step %d (%s)", state.step, last)
-    return state
-
-
-def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) -> list[str]:
-    """The tasks whose prompts are not those of the checkpoint, if the user accepts that.
-
-    Raises:
-        UserError: the checkpoint was made with something else.
-    """
-    found = differences(read_state(last).identity, identity)
-    if found.matter and not accept_changes:
-        raise UserError(
-            f"the checkpoint '{last}' was made with something else ({shown(found.matter)}): give another output "
-            "folder, or go on all the same with --accept-changes (in Python: accept_changes=True)"
-        )
-    if found.matter:
-        log.warning("going on with changes: %s", shown(found.matter))
-    if found.rounding:
-        log.warning(
-            "the checkpoint was made under other conditions (%s): the data and the schedule go on as they "
-            "were, but sums round differently, so the run will not equal the uninterrupted one bit for bit",
-            shown(found.rounding),
-        )
-    return found.data
-
-
-def save_if_due(
-    out: Path,
-    state: TrainState,
-    learner: Learner,
-    reference: Reference | None,
-    source: RolloutSource,
-    config: CheckpointConfig,
-) -> None:
-    """Checkpoint when `every` steps have gone by since the last one (or the last that the disk did not take)."""
-    if config.every and state.step - state.saved_step >= config.every:
-        state.source, state.saved_step = source.state(), state.step
-        state.rng = learner.world.gather(rng_state.capture())
-        if is_main():
-            with must_write(out / "metrics.jsonl", 0):
-                flush(out / "metrics.jsonl")  # rows of steps that will not be done again
-        save_checkpoint(out / "checkpoints", config.keep, state, learner, reference)
 
 
 def seed_dropout(learner: Learner, seed: int, step: int) -> None:

@@ -169,6 +169,19 @@ def test_old_checkpoints_go_only_after_a_new_one_is_whole(killed, tiny_model_fol
     assert last_good(folder) == folder / "step-000003"
 
 
+def test_what_a_kill_left_undone_is_finished(killed, tiny_model_folder, tmp_path):
+    """Killed after the rename of the last checkpoint: no step is left that would save another."""
+    shutil.copytree(killed[0], tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "latest").write_text("step-000004\n")
+    (folder / ".step-000006.old").mkdir()
+    (folder / "step-000002" / "manifest.json").unlink()  # killed while it was removed
+    run(tiny_model_folder, tmp_path / "run", config_of(**REFRESHED, checkpoint={"every": 2, "keep": 2}))
+    assert (folder / "latest").read_text() == "step-000006\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-000004", "step-000006"]
+    assert_same(tmp_path / "run", killed[0])
+
+
 # ---- nothing is unpickled
 
 
@@ -363,7 +376,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning(tiny_model_folder, tmp
     assert line.startswith("no checkpoint at step 4: cannot write")
     needed = int(line.split(" bytes are needed")[0].split()[-1].replace(",", ""))
     size = sum(file.stat().st_size for file in checkpoints(tmp_path / "full" / "checkpoints")[0].iterdir())
-    assert 0.8 * size < needed <= size
+    assert size < needed < size + 50_000  # never told to free too little
     assert f"1,000 are free, {needed - 1000:,} are missing" in line
     names = [path.name for path in checkpoints(tmp_path / "full" / "checkpoints")]
     assert names == ["step-000002", "step-000006"]
