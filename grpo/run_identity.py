@@ -16,6 +16,7 @@ import importlib.metadata
 import inspect
 import json
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,14 +132,15 @@ def _reward(reward: Reward) -> dict[str, Any]:
         "weight": reward.weight,
         "columns": dict(reward.columns),
         "kwargs": {key: value for key, value in bound.items() if isinstance(value, str | int | float | bool | None)},
-        "fn": f"{kind.__module__}.{kind.__qualname__}",
+        "fn": kind.__qualname__,  # not its module, which is __main__ in one script and train in the next
         "source": source,
     }
 
 
 def digest(value: Any) -> str:
-    """Short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """Short hash of a value, as JSON where it is that; of other objects as they print, but for their address."""
+    text = json.dumps(value, sort_keys=True, default=lambda item: re.sub(r" at 0x[0-9a-f]+", "", str(item)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def model_identity(model: str) -> str:

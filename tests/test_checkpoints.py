@@ -80,7 +80,7 @@ def test_a_checkpoint_holds_what_it_should(killed):
     assert identity["machine.threads"] == torch.get_num_threads()
     assert identity["machine.processes"] == 1
     assert identity["machine.torch"] == torch.__version__
-    assert identity["tasks.default.rewards.digits.fn"] == "test_trainer.digits"
+    assert identity["tasks.default.rewards.digits.fn"] == "digits"
 
 
 @pytest.mark.parametrize("how", DAMAGE)

@@ -23,7 +23,7 @@ from grpo.errors import UserError
 from grpo.metrics import MetricsWriter
 from grpo.parallel import World
 from grpo.prompts import Task
-from grpo.run_identity import differences, identify
+from grpo.run_identity import differences, digest, identify
 from grpo.run_lock import LOCK, lock_run
 from grpo.scoring import Reward
 from grpo.trainer import train
@@ -87,7 +87,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "reward": (
         {"tasks": {"default": replace(task_of(), rewards=[Reward("digits", edited)])}},
-        "tasks.default.rewards.digits.fn: test_trainer.digits -> test_resume.edited",
+        "tasks.default.rewards.digits.fn: digits -> edited",
     ),
     "share": ({"tasks": {"default": replace(task_of(), share=0.5)}}, "tasks.default.share: 1.0 -> 0.5"),
     "section": ({"lora": {"r": 4, "alpha": 8}}, "lora.r: (not set) -> 4"),
@@ -167,6 +167,14 @@ def test_another_machine_is_a_warning_that_says_what_it_means(tiny_model_folder,
     assert "-> another CPU" in line
     assert "micro_batch_size: 5 -> 3" in line
     assert "not equal the uninterrupted one bit for bit" in line
+
+
+def test_a_column_that_is_no_json_is_the_same_in_the_next_process():
+    class Image:
+        pass
+
+    first, second = ([[prompt.id, Image()] for prompt in task_of().prompts] for _ in range(2))
+    assert digest(first) == digest(second) != digest([])
 
 
 # ---- metrics.jsonl
