@@ -34,6 +34,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_disk_of_any_size(cases: list[dict[str, Any]]) -> None:
     """A checkpoint that has no room is a warning; metrics, completions and the model stop the run with one line; the
     checkpoints that are there are whole; with more room it ends as on a big disk."""
@@ -52,6 +53,7 @@ def test_a_disk_of_any_size(cases: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_folder_that_becomes_read_only(cases: list[dict[str, Any]]) -> None:
     checkpoints, completions = cases[-2:]
     assert checkpoints["end"] == "done"
