@@ -23,6 +23,7 @@ from grpo.errors import UserError
 from grpo.learner import Learner, make_learner, with_ref_logprobs
 from grpo.policy import Policy, end_token_ids, load_policy, token_scores
 from grpo.reference import Reference
+from grpo.trainer import train
 from grpo.types import Sampling
 from grpo.update import accumulate_gradients, update
 
@@ -410,7 +411,7 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tm
             run(tiny_model_folder, cut, config)
     checkpoint = cut / "checkpoints" / "step-000004"
     names = trained(load_policy(str(tiny_model_folder), CPU, config.lora)).keys()
-    for file in checkpoint.glob("*.safetensors"):  # the reference too, where it was refreshed
+    for file in checkpoint.glob("[mr]*.safetensors"):  # the model; the reference too, where it was refreshed
         assert load_file(file).keys() == names
     assert (checkpoint / "reference.safetensors").exists() == (config.reference_every is not None)
     base_bytes = (tiny_model_folder / "model.safetensors").stat().st_size
@@ -432,8 +433,11 @@ def test_a_checkpoint_of_another_adapter_is_refused(changed, message, tiny_model
     interrupt_at(monkeypatch, 2)
     with pytest.raises(Killed):
         run(tiny_model_folder, tmp_path, config_of(lora=settings))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"lora\.(r: 4 -> 1|targets: all-linear -> \['q_proj'\])"):
         run(tiny_model_folder, tmp_path, config_of(lora=settings | changed))
+    tasks, config = {"default": task_of()}, config_of(lora=settings | changed)
+    with pytest.raises(UserError, match=message):  # and what cannot be accepted
+        train(str(tiny_model_folder), tasks, config, tmp_path, seed=1, runtime=CPU, accept_changes=True)
 
 
 # ---- dropout
