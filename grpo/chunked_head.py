@@ -6,6 +6,7 @@ one chunk holds all, its log-probs are kept instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +81,8 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, entropy_grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias = ctx.saved_tensors[:3]
+        saved = ctx.saved_tensors
+        hidden, weight, bias = saved[:3]
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
         # Chunks are added up in fp32; the weight's own type may be bf16.
@@ -88,7 +90,7 @@ class _Scores(torch.autograd.Function):
         bias_grad = torch.zeros(len(weight), dtype=grad.dtype, device=grad.device) if wants_bias else None
         matrix = weight.to(ctx.dtype)
         for chunk in _chunks(len(hidden), len(weight)):
-            logits_grad = _logits_gradient(ctx, chunk, matrix, grad, entropy_grad)
+            logits_grad = _logits_gradient(saved, ctx.shape, chunk, matrix, grad, entropy_grad)
             if bias_grad is not None:
                 bias_grad += logits_grad.sum(0)
             logits_grad = logits_grad.to(ctx.dtype)
@@ -132,16 +134,16 @@ def _log_softmax(
 
 
 def _logits_gradient(
-    ctx: Any, chunk: slice, matrix: Tensor, grad: Tensor, entropy_grad: Tensor | None
+    saved: Sequence[Any], shape: LogitShape, chunk: slice, matrix: Tensor, grad: Tensor, entropy_grad: Tensor | None
 ) -> Float[Tensor, "n V"]:
     """Of the last layer's output z: d log p_t / dz = 1_t - p, dH / dz = -p (log p + H)."""
-    hidden, _, bias, targets, entropy, table = ctx.saved_tensors
+    hidden, _, bias, targets, entropy, table = saved
     slope = None
     if table is None:
-        table, slope = _log_softmax(hidden[chunk], matrix, bias, ctx.shape)
-    upstream = grad[chunk, None] * ctx.shape.factor
+        table, slope = _log_softmax(hidden[chunk], matrix, bias, shape)
+    upstream = grad[chunk, None] * shape.factor
     weights = -upstream
     if entropy_grad is not None:
-        weights = weights - entropy_grad[chunk, None] * ctx.shape.factor * (table + entropy[chunk, None])
+        weights = weights - entropy_grad[chunk, None] * shape.factor * (table + entropy[chunk, None])
     result = table.exp().mul_(weights).scatter_add_(-1, targets[chunk, None], upstream)
     return result if slope is None else result.mul_(slope)

@@ -81,7 +81,10 @@ class Learner:
 
     def token_scores(self, rows: ModelInput, **options: bool) -> TokenScores:
         """`grpo.token_scores.token_scores` of the model; inside `forwards`."""
-        return token_scores(self.model, rows, self.fit.shape, **options)
+        dtype = AUTOCAST.get(self.accelerator.mixed_precision)
+        on = dtype is not None and not self.sharded  # sharded weights are gathered in it
+        with torch.autocast(self.accelerator.device.type, dtype, enabled=on):
+            return token_scores(self.model, rows, self.fit.shape, **options)
 
     def idle(self) -> torch.Tensor:
         """A forward on one token whose result is 0: the part of a process that has no rows left."""
@@ -143,14 +146,11 @@ class Learner:
 
     @contextmanager
     def forwards(self, *, training: bool = False) -> Iterator[None]:
-        """Around every forward, and its backward: precision, shared prompts. When `training`, the adapter's dropout is
-        on, if it has any (the model's own stays off), and activations are made again in the backward if so set."""
+        """Around every forward and its backward, which may run layers again. When `training`, the adapter's dropout is
+        on, if it has any (the model's own stays off), and activations are not kept if so set."""
         kinds = self.model.named_modules() if training and (self.dropout or self.checkpointing) else ()
         switched = [m for name, m in kinds if "lora_dropout" in name or getattr(m, "gradient_checkpointing", False)]
-        dtype = AUTOCAST.get(self.accelerator.mixed_precision)
         with ExitStack() as stack:
-            if dtype is not None and not self.sharded:  # sharded weights are gathered in it
-                stack.enter_context(torch.autocast(self.accelerator.device.type, dtype))
             if self.fit.share_prompts:
                 stack.enter_context(shared_attention(base_model(self.model)))
             for module in switched:

@@ -114,8 +114,8 @@ class Segments:
 
 
 def _alike(*lengths: np.ndarray) -> list[np.ndarray]:
-    """Places of like length (a factor of two; below 16 tokens they are all alike)."""
-    keys = np.stack([np.frexp(np.maximum(values, 16) - 1)[1] for values in lengths])
+    """Places of like length (within a factor of the root of two; up to 16 tokens they are all alike)."""
+    keys = np.stack([np.ceil(2 * np.log2(np.maximum(values, 16))) for values in lengths])
     _, which = np.unique(keys, axis=1, return_inverse=True)
     return [np.flatnonzero(which == bucket) for bucket in range(which.max() + 1)]
 

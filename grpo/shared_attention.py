@@ -8,7 +8,7 @@ FlexAttention. Both are compared with plain attention in tests/test_shared_atten
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -54,6 +54,8 @@ def attend(
     """What transformers calls in every layer."""
     if any(other.get(name) is not None for name in ("s_aux", "position_bias")):
         raise NotImplementedError("attention sinks or biases")
+    if sliding_window is None and _has_window(module):
+        raise NotImplementedError("a window that its attention is not told of")
     if torch.is_autocast_enabled(query.device.type):  # norms and rotations may have left queries and keys in fp32
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
@@ -65,6 +67,15 @@ def attend(
         merged = _MergedAttention.apply(*(x[0].transpose(0, 1) for x in (query, key, value)), segments, scale)
         return merged.unsqueeze(0), None
     return masked_attention(query, key, value, segments, scale, window, softcap).transpose(1, 2), None
+
+
+def _has_window(module: Any) -> bool:
+    """Whether the model's config gives this layer a window."""
+    kinds = getattr(module.config, "layer_types", None)
+    if kinds is not None:
+        return kinds[module.layer_idx] == "sliding_attention"
+    window = getattr(module.config, "sliding_window", None)
+    return window is not None and getattr(module.config, "use_sliding_window", True)
 
 
 class _MergedAttention(torch.autograd.Function):
@@ -95,24 +106,32 @@ class _MergedAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value = ctx.saved_tensors[:3]
-        grads = [torch.empty(x.shape, dtype=x.dtype) for x in (query, key, value)]
+        saved = ctx.saved_tensors  # once: with gradient checkpointing they cannot be had again
+        grads = [torch.empty(x.shape, dtype=x.dtype) for x in saved[:3]]
         for own in ctx.segments.own:
-            parts = _part_gradients(ctx, grad, own, own, causal=True, bias=None)
+            parts = _part_gradients(saved, grad, own, own, ctx.scale, causal=True)
             for total, part in zip(grads, parts, strict=True):
                 total.index_copy_(0, own.flat, _give(part, own))
         for asking, prompt, real in ctx.segments.across:
-            parts = _part_gradients(ctx, grad, asking, prompt, causal=False, bias=_bias(real, query.dtype))
+            bias = _bias(real, grad.dtype)
+            parts = _part_gradients(saved, grad, asking, prompt, ctx.scale, causal=False, bias=bias)
             for total, part, where in zip(grads, parts, (asking, prompt, prompt), strict=True):
                 total.index_add_(0, where.flat, _give(part, where))
         return (*grads, None, None)
 
 
 def _part_gradients(
-    ctx: Any, grad: Tensor, asking: Bucket, keys: Bucket, *, causal: bool, bias: Tensor | None
+    saved: Sequence[Tensor],
+    grad: Tensor,
+    asking: Bucket,
+    keys: Bucket,
+    scale: float,
+    *,
+    causal: bool,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of queries, keys and values, by one of the two attentions."""
-    query, key, value, out, lse = ctx.saved_tensors
+    query, key, value, out, lse = saved
     incoming = _take(grad, asking)
     if asking.padded is not None:  # a padded query repeats a real one: it must not count twice
         incoming = torch.zeros_like(incoming.transpose(1, 2)).flatten(0, 1)
@@ -128,7 +147,7 @@ def _part_gradients(
         0.0,
         causal,
         attn_mask=bias,
-        scale=ctx.scale,
+        scale=scale,
     )
 
 

@@ -47,7 +47,10 @@ def _scores(
 
 def hidden_states(model: Any, rows: ModelInput) -> Float[Tensor, "R T D"]:
     """What the decoder gives to the head."""
-    decoder = base_model(model).base_model
+    base = base_model(model)
+    decoder = base.get_decoder()
+    if decoder is base:  # Llama 4's text model does not say
+        decoder = base.model
     if rows.segments is None:
         return decoder(input_ids=rows.token_ids, use_cache=False).last_hidden_state
     # A mask of four dimensions is passed on as it is: none is made, and `segments` says what is seen.
