@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
@@ -79,11 +79,11 @@ class Cut:
     def share(self, rows: Sequence[Row], world: World) -> list[list[Row]]:
         """The rows of each process: about as many tokens for each, siblings together but where it has to be cut."""
         ordered = _siblings_together(rows)
-        costs = [cost for _, cost in self._costs(ordered)]
+        costs = self._costs(ordered)
         total, spent = sum(costs), 0
         shares: list[list[Row]] = [[] for _ in range(world.size)]
         for row, cost in zip(ordered, costs, strict=True):
-            shares[min((2 * spent + cost) * world.size // (2 * total), world.size - 1)].append(row)
+            shares[(2 * spent + cost) * world.size // (2 * total)].append(row)  # by the middle of its tokens
             spent += cost
         return shares
 
@@ -97,7 +97,7 @@ class Cut:
         room = 0
         for _, siblings in groupby(_siblings_together(rows), key=_prompt):
             group = list(siblings)
-            if sum(cost for _, cost in self._costs(group)) > room:
+            if sum(self._costs(group)) > room:
                 room = 0  # it begins a new one
             prompt = 0
             for row in group:
@@ -118,13 +118,14 @@ class Cut:
             batches[-1].append(row)
         return batches
 
-    def _costs(self, rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:
+    def _costs(self, rows: Sequence[Row]) -> list[int]:
         """Tokens that each adds when it comes after the one before."""
-        before = None
+        costs, before = [], None
         for row in rows:
-            shared = self.share_prompts and before == row.prompt_ids
-            yield row, row.length - (len(row.prompt_ids) if shared else 0)
+            shared = self.share_prompts and row.prompt_ids == before
+            costs.append(row.length - len(row.prompt_ids) * shared)
             before = row.prompt_ids
+        return costs
 
 
 def _prompt(row: Row) -> tuple[int, ...]:
