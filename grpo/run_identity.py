@@ -31,7 +31,8 @@ from grpo.scoring import Reward
 
 FREE = ("checkpoint", "preset", "runtime.log_level", "engine.server", "engine.vllm.sleep")
 ROUNDING = (
-    "micro_batch_size",
+    "micro_batch_tokens",
+    "gradient_checkpointing",
     *(f"engine.{name}" for name in ("max_rows", "vllm.memory", "vllm.kv_cache_gib", "vllm.tensor_parallel")),
     *(f"engine.vllm.{name}" for name in ("lora", "eager")),
     *(f"runtime.{name}" for name in ("device", "parallel", "threads")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,18 @@ from conftest import (
 
 import grpo.engine_local as engine_local
 import grpo.kv_cache as kv_cache
-from grpo.batching import collate, micro_batches, rows_of
+from grpo.batching import Cut, collate, rows_of
+from grpo.chunked_head import LogitShape
 from grpo.decoding import survivors
 from grpo.engine_local import LocalEngine
 from grpo.errors import UserError
-from grpo.policy import end_token_ids, token_scores
+from grpo.model_fit import fit_of
+from grpo.packing import make_input
+from grpo.policy import end_token_ids
 from grpo.sampler_rng import stream_key, uniforms
 from grpo.sampling_draw import draw, keep_top_p
+from grpo.shared_attention import shared_attention
+from grpo.token_scores import token_scores
 from grpo.types import Group, Sampling
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gemma3", "gpt2"]
@@ -82,16 +88,17 @@ def test_logprobs_are_those_of_a_plain_forward(kind, temperature):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trainer_scores_what_the_engine_drew(kind):
-    """Right-padded training rows, logits from the first trained position on: same log-probs (invariant 3)."""
+    """Prompts shared where the model fits, else right-padded rows: same log-probs (invariant 3)."""
     model = make_model(kind, seed=2)
+    fit = fit_of(model, 0.7)
     groups = engine_of(model).generate(random_prompts(4, seed=3), Sampling(3, 20, 0.7), seed=0, step=0)
     rows = [r for g in groups for r in rows_of([engine_rewarded(g)])]
-    for batch_rows in micro_batches(rows, 5):
-        batch = collate(batch_rows, torch.device("cpu"))
-        scores = token_scores(model, batch.token_ids, batch.completion_mask, 0.7, with_entropy=True)
-        assert ((scores.logprobs - batch.gen_logprobs) * batch.completion_mask).abs().max() < 1e-4
-        assert (scores.logprobs[batch.completion_mask == 0] == 0).all()
-        assert (scores.entropy[batch.completion_mask == 1] > 0).all()
+    for batch_rows in Cut(60, fit.share_prompts).micro_batches(rows):
+        batch = collate(batch_rows, torch.device("cpu"), share_prompts=fit.share_prompts)
+        with shared_attention(model) if fit.share_prompts else nullcontext():
+            scores = token_scores(model, batch.rows, fit.shape, with_entropy=True)
+        assert (batch.by_completion(scores.logprobs) - batch.gen_logprobs).abs().max() < 1e-4
+        assert (scores.entropy > 0).all()
         assert scores.entropy.max() <= math.log(VOCAB_SIZE) + 1e-4
 
 
@@ -104,12 +111,12 @@ def engine_rewarded(group: Group) -> Group:
 def test_entropy_is_that_of_the_sampling_distribution():
     model = make_model()
     ids = torch.tensor([[20, 30, 40, 50]])
-    mask = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    found = token_scores(model, ids, mask, 0.5, with_entropy=True).entropy
+    rows = make_input([((20, 30), (40, 50))], torch.device("cpu"), share_prompts=False)
+    found = token_scores(model, rows, LogitShape(0.5), with_entropy=True).entropy
     with torch.no_grad():
         table = (model(input_ids=ids).logits[0, 1:3].double() / 0.5).log_softmax(-1)
     exact = -(table.exp() * table).sum(-1)
-    assert found[0].tolist() == pytest.approx([0, 0, *exact.tolist()], rel=1e-5)
+    assert found.tolist() == pytest.approx(exact.tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "mistral-window", "gemma2", "gpt2"])
@@ -496,4 +503,4 @@ def test_padding_equal_to_the_end_token_is_harmless():
     for group in groups:
         for row in rows_of([engine_rewarded(group)]):
             batch = collate([row], torch.device("cpu"))
-            assert batch.completion_mask.sum() == len(row.rollout.completion.token_ids)
+            assert batch.mask.sum() == len(row.rollout.completion.token_ids)

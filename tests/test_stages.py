@@ -285,14 +285,14 @@ def test_the_size_of_a_micro_batch_is_free(recipe: dict[str, Any], fakes: Fakes,
     with pytest.raises(KeyboardInterrupt):
         go(recipe, run)
     fakes.fail = None
-    go(recipe, run, "reasoning_rl.micro_batch_size=1", "cold_start.micro_batch_size=1")
+    go(recipe, run, "reasoning_rl.micro_batch_tokens=1", "cold_start.micro_batch_size=1")
     assert fakes.ran == [*ALL, "reasoning_rl"]
     pretrained = {"corpus": {"path": "x"}, "vocab_size": 300, "hidden_size": 8, "layers": 1, "heads": 2, "kv_heads": 1}
     pretrained |= {"intermediate_size": 8, "max_tokens": 8, "batch_size": 4, "micro_batch_size": 2}
     recipe["base"] = {"steps": 1, "pretrain": {**pretrained, "optimizer": {"lr": 1e-3}}}
     settings = stage_settings(RecipeConfig.model_validate(recipe), "base")
     assert settings["base.pretrain.batch_size"] == 4
-    assert not [key for key in settings if "micro_batch_size" in key]
+    assert not [key for key in settings if "micro_batch" in key]
 
 
 def model_folder(folder: Path, weights: str) -> str:

@@ -77,7 +77,7 @@ def config_of(kind: str) -> RLConfig:
         "prompts_per_step": 2,
         "sampling": {"max_tokens": 8},
         "optimizer": {"lr": 5e-3},
-        "micro_batch_size": 5,
+        "micro_batch_tokens": 100,
         "checkpoint": {"every": 2, "keep": 2},
     }
     return RLConfig.model_validate(base | KINDS[kind])
