@@ -107,9 +107,9 @@ def test_what_does_not_matter_is_free_and_rounding_is_told_apart():
     free = {"checkpoint": {"every": 1}, "runtime": RuntimeConfig(device="cpu", log_level="debug")}
     assert differences(identity(), identity(**free)) == differences(identity(), identity())
     assert differences(identity(), identity()).matter == []
-    found = differences(identity(), identity(micro_batch_size=3, runtime=RuntimeConfig(device="cpu", threads=2)))
+    found = differences(identity(), identity(micro_batch_tokens=90, runtime=RuntimeConfig(device="cpu", threads=2)))
     assert found.matter == []
-    assert sorted(found.rounding) == ["micro_batch_size: 5 -> 3", "runtime.threads: None -> 2"]
+    assert sorted(found.rounding) == ["micro_batch_tokens: 60 -> 90", "runtime.threads: None -> 2"]
     other = {**identity(), "machine.torch": "1.0", "machine.processes": 2}
     assert differences(other, identity()).matter == []
     assert len(differences(other, identity()).rounding) == 2
@@ -162,10 +162,10 @@ def test_another_machine_is_a_warning_that_says_what_it_means(tiny_model_folder,
     killed_at(5, tiny_model_folder, tmp_path, config)
     monkeypatch.setattr("grpo.run_identity._cpu", lambda: "another CPU")
     with caplog.at_level("WARNING", "grpo"):
-        run(tiny_model_folder, tmp_path, config_of(micro_batch_size=3))
+        run(tiny_model_folder, tmp_path, config_of(micro_batch_tokens=90))
     (line,) = [record.message for record in caplog.records if "other conditions" in record.message]
     assert "-> another CPU" in line
-    assert "micro_batch_size: 5 -> 3" in line
+    assert "micro_batch_tokens: 60 -> 90" in line
     assert "not equal the uninterrupted one bit for bit" in line
 
 
