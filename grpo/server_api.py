@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
+import ssl
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -98,7 +100,13 @@ def new_client() -> AsyncClient:
     """Without limits of its own: how many requests run, and for how long, is decided where they are sent."""
     import httpx2
 
-    return httpx2.AsyncClient(timeout=None, limits=httpx2.Limits(max_connections=None))
+    return httpx2.AsyncClient(timeout=None, limits=httpx2.Limits(max_connections=None), verify=_certificates())
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Reading them takes longer than most requests."""
+    return ssl.create_default_context()
 
 
 async def health(server: Server) -> str:

