@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 from grpo.config import EngineConfig, RuntimeConfig
@@ -184,14 +185,14 @@ def wait_until_ready(children: Sequence[Child], timeout: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def watch(children: Sequence[Child]) -> None:
+def watch(children: Sequence[Child]) -> NoReturn:
     """Until no server is left: a run goes on with those that are.
 
     Raises:
         UserError: all have ended.
     """
     running = list(children)
-    while running:
+    while True:
         for child in list(running):
             if ended := how_ended(child):
                 running.remove(child)
