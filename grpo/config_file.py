@@ -79,7 +79,10 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         else:
             raise UserError(f"override '{override}': '{'.'.join(keys[:depth])}' is a single value, not a section")
         if last:
-            node[index] = _coerce(_load_yaml(text, f"override '{override}'"))
+            value = _coerce(_load_yaml(text, f"override '{override}'"))
+            if key == "engine" and isinstance(node.get(index), dict) and isinstance(value, str):
+                value = node[index] | {"kind": value}  # short for engine.kind, so the section's other settings stay
+            node[index] = value
         elif isinstance(node, dict):
             if node.get(index) is None:
                 node[index] = {}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from grpo.algorithm import LoraConfig
 from grpo.config import EngineConfig, RuntimeConfig
 from grpo.engine_local import LocalEngine
 from grpo.optional import check_engine, vllm_is_there
-from grpo.policy import Policy, end_token_ids, inference_dtype, load_model, pick_device
+from grpo.policy import Policy, end_token_ids, inference_dtype, load_model, load_outline, pick_device
 from grpo.types import RolloutEngine
 from grpo.update import MISMATCH_LIMIT
 
@@ -66,15 +68,25 @@ def training_engine(
 def sampling_engine(
     config: EngineConfig, model: Any, tokenizer: Any, runtime: RuntimeConfig, *, name: str, longest: int
 ) -> RolloutEngine:
-    """The engine for `model`, loaded from `name`, which is not trained."""
+    """The engine for a model that is not trained: `load_for_sampling` of `name`, or one in memory."""
     kind = engine_kind(config, runtime)
     if kind == "local":
         return LocalEngine(model, tokenizer, config.max_rows)
-    device = next(model.parameters()).device
-    sampled = Sampled(name, tokenizer, end_token_ids(model, tokenizer), longest, device.type, runtime.dtype)
+    ends = end_token_ids(model, tokenizer)
+    sampled = Sampled(name, tokenizer, ends, longest, pick_device(runtime).type, runtime.dtype)
     engine = _with_own_weights(kind, config, sampled)
-    engine.sync(Policy(model, tokenizer, device))
+    if model.device.type != "meta":
+        engine.sync(Policy(model, tokenizer, model.device))
     return engine
+
+
+def load_for_sampling(name: str, config: EngineConfig, runtime: RuntimeConfig) -> Any:
+    """What `sampling_engine` needs of the model: vLLM in this process reads the weights itself."""
+    kind = engine_kind(config, runtime)
+    if kind == "vllm":
+        return load_outline(name)
+    device = pick_device(runtime) if kind == "local" else torch.device("cpu")
+    return load_model(name, device, inference_dtype(runtime))
 
 
 def _with_own_weights(kind: str, config: EngineConfig, sampled: Sampled) -> RolloutEngine:
@@ -89,5 +101,5 @@ def _with_own_weights(kind: str, config: EngineConfig, sampled: Sampled) -> Roll
 
 def mismatch_limit(config: EngineConfig, runtime: RuntimeConfig) -> float:
     """How far the engine's log-probs may be from the trainer's, on average, before a rollout is refused."""
-    quantised = engine_kind(config, runtime) == "vllm" and config.vllm.quantization
+    quantised = engine_kind(config, runtime) != "local" and config.vllm.quantization
     return MISMATCH_LIMIT[quantised or runtime.dtype]

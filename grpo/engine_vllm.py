@@ -9,13 +9,15 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from grpo.config import EngineConfig
 from grpo.engine import Sampled
 from grpo.errors import UserError
+from grpo.parallel import launched
 from grpo.sampler_rng import stream_key
 from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 from grpo.vllm_start import start
@@ -132,13 +134,25 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop vLLM and free its memory. (Another engine may be started in this process afterwards.)"""
-        from vllm.distributed.parallel_state import destroy_model_parallel
-
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.llm.llm_engine.engine_core.shutdown()
-        destroy_model_parallel()
+        with process_group_kept():
+            self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
+
+
+@contextmanager
+def process_group_kept() -> Iterator[None]:
+    """vLLM ends the default process group with itself; in a run of several processes that is the run's own."""
+    from torch import distributed
+
+    end = distributed.destroy_process_group
+    if launched():
+        distributed.destroy_process_group = lambda group=None: None if group is None else end(group)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group = end
 
 
 def prompt_seed(seed: int, step: int, prompt: Prompt) -> int:

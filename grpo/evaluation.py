@@ -18,13 +18,13 @@ from typing import Any
 
 from grpo.config import DataConfig, EngineConfig, EvalConfig, RuntimeConfig
 from grpo.data import ID_COLUMNS, PROMPT_COLUMNS, Row, build_prompts, load_rows, rows_hash, write_jsonl
-from grpo.engine import engine_kind, sampling_engine
+from grpo.engine import engine_kind, load_for_sampling, sampling_engine
 from grpo.errors import UserError
 from grpo.eval_judging import check_golds, judge_groups
 from grpo.eval_metrics import Judges, general_metrics, general_row, math_metrics, problem_row
 from grpo.files import write_json
 from grpo.parallel import World
-from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
+from grpo.policy import load_tokenizer
 from grpo.progress import progress
 from grpo.prompts import longest_prompt
 from grpo.scoring import Reward
@@ -90,7 +90,11 @@ def evaluate(
     name = model if isinstance(model, str) else str(getattr(model[0], "name_or_path", "") or "model in memory")
     source = config.data.path or config.data.fn or "rows"
     check_golds(rows, judges.accuracy, source)
-    loaded, tokenizer = _load(model, runtime) if isinstance(model, str) else model
+    if isinstance(model, str):
+        tokenizer = load_tokenizer(model)
+        loaded = load_for_sampling(model, engine, runtime)
+    else:
+        loaded, tokenizer = model
     prompts = build_prompts(rows, config.data, tokenizer, task="evaluation")
     general_prompts = [] if general is None else _general_prompts(general, tokenizer)
     longest = _check_length("max_tokens", loaded, prompts, config.max_tokens)
@@ -173,12 +177,6 @@ def _check_length(setting: str, model: Any, prompts: Sequence[Prompt], max_token
         raise UserError(f"{text}; {f'set it to at most {room}' if room > 0 else 'shorten the prompts'}")
     log.warning("evaluation: %s: what is sampled beyond them is no use", text)
     return longest + max_tokens
-
-
-def _load(model: str, runtime: RuntimeConfig) -> tuple[Any, Any]:
-    device = pick_device(runtime)
-    tokenizer = load_tokenizer(model)
-    return load_model(model, device, inference_dtype(runtime)), tokenizer
 
 
 def _sample(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
     except (OSError, ValueError) as error:
         raise UserError(f"model '{model}': cannot be loaded: {_first_line(error)}") from error
     return loaded.to(device).eval()
+
+
+def load_outline(model: str) -> Any:
+    """The model with its settings and without its weights, for who needs only the former."""
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    check_model(model)
+    try:
+        with torch.device("meta"):
+            outline = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model '{model}': cannot be loaded: {_first_line(error)}") from error
+    with suppress(OSError):  # without one, what its config says of end tokens is there already
+        outline.generation_config = GenerationConfig.from_pretrained(model)
+    outline.name_or_path = model
+    return outline
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from grpo.parallel import World
 
 _MAXIMA = ("mismatch_max", "ratio_max", "age_max", "correction_max")
 _MINIMA = ("ratio_min",)
+BAND = math.log(1.25)  # a token whose probability is this much larger or smaller in the engine counts as outside
 
 
 def _total(values: Tensor) -> float:
@@ -43,6 +44,8 @@ class Sums:
     age_max: float = -math.inf
     mismatch: float = 0.0
     mismatch_max: float = -math.inf
+    probability_error: float = 0.0  # exp |log pi_gen - log pi_trainer|
+    outside: float = 0.0  # tokens beyond the band
     fresh_tokens: float = 0.0
 
     def add(
@@ -82,12 +85,14 @@ class Sums:
             difference = (gen - trainer).abs()
             self.mismatch += _total(difference)
             self.mismatch_max = max(self.mismatch_max, float(difference.max()))
+            self.probability_error += _total(difference.exp())
+            self.outside += _total(difference > BAND)
             self.fresh_tokens += len(gen)
 
     def take_mismatch(self, other: Sums) -> None:
         """The engine's agreement as measured elsewhere, where nothing trained here."""
-        self.mismatch, self.mismatch_max = other.mismatch, other.mismatch_max
-        self.fresh_tokens = other.fresh_tokens
+        for name in ("mismatch", "mismatch_max", "probability_error", "outside", "fresh_tokens"):
+            setattr(self, name, getattr(other, name))
 
     def over(self, world: World) -> Sums:
         """Of all processes together."""
@@ -104,6 +109,9 @@ class Sums:
 
         def mean(value: float) -> float | None:
             return value / self.tokens if self.tokens else None
+
+        def fresh(value: float) -> float | None:
+            return value / self.fresh_tokens if self.fresh_tokens else None
 
         corrected = config.correction is not None
         return {
@@ -122,6 +130,8 @@ class Sums:
             "correction_cut": mean(self.corrected) if corrected else None,
             "off_policy_dropped": self.dropped / self.sequences if self.sequences else None,
             "trained_tokens": self.tokens,
-            "logprob_mismatch": self.mismatch / self.fresh_tokens if self.fresh_tokens else None,
+            "logprob_mismatch": fresh(self.mismatch),
             "logprob_mismatch_max": self.mismatch_max,
+            "logprob_mismatch_outside": fresh(self.outside),
+            "token_mult_prob_error": fresh(self.probability_error),
         }

@@ -85,7 +85,8 @@ def train(
     sampler = PromptSampler(tasks, config.steps, seed, config.difficulty)
     source = RolloutSource(sampler, tasks, engine, config, learner.world, seed, clock)
     state = resume(out, learner, reference, source)
-    engine.sync(policy)
+    with clock("sync"):
+        engine.sync(policy)
     metrics = MetricsWriter(out / "metrics.jsonl", state.step)
     names = sorted({name for own in weights.values() for name in own})  # every row of the metrics has the same keys
 

@@ -72,8 +72,13 @@ def start(config: EngineConfig, sampled: Sampled) -> Any:
     """
     import torch
 
-    os.environ.update(environment())
     own = config.vllm
+    if own.tensor_parallel > 1 and launched():
+        raise UserError(
+            "engine.vllm.tensor_parallel: each of several trainer processes has a vLLM of its own: set it to 1, or use "
+            "engine=vllm-server"
+        )
+    os.environ.update(environment())
     if own.tensor_parallel == 1:  # the engine's core in this process too: weights are handed over, not sent
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     set_threads = torch.set_num_threads
@@ -82,7 +87,8 @@ def start(config: EngineConfig, sampled: Sampled) -> Any:
 
         extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if launched() else {}
         sleeps = own.sleep and sampled.device == "cuda"
-        return LLM(**settings(config, sampled), **extra, enable_sleep_mode=sleeps, disable_log_stats=True)
+        quiet = {"disable_log_stats": True, "use_tqdm_on_load": False}
+        return LLM(**settings(config, sampled), **extra, **quiet, enable_sleep_mode=sleeps)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"engine.kind=vllm: vLLM cannot start: {first}") from error

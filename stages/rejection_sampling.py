@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo.data import Row, build_prompts, load_rows, read_jsonl, rows_hash, write_jsonl
-from grpo.engine import sampling_engine
+from grpo.engine import load_for_sampling, sampling_engine
 from grpo.errors import UserError
 from grpo.parallel import World
-from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
+from grpo.policy import load_tokenizer
 from grpo.progress import progress
 from grpo.prompts import longest_prompt
 from grpo.scoring import Reward, column_names, score
@@ -96,7 +96,7 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
     rows = load_rows(config.data)
     context.write_data("prompts", rows)
     prompts = build_prompts(rows, config.data, tokenizer, "reasoning")
-    model = load_model(context.init, pick_device(runtime), inference_dtype(runtime))
+    model = load_for_sampling(context.init, context.config.engine, runtime)
     sampling = config.sampling.of(config.group_size)
     longest = longest_prompt(prompts) + sampling.max_tokens
     engine = sampling_engine(context.config.engine, model, tokenizer, runtime, name=context.init, longest=longest)

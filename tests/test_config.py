@@ -244,9 +244,10 @@ def shipped() -> list[Path]:
 def test_every_shipped_config_loads(file):
     config = read_config(RecipeConfig, file)
     assert read_config(RecipeConfig, file, ["seed=7"]).seed == 7
-    assert config.engine.kind == "local"
-    for name in ("engine=local", "engine.kind=local", "engine.max_rows=64"):
-        assert read_config(RecipeConfig, file, [name]).engine.kind == "local"
+    for kind in ("local", "vllm", "vllm-server", "auto"):  # the other settings of the section stay
+        for name in (f"engine={kind}", f"engine.kind={kind}"):
+            assert read_config(RecipeConfig, file, [name]).engine == config.engine.model_copy(update={"kind": kind})
+    assert read_config(RecipeConfig, file, ["engine.max_rows=64"]).engine.kind == config.engine.kind
     with pytest.raises(UserError, match="did you mean 'runtime'"):
         read_config(RecipeConfig, file, ["runtim.threads=1"])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, prompt_of
 from transformers import Qwen2ForCausalLM
 
 from grpo.config import EvalConfig
@@ -183,7 +183,7 @@ def test_more_tokens_than_the_model_has_positions(tiny: tuple[Any, Any], caplog:
     with caplog.at_level("WARNING", "grpo"):
         evaluate(tiny, config(), judges=judges(), rows=ROWS[:1])
         assert "positions" not in caplog.text
-        _check_length("max_tokens", model, [[1] * 500], 20)
+        _check_length("max_tokens", model, [prompt_of([1] * 500)], 20)
     assert "max_tokens=20 after a prompt of 500 tokens" in caplog.text
     learnt = make_model("gpt2", vocab_size=len(tokenizer))
     with pytest.raises(UserError, match=r"max_tokens=600 after a prompt of \d+ tokens .* 512 .* at most 4\d\d"):

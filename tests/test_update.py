@@ -444,6 +444,9 @@ def test_mismatch_by_hand():
     sums.compare(torch.tensor([0.5, -1.0]), torch.tensor([0.25, -0.5]))
     sums.compare(torch.tensor([0.0]), torch.tensor([0.0]))
     assert (sums.mismatch / sums.fresh_tokens, sums.mismatch_max, sums.fresh_tokens) == (0.25, 0.5, 3.0)
+    metrics = sums.metrics(config_of())
+    assert metrics["logprob_mismatch_outside"] == pytest.approx(2 / 3)  # 0.25 and 0.5 are above log 1.25 = 0.223
+    assert metrics["token_mult_prob_error"] == pytest.approx((math.exp(0.25) + math.exp(0.5) + 1) / 3)
     check_mismatch(Sums(), 1e-4)  # nothing fresh, nothing to say
 
 

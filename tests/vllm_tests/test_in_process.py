@@ -1,4 +1,4 @@
-"""vLLM in this process against plain transformers, through syncs, at several temperatures, whole weights and adapters."""
+"""vLLM in this process against plain transformers: after syncs, at two temperatures, whole weights and adapters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from conftest import (
 
 from grpo.algorithm import LoraConfig
 from grpo.config import EngineConfig, RuntimeConfig
-from grpo.engine import sampling_engine, training_engine
+from grpo.engine import load_for_sampling, sampling_engine, training_engine
 from grpo.engine_vllm import VllmEngine
 from grpo.errors import UserError
 from grpo.policy import Policy, load_policy, trainable
@@ -122,8 +122,8 @@ def test_what_comes_back(folder: Path) -> None:
 
 
 def test_streams_never_repeat(folder: Path) -> None:
-    """The same prompt text under other ids, in other steps, tasks and seeds, and all siblings: no stream twice, and each
-    stream is its own again."""
+    """One prompt under other ids, in other steps, tasks and seeds, and all siblings: no stream twice, and each stream
+    is its own again."""
     with engine_of(folder) as (engine, policy):
         engine.sync(policy)
         ids = random_prompts(1, low=6, high=7)[0].token_ids
@@ -139,6 +139,18 @@ def test_streams_never_repeat(folder: Path) -> None:
         assert len(long) > 20
         assert len(set(long)) == len(long)
         assert drawn(["7", "3"]) == streams[28:32] + streams[12:16]  # whatever else is in the batch
+
+
+def test_more_prompt_tokens_than_one_pass_takes(folder: Path) -> None:
+    """No prompt is computed in parts: the CPU's generators could not be given to it."""
+    with engine_of(folder) as (engine, policy):
+        engine.sync(policy)
+        prompts = random_prompts(400, seed=9, low=50, high=70)
+        assert sum(len(prompt.token_ids) for prompt in prompts) > 16384
+        groups = engine.generate(prompts, Sampling(1, 4), seed=0, step=0)
+        assert farthest(groups[::20], policy, 1.0) < 1e-4
+        alone = engine.generate(prompts[200:201], Sampling(1, 4), seed=0, step=0)
+        assert alone[0].rollouts[0].completion.token_ids == groups[200].rollouts[0].completion.token_ids
 
 
 def test_stop_strings_end_a_completion_and_stay_in_it(folder: Path) -> None:
@@ -225,7 +237,9 @@ def chi_square(counts: Counter[tuple[int, ...]], probabilities: dict[tuple[int, 
 def test_evaluation_samples_the_folder_itself(folder: Path) -> None:
     policy = load_policy(str(folder), CPU)
     config = EngineConfig(kind="vllm", vllm={"kv_cache_gib": 0.1})
-    engine = sampling_engine(config, policy.model, policy.tokenizer, CPU, name=str(folder), longest=LONGEST)
+    outline = load_for_sampling(str(folder), config, CPU)
+    assert all(parameter.device.type == "meta" for parameter in outline.parameters())  # read once, by vLLM
+    engine = sampling_engine(config, outline, policy.tokenizer, CPU, name=str(folder), longest=LONGEST)
     try:
         groups = engine.generate(random_prompts(4), Sampling(2, 20, 0.6, 0.95), seed=0, step=0)
         plain = engine.generate(random_prompts(4), Sampling(2, 20, 0.6), seed=0, step=0)

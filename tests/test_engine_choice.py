@@ -1,0 +1,89 @@
+"""Which engine a run gets, and what is said of settings that this engine does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_model, make_tokenizer, random_prompts
+
+from grpo import engine as engines
+from grpo import optional
+from grpo.config import EngineConfig, RuntimeConfig
+from grpo.engine import engine_kind, mismatch_limit
+from grpo.engine_local import LocalEngine
+from grpo.errors import UserError
+from grpo.inert import inert_engine_settings
+from grpo.types import Sampling
+from grpo.update import MISMATCH_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("kind", "installed", "gpu", "device", "found"),
+    [
+        ("auto", True, True, "auto", "vllm"),
+        ("auto", True, True, "cpu", "local"),
+        ("auto", True, False, "auto", "local"),
+        ("auto", False, True, "auto", "local"),
+        ("local", True, True, "auto", "local"),
+        ("vllm", True, False, "cpu", "vllm"),
+        ("vllm-server", False, False, "cpu", "vllm-server"),
+    ],
+)
+def test_auto_takes_vllm_where_it_and_a_gpu_are_there(
+    monkeypatch: pytest.MonkeyPatch, kind: str, installed: bool, gpu: bool, device: str, found: str
+) -> None:
+    for module in (optional, engines):
+        monkeypatch.setattr(module, "vllm_is_there", lambda: installed)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    config, runtime = EngineConfig.model_validate(kind), RuntimeConfig.model_validate({"device": device})
+    assert engine_kind(config, runtime) == found
+
+
+def test_vllm_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional, "vllm_is_there", lambda: False)
+    with pytest.raises(UserError, match="make setup-vllm"):
+        engine_kind(EngineConfig(kind="vllm"), RuntimeConfig(device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "limit"),
+    [
+        ("local", "float32", "float32"),
+        ("vllm", "bfloat16", "bfloat16"),
+        ({"kind": "vllm", "vllm": {"quantization": "fp8"}}, "bfloat16", "fp8"),
+        ({"kind": "local", "vllm": {"quantization": "fp8"}}, "bfloat16", "bfloat16"),
+        ({"kind": "vllm-server", "vllm": {"quantization": "fp8"}}, "float32", "fp8"),
+    ],
+)
+def test_the_gate_follows_what_the_engine_computes_in(
+    monkeypatch: pytest.MonkeyPatch, engine: Any, dtype: str, limit: str
+) -> None:
+    monkeypatch.setattr(optional, "vllm_is_there", lambda: True)
+    runtime = RuntimeConfig.model_validate({"device": "cpu", "dtype": dtype})
+    assert mismatch_limit(EngineConfig.model_validate(engine), runtime) == MISMATCH_LIMIT[limit]
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "lora", "said"),
+    [
+        ({"kind": "local"}, "local", False, []),
+        ({"kind": "auto", "vllm": {"memory": 0.5, "sleep": False}}, "local", False, ["engine.vllm.memory", "sleep"]),
+        ({"kind": "auto", "vllm": {"memory": 0.5}}, "vllm", False, []),
+        ({"kind": "vllm", "server": {"timeout": 3.0}}, "vllm", False, ["engine.server.timeout"]),
+        ({"kind": "vllm-server", "server": {"timeout": 3.0}, "vllm": {"eager": True}}, "vllm-server", False, []),
+        ({"kind": "vllm", "vllm": {"lora": "adapter"}}, "vllm", False, ["engine.vllm.lora"]),
+        ({"kind": "vllm", "vllm": {"lora": "adapter"}}, "vllm", True, []),
+    ],
+)
+def test_settings_of_another_engine_are_said(config: dict[str, Any], kind: str, lora: bool, said: list[str]) -> None:
+    lines = inert_engine_settings(EngineConfig.model_validate(config), kind, lora)
+    assert bool(lines) == bool(said)
+    assert all(words in lines[0] for words in said)
+
+
+def test_the_embedded_engine_refuses_stop_strings() -> None:
+    engine = LocalEngine(make_model(), make_tokenizer(), 8)
+    with pytest.raises(UserError, match=r"sampling\.stop"):
+        engine.generate(random_prompts(1), Sampling(2, 4, stop=("</answer>",)), seed=0, step=0)

@@ -1,0 +1,193 @@
+"""Training with vLLM in this process; and every way in which its weights can silently be wrong, which must end the run
+before the optimizer steps on what it sampled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CHARACTERS, make_model, make_tokenizer
+
+from grpo.config import DataConfig, EngineConfig, RLConfig, RuntimeConfig
+from grpo.data import build_prompts
+from grpo.engine_vllm import VllmEngine
+from grpo.errors import UserError
+from grpo.prompts import Task
+from grpo.scoring import Reward
+from grpo.trainer import TrainResult, train
+
+pytestmark = pytest.mark.vllm
+
+CPU = RuntimeConfig(device="cpu")
+LORA = {"r": 4, "alpha": 8, "targets": "all-linear"}
+BLOCK = 128  # tokens of a cache block on a CPU: only whole ones are kept for the next request
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("models") / "tiny"
+    make_model(
+        "qwen2", hidden_size=64, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.08
+    ).save_pretrained(made)  # tied embeddings
+    make_tokenizer().save_pretrained(made)
+    return made
+
+
+def digits(completions: list[str], **_: Any) -> list[float]:
+    return [sum(c.isdigit() for c in text) / max(1, len(text)) for text in completions]
+
+
+def tasks(length: int = 4) -> dict[str, Task]:
+    text = CHARACTERS[:10] * (length // 10 + 1)
+    rows = [{"prompt": text[:length] + str(i), "id": str(i)} for i in range(6)]
+    prompts = build_prompts(rows, DataConfig(path="d", template="{prompt}="), make_tokenizer(), "default")
+    return {"default": Task(prompts, [Reward("digits", digits)])}
+
+
+def config_of(**settings: Any) -> RLConfig:
+    base = {
+        "steps": 5, "group_size": 6, "prompts_per_step": 3, "sampling": {"max_tokens": 8}, "optimizer": {"lr": 5e-3},
+    }  # fmt: skip
+    return RLConfig.model_validate(base | settings)
+
+
+def run(folder: Path, out: Path, config: RLConfig, made: dict[str, Task] | None = None, **vllm: Any) -> TrainResult:
+    engine = EngineConfig.model_validate({"kind": "vllm", "vllm": {"kv_cache_gib": 0.1, **vllm}})
+    return train(str(folder), made or tasks(), config, out, seed=1, engine_config=engine, runtime=CPU)
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("settings", "vllm"),
+    [({}, {}), ({"lora": LORA}, {"lora": "merged"}), ({"lora": LORA}, {"lora": "adapter"})],
+)
+def test_it_learns_a_toy_reward(folder: Path, tmp_path: Path, settings: dict[str, Any], vllm: dict[str, Any]) -> None:
+    config = config_of(
+        steps=25, group_size=8, prompts_per_step=6, optimizer={"lr": 1e-2 if not settings else 4e-2}, **settings,
+        loss={"aggregation": "token"},
+    )  # fmt: skip
+    run(folder, tmp_path, config, **vllm)
+    rows = rows_of(tmp_path)
+    rewards = [row["reward"] for row in rows]
+    assert sum(rewards[:3]) / 3 < 0.35
+    assert sum(rewards[-3:]) / 3 > 0.7
+    assert max(row["logprob_mismatch_max"] for row in rows) < 1e-4
+    assert all(row["seconds/sync"] > 0 for row in rows)
+
+
+def without_reload(engine: VllmEngine) -> None:
+    """vLLM answers that it reloaded the weights, and did not."""
+    engine.llm.collective_rpc = lambda method, **_: [None]
+
+
+def cache_kept(engine: VllmEngine) -> None:
+    """vLLM answers that its prefix cache is empty, and it is not."""
+    engine.llm.reset_prefix_cache = lambda: True
+
+
+def cache_stuck(engine: VllmEngine) -> None:
+    engine.llm.reset_prefix_cache = lambda: False
+
+
+def adapter_refused(engine: VllmEngine) -> None:
+    engine.llm.llm_engine.add_lora = lambda request: False
+
+
+def adapter_left_out(engine: VllmEngine) -> None:
+    """The adapter is there, and no request uses it."""
+    generate = engine.llm.generate
+    engine.llm.generate = lambda *args, lora_request, **kwargs: generate(*args, **kwargs)
+
+
+def old_adapter(engine: VllmEngine) -> None:
+    """Requests go on with the adapter of the sync before."""
+    generate, old = engine.llm.generate, engine.adapter
+    engine.llm.generate = lambda *args, lora_request, **kwargs: generate(*args, lora_request=old, **kwargs)
+    engine.llm.llm_engine.remove_lora = lambda number: True
+
+
+DIFFER = "same tokens differ by"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "settings", "deliver", "length"),
+    [
+        (without_reload, DIFFER, {}, "merged", 4),
+        (cache_kept, DIFFER, {}, "merged", 2 * BLOCK),
+        (cache_stuck, "did not empty its prefix cache", {}, "merged", 4),
+        (adapter_refused, "did not take the adapter", {"lora": LORA}, "adapter", 4),
+        (adapter_left_out, DIFFER, {"lora": LORA}, "adapter", 4),
+        (old_adapter, DIFFER, {"lora": LORA}, "adapter", 4),
+    ],
+)
+def test_a_fault_of_the_second_sync_ends_the_run(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[VllmEngine], None],
+    words: str,
+    settings: dict[str, Any],
+    deliver: str,
+    length: int,
+) -> None:
+    """The first rollout is sound, and trains; nothing of the second one may."""
+    sync, adam = VllmEngine.sync, torch.optim.AdamW.step
+    steps: list[int] = []
+
+    def faulty(self: VllmEngine, policy: Any) -> None:
+        if self.version == 1:
+            fault(self)
+        sync(self, policy)
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        steps.append(1)
+        return adam(self, *args, **kwargs)
+
+    monkeypatch.setattr(VllmEngine, "sync", faulty)
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    with pytest.raises(UserError, match=words) as caught:
+        run(folder, tmp_path, config_of(**settings), tasks(length), lora=deliver)
+    assert "\n" not in str(caught.value)
+    assert len(steps) == 1
+    assert [row["step"] for row in rows_of(tmp_path)] == [1]
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_sync_that_never_happens_ends_the_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = VllmEngine.sync
+    monkeypatch.setattr(VllmEngine, "sync", lambda self, policy: sync(self, policy) if self.version == 0 else None)
+    with pytest.raises(UserError, match=DIFFER):
+        run(folder, tmp_path, config_of())
+    assert [row["step"] for row in rows_of(tmp_path)] == [1]
+
+
+def test_a_resumed_run_ends_as_the_whole_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM repeats itself on a CPU: same tokens, same weights."""
+    config = config_of(steps=6, checkpoint={"every": 2})
+    run(folder, tmp_path / "whole", config)
+    generate = VllmEngine.generate
+
+    def dying(self: VllmEngine, *args: Any, step: int, **kwargs: Any) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return generate(self, *args, step=step, **kwargs)
+
+    monkeypatch.setattr(VllmEngine, "generate", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tmp_path / "cut", config)
+    monkeypatch.undo()
+    run(folder, tmp_path / "cut", config)
+    for name in ("completions/step-000005.jsonl", "completions/step-000006.jsonl", "model/model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_fp8_samples_need_a_correction(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'correction'"):
+        run(folder, tmp_path, config_of(), quantization="fp8")
