@@ -41,7 +41,7 @@ class ServerEngine:
     def __init__(self, config: EngineConfig, sampled: Sampled):
         if sampled.lora is not None and config.vllm.lora == "adapter":
             raise UserError("engine.vllm.lora: adapter: servers are given whole weights: use merged")
-        self.config, self.sampled, self.rows = config.server, sampled, config.max_rows
+        self.engine_config, self.config, self.sampled = config, config.server, sampled
         self.world = World.current()
         self.servers = [Server(url, config.server.timeout) for url in config.server.urls]
         if len({server.url for server in self.servers}) < len(self.servers):
@@ -90,7 +90,7 @@ class ServerEngine:
         """
         try:
             async with new_client() as client:
-                return await check_server(client, server, self.config, self.sampled)
+                return await check_server(client, server, self.engine_config, self.sampled)
         except ServerFailed as failure:
             raise UserError(f"vLLM at {server.url}: {failure}") from failure
 
@@ -158,7 +158,7 @@ class ServerEngine:
         """All live servers take prompts until none waits. Those of a server that is lost wait again."""
         there = live(self.servers)
         # No more than a server computes at a time: a request that waits there would seem to hang.
-        fitting = max(1, self.rows // (sampling.group_size * self.world.size))
+        fitting = max(1, self.engine_config.max_rows // (sampling.group_size * self.world.size))
         width = min(fitting, -(-len(waiting) // len(there)))
 
         async def work(server: Server, taken: set[int]) -> None:

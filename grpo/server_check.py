@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from grpo.config import ServerConfig
+from grpo.config import EngineConfig
 from grpo.engine import Sampled
 from grpo.errors import UserError
 from grpo.server_api import Server
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ADVICE = "start it with `grpo serve CONFIG`"
 
 
-async def check_server(client: AsyncClient, server: Server, config: ServerConfig, sampled: Sampled) -> str:
+async def check_server(client: AsyncClient, server: Server, config: EngineConfig, sampled: Sampled) -> str:
     """The backend by which this server takes weights.
 
     Raises:
@@ -46,7 +46,7 @@ async def _probe(client: AsyncClient, server: Server, sampled: Sampled) -> None:
         raise UserError(f"{error}; {ADVICE}") from error
 
 
-def _reasons(found: dict[str, Any], config: ServerConfig, sampled: Sampled) -> Iterator[str]:
+def _reasons(found: dict[str, Any], config: EngineConfig, sampled: Sampled) -> Iterator[str]:
     """What is wrong with a server of this configuration (vLLM's own, as JSON)."""
     model = found["model_config"]
     if model["logprobs_mode"] != "processed_logprobs":  # else they are those of T = 1
@@ -57,13 +57,16 @@ def _reasons(found: dict[str, Any], config: ServerConfig, sampled: Sampled) -> I
         yield f"max_model_len is {model['max_model_len']}, and prompt and completion need {sampled.longest}"
     if model["dtype"] != f"torch.{sampled.dtype}":
         yield f"dtype is {model['dtype']}, and runtime.dtype is {sampled.dtype}"
+    if model["quantization"] != config.vllm.quantization:
+        yield f"quantization is {model['quantization']}, and engine.vllm.quantization is {config.vllm.quantization}"
     on_cpu = found["device_config"]["device"] == "cpu"
     if on_cpu and found["scheduler_config"]["enable_chunked_prefill"]:  # the server would crash
         yield "enable_chunked_prefill is on, which breaks seeds on a CPU"
     backend = (found["weight_transfer_config"] or {}).get("backend")
-    wanted = (FILES, NCCL) if config.transfer == "auto" else (config.transfer,)
+    asked = config.server
+    wanted = (FILES, NCCL) if asked.transfer == "auto" else (asked.transfer,)
     if backend not in wanted:
         yield f"weight_transfer_config.backend is {backend}, not {' or '.join(wanted)}"
     folder = found["additional_config"].get(FOLDER_KEY)
-    if backend == FILES and folder != config.folder:
-        yield f"it takes weights from the folder {folder}, and engine.server.folder is {config.folder}"
+    if backend == FILES and folder != asked.folder:
+        yield f"it takes weights from the folder {folder}, and engine.server.folder is {asked.folder}"

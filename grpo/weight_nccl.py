@@ -98,6 +98,7 @@ def _source(policy: PolicyWeights) -> Any:
             return self.known
 
         def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            return policy.export()
+            for name, tensor in policy.export():
+                yield name, tensor.to("cuda")  # of this process, when the weights are not there already
 
     return Source()

@@ -386,6 +386,7 @@ def test_chunks_are_bounded_and_hold_their_own_tensors() -> None:
         ("model_config", "generation_config", "auto", "generation_config is auto, not vllm"),
         ("model_config", "max_model_len", 63, "max_model_len is 63, and prompt and completion need 64"),
         ("model_config", "dtype", "torch.bfloat16", r"dtype is torch.bfloat16, and runtime.dtype is float32"),
+        ("model_config", "quantization", "fp8", "quantization is fp8, and engine.vllm.quantization is None"),
         ("scheduler_config", "enable_chunked_prefill", True, "enable_chunked_prefill is on"),
         ("weight_transfer_config", "backend", "ipc", "backend is ipc, not files or nccl"),
         ("additional_config", "grpo_weights", "/elsewhere", "from the folder /elsewhere, and engine.server.folder is"),

@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from judge_server import closed_port
 from grpo.config import EngineConfig
 from grpo.engine import Sampled
 from grpo.errors import UserError
-from grpo.vllm_serve import Child, arguments, backend, here
+from grpo.vllm_serve import Child, arguments, backend, here, watch
 from stages.cli import main
 
 STAND_IN = """\
@@ -141,35 +143,46 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
 
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize(
-    ("when", "why"),
+    ("when", "servers", "why"),
     [
-        ("at once", "ended (exit code 3): ValueError: no room for the cache; its output: "),
-        ("later", "ended (exit code 1); its output: "),
+        ("at once", 2, "ended (exit code 3): ValueError: no room for the cache; its output: "),
+        ("later", 1, "ended (exit code 1); its output: "),
     ],
 )
-def test_a_server_that_ends_before_all_are_ready_ends_all(
+def test_a_server_that_ends_is_an_error(
     tmp_path: Path,
     tiny_model_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     when: str,
+    servers: int,
     why: str,
 ) -> None:
-    urls = [free_url() for _ in range(2)]
-    ports = [url.rpartition(":")[2] for url in urls]
-    monkeypatch.setenv("BREAK", f"{when} {ports[0]}")
+    """Before all are ready, or when it was the last one."""
+    urls = [free_url() for _ in range(servers)]
+    monkeypatch.setenv("BREAK", f"{when} {urls[0].rpartition(':')[2]}")
     assert main(["serve", str(write_config(tmp_path, tiny_model_folder, urls))]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"error: vLLM at {urls[0]} {why}")
     assert errors.count("\n") == 1
-    assert gone(
-        [
-            pid
-            for url, port in zip(urls, ports, strict=True)
-            if (tmp_path / port).exists()
-            for pid in seen(tmp_path, url)["pids"]
-        ]
-    )
+    started = [url for url in urls if (tmp_path / url.rpartition(":")[2]).exists()]
+    assert gone([pid for url in started for pid in seen(tmp_path, url)["pids"]])
+
+
+def test_a_server_that_ends_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("grpo.vllm_serve.POLL_SECONDS", 0.05)
+    output = tmp_path / "log"
+    output.touch()
+    ways = {"a": "exec sleep 60", "b": "exit 3"}
+    children = [Child(url, subprocess.Popen(["sh", "-c", way]), output) for url, way in ways.items()]
+    threading.Timer(1.0, children[0].process.kill).start()
+    with pytest.raises(UserError, match=r"^vLLM at a ended \(signal SIGKILL\); its output: "):
+        watch(children)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"vLLM at b ended (exit code 3); its output: {output}"
+    ]
 
 
 def run_here(capsys: pytest.CaptureFixture[str], *words: str) -> str:

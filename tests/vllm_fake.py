@@ -35,6 +35,7 @@ def configuration(folder: Path) -> dict[str, Any]:
             "generation_config": "vllm",
             "max_model_len": 512,
             "dtype": "torch.float32",
+            "quantization": None,
         },
         "device_config": {"device": "cpu"},
         "scheduler_config": {"enable_chunked_prefill": False},
