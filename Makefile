@@ -6,7 +6,7 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup setup-vllm run test test-vllm lint bench ablate seeds zero clean
+.PHONY: setup setup-vllm run test test-vllm lint bench ablate seeds zero torture clean
 
 setup: .venv/.ready
 
@@ -53,6 +53,11 @@ bench: setup
 # Stage 2 with one thing changed at a time, three seeds: a table and a plot in benchmarks/. About half an hour.
 ablate: setup
 	$(BIN)/python benchmarks/ablate.py $(ARGS)
+
+# SIGKILL at random moments: N trials of each kind of run, resumed and compared bitwise. About N x 12 seconds.
+N ?= 20
+torture: setup
+	$(BIN)/python tests/faults/torture.py $(N)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -69,7 +69,6 @@ def ours(model: str, rows: list[dict[str, str]], steps: int, beta: float, out: P
         "steps": steps,
         "group_size": GROUP,
         "prompts_per_step": PROMPTS,
-        "micro_batch_size": PROMPTS * GROUP,
         "sampling": {"max_tokens": COMPLETION_TOKENS},
         "loss": {"beta": beta},
         "optimizer": {"lr": 1e-5},

@@ -35,8 +35,12 @@ def train(
     config: TrainConfig | dict[str, Any] | str | Path,
     rewards: Sequence[Callable[..., Any] | Reward | str | Mapping[str, Any]],
     dataset: Data,
+    *,
+    accept_changes: bool = False,
 ) -> TrainResult:
     """Train with GRPO and return where the model is and the last step's metrics.
+
+    The same call goes on where an interrupted one stopped.
 
     Args:
         config: a `TrainConfig`, its dict, or a YAML file of it.
@@ -45,6 +49,7 @@ def train(
         dataset: rows (prompt | question | problem | messages, answer | gold | solution, your own columns), a
             .jsonl/.parquet file or hub name, or a `DataConfig` (template, system message, length limit). Where
             accuracy is rewarded, rows whose gold cannot be read are left out, with a warning.
+        accept_changes: go on from a checkpoint that was made with other settings, rewards or data.
 
     Raises:
         UserError: one line that says what is wrong and where.
@@ -64,6 +69,7 @@ def train(
         seed=settings.seed,
         engine_config=settings.engine,
         runtime=settings.runtime,
+        accept_changes=accept_changes,
     )
 
 

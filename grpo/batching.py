@@ -1,17 +1,20 @@
-"""Groups -> padded micro-batches for one optimizer step, with normalisers that do not depend on how it was cut."""
+"""Groups -> micro-batches for one optimizer step, with normalisers that do not depend on how it was cut."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from grpo.algorithm import LossConfig
 from grpo.loss import Normaliser
+from grpo.packing import ModelInput, make_input
 from grpo.parallel import World
 from grpo.types import Group, Rollout
 
@@ -65,51 +68,125 @@ def contributing(rows: Sequence[Row], loss: LossConfig) -> list[Row]:
     return [row for row in rows if everything or row.rollout.advantage != 0.0]
 
 
-def share(rows: Sequence[Row], world: World) -> list[Row]:
-    """This process's rows: every n-th by length, so that all processes have about as much to do."""
-    return sorted(rows, key=lambda row: row.length)[world.rank :: world.size]
+@dataclass(frozen=True)
+class Cut:
+    """How rows become micro-batches: at most `tokens` through the model at a time, a prompt once for neighbouring
+    siblings (`share_prompts`) or rows padded to the longest."""
+
+    tokens: int
+    share_prompts: bool = True
+
+    def share(self, rows: Sequence[Row], world: World) -> list[list[Row]]:
+        """The rows of each process: about as many tokens for each, siblings together but where it has to be cut."""
+        ordered = _siblings_together(rows)
+        costs = self._costs(ordered)
+        total, spent = sum(costs), 0
+        shares: list[list[Row]] = [[] for _ in range(world.size)]
+        for row, cost in zip(ordered, costs, strict=True):
+            shares[(2 * spent + cost) * world.size // (2 * total)].append(row)  # by the middle of its tokens
+            spent += cost
+        return shares
+
+    def micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """Rows that go through the model together. A group that fits stays whole; of one that does not, each part has
+        the prompt again. A row above the budget goes alone."""
+        return self._packed(rows) if self.share_prompts else self._padded(rows)
+
+    def _packed(self, rows: Sequence[Row]) -> list[list[Row]]:
+        batches: list[list[Row]] = []
+        room = 0
+        for _, siblings in groupby(_siblings_together(rows), key=_prompt):
+            group = list(siblings)
+            if sum(self._costs(group)) > room:
+                room = 0  # it begins a new one
+            prompt = 0
+            for row in group:
+                alone = row.length - prompt
+                if alone > room:
+                    batches.append([])
+                    alone, room = row.length, self.tokens
+                batches[-1].append(row)
+                room -= alone
+                prompt = len(row.prompt_ids)
+        return batches
+
+    def _padded(self, rows: Sequence[Row]) -> list[list[Row]]:
+        batches: list[list[Row]] = []
+        for row in sorted(rows, key=lambda row: row.length):  # of like length: little is padding
+            if not batches or (len(batches[-1]) + 1) * row.length > self.tokens:
+                batches.append([])
+            batches[-1].append(row)
+        return batches
+
+    def _costs(self, rows: Sequence[Row]) -> list[int]:
+        """Tokens that each adds when it comes after the one before."""
+        costs, before = [], None
+        for row in rows:
+            shared = self.share_prompts and row.prompt_ids == before
+            costs.append(row.length - len(row.prompt_ids) * shared)
+            before = row.prompt_ids
+        return costs
 
 
-def micro_batches(rows: Sequence[Row], size: int) -> list[list[Row]]:
-    """At most `size` rows each, rows of like length together, so that little is padding."""
-    ordered = sorted(rows, key=lambda row: row.length)
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+def _prompt(row: Row) -> tuple[int, ...]:
+    return row.prompt_ids
+
+
+def _siblings_together(rows: Sequence[Row]) -> list[Row]:
+    """Groups in the order in which they first appear."""
+    groups: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.prompt_ids, []).append(row)
+    return [row for group in groups.values() for row in group]
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """One padded micro-batch. B rows, T tokens; each row is prompt + completion, right-padded.
+    """One micro-batch: B completions of at most C tokens, N in all.
 
-    `completion_mask` is 1.0 on the tokens that are trained (end token included, nothing after it). Per-token tensors
-    are aligned with `token_ids`: entry t speaks of the token at t.
+    `mask` is 1.0 on the trained tokens (end token included, nothing after it), completion after completion; what goes
+    through the model for them is `rows`, in which no token but trained ones and prompts is seen.
     """
 
-    token_ids: Int64[Tensor, "B T"]
-    completion_mask: Float[Tensor, "B T"]
+    rows: ModelInput
+    mask: Float[Tensor, "B C"]
     advantages: Float[Tensor, " B"]
-    gen_logprobs: Float[Tensor, "B T"]  # log pi_gen; 0 off the mask
-    old_logprobs: Float[Tensor, "B T"] | None = None  # log pi_old; None: one update follows, pi_old is pi_theta
-    ref_logprobs: Float[Tensor, "B T"] | None = None  # log pi_ref; None when beta = 0
+    versions: Int64[Tensor, " B"]  # of the weights that drew them
+    gen_logprobs: Float[Tensor, "B C"]  # log pi_gen; 0 off the mask
+    old_logprobs: Float[Tensor, "B C"] | None = None  # log pi_old; None: one update follows, pi_old is pi_theta
+    ref_logprobs: Float[Tensor, "B C"] | None = None  # log pi_ref; None when beta = 0
+
+    def by_completion(self, values: Shaped[Tensor, " N"]) -> Shaped[Tensor, "B C"]:
+        """Values of the trained tokens as [B, C], 0 off the mask."""
+        return torch.zeros_like(self.mask, dtype=values.dtype).masked_scatter(self.mask.bool(), values)
 
 
-def collate(rows: Sequence[Row], device: torch.device) -> TrainBatch:
-    """Rows as one right-padded batch."""
-    width = max(row.length for row in rows)
+def model_input(rows: Sequence[Row], device: torch.device, *, share_prompts: bool) -> ModelInput:
+    """What goes through the model to score these rows' completions."""
+    sequences = [(row.prompt_ids, row.rollout.completion.token_ids) for row in rows]
+    return make_input(sequences, device, share_prompts=share_prompts)
 
-    def padded(values: list[list[int]] | list[list[float]], dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor([v + [0] * (width - len(v)) for v in values], dtype=dtype).to(device)
 
-    def per_token(values: list[Sequence[float]]) -> torch.Tensor:
-        return padded([[0.0] * len(r.prompt_ids) + list(v) for r, v in zip(rows, values, strict=True)], torch.float32)
+def collate(rows: Sequence[Row], device: torch.device, *, share_prompts: bool = True) -> TrainBatch:
+    """Rows as one micro-batch; those of equal prompts stand together if these are to be shared."""
+    rollouts = [row.rollout for row in rows]
+    completions = [rollout.completion for rollout in rollouts]
+    lengths = np.array([len(completion.token_ids) for completion in completions])
+    trained = np.arange(lengths.max()) < lengths[:, None]
 
-    completions = [row.rollout.completion for row in rows]
-    old = [row.rollout.old_logprobs for row in rows if row.rollout.old_logprobs is not None]
-    ref = [row.rollout.ref_logprobs for row in rows if row.rollout.ref_logprobs is not None]
+    def by_completion(values: Sequence[tuple[float, ...]]) -> torch.Tensor:
+        table = np.zeros(trained.shape, dtype=np.float32)
+        table[trained] = np.fromiter(chain.from_iterable(values), dtype=np.float32, count=lengths.sum())
+        return torch.from_numpy(table).to(device)
+
+    old = [rollout.old_logprobs for rollout in rollouts if rollout.old_logprobs is not None]
+    ref = [rollout.ref_logprobs for rollout in rollouts if rollout.ref_logprobs is not None]
     return TrainBatch(
-        token_ids=padded([[*r.prompt_ids, *c.token_ids] for r, c in zip(rows, completions, strict=True)], torch.long),
-        completion_mask=per_token([[1.0] * len(c.token_ids) for c in completions]),
-        advantages=torch.tensor([row.rollout.advantage for row in rows], dtype=torch.float32).to(device),
-        gen_logprobs=per_token([c.logprobs for c in completions]),
-        old_logprobs=per_token(list(old)) if old else None,
-        ref_logprobs=per_token(list(ref)) if ref else None,
+        rows=model_input(rows, device, share_prompts=share_prompts),
+        mask=torch.from_numpy(trained.astype(np.float32)).to(device),
+        advantages=torch.tensor([rollout.advantage for rollout in rollouts], dtype=torch.float32).to(device),
+        versions=torch.tensor([completion.version for completion in completions]).to(device),
+        gen_logprobs=by_completion([completion.logprobs for completion in completions]),
+        old_logprobs=by_completion(old) if old else None,
+        ref_logprobs=by_completion(ref) if ref else None,
     )

@@ -1,8 +1,11 @@
-"""Checkpoints of an RL run at rollout boundaries: written aside, renamed when whole, the last few kept."""
+"""Checkpoints of an RL run at rollout boundaries: whole, checksummed, on the disk; the last few kept."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,21 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from grpo.durable import MANIFEST, damage, staged, write_tensors
 from grpo.errors import UserError
+from grpo.files import free_bytes, reason, write_text
 from grpo.learner import Learner
+from grpo.optimizer_file import pack, unpack
 from grpo.parallel import is_main
 from grpo.reference import Reference
 
-FORMAT = 2  # of the folder's layout
+log = logging.getLogger("grpo")
+
+FORMAT = 3  # of the folder's layout
+OVERHEAD = 8192  # bytes of a file's header and its last block, about
+LATEST = "latest"  # file beside the checkpoints with the name of the newest
 
 
 @dataclass
 class TrainState:
     """What the loop carries from step to step besides tensors."""
 
-    step: int = 0  # optimizer updates done
+    step: int = 0  # optimizer updates done: also the version of the policy
     tokens: int = 0  # completion tokens sampled
     skipped: int = 0  # updates not applied: nothing to train, or a non-finite gradient
     nonfinite: int = 0  # of them, those whose gradient was not finite
@@ -34,49 +44,114 @@ class TrainState:
     saved_step: int = 0  # of the last checkpoint
     reference_step: int = 0  # the step whose weights the reference holds; 0: the model the run started from
     source: dict[str, Any] = field(default_factory=dict)  # the prompt sampler's state and leftover groups
+    rng: list[dict[str, Any]] = field(default_factory=list)  # of each process, see `grpo.rng_state`
+    identity: dict[str, Any] = field(default_factory=dict)  # see `grpo.run_identity`
 
 
-def save_checkpoint(folder: Path, keep: int, state: TrainState, learner: Learner, reference: Reference | None) -> Path:
+def save_checkpoint(
+    folder: Path, keep: int, state: TrainState, learner: Learner, reference: Reference | None
+) -> Path | None:
     """Write `folder/step-000100`: trained tensors, optimizer, state, and the reference if it was ever replaced.
 
-    All processes take part, since shards have to be gathered; the main one writes.
+    All processes take part, since shards have to be gathered; the main one writes. None, with a warning, when the disk
+    did not take it: what was there before is untouched.
     """
     target = folder / f"step-{state.step:06d}"
-    tensors, optimizer = learner.tensors(), learner.optimizer_state()
-    moved = reference is not None and state.reference_step > 0
-    kept = learner.full(reference.values) if reference is not None and moved else {}
-    if is_main():
-        partial = folder / f".{target.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(tensors, partial / "model.safetensors")
-        if moved:
-            save_file(kept, partial / "reference.safetensors")
-        torch.save(optimizer, partial / "optimizer.pt")
-        (partial / "state.json").write_text(json.dumps({"format": FORMAT, **asdict(state)}))
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-        for old in checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-    learner.world.wait()
-    return target
+    files = {"model": learner.tensors()}
+    files["optimizer"], rest = pack(learner.optimizer_state())
+    if reference is not None and state.reference_step > 0:
+        files["reference"] = learner.full(reference.values)
+    error = _write(target, keep, files, {"optimizer": rest, "state": asdict(state)}) if is_main() else None
+    error = learner.world.gather(error)[0]
+    if error is not None:
+        log.warning("no checkpoint at step %d: %s; training goes on, saving is tried again later", state.step, error)
+    return target if error is None else None
+
+
+def _write(
+    target: Path, keep: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], values: Mapping[str, Any]
+) -> str | None:
+    """Why it failed, if it did."""
+    texts = {name: json.dumps(value) for name, value in values.items()}
+    needed = sum(tensor.nbytes for content in tensors.values() for tensor in content.values())
+    needed += sum(len(text) for text in texts.values()) + OVERHEAD * (len(tensors) + len(texts) + 1)
+    folder = target.parent
+    try:
+        if free_bytes(folder) < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        with staged(target, FORMAT) as partial:
+            for name, content in tensors.items():
+                write_tensors(partial / f"{name}.safetensors", content)
+            for name, text in texts.items():
+                write_text(partial / f"{name}.json", text)
+        write_text(folder / LATEST, target.name + "\n")
+    except OSError as error:
+        return f"cannot write '{target}': {reason(error, folder, needed)}"
+    _prune(target, keep)
+    for path in folder.glob("step-*"):  # of a run that was taken up again before them, because they were damaged
+        if path > target:
+            shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def _prune(good: Path, keep: int) -> None:
+    """Of `good`, which was just written or checked, and those before it keep the last few; and nothing half-removed."""
+    older = [path for path in good.parent.glob("step-*") if path < good]
+    whole = [path for path in checkpoints(good.parent) if path < good]
+    kept = whole[max(0, len(whole) - keep + 1) :]
+    for path in older:
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def tidy(good: Path, keep: int) -> None:
+    """Finish what a kill after the last save may have left undone, once a run goes on from `good`."""
+    with contextlib.suppress(OSError):  # a full disk: the next save tries again
+        write_text(good.parent / LATEST, good.name + "\n")
+    for leftover in good.parent.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    _prune(good, keep)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first. A folder is renamed into place last, so what has the name is whole."""
-    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+    """Checkpoints, oldest first. A folder is renamed into place last, so what has the name was whole."""
+    return sorted(path for path in folder.glob("step-*") if (path / MANIFEST).is_file())
+
+
+def last_good(folder: Path) -> Path | None:
+    """The newest checkpoint of which every byte is as it was written; a damaged one is named. None: there are none.
+
+    Raises:
+        UserError: there are some, or were, but no good one: to begin anew is the user's to decide.
+    """
+    found = {path.name: damage(path, FORMAT) for path in sorted(folder.glob("step-*"), reverse=True)}
+    latest = folder / LATEST
+    named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else None
+    if named is not None and named not in found:
+        found = {named: f"'{LATEST}' names it, but it is gone", **found}
+    good = next((name for name, wrong in found.items() if wrong is None), None)
+    bad = [f"{name}: {wrong}" for name, wrong in found.items() if wrong is not None and (not good or name > good)]
+    if bad and good is None:
+        raise UserError(
+            f"no checkpoint in '{folder}' can be used ({'; '.join(bad)}): put back a copy of one, "
+            "or move that folder away to train from the start"
+        )
+    if bad:
+        log.warning("damaged checkpoint in '%s' (%s): going on from the one before, %s", folder, "; ".join(bad), good)
+    return folder / good if good else None
+
+
+def read_state(path: Path) -> TrainState:
+    """Everything but the tensors of a checkpoint that `last_good` gave."""
+    return TrainState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
 
 
 def load_checkpoint(path: Path, learner: Learner, reference: Reference | None) -> TrainState:
-    """Put a checkpoint back into these objects. Tensors only: no pickled code is run."""
-    stored: Mapping[str, Any] = json.loads((path / "state.json").read_text())
-    if stored["format"] != FORMAT:
-        raise UserError(
-            f"checkpoint '{path}': of another version of this program; move it away to start the stage anew"
-        )
-    state = TrainState(**{key: value for key, value in stored.items() if key != "format"})
+    """Put a checkpoint back into these objects. Safetensors and JSON only: no pickle is ever read."""
+    state = read_state(path)
     learner.load_tensors(load_file(path / "model.safetensors"))
-    learner.load_optimizer_state(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+    rest = json.loads((path / "optimizer.json").read_text(encoding="utf-8"))
+    learner.load_optimizer_state(unpack(load_file(path / "optimizer.safetensors"), rest))
     if reference is not None and state.reference_step > 0:
         learner.load_shards(reference.values, load_file(path / "reference.safetensors"))
     return state

@@ -200,7 +200,9 @@ class RLConfig(Section):
     lora: LoraConfig | None = None
     optimizer: OptimizerConfig
     reference_every: int | None = Field(None, ge=1)  # replace the reference by the policy every N steps
-    micro_batch_size: int = Field(64, ge=1)  # rows per forward and backward
+    # Tokens per forward and backward: prompts once for siblings, no padding. A longer sequence goes alone.
+    micro_batch_tokens: int = Field(8192, ge=1)
+    gradient_checkpointing: bool = False  # a layer's activations are made again in the backward: less memory, more time
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="before")

@@ -13,9 +13,9 @@ from typing import Any
 from grpo.config import DataConfig
 from grpo.conversations import as_turns, render
 from grpo.errors import UserError
+from grpo.files import write_lines
 from grpo.golds import read_gold
 from grpo.imports import import_path
-from grpo.parallel import is_main
 from grpo.types import Message, Prompt
 
 log = logging.getLogger("grpo")
@@ -101,14 +101,7 @@ def read_jsonl(file: Path) -> list[Row]:
 
 def write_jsonl(file: Path, rows: Iterable[Row]) -> None:
     """Rows to a file that appears whole or not at all. Of several processes the main one writes."""
-    if not is_main():
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", encoding="utf-8") as out:
-        for row in rows:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    partial.replace(file)
+    write_lines(file, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def rows_hash(rows: Iterable[Row]) -> str:

@@ -1,36 +1,29 @@
 """The embedded engine: samples groups from the transformers model that is being trained. The default, CPU or GPU.
 
-One prefill per prompt, shared by its siblings; a cache allocated ahead; finished rows are retired from the batch.
+Continuous batching: as completions finish, the next ones take their slots. Prompts go through the model once each.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
+from grpo.decode_attention import check_attention, own_attention
+from grpo.decoding import Decoder, survivors
 from grpo.errors import UserError
-from grpo.kv_cache import RoomyCache
 from grpo.policy import end_token_ids
 from grpo.sampler_rng import stream_key, uniforms
-from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
+from grpo.sampling_draw import draw
+from grpo.types import Completion, Group, PolicyWeights, Prompt, Rollout, Sampling
 
-RETIRE_BELOW = 0.75  # of the rows still running: then the finished ones are taken out (a copy of the cache)
-ROOM = 128  # columns the cache has free when allocated
-
-
-@dataclass
-class _Row:
-    """One completion being sampled."""
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finished: bool = False
+TURNOVER = 1 / 16  # of the running completions have finished: then their slots are given on, or closed
+PREFILL_TOKENS = 8192  # prompt tokens in one forward
 
 
 class LocalEngine:
@@ -42,6 +35,7 @@ class LocalEngine:
         self.max_rows = max_rows
         self.shared = shared
         self.end_ids = end_token_ids(model, tokenizer)
+        check_attention(model)
 
     @torch.no_grad()
     def sync(self, policy: PolicyWeights) -> None:
@@ -58,7 +52,7 @@ class LocalEngine:
     def close(self) -> None:
         """Nothing is held beyond the model."""
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: autocast keeps no half-precision weights in it
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
         """One group of `sampling.group_size` completions per prompt, in the order of the prompts.
 
@@ -67,117 +61,143 @@ class LocalEngine:
         """
         if sampling.stop:
             raise UserError("sampling.stop: the embedded engine ends at end tokens only; use engine=vllm or remove it")
-        by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index].token_ids))
-        at_a_time = max(1, self.max_rows // sampling.group_size)
-        groups: dict[int, Group] = {}
-        for start in range(0, len(prompts), at_a_time):
-            chosen = by_length[start : start + at_a_time]
-            batch = [prompts[index] for index in chosen]
-            for index, group in zip(chosen, self._generate(batch, sampling, seed, step), strict=True):
-                groups[index] = group
-        return [groups[index] for index in range(len(prompts))]
-
-    def _generate(self, prompts: list[Prompt], sampling: Sampling, seed: int, step: int) -> list[Group]:
         size = sampling.group_size
         keys = np.array(
             [stream_key(seed, step, p.task, p.id, sibling) for p in prompts for sibling in range(size)], np.uint64
         )
-        rows = [_Row() for _ in keys]
-        decoder = _Decoder(self.model, prompts, size)
-        active = np.arange(len(rows))  # row number of each line of the decoder's batch
-        for position in range(sampling.max_tokens):
-            draws = torch.from_numpy(uniforms(keys[active], position)).to(decoder.logits.device)
-            tokens, logprobs = draw(decoder.logits, draws, sampling.temperature, sampling.top_p)
-            for line, token, logprob in zip(active, tokens.tolist(), logprobs.tolist(), strict=True):
-                if not rows[line].finished:
-                    rows[line].token_ids.append(token)
-                    rows[line].logprobs.append(logprob)
-                    rows[line].finished = token in self.end_ids
-            running = np.array([not rows[line].finished for line in active])
-            if not running.any() or position == sampling.max_tokens - 1:
-                break
-            if running.mean() < RETIRE_BELOW:
-                keep = torch.from_numpy(running.nonzero()[0]).to(tokens.device)
-                decoder.retire(keep)
-                tokens, active = tokens[keep], active[running]
-            decoder.advance(tokens)
-        return [
-            Group(prompt, tuple(self._rollout(row, step) for row in rows[i * size : (i + 1) * size]))
-            for i, prompt in enumerate(prompts)
-        ]
+        slots = min(self.max_rows, len(keys))
+        with own_attention(self.model):
+            batch = _Batch(Decoder(self.model, slots, sampling.max_tokens), prompts, sampling, keys, self.end_ids)
+            while batch.refill():
+                batch.advance()
+        done = [self._rollout(*batch.done[row], step) for row in range(len(keys))]
+        return [Group(prompt, tuple(done[i * size : (i + 1) * size])) for i, prompt in enumerate(prompts)]
 
-    def _rollout(self, row: _Row, version: int) -> Rollout:
-        text = self.tokenizer.decode(row.token_ids, skip_special_tokens=True)
-        reason: FinishReason = "stop" if row.finished else "length"
-        return Rollout(Completion(tuple(row.token_ids), tuple(row.logprobs), reason, text, version))
+    def _rollout(self, token_ids: list[int], logprobs: list[float], version: int) -> Rollout:
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        stopped = token_ids[-1] in self.end_ids
+        return Rollout(Completion(tuple(token_ids), tuple(logprobs), "stop" if stopped else "length", text, version))
 
 
-class _Decoder:
-    """The model's state for a batch of rows: cache, mask, positions, and the logits of the next token [rows, V]."""
+class _Batch:
+    """The completions of one call: those in slots, those that wait for one, those that are done.
 
-    def __init__(self, model: Any, prompts: list[Prompt], group_size: int):
-        self.model = model
-        device = next(model.parameters()).device
-        lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts], device=device)
-        width = int(lengths.max())
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):  # left-padded, so that all rows write the same cache column
-            ids[row, width - len(prompt.token_ids) :] = torch.tensor(prompt.token_ids)
-        self.mask = (torch.arange(width, device=device) >= (width - lengths).unsqueeze(1)).long()
-        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
-        self.cache = RoomyCache(model.config.num_hidden_layers, ROOM)
-        self._forward(ids.to(device), positions)
-        siblings = torch.arange(len(prompts), device=device).repeat_interleave(group_size)
-        self.next_position = lengths.unsqueeze(1)
-        self.retire(siblings)
-
-    def _forward(self, token_ids: torch.Tensor, positions: torch.Tensor) -> None:
-        output = self.model(
-            input_ids=token_ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.logits = output.logits[:, -1].float()
-
-    def retire(self, keep: torch.Tensor) -> None:
-        """Go on with these rows only (repeated ones are copied)."""
-        self.cache.take_rows(keep)
-        self.mask, self.next_position, self.logits = self.mask[keep], self.next_position[keep], self.logits[keep]
-
-    def advance(self, tokens: torch.Tensor) -> None:
-        """Feed the tokens [rows] just drawn."""
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-        self._forward(tokens.unsqueeze(1), self.next_position)
-        self.next_position = self.next_position + 1
-
-
-def draw(
-    logits: Float[Tensor, "R V"], uniform: Float[Tensor, " R"], temperature: float, top_p: float
-) -> tuple[Int64[Tensor, " R"], Float[Tensor, " R"]]:
-    """Tokens drawn by inverting the cumulative distribution at `uniform` in (0, 1), one for each of R rows.
-
-    The log-probs are those of the distribution drawn from, before top-p. Temperature 0 is greedy, and its
-    log-probs are those at temperature 1.
+    A completion's number is prompt * group size + sibling. Its first token is drawn when its prompt comes in, from the
+    same logits as its siblings'; it then waits for a slot, if need be.
     """
-    scaled = logits if temperature == 0 else logits / temperature
-    logprobs = scaled.log_softmax(-1)
-    if temperature == 0:
-        tokens = logits.argmax(-1)
-    else:
-        probabilities = logprobs.exp()
-        if top_p < 1:
-            probabilities = keep_top_p(probabilities, top_p)
-        cumulative = probabilities.cumsum(-1)
-        target = (uniform * cumulative[:, -1]).to(cumulative.dtype)
-        tokens = torch.searchsorted(cumulative, target.unsqueeze(-1)).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-    return tokens, logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        keys: npt.NDArray[np.uint64],
+        end_ids: Sequence[int],
+    ):
+        self.decoder, self.prompts, self.sampling, self.keys = decoder, prompts, sampling, keys
+        self.end_ids = torch.tensor(end_ids, device=decoder.device)
+        # Longest first: the cache of the prompts has its width from the start, and neighbours are of similar length.
+        self.queue = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index].token_ids)))
+        self.lines: list[int] = []  # prompt on each of the decoder's lines
+        self.waiting: deque[tuple[int, int, float]] = deque()  # completion, first token, its log-prob
+        self.done: dict[int, tuple[list[int], list[float]]] = {}
+        self.rows = np.zeros(0, np.int64)  # completion in each slot
+        self.drawn = np.zeros(0, np.int64)  # tokens of it
+        self.running = np.zeros(0, bool)
+        # One column more than the longest completion has: what is drawn for a finished one goes behind its end.
+        shape = (decoder.slots, sampling.max_tokens + 1)
+        self.tokens = torch.empty(shape, dtype=torch.long, device=decoder.device)
+        self.logprobs = torch.empty(shape, dtype=torch.float32, device=decoder.device)
 
-def keep_top_p(probabilities: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R V"]:
-    """Zero all but the smallest set of most likely tokens whose mass reaches `top_p`."""
-    ordered, index = probabilities.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    return torch.zeros_like(probabilities).scatter(-1, index, torch.where(before < top_p, ordered, 0.0))
+    def refill(self) -> bool:
+        """Give slots on when enough completions have finished; False when all are done."""
+        finished = len(self.running) - int(self.running.sum())
+        if finished < max(1, TURNOVER * len(self.running)) and len(self.running):
+            return True
+        self._collect()
+        self._close_gaps()
+        while self.queue and len(self.waiting) < self.decoder.slots - len(self.rows):
+            self._prefill()
+        self._admit()
+        return len(self.rows) > 0
+
+    def advance(self) -> None:
+        """One more token for each running completion."""
+        slots = torch.arange(len(self.rows), device=self.decoder.device)
+        last, column = torch.from_numpy(np.stack([self.drawn - 1, self.drawn])).to(self.decoder.device)
+        logits = self.decoder.step(self.tokens[slots, last], self.running)
+        tokens, logprobs, ended = self._draw(logits, self.rows, self.drawn)
+        self.tokens[slots, column] = tokens
+        self.logprobs[slots, column] = logprobs
+        self.drawn = self.drawn + self.running
+        self.running = self.running & ~ended & (self.drawn < self.sampling.max_tokens)
+
+    def _draw(
+        self, logits: Tensor, rows: npt.NDArray[np.int64], position: npt.NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor, npt.NDArray[np.bool_]]:
+        """Tokens, log-probs, and which tokens are end tokens."""
+        uniform = torch.from_numpy(uniforms(self.keys[rows], position)).to(logits.device)
+        tokens, logprobs = draw(logits, uniform, self.sampling.temperature, self.sampling.top_p)
+        return tokens, logprobs, torch.isin(tokens, self.end_ids).cpu().numpy()
+
+    def _collect(self) -> None:
+        """Read back what has finished."""
+        finished = np.flatnonzero(~self.running)
+        if not len(finished):
+            return
+        lengths = self.drawn[finished]
+        chosen = torch.from_numpy(finished).to(self.decoder.device)
+        columns = int(lengths.max())
+        tokens, logprobs = (table[:, :columns][chosen].tolist() for table in (self.tokens, self.logprobs))
+        for row, length, ids, values in zip(self.rows[finished].tolist(), lengths, tokens, logprobs, strict=True):
+            self.done[row] = (ids[:length], values[:length])
+
+    def _close_gaps(self) -> None:
+        """Only running completions, and the prompts of those and of waiting ones, stay."""
+        kept = survivors(self.running)
+        size = self.sampling.group_size
+        needed = {*(self.rows[kept] // size).tolist(), *(row // size for row, _, _ in self.waiting)}
+        lines = survivors(np.array([prompt in needed for prompt in self.lines], bool))
+        self.decoder.keep(kept, lines)
+        moved = np.flatnonzero(kept != np.arange(len(kept)))
+        target, source = (torch.from_numpy(x).to(self.decoder.device) for x in (moved, kept[moved]))
+        for table in (self.tokens, self.logprobs):
+            table[target] = table[source]
+        self.lines = [self.lines[line] for line in lines]
+        self.rows, self.drawn, self.running = self.rows[kept], self.drawn[kept], self.running[kept]
+
+    def _prefill(self) -> None:
+        """Take in as many prompts as fill the free slots, or one forward."""
+        size = self.sampling.group_size
+        missing = self.decoder.slots - len(self.rows) - len(self.waiting)
+        chosen: list[int] = []
+        total = 0
+        while self.queue and len(chosen) * size < missing:
+            total += len(self.prompts[self.queue[0]].token_ids)
+            if chosen and total > PREFILL_TOKENS:
+                break
+            chosen.append(self.queue.popleft())
+        logits = self.decoder.prefill([self.prompts[index].token_ids for index in chosen])
+        self.lines += chosen
+        rows = (np.array(chosen)[:, None] * size + np.arange(size)).ravel()
+        tokens, logprobs, ended = self._draw(logits.repeat_interleave(size, 0), rows, np.zeros_like(rows))
+        for row, token, logprob, end in zip(rows.tolist(), tokens.tolist(), logprobs.tolist(), ended, strict=True):
+            if end or self.sampling.max_tokens == 1:
+                self.done[row] = ([token], [logprob])
+            else:
+                self.waiting.append((row, token, logprob))
+
+    def _admit(self) -> None:
+        """Waiting completions take the free slots."""
+        start = len(self.rows)
+        count = min(len(self.waiting), self.decoder.slots - start)
+        if not count:
+            return
+        rows, tokens, logprobs = zip(*(self.waiting.popleft() for _ in range(count)), strict=True)
+        self.tokens[start : start + count, 0] = torch.tensor(tokens)
+        self.logprobs[start : start + count, 0] = torch.tensor(logprobs)
+        line_of = {prompt: line for line, prompt in enumerate(self.lines)}
+        self.decoder.admit(np.array([line_of[row // self.sampling.group_size] for row in rows]))
+        self.rows = np.concatenate([self.rows, rows])
+        self.drawn = np.concatenate([self.drawn, np.ones(count, np.int64)])
+        self.running = np.concatenate([self.running, np.ones(count, bool)])

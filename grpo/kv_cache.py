@@ -1,72 +1,74 @@
-"""A key/value cache with room to grow, for transformers models: no concatenation per token, rows can be retired."""
+"""Keys and values of what is being decoded: each prompt's once for all its siblings, each completion's in its slot.
+
+Letters: B prompts, T prompt columns, R running completions, H key/value heads, D head size.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+FIRST_COLUMNS = 64  # of a completion's slot; doubled when the longest one fills them
 
 
-class RoomyLayer(CacheLayerMixin):
-    """Keys and values [rows, heads, capacity, head_dim] of which the first `length` columns are in use."""
+class Lines:
+    """Keys and values [lines, H, columns, D], allocated ahead and written in place; the lines in use are the first.
 
-    is_sliding = False  # all keys are kept; the model's own mask applies a window, if it has one
+    Zeros, not empty memory: what is masked is multiplied by 0, and 0 times a stray NaN is NaN.
+    """
 
-    def __init__(self, room: int):
-        super().__init__()
-        self.room = room  # columns to have free when the buffer is (re)allocated
-        self.length = 0
+    def __init__(self) -> None:
+        self.keys = self.values = torch.zeros(0, 0, 0, 0)
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = self._buffer(key_states[..., :0, :], key_states.shape[-2] + self.room)
-        self.values = self._buffer(value_states[..., :0, :], value_states.shape[-2] + self.room)
-        self.is_initialized = True
+    def reserve(self, lines: int, columns: int, like: tuple[Tensor, Tensor]) -> None:
+        """Room for so many, with the heads, head size, dtype and device of these keys and values [.., H, .., D]."""
+        have = self.keys.shape
+        if lines <= have[0] and columns <= have[2]:
+            return
+        lines, columns = max(lines, have[0]), max(columns, have[2])
+        self.keys = _enlarged(self.keys, lines, columns, like[0])
+        self.values = _enlarged(self.values, lines, columns, like[1])
 
-    @staticmethod
-    def _buffer(used: torch.Tensor, capacity: int) -> torch.Tensor:
-        buffer = used.new_empty((*used.shape[:2], capacity, used.shape[-1]))
-        buffer[:, :, : used.shape[-2]] = used
-        return buffer
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[-2]
-        if end > self.keys.shape[-2]:
-            capacity = max(end + self.room, 2 * self.length)
-            self.keys = self._buffer(self.keys[:, :, : self.length], capacity)
-            self.values = self._buffer(self.values[:, :, : self.length], capacity)
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def take_rows(self, rows: torch.Tensor) -> None:
-        """Keep (or repeat) the rows at these indices; each row's used columns move along."""
-        capacity = self.keys.shape[-2]
-        self.keys = self._buffer(self.keys[:, :, : self.length].index_select(0, rows), capacity)
-        self.values = self._buffer(self.values[:, :, : self.length].index_select(0, rows), capacity)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return -1
+    def move(self, source: Int64[Tensor, " M"], target: Int64[Tensor, " M"], columns: int) -> None:
+        """Copy the first columns of some lines to other ones."""
+        for buffer in (self.keys, self.values):
+            used = buffer[:, :, :columns]
+            used.index_copy_(0, target, used.index_select(0, source))
 
 
-class RoomyCache(Cache):
-    """One `RoomyLayer` per attention layer."""
+def _enlarged(buffer: Tensor, lines: int, columns: int, like: Tensor) -> Tensor:
+    larger = like.new_zeros(lines, like.shape[1], columns, like.shape[3])
+    if buffer.numel():
+        larger[: buffer.shape[0], :, : buffer.shape[2]] = buffer
+    return larger
 
-    def __init__(self, layers: int, room: int):
-        super().__init__(layers=[RoomyLayer(room) for _ in range(layers)])
 
-    def take_rows(self, rows: torch.Tensor) -> None:
-        for layer in self.layers:
-            layer.take_rows(rows)
+class LayerCache:
+    """One attention layer's keys and values."""
+
+    def __init__(self) -> None:
+        self.prompts = Lines()
+        self.completions = Lines()
+
+    def add_prompts(self, start: int, keys: Float[Tensor, "B H T D"], values: Float[Tensor, "B H T Dv"]) -> None:
+        """Write prompts, right-padded, on the lines from `start` on."""
+        end, width = start + keys.shape[0], keys.shape[2]
+        have = self.prompts.keys.shape[0]
+        self.prompts.reserve(end if end <= have else max(end, have + have // 4), width, (keys, values))
+        self.prompts.keys[start:end, :, :width] = keys
+        self.prompts.values[start:end, :, :width] = values
+
+    def reserve_tokens(self, slots: int, width: int, most: int, keys: Tensor, values: Tensor) -> None:
+        """Room for `width` columns in so many slots, for tokens like these [.., H, D]; no completion needs `most`+1."""
+        have = self.completions.keys.shape[2]
+        if width > have:
+            room = min(max(FIRST_COLUMNS, 2 * have, width), most)
+            self.completions.reserve(slots, room, (keys.unsqueeze(2), values.unsqueeze(2)))
+
+    def add_tokens(
+        self, places: Int64[Tensor, " RH"], keys: Float[Tensor, "R H D"], values: Float[Tensor, "R H Dv"]
+    ) -> None:
+        """Write one token to each of the first R slots; `places` counts rows of D numbers from the buffer's start."""
+        self.completions.keys.flatten(0, 2).index_copy_(0, places, keys.flatten(0, 1))
+        self.completions.values.flatten(0, 2).index_copy_(0, places, values.flatten(0, 1))

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Any
 
 import torch
 
-from grpo.batching import Row, collate, micro_batches, share
+from grpo.adapter import base_model
+from grpo.batching import Cut, Row, TrainBatch, collate, model_input
 from grpo.config import RLConfig, RuntimeConfig
 from grpo.errors import UserError
+from grpo.model_fit import ModelFit, fit_of
+from grpo.packing import ModelInput, make_input
 from grpo.parallel import World, check_sharding
-from grpo.policy import Policy, local, token_scores, trainable
+from grpo.policy import Policy, local, trainable
 from grpo.reference import Reference
+from grpo.shared_attention import shared_attention
+from grpo.token_scores import TokenScores, token_scores
 from grpo.types import Group
 
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -28,52 +34,62 @@ class Learner:
     model: Any
     optimizer: Any
     accelerator: Any
-    temperature: float
-    micro_batch_size: int
+    fit: ModelFit
+    micro_batch_tokens: int
     world: World = field(default_factory=World)
     sharded: bool = False  # FSDP: every forward is a collective, so all processes need equally many
     dropout: bool = False
+    checkpointing: bool = False  # of activations
+
+    @property
+    def cut(self) -> Cut:
+        return Cut(self.micro_batch_tokens, self.fit.share_prompts)
 
     def batches(self, rows: Sequence[Row]) -> list[list[Row]]:
         """This process's micro-batches of the step's `rows`; with sharded weights as many in every process, the last
-        ones empty where there are fewer rows."""
-        batches = micro_batches(share(rows, self.world), self.micro_batch_size)
+        ones empty where there is less to do."""
+        everyone = [self.cut.micro_batches(share) for share in self.cut.share(rows, self.world)]
+        own = everyone[self.world.rank]
         if self.sharded:
-            batches += [[]] * (self._forwards(len(rows)) - len(batches))
-        return batches
+            own = own + [[]] * (max(map(len, everyone)) - len(own))
+        return own
 
     def score(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
         """Log-probs of the completion tokens of each row, without gradient or dropout; every process scores its share
         and gets all."""
-        ordered = sorted(range(len(rows)), key=lambda index: rows[index].length)
-        found = self.world.spread([rows[index] for index in ordered], lambda own: self._score(own, len(rows)))
-        return [found[place] for place in sorted(range(len(rows)), key=ordered.__getitem__)]
+        shares = self.cut.share(rows, self.world)
+        everyone = self.world.spread(shares, lambda _: [self._score(self.batches(rows))])
+        order = [row for share in shares for batch in self.cut.micro_batches(share) for row in batch]
+        found = {id(row): line for row, line in zip(order, chain.from_iterable(everyone), strict=True)}
+        return [found[id(row)] for row in rows]
 
-    def _score(self, rows: list[Row], everywhere: int) -> list[tuple[float, ...]]:
+    def _score(self, batches: Sequence[list[Row]]) -> list[tuple[float, ...]]:
         scores = []
-        for batch_rows in micro_batches(rows, self.micro_batch_size):
-            batch = collate(batch_rows, self.accelerator.device)
-            with torch.inference_mode(not self.sharded), torch.no_grad():
-                lines = token_scores(
-                    self.model, batch.token_ids, batch.completion_mask, self.temperature
-                ).logprobs.tolist()
-            scores += [
-                tuple(line[len(row.prompt_ids) : row.length]) for row, line in zip(batch_rows, lines, strict=True)
-            ]
-        if self.sharded:
-            for _ in range(self._forwards(everywhere) - math.ceil(len(rows) / self.micro_batch_size)):
-                with torch.no_grad():
+        with torch.inference_mode(not self.sharded), torch.no_grad(), self.forwards():
+            for batch in batches:
+                if not batch:
                     self.idle()
+                    continue
+                given = model_input(batch, self.accelerator.device, share_prompts=self.fit.share_prompts)
+                values = iter(self.token_scores(given).logprobs.tolist())
+                scores += [tuple(islice(values, len(row.rollout.completion.token_ids))) for row in batch]
         return scores
 
-    def _forwards(self, rows: int) -> int:
-        """Micro-batches of the process that has the most of so many rows."""
-        return math.ceil(math.ceil(rows / self.world.size) / self.micro_batch_size)
+    def collate(self, rows: Sequence[Row]) -> TrainBatch:
+        """A micro-batch in the form that the model takes."""
+        return collate(rows, self.accelerator.device, share_prompts=self.fit.share_prompts)
+
+    def token_scores(self, rows: ModelInput, **options: bool) -> TokenScores:
+        """`grpo.token_scores.token_scores` of the model; inside `forwards`."""
+        dtype = AUTOCAST.get(self.accelerator.mixed_precision)
+        on = dtype is not None and not self.sharded  # sharded weights are gathered in it
+        with torch.autocast(self.accelerator.device.type, dtype, enabled=on):
+            return token_scores(self.model, rows, self.fit.shape, **options)
 
     def idle(self) -> torch.Tensor:
         """A forward on one token whose result is 0: the part of a process that has no rows left."""
-        token = torch.zeros(1, 1, dtype=torch.long, device=self.accelerator.device)
-        return self.model(input_ids=token, use_cache=False).logits.float().sum() * 0.0
+        one = make_input([((0,), (0,))], self.accelerator.device, share_prompts=self.fit.share_prompts)
+        return self.token_scores(one).logprobs.sum() * 0.0
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Name -> full trained tensor, on the CPU; with sharded weights in the main process only."""
@@ -129,19 +145,18 @@ class Learner:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     @contextmanager
-    def training(self) -> Iterator[None]:
-        """Dropout of the adapter on, if it has any; the model's own stays off."""
-        if not self.dropout:
+    def forwards(self, *, training: bool = False) -> Iterator[None]:
+        """Around every forward and its backward, which may run layers again. When `training`, the adapter's dropout is
+        on, if it has any (the model's own stays off), and activations are not kept if so set."""
+        kinds = self.model.named_modules() if training and (self.dropout or self.checkpointing) else ()
+        switched = [m for name, m in kinds if "lora_dropout" in name or getattr(m, "gradient_checkpointing", False)]
+        with ExitStack() as stack:
+            if self.fit.share_prompts:
+                stack.enter_context(shared_attention(base_model(self.model)))
+            for module in switched:
+                module.training = True
+                stack.callback(setattr, module, "training", False)
             yield
-            return
-        layers = [m for name, m in self.model.named_modules() if "lora_dropout" in name]
-        for layer in layers:
-            layer.train()
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.eval()
 
 
 def make_learner(policy: Policy, config: RLConfig, runtime: RuntimeConfig) -> Learner:
@@ -156,6 +171,9 @@ def make_learner(policy: Policy, config: RLConfig, runtime: RuntimeConfig) -> Le
     if not trainable(policy.model):
         raise UserError("no parameter of the model is trainable: nothing would be learnt")
     world.share_weights([parameter.data for parameter in trainable(policy.model).values()])
+    fit = fit_of(policy.model, config.sampling.temperature)
+    if config.gradient_checkpointing:
+        enable_checkpointing(policy.model)
     sharded = runtime.parallel == "fsdp"
     if sharded:
         from grpo.sharding import shard
@@ -177,12 +195,25 @@ def make_learner(policy: Policy, config: RLConfig, runtime: RuntimeConfig) -> Le
         model,
         accelerator.prepare_optimizer(optimizer),
         accelerator,
-        config.sampling.temperature,
-        config.micro_batch_size,
+        fit,
+        config.micro_batch_tokens,
         world,
         sharded,
         dropout=config.lora is not None and config.lora.dropout > 0,
+        checkpointing=config.gradient_checkpointing,
     )
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Have decoder layers keep their inputs alone and run again in the backward, in `Learner.forwards(training=True)`.
+
+    Raises:
+        UserError: the model's code has no layers of that kind.
+    """
+    base = base_model(model)
+    if not base.supports_gradient_checkpointing:
+        raise UserError(f"gradient_checkpointing: {type(base).__name__} does not support it; remove it")
+    base.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def make_accelerator(device: torch.device, runtime: RuntimeConfig) -> Any:

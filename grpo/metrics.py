@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import OVERLONG
+from grpo.files import append_text, must_write, write_text
 from grpo.parallel import is_main
 from grpo.types import Group
+
+log = logging.getLogger("grpo")
 
 
 def finite(value: Any) -> Any:
@@ -24,34 +28,43 @@ class MetricsWriter:
     """Appends to `path`. On resume, rows after the `done` steps are dropped first: the run writes them again.
 
     Of several processes the main one writes.
+
+    Raises:
+        UserError: the disk does not take it.
     """
 
     def __init__(self, path: Path, done: int = 0):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.last: dict[str, Any] = {}  # the last row written, by this run or the one it goes on with
-        kept = []
-        if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:  # a line cut short by a kill: its step comes again
-                    continue
-                if row["step"] <= done:
-                    kept.append(line + "\n")
-                    self.last = row
-        if not is_main():
-            return
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
+        kept = {row["step"]: line for line, row in _rows(path) if row["step"] <= done}
+        self.last: dict[str, Any] = json.loads(kept[max(kept)]) if kept else {}  # of this run, or of what it goes on
+        if is_main() and done > len(kept):
+            log.warning("'%s' has lost the rows of %d earlier steps", path, done - len(kept))
+        text = "".join(f"{kept[step]}\n" for step in sorted(kept))
+        with must_write(path, len(text)):
+            write_text(path, text)
 
     def write(self, row: Mapping[str, Any]) -> None:
         self.last = {key: finite(value) for key, value in row.items()}
         if not is_main():
             return
-        with self.path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(self.last) + "\n")
+        line = json.dumps(self.last) + "\n"
+        with must_write(self.path, len(line)):
+            if not self.path.exists():
+                log.warning("'%s' was removed while the run wrote to it: its earlier rows are lost", self.path)
+            append_text(self.path, line)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(line, row) of each whole row; a kill may have cut the last one short, a power cut left zeros."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # its step comes again
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            yield line, row
 
 
 def _mean(values: list[float]) -> float | None:

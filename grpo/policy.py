@@ -1,4 +1,4 @@
-"""The policy: loading, token log-probs, export, saving. Weights are fp32 masters; half precision is autocast."""
+"""The policy: loading, export, saving. Weights are fp32 masters; half precision is autocast."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
 from grpo.adapter import add_adapter, base_model, is_adapted, merged_tensors, save_adapter
 from grpo.algorithm import LoraConfig
@@ -110,49 +108,6 @@ def save_model(model: Any, tokenizer: Any, folder: Path, state: dict[str, torch.
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    """Per-token results of one forward, zero off the mask."""
-
-    logprobs: Float[Tensor, "B T"]
-    entropy: Float[Tensor, "B T"]  # in nats; zero when not asked for
-
-
-def token_scores(
-    model: Any,
-    token_ids: Int64[Tensor, "B T"],
-    mask: Float[Tensor, "B T"],
-    temperature: float,
-    *,
-    with_entropy: bool = False,
-    entropy_gradient: bool = False,
-) -> TokenScores:
-    """Log-probs (and entropies) of the tokens where `mask` is 1, at the sampling temperature.
-
-    Rows are right-padded, so causal attention keeps the padding out without a mask. Logits are made from the first
-    trained position on only, and turned into fp32 log-probs at trained positions only.
-    """
-    selected = mask.bool()
-    columns = selected.any(0).nonzero()
-    first = max(int(columns[0]) if len(columns) else token_ids.shape[1], 1)
-    logprobs = torch.zeros(token_ids.shape, dtype=torch.float32, device=token_ids.device)
-    entropy = torch.zeros_like(logprobs)
-    if not len(columns):
-        return TokenScores(logprobs, entropy)
-    keep = token_ids.shape[1] - first + 1  # the logits at t - 1 speak of the token at t
-    logits = model(input_ids=token_ids, logits_to_keep=keep, use_cache=False).logits[:, :-1]
-    chosen = selected[:, first:]
-    scaled = logits[chosen].float() / temperature
-    normaliser = scaled.logsumexp(-1)
-    values = scaled.gather(-1, token_ids[:, first:][chosen].unsqueeze(-1)).squeeze(-1) - normaliser
-    logprobs = logprobs.masked_scatter(selected, values)
-    if with_entropy:
-        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            spread = normaliser - (scaled.softmax(-1) * scaled).sum(-1)
-        entropy = entropy.masked_scatter(selected, spread)
-    return TokenScores(logprobs, entropy)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -65,11 +65,12 @@ class PromptSampler:
             "rates": {name: rates.state() for name, rates in self.rates.items()},
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        for name, epochs in self._epochs.items():
-            epochs.load_state(state["epochs"][name])
-        for name, rates in self.rates.items():
-            rates.load_state(state["rates"][name])
+    def load_state(self, state: Mapping[str, Any], anew: Collection[str] = ()) -> None:
+        """Go on from what `state` gave, but for the tasks in `anew`."""
+        for name in self._epochs.keys() - anew:
+            self._epochs[name].load_state(state["epochs"][name])
+        for name in (self.rates.keys() & state["rates"].keys()) - set(anew):
+            self.rates[name].load_state(state["rates"][name])
 
     def shares(self, count: int, step: int) -> dict[str, int]:
         """How many of a rollout's `count` prompts each active task gets, at `step` (0-based)."""

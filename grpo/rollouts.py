@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from grpo.config import OVERLONG, RLConfig
 from grpo.data import write_jsonl
 from grpo.dynamic_sampling import Pool, pack_group, unpack_group
+from grpo.files import must_write
 from grpo.metrics import Clock
 from grpo.parallel import World
 from grpo.prompts import PromptSampler, Task
@@ -88,10 +89,11 @@ class RolloutSource:
         """The sampler's state and the leftovers; JSON."""
         return {"sampler": self.sampler.state(), "leftovers": [pack_group(group) for group in self.leftovers]}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.sampler.load_state(state["sampler"])
+    def load_state(self, state: Mapping[str, Any], anew: Collection[str] = ()) -> None:
+        """Go on from what `state` gave; the tasks in `anew` have other data now, which begins at its first epoch."""
+        self.sampler.load_state(state["sampler"], anew)
         prompts = {(name, prompt.id): prompt for name, task in self.tasks.items() for prompt in task.prompts}
-        self.leftovers = [unpack_group(packed, prompts) for packed in state["leftovers"]]
+        self.leftovers = [unpack_group(packed, prompts) for packed in state["leftovers"] if packed["task"] not in anew]
 
 
 def score_tasks(
@@ -143,7 +145,7 @@ def penalise_overlong(groups: list[Group], limit: int, zone: int | None) -> list
 
 def save_completions(out: Path, step: int, groups: list[Group]) -> None:
     """What was sampled, with rewards: one line a completion."""
-    rows = (
+    rows = [
         {
             "step": step + 1,
             "task": group.prompt.task,
@@ -157,5 +159,14 @@ def save_completions(out: Path, step: int, groups: list[Group]) -> None:
         }
         for group in groups
         for rollout in group.rollouts
-    )
-    write_jsonl(out / "completions" / f"step-{step + 1:06d}.jsonl", rows)
+    ]
+    file = out / "completions" / f"step-{step + 1:06d}.jsonl"
+    with must_write(file, sum(len(str(row)) for row in rows)):
+        write_jsonl(file, rows)
+
+
+def drop_completions(out: Path, done: int) -> None:
+    """Remove what was sampled after the first `done` steps: a run that goes on from there samples it again."""
+    for file in (out / "completions").glob("step-*.jsonl"):
+        if file.stem > f"step-{done:06d}":
+            file.unlink()

@@ -16,10 +16,10 @@ def stream_key(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def uniforms(keys: npt.NDArray[np.uint64], position: int) -> npt.NDArray[np.float64]:
-    """One number in (0, 1) for each stream at this position (splitmix64, Steele et al. 2014)."""
+def uniforms(keys: npt.NDArray[np.uint64], position: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """One number in (0, 1) for each stream at its position (splitmix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):  # wrapping multiplication is the algorithm
-        z = keys + np.uint64(position + 1) * _GOLDEN
+        z = keys + np.asarray(position + 1).astype(np.uint64) * _GOLDEN
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))

@@ -8,6 +8,7 @@ put into their place would not be seen; and its global state would reach the sup
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def shard(model: Any, accelerator: Any, world: World) -> Any:
         UserError: the precision is float16, or the model names no decoder layers.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     if accelerator.mixed_precision not in COMPUTE:
         raise UserError("runtime.parallel=fsdp trains in float32 or bfloat16; set runtime.dtype=bfloat16")
@@ -37,7 +38,11 @@ def shard(model: Any, accelerator: Any, world: World) -> Any:
     precision = MixedPrecisionPolicy(COMPUTE[accelerator.mixed_precision], reduce_dtype=torch.float32)
     for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
-    return fully_shard(model, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+    sharded = fully_shard(model, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
+    # Embeddings and head are whole inside a forward only, and scoring calls the decoder and the head by themselves.
+    sharded.run_inside = MethodType(lambda self, function, *arguments: function(self, *arguments), sharded)
+    register_fsdp_forward_method(sharded, "run_inside")
+    return sharded
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:

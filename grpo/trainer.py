@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,19 +15,24 @@ import torch
 
 from grpo.advantages import assign_advantages
 from grpo.batching import contributing, rows_of, split_updates
-from grpo.checkpoint import TrainState, checkpoints, load_checkpoint, save_checkpoint
-from grpo.config import CheckpointConfig, EngineConfig, RLConfig, RuntimeConfig
+from grpo.checkpoint import TrainState
+from grpo.config import EngineConfig, RLConfig, RuntimeConfig
 from grpo.engine import engine_kind, mismatch_limit, training_engine
 from grpo.errors import UserError
+from grpo.files import flush_folder, must_write
 from grpo.inert import inert_engine_settings, inert_settings
 from grpo.learner import Learner, make_learner, with_old_logprobs, with_ref_logprobs
 from grpo.metrics import Clock, MetricsWriter, rollout_metrics
+from grpo.parallel import World, is_main
 from grpo.policy import Policy, load_policy
 from grpo.progress import progress
 from grpo.prompts import PromptSampler, Task, longest_prompt
 from grpo.reference import Reference
+from grpo.resume import resume, save_if_due
 from grpo.reward_kl import mean_token_kl, take_kl
 from grpo.rollouts import OVERLONG, RolloutSource, save_completions
+from grpo.run_identity import identify
+from grpo.run_lock import RunLock, lock_run
 from grpo.sampler_rng import stream_key
 from grpo.schedule import lr_factor
 from grpo.types import Group
@@ -58,9 +64,33 @@ def train(
     engine_config: EngineConfig | None = None,
     runtime: RuntimeConfig | None = None,
     label: str = "GRPO",
+    accept_changes: bool = False,
 ) -> TrainResult:
-    """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any."""
-    runtime, engine_config = runtime or RuntimeConfig(), engine_config or EngineConfig()
+    """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any.
+
+    `accept_changes`: also when the settings, data or rewards are not those it was made with (`grpo.run_identity`).
+
+    Raises:
+        UserError: one line on what is wrong with the settings, the checkpoints or the disk, or another run is there.
+    """
+    engine_config, runtime = engine_config or EngineConfig(), runtime or RuntimeConfig()
+    with lock_run(out, World.current()) as lock:
+        return _train(model, tasks, config, out, seed, engine_config, runtime, label, accept_changes, lock)
+
+
+def _train(
+    model: str,
+    tasks: Mapping[str, Task],
+    config: RLConfig,
+    out: Path,
+    seed: int,
+    engine_config: EngineConfig,
+    runtime: RuntimeConfig,
+    label: str,
+    accept_changes: bool,
+    lock: RunLock,
+) -> TrainResult:
+    """`train`, in a folder that is ours."""
     kind = engine_kind(engine_config, runtime)
     weights = reward_weights(tasks, config)
     check_quantization(engine_config, config)
@@ -84,7 +114,9 @@ def train(
     clock = Clock()
     sampler = PromptSampler(tasks, config.steps, seed, config.difficulty)
     source = RolloutSource(sampler, tasks, engine, config, learner.world, seed, clock)
-    state = resume(out, learner, reference, source)
+    checkpointed = is_main() and (config.checkpoint.every or (out / "checkpoints").exists())
+    identity = identify(model, tasks, config, seed, engine_config, runtime, learner.world) if checkpointed else {}
+    state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
     with clock("sync"):
         engine.sync(policy)
     metrics = MetricsWriter(out / "metrics.jsonl", state.step)
@@ -97,6 +129,7 @@ def train(
             engine.release()
             with clock("score"):
                 groups = prepare(groups, learner, reference, config, weights)
+            lock.check()
             with clock("save"):
                 save_completions(out, version, groups)
             everything = rows_of(groups)
@@ -125,9 +158,25 @@ def train(
             if config.checkpoint.every:
                 with clock("save"):
                     save_if_due(out, state, learner, reference, source, config.checkpoint)
-    policy.save(out / "model")
+    save_model(policy, out / "model")
     learner.world.wait()  # whoever reads the model next finds it whole
     return TrainResult(out / "model", state.step, state.tokens, state.seconds, metrics.last)
+
+
+def save_model(policy: Policy, folder: Path) -> None:
+    """The trained model, on the disk when this returns.
+
+    Raises:
+        UserError: the disk did not take it; nothing half-written is left.
+    """
+    with must_write(folder, sum(parameter.nbytes for parameter in policy.model.parameters())):
+        try:
+            policy.save(folder)
+            if is_main():
+                flush_folder(folder)
+        finally:
+            if is_main():
+                shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
 
 
 def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dict[str, float]]:
@@ -185,34 +234,6 @@ def with_logprobs(learner: Learner, reference: Reference | None, groups: list[Gr
     if reference is not None and config.loss.kl_in_loss:
         groups = with_ref_logprobs(learner, groups, rows_of(groups, drop_truncated=dropping), reference)
     return groups
-
-
-def resume(out: Path, learner: Learner, reference: Reference | None, source: RolloutSource) -> TrainState:
-    """The state of the last whole checkpoint in `out`, put back; a fresh one when there is none.
-
-    Which one it is, the main process says: on a network drive another may not see it yet.
-    """
-    last = learner.world.gather(max(checkpoints(out / "checkpoints"), default=None))[0]
-    if last is None:
-        return TrainState()
-    state = load_checkpoint(last, learner, reference)
-    source.load_state(state.source)
-    log.warning("going on from step %d (%s)", state.step, last)
-    return state
-
-
-def save_if_due(
-    out: Path,
-    state: TrainState,
-    learner: Learner,
-    reference: Reference | None,
-    source: RolloutSource,
-    config: CheckpointConfig,
-) -> None:
-    """Checkpoint when `every` steps have gone by since the last one."""
-    if config.every and state.step - state.saved_step >= config.every:
-        state.source, state.saved_step = source.state(), state.step
-        save_checkpoint(out / "checkpoints", config.keep, state, learner, reference)
 
 
 def seed_dropout(learner: Learner, seed: int, step: int) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from grpo.batching import Row, collate, contributing, normaliser_of
+from grpo.batching import Row, contributing, normaliser_of
 from grpo.config import RLConfig
 from grpo.errors import UserError
 from grpo.learner import Learner
 from grpo.loss import grpo_loss
-from grpo.policy import token_scores
 from grpo.sums import Sums
 
 # Mean |log pi_gen - log pi_trainer| above which the two cannot be the same policy. Rounding gives 1e-6 in fp32, a few
@@ -42,39 +41,34 @@ def accumulate_gradients(
     normaliser = normaliser_of(rows, config.sampling.max_tokens)
     sums = Sums()
     scale = learner.world.size if learner.sharded else 1  # FSDP averages gradients over processes
+    bonus = config.loss.entropy_bonus > 0
     for batch_rows in learner.batches(contributing(rows, config.loss)):
-        if not batch_rows:
-            learner.accelerator.backward(learner.idle())
-            continue
-        batch = collate(batch_rows, learner.accelerator.device)
-        mask = batch.completion_mask
-        with learner.training():
-            bonus = config.loss.entropy_bonus > 0
-            scores = token_scores(
-                learner.model, batch.token_ids, mask, learner.temperature, with_entropy=True, entropy_gradient=bonus
+        with learner.forwards(training=True):  # and backwards, which may make the forward again
+            if not batch_rows:
+                learner.accelerator.backward(learner.idle())
+                continue
+            batch = learner.collate(batch_rows)
+            scores = learner.token_scores(batch.rows, with_entropy=True, entropy_gradient=bonus)
+            logprobs, entropy = batch.by_completion(scores.logprobs), batch.by_completion(scores.entropy)
+            old = batch.old_logprobs
+            if step == version and not learner.dropout:
+                old = None  # the policy has not moved: pi_old of other batches would differ by rounding, in bf16 by 1%
+            terms = grpo_loss(
+                logprobs,
+                old,
+                batch.ref_logprobs,
+                batch.gen_logprobs,
+                batch.advantages,
+                batch.mask,
+                config.loss,
+                normaliser,
+                correction=config.correction,
+                entropy=entropy,
             )
-        old = batch.old_logprobs
-        if step == version and not learner.dropout:
-            old = (
-                None  # the policy has not moved: pi_old scored in other batches would differ by rounding, in bf16 by 1%
-            )
-        terms = grpo_loss(
-            scores.logprobs,
-            old,
-            batch.ref_logprobs,
-            batch.gen_logprobs,
-            batch.advantages,
-            mask,
-            config.loss,
-            normaliser,
-            correction=config.correction,
-            entropy=scores.entropy,
-        )
-        learner.accelerator.backward(terms.loss * scale)
-        drawn = torch.tensor([row.rollout.completion.version for row in batch_rows], device=mask.device)
-        current = scores.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        sums.add(terms, scores.entropy.detach(), mask, step - drawn)
-        fresh = mask.bool() & (drawn == version).unsqueeze(-1)  # older leftovers say nothing about the engine
+            learner.accelerator.backward(terms.loss * scale)
+        current = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        sums.add(terms, entropy.detach(), batch.mask, step - batch.versions)
+        fresh = batch.mask.bool() & (batch.versions == version).unsqueeze(-1)  # older leftovers tell nothing about it
         sums.compare(batch.gen_logprobs[fresh], current[fresh])
     return sums
 

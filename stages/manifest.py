@@ -23,8 +23,8 @@ from stages.config import RecipeConfig
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "accelerate", "datasets")
 PROJECT = "grpo"
 # How often a stage saves and how it cuts its batches change nothing of what it computes: who runs out of memory may
-# lower micro_batch_size and go on.
-IRRELEVANT = ("checkpoint", "micro_batch_size")
+# lower them and go on.
+IRRELEVANT = ("checkpoint", "micro_batch_size", "micro_batch_tokens", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)

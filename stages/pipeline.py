@@ -11,9 +11,10 @@ import yaml
 from grpo.errors import UserError, nearest
 from grpo.files import write_text
 from grpo.parallel import World, is_main
+from grpo.run_lock import lock_run
 from stages.command import check_out
 from stages.config import RecipeConfig
-from stages.runner import PlannedStage, check_ready, plan_stage, run_stage
+from stages.runner import check_ready, plan_stage, run_stage
 from stages.stage import Stage, active_stages
 from stages.summary import print_table, summarise
 
@@ -21,14 +22,27 @@ log = logging.getLogger("grpo")
 
 
 def run_pipeline(
-    config: RecipeConfig, run: Path, name: str, from_stage: str | None = None, until: str | None = None
+    config: RecipeConfig,
+    run: Path,
+    name: str,
+    from_stage: str | None = None,
+    until: str | None = None,
+    accept_changes: bool = False,
 ) -> dict[str, object]:
     """Run every stage of `config` in `run`, skipping the finished ones; returns what summary.json holds.
 
     Everything that lies there is compared with the config before anything is written. `from_stage` runs that stage
-    and all later ones anew and moves what was there to `old-<time>/`.
+    and all later ones anew and moves what was there to `old-<time>/`. `accept_changes`: an unfinished stage goes on
+    with the settings it is given now.
     """
     check_out(run)
+    with lock_run(run, World.current()):
+        return _run_pipeline(config, run, name, from_stage, until, accept_changes)
+
+
+def _run_pipeline(
+    config: RecipeConfig, run: Path, name: str, from_stage: str | None, until: str | None, accept_changes: bool
+) -> dict[str, object]:
     stages = active_stages(config)
     first = _position(stages, from_stage, "--from") if from_stage else len(stages)
     last = _position(stages, until, "--until") if until else len(stages) - 1
@@ -36,7 +50,8 @@ def run_pipeline(
         raise UserError(f"--from {from_stage} comes after --until {until}: nothing to run")
     anew = frozenset(stage.key for stage in stages[first:])
     # Both refuse before anything is touched.
-    check_ready(config, [plan_stage(config, stage, run, anew=anew) for stage in stages[: last + 1]])
+    planned = [plan_stage(config, stage, run, anew=anew, accept_changes=accept_changes) for stage in stages[: last + 1]]
+    check_ready(config, planned)
     world = World.current()
     world.wait()
     if anew and is_main():
@@ -44,8 +59,7 @@ def run_pipeline(
     world.wait()
     save_config(config, run)
     for stage in stages[: last + 1]:
-        planned: PlannedStage = plan_stage(config, stage, run)
-        run_stage(config, planned)
+        run_stage(config, plan_stage(config, stage, run, accept_changes=accept_changes))
     summary = summarise(config, run, name)
     print_table(summary, config)
     return summary

@@ -38,6 +38,7 @@ def run_rl(context: StageContext, config: RLStageConfig, label: str) -> dict[str
         engine_config=context.config.engine,
         runtime=context.config.runtime,
         label=label,
+        accept_changes=context.accept_changes,
     )
     return {"steps": result.steps, "tokens": result.tokens, "data_hashes": hashes, "final": result.metrics}
 

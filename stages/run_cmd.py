@@ -19,6 +19,9 @@ RUN_EXAMPLES = """\
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped config")
     parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/<config name>)")
+    parser.add_argument(
+        "--accept-changes", action="store_true", help="go on inside a stage though its settings or data changed"
+    )
     add_overrides(parser)
 
 
@@ -43,7 +46,7 @@ def run_command(arguments: list[str]) -> int:
 
     from stages.pipeline import run_pipeline
 
-    run_pipeline(config, _out(chosen), Path(chosen.config).name, chosen.from_stage, chosen.until)
+    run_pipeline(config, _out(chosen), Path(chosen.config).name, chosen.from_stage, chosen.until, chosen.accept_changes)
     return 0
 
 
@@ -71,6 +74,8 @@ def stage_command(key: str, arguments: list[str]) -> int:
         raise UserError("--init: the base stage has no input; set base.model instead")
 
     from grpo.model_path import check_model
+    from grpo.parallel import World
+    from grpo.run_lock import lock_run
     from stages.pipeline import save_config
     from stages.runner import check_inputs, check_ready, plan_stage, run_stage
     from stages.stage import STAGES
@@ -80,11 +85,12 @@ def stage_command(key: str, arguments: list[str]) -> int:
     check_out(run)
     if chosen.init is not None:
         check_model(chosen.init)
-    planned = plan_stage(config, STAGES[key], run, init=chosen.init)
-    if not planned.finished:
-        check_inputs(config, planned, chosen.init)
-    check_ready(config, [planned])
-    save_config(config, run)
-    run_stage(config, planned, init=chosen.init)
-    print_table(summarise(config, run, Path(chosen.config).name), config)
+    with lock_run(run, World.current(), shared=True), lock_run(run / STAGES[key].folder, World.current()):
+        planned = plan_stage(config, STAGES[key], run, init=chosen.init, accept_changes=chosen.accept_changes)
+        if not planned.finished:
+            check_inputs(config, planned, chosen.init)
+        check_ready(config, [planned])
+        save_config(config, run)
+        run_stage(config, planned, init=chosen.init)
+        print_table(summarise(config, run, Path(chosen.config).name), config)
     return 0

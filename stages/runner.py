@@ -16,12 +16,15 @@ from grpo.config import RLConfig
 from grpo.errors import UserError
 from grpo.files import write_json
 from grpo.parallel import World, check_sharding, cut
+from grpo.run_lock import LOCK
 from stages.config import BaseConfig, RecipeConfig
 from stages.manifest import Lineage, changes, digest, input_hashes, model_hash, read_json, stage_settings, versions
 from stages.preflight import check_sections
 from stages.stage import STAGES, Stage, StageContext, active_parents
 
 log = logging.getLogger("grpo")
+
+NOTHING_YET = ("stage.json", LOCK)  # a folder with no more than that: the stage stopped before it made anything
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class PlannedStage:
     folder: Path
     lineage: Lineage
     finished: bool
+    accept_changes: bool = False
+    accepted: tuple[str, ...] = ()  # what differs from what it was begun with, and may
 
 
 def is_finished(folder: Path) -> bool:
@@ -40,11 +45,17 @@ def is_finished(folder: Path) -> bool:
 
 
 def plan_stage(
-    config: RecipeConfig, stage: Stage, run: Path, init: str | None = None, anew: frozenset[str] = frozenset()
+    config: RecipeConfig,
+    stage: Stage,
+    run: Path,
+    init: str | None = None,
+    anew: frozenset[str] = frozenset(),
+    accept_changes: bool = False,
 ) -> PlannedStage:
     """Compare what is in the run folder with what the config asks for. Nothing is written.
 
-    `anew`: keys of stages that will be moved aside, so what lies there does not count.
+    `anew`: keys of stages that will be moved aside, so what lies there does not count. `accept_changes`: a stage that
+    is not finished may go on from something else than it was begun with.
 
     Raises:
         UserError: the stage's folder was made from other settings, inputs or parents, or is no stage's folder.
@@ -57,14 +68,17 @@ def plan_stage(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is a file, but stage {stage.key} needs a folder there: give another --out")
     record = _record(folder)
-    if record is None and folder.is_dir() and any(path.name != "stage.json" for path in folder.iterdir()):
+    if record is None and folder.is_dir() and any(path.name not in NOTHING_YET for path in folder.iterdir()):
         raise UserError(f"'{folder}' holds files but no stage.json: not a stage's folder; give another --out")
-    if record is not None:
-        _refuse_changes(stage, folder, record, lineage)
     finished = is_finished(folder)
+    accepted: list[str] = []
+    if record is not None and record["hash"] != lineage.hash:
+        accepted = changes(record, lineage)
+        if finished or not accept_changes:
+            _refuse_changes(stage, folder, accepted, finished)
     if finished and not (folder / "model").is_dir():
         raise UserError(f"'{folder}': its model/ is gone; rerun it with --from {stage.key}")
-    return PlannedStage(stage, folder, lineage, finished)
+    return PlannedStage(stage, folder, lineage, finished, accept_changes, tuple(accepted))
 
 
 def _check_processes(config: RecipeConfig, stage: Stage) -> None:
@@ -98,20 +112,17 @@ def _parent_hash(config: RecipeConfig, key: str, run: Path, anew: frozenset[str]
 def _record(folder: Path) -> dict[str, Any] | None:
     """What the stage was begun from (stage.json); None when it was not, or stopped before it made anything."""
     file = folder / "stage.json"
-    if not file.is_file() or all(path == file for path in folder.iterdir()):
+    if not file.is_file() or all(path.name in NOTHING_YET for path in folder.iterdir()):
         return None
     return read_json(file)
 
 
-def _refuse_changes(stage: Stage, folder: Path, record: dict[str, Any], lineage: Lineage) -> None:
-    if record["hash"] == lineage.hash:
-        return
-    found = changes(record, lineage)
+def _refuse_changes(stage: Stage, folder: Path, found: list[str], finished: bool) -> None:
     shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
-    state = "was made" if is_finished(folder) else "was begun"
+    state, way = ("was made", "") if finished else ("was begun", "go on all the same with --accept-changes, ")
     raise UserError(
         f"stage {stage.key} in '{folder}' {state} from something else ({shown}): "
-        f"give another --out, or run it and all later stages anew with grpo run --from {stage.key}"
+        f"{way}give another --out, or run it and all later stages anew with grpo run --from {stage.key}"
     )
 
 
@@ -181,15 +192,14 @@ def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> S
     models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
     base = str(models["base"]) if "base" in models else config.base.model or ""
     first = next((str(models[key]) for key in active_parents(stage, config)[:1] if key in models), base)
-    return StageContext(config, stage.key, planned.folder, init or first, base, models)
+    return StageContext(config, stage.key, planned.folder, init or first, base, models, planned.accept_changes)
 
 
 def _begin(planned: PlannedStage) -> dict[str, Any]:
     record = _record(planned.folder)
-    if record is not None:
-        log.info("%s: going on", planned.stage.folder)
+    log.info("%s: %s", planned.stage.folder, "begins" if record is None else "going on")
+    if record is not None and not planned.accepted:
         return record
-    log.info("%s: begins", planned.stage.folder)
     lineage = planned.lineage
     record = {
         "stage": planned.stage.folder,
@@ -197,6 +207,7 @@ def _begin(planned: PlannedStage) -> dict[str, Any]:
         "settings": lineage.settings,
         "inputs": lineage.inputs,
         "parents": lineage.parents,
+        "accepted_changes": [*(record or {}).get("accepted_changes", []), *planned.accepted],
     }
     planned.folder.mkdir(parents=True, exist_ok=True)
     write_json(planned.folder / "stage.json", record)
@@ -230,6 +241,7 @@ def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any
         "hash": lineage.hash,
         "parents": lineage.parents,
         "parent_hash": next(iter(lineage.parents.values()), None),
+        "accepted_changes": record.get("accepted_changes", []),
         "input_hashes": lineage.inputs,
         "data_hashes": result.pop("data_hashes", {}),
         "evaluation_hash": None,

@@ -53,6 +53,7 @@ class StageContext:
     init: str  # model folder or hub name that the stage starts from
     base: str  # the base model: rejection_sampling restarts its SFT from it
     models: dict[str, Path]  # finished stages of this run: key -> its model/ folder, reward models included
+    accept_changes: bool = False  # go on inside the stage with other settings than it was begun with
 
     def write_data(self, name: str, rows: Sequence[Row]) -> None:
         """data/<name>.jsonl, the rows that the stage is about to train on: no evaluation problem may be among them."""

@@ -82,6 +82,10 @@ def make_model(
             "mistral": (hf.MistralConfig, {"sliding_window": None}),
             "mistral-window": (hf.MistralConfig, {"sliding_window": 6}),
             "gemma2": (hf.Gemma2Config, {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
+            "gemma3": (
+                hf.Gemma3TextConfig,
+                {"head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
+            ),
         }
         cls, extra = own[kind]
         config = cls(**common | extra | settings)

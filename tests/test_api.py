@@ -13,6 +13,7 @@ import torch
 
 import grpo
 from grpo.config import RuntimeConfig
+from grpo.errors import UserError
 from grpo.scoring import Reward
 
 ROWS = [{"question": f"{a}+1", "answer": str(a + 1)} for a in range(4)]
@@ -92,3 +93,12 @@ def test_threads_and_log_level_are_taken(tiny_model_folder: Path, tmp_path: Path
     grpo.evaluate(str(tiny_model_folder), ROWS, max_tokens=2, runtime=runtime)
     assert torch.get_num_threads() == 1
     assert logging.getLogger("grpo").level == logging.WARNING
+
+
+def test_changed_settings_go_on_when_accepted(tiny_model_folder: Path, tmp_path: Path) -> None:
+    settings = config(tiny_model_folder, tmp_path / "run") | {"checkpoint": {"every": 1}}
+    data = data_file(tmp_path, ROWS)
+    grpo.train(settings, [longer], data)
+    with pytest.raises(UserError, match=r"\(steps: 1 -> 2\).*accept_changes=True"):
+        grpo.train(settings | {"steps": 2}, [longer], data)
+    assert grpo.train(settings | {"steps": 2}, [longer], data, accept_changes=True).steps == 2

@@ -147,7 +147,7 @@ def test_missing_values_are_named(tmp_path):
         ("reference_every=4", ["reference_every", "beta"]),
         ("checkpoint.every=0", ["'checkpoint.every'"]),
         ("checkpoint.keep=0", ["'checkpoint.keep'"]),
-        ("micro_batch_size=0", ["'micro_batch_size'"]),
+        ("micro_batch_tokens=0", ["'micro_batch_tokens'"]),
     ],
 )
 def test_wrong_values_name_the_key_and_what_came(tmp_path, override, parts):

@@ -77,7 +77,8 @@ RL: dict[str, Any] = {
     },
     "optimizer": OPTIMIZER,
     "reference_every": 4,
-    "micro_batch_size": 8,
+    "micro_batch_tokens": 64,
+    "gradient_checkpointing": True,
     "checkpoint": {"every": 4, "keep": 3},
 }  # fmt: skip
 TASKS = {

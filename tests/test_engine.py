@@ -4,31 +4,55 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import BOS, EOS, IM_END, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs, prompt_of, random_prompts
+from conftest import (
+    BOS,
+    EOS,
+    IM_END,
+    PAD,
+    VOCAB_SIZE,
+    make_model,
+    make_tokenizer,
+    model_logprobs,
+    prompt_of,
+    random_prompts,
+)
 
 import grpo.engine_local as engine_local
-from grpo.batching import collate, micro_batches, rows_of
-from grpo.engine_local import LocalEngine, draw, keep_top_p
-from grpo.policy import end_token_ids, token_scores
+import grpo.kv_cache as kv_cache
+from grpo.batching import Cut, collate, rows_of
+from grpo.chunked_head import LogitShape
+from grpo.decoding import survivors
+from grpo.engine_local import LocalEngine
+from grpo.errors import UserError
+from grpo.model_fit import fit_of
+from grpo.packing import make_input
+from grpo.policy import end_token_ids
 from grpo.sampler_rng import stream_key, uniforms
+from grpo.sampling_draw import draw, keep_top_p
+from grpo.shared_attention import shared_attention
+from grpo.token_scores import token_scores
 from grpo.types import Group, Sampling
 
-KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gpt2"]
+KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gemma3", "gpt2"]
 
 
 class Counted:
-    """A model that counts its forwards and the rows in each of them."""
+    """A model that notes the shape of the tokens of each forward, their positions, and where logits are asked for."""
 
     def __init__(self, model: Any):
-        self.model, self.shapes = model, []
+        self.model = model
+        self.shapes: list[tuple[int, ...]] = []
+        self.calls: list[tuple[torch.Tensor, Any]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.shapes.append(tuple(kwargs["input_ids"].shape))
+        self.calls.append((kwargs["position_ids"], kwargs["logits_to_keep"]))
         return self.model(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -46,11 +70,11 @@ def tokens(groups: list[Group]) -> dict[str, list[tuple[int, ...]]]:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", KINDS)
 def test_logprobs_are_those_of_a_plain_forward(kind, temperature):
-    """Left padding, the shared prefill, the cache and retired rows against one unpadded forward per completion. The
-    sequences are longer than the windows of six of the models that have one."""
+    """Packed prompts, their shared cache, slots that are given on and moved, against one unpadded forward per
+    completion. The sequences are longer than the windows of six of the models that have one."""
     model = make_model(kind, seed=2, end=[EOS, IM_END])
     prompts = random_prompts(5, seed=1, low=1, high=14)
-    groups = engine_of(model).generate(prompts, Sampling(3, 24, temperature), seed=0, step=0)
+    groups = engine_of(model, 7).generate(prompts, Sampling(3, 24, temperature), seed=0, step=0)
     lengths = set()
     for group in groups:
         for rollout in group.rollouts:
@@ -64,16 +88,17 @@ def test_logprobs_are_those_of_a_plain_forward(kind, temperature):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trainer_scores_what_the_engine_drew(kind):
-    """Right-padded training rows, logits from the first trained position on: same log-probs (invariant 3)."""
+    """Prompts shared where the model fits, else right-padded rows: same log-probs (invariant 3)."""
     model = make_model(kind, seed=2)
+    fit = fit_of(model, 0.7)
     groups = engine_of(model).generate(random_prompts(4, seed=3), Sampling(3, 20, 0.7), seed=0, step=0)
     rows = [r for g in groups for r in rows_of([engine_rewarded(g)])]
-    for batch_rows in micro_batches(rows, 5):
-        batch = collate(batch_rows, torch.device("cpu"))
-        scores = token_scores(model, batch.token_ids, batch.completion_mask, 0.7, with_entropy=True)
-        assert ((scores.logprobs - batch.gen_logprobs) * batch.completion_mask).abs().max() < 1e-4
-        assert (scores.logprobs[batch.completion_mask == 0] == 0).all()
-        assert (scores.entropy[batch.completion_mask == 1] > 0).all()
+    for batch_rows in Cut(60, fit.share_prompts).micro_batches(rows):
+        batch = collate(batch_rows, torch.device("cpu"), share_prompts=fit.share_prompts)
+        with shared_attention(model) if fit.share_prompts else nullcontext():
+            scores = token_scores(model, batch.rows, fit.shape, with_entropy=True)
+        assert (batch.by_completion(scores.logprobs) - batch.gen_logprobs).abs().max() < 1e-4
+        assert (scores.entropy > 0).all()
         assert scores.entropy.max() <= math.log(VOCAB_SIZE) + 1e-4
 
 
@@ -86,12 +111,12 @@ def engine_rewarded(group: Group) -> Group:
 def test_entropy_is_that_of_the_sampling_distribution():
     model = make_model()
     ids = torch.tensor([[20, 30, 40, 50]])
-    mask = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    found = token_scores(model, ids, mask, 0.5, with_entropy=True).entropy
+    rows = make_input([((20, 30), (40, 50))], torch.device("cpu"), share_prompts=False)
+    found = token_scores(model, rows, LogitShape(0.5), with_entropy=True).entropy
     with torch.no_grad():
         table = (model(input_ids=ids).logits[0, 1:3].double() / 0.5).log_softmax(-1)
     exact = -(table.exp() * table).sum(-1)
-    assert found[0].tolist() == pytest.approx([0, 0, *exact.tolist()], rel=1e-5)
+    assert found.tolist() == pytest.approx(exact.tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "mistral-window", "gemma2", "gpt2"])
@@ -152,7 +177,7 @@ def test_tokens_do_not_depend_on_the_company():
     prompts = random_prompts(9, seed=2, low=1, high=20)
     sampling = Sampling(4, 24)
     expected = tokens(engine_of(model).generate(prompts, sampling, seed=5, step=7))
-    for max_rows in (1, 4, 9, 16):
+    for max_rows in (1, 5, 9, 16):
         assert tokens(engine_of(model, max_rows).generate(prompts, sampling, seed=5, step=7)) == expected
     backwards = engine_of(model).generate(prompts[::-1], sampling, seed=5, step=7)
     assert [g.prompt for g in backwards] == prompts[::-1]  # groups come in the order asked
@@ -171,45 +196,188 @@ def test_a_larger_group_or_a_lower_limit_keeps_the_first_tokens():
         assert [c[:8] for c in large[name][:2]] == completions
 
 
-@pytest.mark.parametrize("threshold", [0.0, 2.0])
-def test_retiring_rows_changes_nothing(threshold, monkeypatch):
-    """Never retired, retired at once, retired as usual: the same tokens, and log-probs up to rounding."""
+@pytest.mark.parametrize("turnover", [0.0, 1.0])
+def test_when_slots_are_given_on_changes_nothing(turnover, monkeypatch):
+    """At once, when all have finished, as usual: the same tokens, and log-probs up to rounding."""
     model = make_model(seed=3, end=[EOS, IM_END, 20, 30])
-    prompts = random_prompts(6, seed=2)
-    usual = engine_of(model).generate(prompts, Sampling(4, 30), seed=1, step=0)
-    monkeypatch.setattr(engine_local, "RETIRE_BELOW", threshold)
-    other = engine_of(model).generate(prompts, Sampling(4, 30), seed=1, step=0)
+    prompts = random_prompts(12, seed=2)
+    usual = engine_of(model, 16).generate(prompts, Sampling(4, 30), seed=1, step=0)
+    monkeypatch.setattr(engine_local, "TURNOVER", turnover)
+    other = engine_of(model, 16).generate(prompts, Sampling(4, 30), seed=1, step=0)
     assert tokens(other) == tokens(usual)
     for a, b in zip(usual, other, strict=True):
         for x, y in zip(a.rollouts, b.rollouts, strict=True):
             assert x.completion.logprobs == pytest.approx(y.completion.logprobs, abs=1e-5)
 
 
-def test_the_cache_grows_when_the_room_is_used_up(monkeypatch):
+def test_the_cache_grows_when_its_columns_are_used_up(monkeypatch):
     model = make_model(seed=3, end=EOS)
     model.generation_config.eos_token_id = None
     prompts = random_prompts(2, low=3)
     roomy = tokens(engine_of(model).generate(prompts, Sampling(2, 40), seed=1, step=0))
-    monkeypatch.setattr(engine_local, "ROOM", 1)
+    monkeypatch.setattr(kv_cache, "FIRST_COLUMNS", 1)
     assert tokens(engine_of(model).generate(prompts, Sampling(2, 40), seed=1, step=0)) == roomy
 
 
-def test_one_prefill_per_prompt_and_finished_rows_leave():
+def work(counted: Counted) -> tuple[list[int], list[int]]:
+    """Tokens of each prefill and of each decoding step, in flat rows. Only a prefill begins at position 0."""
+    assert all(rows == 1 for rows, _ in counted.shapes)
+    prefills, decoded = [], []
+    for (_, size), (positions, _) in zip(counted.shapes, counted.calls, strict=True):
+        (prefills if positions[0, 0] == 0 else decoded).append(size)
+    return prefills, decoded
+
+
+def test_each_prompt_token_goes_through_once_and_finished_completions_leave():
     counted = Counted(make_model(seed=3, end=[EOS, IM_END, 20, 30, 40]))
     prompts = random_prompts(6, seed=2, low=3, high=10)
     groups = engine_of(counted).generate(prompts, Sampling(8, 30), seed=1, step=0)
-    prefills = [shape for shape in counted.shapes if shape[1] > 1]
-    assert prefills == [(6, max(len(p.token_ids) for p in prompts))]
-    decoded = [shape[0] for shape in counted.shapes if shape[1] == 1]
-    longest = max(len(r.completion.token_ids) for g in groups for r in g.rollouts)
-    assert len(decoded) == longest - 1  # nothing is computed for the token after the last
+    prefills, decoded = work(counted)
+    assert prefills == [sum(len(p.token_ids) for p in prompts)]  # one forward, and no padding in it
+    lengths = [len(r.completion.token_ids) for g in groups for r in g.rollouts]
+    assert len(decoded) == max(lengths) - 1  # nothing is computed for the token after the last
     assert decoded == sorted(decoded, reverse=True)
-    assert decoded[-1] < 48 / 2
+    assert sum(decoded) <= 1.08 * sum(length - 1 for length in lengths)
+    assert decoded[-1] == sum(length == max(lengths) for length in lengths)
+
+
+@pytest.mark.parametrize(("slots", "size"), [(5, 4), (16, 4), (64, 8), (40, 16)])
+def test_slots_are_refilled(slots, size):
+    """Decoding steps close to (tokens to decode) / slots, every prompt token once, and never more than the slots."""
+    counted = Counted(make_model(seed=3, end=[EOS, IM_END, 20]))
+    prompts = random_prompts(40, seed=2, low=3, high=10)
+    groups = engine_of(counted, slots).generate(prompts, Sampling(size, 48), seed=1, step=0)
+    lengths = [len(r.completion.token_ids) for g in groups for r in g.rollouts]
+    assert max(lengths) == 48
+    assert np.median(lengths) < 24  # long-tailed: in waves of one batch, most slots would be idle most of the time
+    prefills, decoded = work(counted)
+    assert sum(prefills) == sum(len(p.token_ids) for p in prompts)
+    needed = sum(length - 1 for length in lengths)
+    assert max(decoded) == min(slots, size * len(prompts))
+    assert needed <= sum(decoded) <= 1.1 * needed
+    assert needed / slots <= len(decoded) <= 1.1 * needed / slots + 47  # the last ones finish in emptying slots
+
+
+def test_prefills_are_batched_up_to_a_number_of_tokens(monkeypatch):
+    counted = Counted(make_model(seed=3))
+    prompts = [prompt_of(range(20, 20 + n), f"p{n}") for n in (30, 12, 9, 8, 8, 7)]
+    expected = tokens(engine_of(counted).generate(prompts, Sampling(2, 6), seed=1, step=0))
+    assert work(counted)[0] == [74]
+    monkeypatch.setattr(engine_local, "PREFILL_TOKENS", 24)
+    counted = Counted(make_model(seed=3))
+    assert tokens(engine_of(counted).generate(prompts, Sampling(2, 6), seed=1, step=0)) == expected
+    assert work(counted)[0] == [30, 21, 23]  # longest first; one that is longer than the limit goes alone
+
+
+def test_logits_are_made_of_the_last_prompt_tokens_only():
+    counted = Counted(make_model(seed=3))
+    prompts = random_prompts(5, low=3)
+    engine_of(counted).generate(prompts, Sampling(2, 1), seed=1, step=0)
+    assert len(counted.shapes) == 1
+    ends = np.cumsum(sorted((len(p.token_ids) for p in prompts), reverse=True)) - 1
+    assert counted.calls[0][1].tolist() == ends.tolist()
+
+
+def test_survivors_move_as_few_as_they_can():
+    alive = np.array([True, False, True, False, False, True, True])
+    assert survivors(alive).tolist() == [0, 5, 2, 6]
+    assert survivors(np.ones(3, bool)).tolist() == [0, 1, 2]
+    assert survivors(np.zeros(3, bool)).tolist() == []
+
+
+def test_no_prompts_no_forward():
+    counted = Counted(make_model())
+    assert engine_of(counted).generate([], Sampling(2, 4), seed=0, step=0) == []
+    assert counted.shapes == []
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3", "gpt2"])
+def test_bfloat16_autocast_agrees_with_a_plain_forward_as_well_as_bfloat16_can(kind):
+    """As accelerate runs it: fp32 weights, autocast inside the model's forward. The difference to a plain forward in
+    bfloat16 is of the size of the one between that and fp32."""
+    model = make_model(kind, seed=2, initializer_range=0.08)
+    plain = model.forward
+
+    def autocast(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return plain(*args, **kwargs)
+
+    model.forward = autocast
+    groups = engine_of(model).generate(random_prompts(6, seed=1), Sampling(4, 20), seed=0, step=0)
+    mismatch, rounding = [], []
+    for group in groups:
+        for done in (r.completion for r in group.rollouts):
+            model.forward = autocast
+            half = model_logprobs(model, group.prompt_ids, done.token_ids)
+            model.forward = plain
+            exact = model_logprobs(model, group.prompt_ids, done.token_ids)
+            mismatch.append((torch.tensor(done.logprobs).double() - half).abs())
+            rounding.append((half - exact).abs())
+    assert 0 < torch.cat(rounding).mean() < 0.02
+    assert torch.cat(mismatch).mean() < 1.5 * torch.cat(rounding).mean()
+    assert torch.cat(mismatch).max() < 2 * torch.cat(rounding).max()
+
+
+def test_autocast_casts_each_weight_once_a_call():
+    model = make_model("llama", seed=2)
+    plain, casts = model.forward, []
+
+    def autocast(*args: Any, **kwargs: Any) -> Any:
+        with torch.profiler.profile(record_shapes=True) as profile, torch.autocast("cpu", torch.bfloat16):
+            output = plain(*args, **kwargs)
+        matrices = [e for e in profile.events() if e.name == "aten::_to_copy" and len(e.input_shapes[0]) == 2]
+        casts.append(len(matrices))
+        return output
+
+    model.forward = autocast
+    engine_of(model).generate(random_prompts(2), Sampling(2, 4), seed=0, step=0)
+    assert casts == [2 * 7 + 1, 0, 0, 0]  # of the layers and the head
+
+
+@pytest.mark.parametrize("kind", ["bloom", "llama4"])
+def test_a_model_with_another_kind_of_attention_is_refused(kind):
+    """ALiBi inside the model's own attention; chunks instead of a window."""
+    import transformers as hf
+
+    common: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "eos_token_id": EOS, "pad_token_id": PAD}
+    if kind == "bloom":
+        config: Any = hf.BloomConfig(**common, n_layer=2, n_head=4)
+    else:
+        config = hf.Llama4TextConfig(**common, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    with torch.device("meta"):
+        model = hf.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UserError, match=r"attention that the embedded engine lacks; use engine=vllm"):
+        engine_of(model)
+
+
+def test_sinks_are_refused():
+    import transformers as hf
+
+    config = hf.GptOssConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+    model = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    before = model.config._attn_implementation
+    with pytest.raises(UserError, match="GptOssAttention has a kind of attention"):
+        engine_of(model).generate(random_prompts(1), Sampling(2, 2), seed=0, step=0)
+    assert model.config._attn_implementation == before
 
 
 def test_generation_leaves_the_model_trainable():
     model = make_model()
+    attention = model.config._attn_implementation
     engine_of(model).generate(random_prompts(2), Sampling(2, 4), seed=0, step=0)
+    assert model.config._attn_implementation == attention
     model(input_ids=torch.tensor([[20, 30]])).logits.sum().backward()
     assert not model.training
 
@@ -316,8 +484,6 @@ def test_top_p_draws_follow_the_renormalised_distribution():
 
 
 def test_a_model_without_an_end_token_is_refused():
-    from grpo.errors import UserError
-
     model = make_model()
     model.generation_config.eos_token_id = None
     silent = make_tokenizer()
@@ -337,4 +503,4 @@ def test_padding_equal_to_the_end_token_is_harmless():
     for group in groups:
         for row in rows_of([engine_rewarded(group)]):
             batch = collate([row], torch.device("cpu"))
-            assert batch.completion_mask.sum() == len(row.rollout.completion.token_ids)
+            assert batch.mask.sum() == len(row.rollout.completion.token_ids)

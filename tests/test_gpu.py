@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_model
 
 from grpo.advantages import assign_advantages
 from grpo.algorithm import AdvantageConfig
@@ -16,9 +18,13 @@ from grpo.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from grpo.config import RLConfig, RuntimeConfig
 from grpo.engine_local import LocalEngine
 from grpo.learner import Learner, make_learner
+from grpo.model_fit import fit_of
+from grpo.packing import make_input
 from grpo.policy import load_policy
 from grpo.prompts import Task
 from grpo.scoring import Reward
+from grpo.shared_attention import shared_attention
+from grpo.token_scores import token_scores
 from grpo.trainer import train
 from grpo.types import Prompt, Sampling
 from grpo.update import update
@@ -128,3 +134,46 @@ def test_engine_gives_the_same_tokens_in_any_batch(tiny_model_folder: Path) -> N
     groups = LocalEngine(learner.model, policy.tokenizer, 512).generate(_prompts(), sampling, seed=0, step=0)
     alone = LocalEngine(learner.model, policy.tokenizer, 8).generate(_prompts()[2:3], sampling, seed=0, step=0)
     assert [r.completion.token_ids for r in groups[2].rollouts] == [r.completion.token_ids for r in alone[0].rollouts]
+
+
+SEQUENCES = [
+    ((prompt, *range(10, 10 + 17 * prompt)), tuple(range(9 + sibling, 9 + sibling + 7 * sibling * prompt + 1)))
+    for prompt in (1, 2, 3)
+    for sibling in range(3)
+]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "mistral-window", "gemma2"])
+def test_shared_prompts_are_scored_and_trained_as_padded_rows_are(kind: str) -> None:
+    """FlexAttention, forward and backward, in fp32; windows that cut something off; capped scores."""
+    found = []
+    for share_prompts in (True, False):
+        model = make_model(kind, seed=1, head_dim=16).to("cuda")
+        if kind == "gemma2":
+            model.set_attn_implementation("eager")  # SDPA leaves the cap out
+        fit = fit_of(model, 0.9)
+        assert fit.share_prompts
+        rows = make_input(SEQUENCES, torch.device("cuda"), share_prompts=share_prompts)
+        with shared_attention(model) if share_prompts else nullcontext():
+            logprobs = token_scores(model, rows, fit.shape).logprobs
+            (logprobs * torch.linspace(-1, 1, len(logprobs), device="cuda")).sum().backward()
+        found.append((logprobs.detach(), [p.grad for p in model.parameters()]))
+    (ours, our_grads), (theirs, their_grads) = found
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for mine, other in zip(our_grads, their_grads, strict=True):
+        assert float((mine - other).norm() / other.norm()) <= 1e-5
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_bf16_updates_share_prompts(tiny_model_folder: Path, checkpointing: bool) -> None:
+    runtime = RuntimeConfig(device="cuda", dtype="bfloat16")
+    policy = load_policy(str(tiny_model_folder), runtime)
+    config = _config(gradient_checkpointing=checkpointing)
+    learner = make_learner(policy, config, runtime)
+    assert learner.fit.share_prompts
+    groups = make_engine(EngineConfig(), learner.model, policy.tokenizer).generate(
+        _prompts(), Sampling(8, 12), seed=0, step=0
+    )
+    judged = [replace(g, rollouts=tuple(replace(r, reward=i % 3) for i, r in enumerate(g.rollouts))) for g in groups]
+    rows = rows_of(assign_advantages(judged, AdvantageConfig(), {}))
+    assert update(learner, rows, _config(loss={}), 1e-3)["applied"] == 1.0

@@ -21,8 +21,10 @@ from grpo.config import RuntimeConfig
 from grpo.engine_local import LocalEngine
 from grpo.errors import UserError
 from grpo.learner import Learner, make_learner, with_ref_logprobs
-from grpo.policy import Policy, end_token_ids, load_policy, token_scores
+from grpo.policy import Policy, end_token_ids, load_policy
 from grpo.reference import Reference
+from grpo.token_scores import token_scores
+from grpo.trainer import train
 from grpo.types import Sampling
 from grpo.update import accumulate_gradients, update
 
@@ -410,7 +412,7 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tm
             run(tiny_model_folder, cut, config)
     checkpoint = cut / "checkpoints" / "step-000004"
     names = trained(load_policy(str(tiny_model_folder), CPU, config.lora)).keys()
-    for file in checkpoint.glob("*.safetensors"):  # the reference too, where it was refreshed
+    for file in checkpoint.glob("[mr]*.safetensors"):  # the model; the reference too, where it was refreshed
         assert load_file(file).keys() == names
     assert (checkpoint / "reference.safetensors").exists() == (config.reference_every is not None)
     base_bytes = (tiny_model_folder / "model.safetensors").stat().st_size
@@ -432,8 +434,11 @@ def test_a_checkpoint_of_another_adapter_is_refused(changed, message, tiny_model
     interrupt_at(monkeypatch, 2)
     with pytest.raises(Killed):
         run(tiny_model_folder, tmp_path, config_of(lora=settings))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=r"lora\.(r: 4 -> 1|targets: all-linear -> \['q_proj'\])"):
         run(tiny_model_folder, tmp_path, config_of(lora=settings | changed))
+    tasks, config = {"default": task_of()}, config_of(lora=settings | changed)
+    with pytest.raises(UserError, match=message):  # and what cannot be accepted
+        train(str(tiny_model_folder), tasks, config, tmp_path, seed=1, runtime=CPU, accept_changes=True)
 
 
 # ---- dropout
@@ -442,13 +447,12 @@ def test_a_checkpoint_of_another_adapter_is_refused(changed, message, tiny_model
 def test_dropout_acts_in_updates_only(tiny_model_folder, tmp_path, monkeypatch):
     """pi_old is the policy that sampled, without dropout: the gate stays quiet, and the ratio shows the dropout."""
     modes: list[tuple[str, bool]] = []
-    for module in ("grpo.learner", "grpo.update"):
 
-        def noting(model: Any, *args: Any, module: str = module, **kwargs: Any) -> Any:
-            modes.append((module, dropping(model)))
-            return token_scores(model, *args, **kwargs)
+    def noting(model: Any, *args: Any, **kwargs: Any) -> Any:
+        modes.append(("scoring" if torch.is_inference_mode_enabled() else "update", dropping(model)))
+        return token_scores(model, *args, **kwargs)
 
-        monkeypatch.setattr(f"{module}.token_scores", noting)
+    monkeypatch.setattr("grpo.learner.token_scores", noting)
     generate = LocalEngine.generate
 
     def sampling(self: LocalEngine, *args: Any, **kwargs: Any) -> Any:
@@ -461,7 +465,7 @@ def test_dropout_acts_in_updates_only(tiny_model_folder, tmp_path, monkeypatch):
         modes.clear()
         config = config_of(steps=4, loss={"beta": 0.05}, lora=settings | {"dropout": dropout})
         run(tiny_model_folder, tmp_path / name, config)
-        assert set(modes) == {("engine", False), ("grpo.learner", False), ("grpo.update", dropout > 0)}
+        assert set(modes) == {("engine", False), ("scoring", False), ("update", dropout > 0)}
     plain, dropped = rows_of(tmp_path / "without"), rows_of(tmp_path / "with")
     assert completions(tmp_path / "with")[:8] == completions(tmp_path / "without")[:8]
     assert plain[0]["logprob_mismatch"] == pytest.approx(dropped[0]["logprob_mismatch"], abs=1e-6)

@@ -74,7 +74,7 @@ def step_config(**loss: Any) -> RLConfig:
             "sampling": {"max_tokens": MAX_TOKENS, "temperature": 0.9},
             "optimizer": {"lr": 1e-2, "weight_decay": 0.1},
             "loss": loss,
-            "micro_batch_size": 3,
+            "micro_batch_tokens": 40,
         }
     )
 
@@ -135,7 +135,7 @@ def run(model: Path, out: Path, parallel: Parallel = "data", **settings: Any) ->
         "prompts_per_step": 3,
         "sampling": {"max_tokens": 8},
         "optimizer": {"lr": 5e-3},
-        "micro_batch_size": 5,
+        "micro_batch_tokens": 60,
         "loss": {"beta": 0.01},
         "reference_every": 5,
         "checkpoint": {"every": 5, "keep": 100},

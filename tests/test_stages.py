@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
+from test_resume import hold
 
 from grpo.config_file import read_config
 from grpo.errors import UserError
+from grpo.run_lock import LOCK
 from stages import summary as summaries
 from stages.config import RecipeConfig
 from stages.leaks import check_leaks
@@ -183,6 +185,52 @@ def test_a_changed_config_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_p
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
+def test_an_unfinished_stage_goes_on_with_accepted_changes(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
+) -> None:
+    """They are in its manifest; a finished stage is what it is."""
+    run = tmp_path / "run"
+    fakes.fail = "cold_start"
+    with pytest.raises(KeyboardInterrupt):
+        go(recipe, run)
+    with pytest.raises(UserError, match=r"cold_start\.steps: 2 -> 5.* --accept-changes"):
+        go(recipe, run, "cold_start.steps=5")
+    fakes.fail = None
+    go(recipe, run, "cold_start.steps=5", accept_changes=True)
+    assert fakes.contexts["cold_start"].accept_changes
+    manifest = json.loads((run / "1-cold-start" / "manifest.json").read_text())
+    assert manifest["accepted_changes"] == ["cold_start.steps: 2 -> 5"]
+    assert json.loads((run / "0-base" / "manifest.json").read_text())["accepted_changes"] == []
+    ran = list(fakes.ran)
+    go(recipe, run, "cold_start.steps=5")  # they are its own from then on
+    assert fakes.ran == ran
+    with pytest.raises(UserError, match=r"cold_start\.steps: 5 -> 6") as caught:
+        go(recipe, run, "cold_start.steps=6", accept_changes=True)
+    assert "--accept-changes" not in str(caught.value)
+
+
+def test_a_lock_that_a_kill_left_is_not_work_of_a_stage(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for folder in (run, run / "0-base", run / "1-cold-start"):
+        folder.mkdir()
+        (folder / LOCK).write_text("process 1 on nowhere\n")
+    go(recipe, run)
+    assert fakes.ran == ALL
+    assert not (run / LOCK).exists()
+
+
+def test_two_runs_into_one_folder(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+    other = hold(tmp_path / "run")
+    try:
+        with pytest.raises(UserError, match=rf"another run \(process {other.pid} on"):
+            go(recipe, tmp_path / "run")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+    finally:
+        other.kill()
+        other.wait()
+    go(recipe, tmp_path / "run")
+
+
 def test_a_changed_input_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
     go(recipe, tmp_path / "run")
     (tmp_path / "train.jsonl").write_text('{"question": "9+9", "answer": "18"}\n')
@@ -237,14 +285,14 @@ def test_the_size_of_a_micro_batch_is_free(recipe: dict[str, Any], fakes: Fakes,
     with pytest.raises(KeyboardInterrupt):
         go(recipe, run)
     fakes.fail = None
-    go(recipe, run, "reasoning_rl.micro_batch_size=1", "cold_start.micro_batch_size=1")
+    go(recipe, run, "reasoning_rl.micro_batch_tokens=1", "cold_start.micro_batch_size=1")
     assert fakes.ran == [*ALL, "reasoning_rl"]
     pretrained = {"corpus": {"path": "x"}, "vocab_size": 300, "hidden_size": 8, "layers": 1, "heads": 2, "kv_heads": 1}
     pretrained |= {"intermediate_size": 8, "max_tokens": 8, "batch_size": 4, "micro_batch_size": 2}
     recipe["base"] = {"steps": 1, "pretrain": {**pretrained, "optimizer": {"lr": 1e-3}}}
     settings = stage_settings(RecipeConfig.model_validate(recipe), "base")
     assert settings["base.pretrain.batch_size"] == 4
-    assert not [key for key in settings if "micro_batch_size" in key]
+    assert not [key for key in settings if "micro_batch" in key]
 
 
 def model_folder(folder: Path, weights: str) -> str:

@@ -56,7 +56,7 @@ def config_of(**settings: Any) -> RLConfig:
         "prompts_per_step": 2,
         "sampling": {"max_tokens": 8},
         "optimizer": {"lr": 5e-3},
-        "micro_batch_size": 5,
+        "micro_batch_tokens": 60,
         "checkpoint": {"every": 2, "keep": 100},
     }
     return RLConfig.model_validate(base | settings)

@@ -20,6 +20,7 @@ from grpo.algorithm import AdvantageConfig, CorrectionConfig
 from grpo.batching import Row, rows_of
 from grpo.config import RLConfig
 from grpo.learner import Learner
+from grpo.model_fit import fit_of
 from grpo.sums import Sums
 from grpo.types import Completion, Rollout
 from grpo.update import accumulate_gradients
@@ -110,6 +111,7 @@ class PlainAccelerator:
     """What `accumulate_gradients` needs of accelerate, so that its global state is left to TRL here."""
 
     device = torch.device("cpu")
+    mixed_precision = "no"
 
     @staticmethod
     def backward(loss: torch.Tensor) -> None:
@@ -193,7 +195,7 @@ def test_loss_and_gradient_equal_trl(variant, kl, off_policy, tmp_path):
     expected = trainer._compute_loss(trainer.model, trl_inputs(rows, beta))
     expected.backward()
 
-    learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, temperature, micro_batch_size=5)
+    learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, fit_of(model, temperature), 60)
     ours = accumulate_gradients(learner, rows if beta else [without_reference(row) for row in rows], config, step=1)
 
     assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
@@ -274,7 +276,7 @@ def test_corrected_loss_equals_trl(kind, tmp_path):
     expected = trainer._compute_loss(trainer.model, inputs)
     expected.backward()
 
-    learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, 1.0, micro_batch_size=5)
+    learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, fit_of(model, 1.0), 60)
     ours = accumulate_gradients(learner, rows, config, step=1)
     assert 0 < ours.corrected < ours.tokens
     assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -15,22 +16,26 @@ import torch
 from conftest import EOS, VOCAB_SIZE, assert_same_metrics, make_model, make_tokenizer, model_logprobs, random_prompts
 
 from grpo.advantages import assign_advantages
-from grpo.batching import Row, collate, contributing, micro_batches, normaliser_of, rows_of, split_updates
+from grpo.batching import Cut, Row, contributing, model_input, normaliser_of, rows_of, split_updates
 from grpo.config import AdvantageConfig, RLConfig, RuntimeConfig
 from grpo.engine_local import LocalEngine
 from grpo.errors import UserError
 from grpo.learner import Learner, make_learner
-from grpo.policy import Policy, token_scores
+from grpo.packing import ModelInput
+from grpo.parallel import World
+from grpo.policy import Policy
 from grpo.reference import Reference
 from grpo.sums import Sums
+from grpo.token_scores import token_scores
 from grpo.trainer import with_logprobs
 from grpo.types import Completion, Group, Rollout, Sampling
 from grpo.update import accumulate_gradients, check_mismatch, update
 
 GROUP, MAX_TOKENS = 4, 12
+CPU = torch.device("cpu")
 
 
-def config_of(*, updates: int = 1, micro: int = 5, lr: float = 1e-2, **loss: Any) -> RLConfig:
+def config_of(*, updates: int = 1, micro: int = 60, lr: float = 1e-2, **loss: Any) -> RLConfig:
     return RLConfig.model_validate(
         {
             "steps": 4,
@@ -40,7 +45,7 @@ def config_of(*, updates: int = 1, micro: int = 5, lr: float = 1e-2, **loss: Any
             "sampling": {"max_tokens": MAX_TOKENS, "temperature": 0.9},
             "optimizer": {"lr": lr, "weight_decay": 0.1, "max_grad_norm": 1e9},
             "loss": loss,
-            "micro_batch_size": micro,
+            "micro_batch_tokens": micro,
         }
     )
 
@@ -88,16 +93,19 @@ def assert_same_gradient(ours: dict[str, torch.Tensor], theirs: dict[str, torch.
 
 
 def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
-    """(with gradient, rows) of every forward through `token_scores`."""
+    """(with gradient, trained tokens) of every forward through `token_scores`."""
     calls: list[tuple[bool, int]] = []
 
-    def counting(model: Any, token_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        calls.append((torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), len(token_ids)))
-        return token_scores(model, token_ids, *args, **kwargs)
+    def counting(model: Any, rows: ModelInput, *args: Any, **kwargs: Any) -> Any:
+        calls.append((torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), len(rows.targets)))
+        return token_scores(model, rows, *args, **kwargs)
 
-    for module in ("grpo.update", "grpo.learner"):
-        monkeypatch.setattr(f"{module}.token_scores", counting)
+    monkeypatch.setattr("grpo.learner.token_scores", counting)
     return calls
+
+
+def tokens_of(groups: list[Group]) -> int:
+    return sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
 
 
 def other_reference() -> Reference:
@@ -137,7 +145,7 @@ LOSSES = {
 @pytest.mark.parametrize("off_policy", [False, True], ids=["on", "off"])
 @pytest.mark.parametrize("loss", list(LOSSES))
 def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_policy):
-    """Invariant 1: micro-batches of 32, 4 and 1 rows, groups backwards, rows shuffled."""
+    """Invariant 1: micro-batches of all rows, a few and one, groups cut in two, groups backwards, rows shuffled."""
     config = config_of(**LOSSES[loss])
     policy, _ = setup(config)
     groups = rollout_groups(policy, config, varied)
@@ -155,8 +163,8 @@ def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_pol
         found = gradients(own.model)
         return found, update(learner, rows, settings, 1e-2, step=int(off_policy))
 
-    expected, metrics = run(32, groups)
-    for other in (run(4, groups), run(1, groups), run(32, groups[::-1]), run(5, groups, shuffle=True)):
+    expected, metrics = run(10_000, groups)
+    for other in (run(60, groups), run(1, groups), run(10_000, groups[::-1]), run(30, groups, shuffle=True)):
         assert_same_gradient(other[0], expected)
         assert_same_metrics(other[1], metrics)
     if off_policy:
@@ -197,32 +205,37 @@ def test_the_gradient_is_that_of_the_equation():
         assert_same_gradient(found, gradients(policy.model))
 
 
-def test_what_comes_after_the_end_token_has_no_say_and_the_end_token_has():
-    """Invariant 2: other tokens in the padding change nothing; the mask ends on the end token."""
+@pytest.mark.parametrize("share_prompts", [True, False])
+def test_what_comes_after_the_end_token_has_no_say_and_the_end_token_has(share_prompts):
+    """Invariant 2: targets are the sampled ids, the mask ends on the end token, and other ids in the padding of padded
+    rows change nothing."""
     config = config_of()
-    policy, _ = setup(config)
+    policy, own = setup(config)
+    learner = replace(own, fit=replace(own.fit, share_prompts=share_prompts))
     rows = rows_of(rollout_groups(policy, config, varied))
     assert {r.rollout.completion.finish_reason for r in rows} == {"stop", "length"}
-    batch = collate(rows, torch.device("cpu"))
-    for row, mask, ids in zip(rows, batch.completion_mask, batch.token_ids, strict=True):
+    batch = learner.collate(rows)
+    targets = batch.by_completion(batch.rows.targets)
+    given = batch.rows.token_ids.flatten()
+    for row, mask, ids in zip(rows, batch.mask, targets, strict=True):
         trained = ids[mask.bool()].tolist()
         assert tuple(trained) == row.rollout.completion.token_ids
-        assert tuple(ids[: len(row.prompt_ids)].tolist()) == row.prompt_ids
-        assert mask[: len(row.prompt_ids)].sum() == 0
+        assert mask[: len(trained)].all()
         if row.rollout.completion.finish_reason == "stop":
             assert trained[-1] == EOS
-        assert mask[row.length :].sum() == 0
-    noise = torch.randint(0, VOCAB_SIZE, batch.token_ids.shape)
-    beyond = torch.arange(batch.token_ids.shape[1]) >= torch.tensor([row.length for row in rows]).unsqueeze(1)
-    other = torch.where(beyond, noise, batch.token_ids)
-    assert not torch.equal(other, batch.token_ids)
-    for ids in (other, batch.token_ids):
-        scores = token_scores(policy.model, ids, batch.completion_mask, 0.9)
-        (scores.logprobs * batch.completion_mask).sum().backward()
-        found = gradients(policy.model)
-        if ids is other:
-            expected = found
-    assert_same_gradient(found, expected)
+            assert EOS not in trained[:-1]
+    if share_prompts:
+        assert EOS not in given  # it is predicted, and never read
+        return
+    noise = torch.randint(0, VOCAB_SIZE, batch.rows.token_ids.shape)
+    beyond = torch.arange(noise.shape[1]) >= torch.tensor([row.length - 1 for row in rows]).unsqueeze(1)
+    other = replace(batch.rows, token_ids=torch.where(beyond, noise, batch.rows.token_ids))
+    assert not torch.equal(other.token_ids, batch.rows.token_ids)
+    found = []
+    for each in (other, batch.rows):
+        learner.token_scores(each).logprobs.sum().backward()
+        found.append(gradients(policy.model))
+    assert_same_gradient(*found)
 
 
 def test_the_end_token_alone_has_a_gradient():
@@ -238,18 +251,19 @@ def test_the_end_token_alone_has_a_gradient():
 
 
 def test_zero_advantages_cost_no_forward_and_stay_in_the_denominators(monkeypatch):
-    config = config_of(micro=64)
+    config = config_of(micro=1000)
     policy, learner = setup(config)
-    rows = rows_of(rollout_groups(policy, config, only_the_first))
+    groups = rollout_groups(policy, config, only_the_first)
+    rows = rows_of(groups)
     calls = count_forwards(monkeypatch)
     accumulate_gradients(learner, rows, config)
-    assert calls == [(True, GROUP)]
+    assert calls == [(True, tokens_of(groups[:1]))]
     skipping = gradients(policy.model)
     # the same with nothing skipped
     monkeypatch.setattr("grpo.update.contributing", lambda rows, beta: list(rows))
     calls.clear()
     accumulate_gradients(learner, rows, config)
-    assert calls == [(True, 4 * GROUP)]
+    assert calls == [(True, tokens_of(groups))]
     assert_same_gradient(skipping, gradients(policy.model))
 
 
@@ -283,7 +297,7 @@ def test_excluded_rollouts_are_not_trained_and_not_counted():
 @pytest.mark.parametrize("reward", [constant, lambda i, j: None], ids=["equal", "excluded"])
 def test_a_step_with_nothing_to_train_moves_nothing(reward, monkeypatch):
     """Invariant 5: AdamW's momentum and weight decay would move the weights, so the optimizer is not called."""
-    config = config_of(micro=64)
+    config = config_of(micro=1000)
     policy, learner = setup(config)
     first = update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
     assert first["applied"] == 1.0
@@ -298,7 +312,7 @@ def test_a_step_with_nothing_to_train_moves_nothing(reward, monkeypatch):
     assert stats["clip_fraction"] is None
     assert all(p.grad is None for p in policy.model.parameters())
     if reward is constant:
-        assert calls == [(False, GROUP)]  # one group is scored all the same
+        assert calls == [(False, tokens_of(groups[:1]))]  # one group is scored all the same
         assert 0 <= stats["logprob_mismatch"] < 1e-4
         assert stats["logprob_mismatch_max"] < 1e-4
 
@@ -367,32 +381,34 @@ def test_the_first_of_several_updates_is_on_policy_and_the_later_ones_are_clippe
 @pytest.mark.parametrize(
     ("updates", "beta", "expected"),
     [
-        (1, 0.0, [(True, 16)]),  # no forward for pi_old
-        (1, 0.1, [(False, 16), (True, 16)]),  # the reference
-        (2, 0.0, [(False, 16)] * 2 + [(True, 16)] * 2),  # pi_old once for each sequence
-        (2, 0.1, [(False, 16)] * 4 + [(True, 16)] * 2),
+        (1, 0.0, [True]),  # no forward for pi_old
+        (1, 0.1, [False, True]),  # the reference
+        (2, 0.0, [False] * 2 + [True] * 2),  # pi_old once for each sequence
+        (2, 0.1, [False] * 4 + [True] * 2),
     ],
 )
 def test_forwards_are_as_few_as_the_design_says(updates, beta, expected, monkeypatch):
-    config = config_of(updates=updates, micro=64, beta=beta)
+    config = config_of(updates=updates, micro=1000, beta=beta)
     policy, learner = setup(config)
     reference = Reference.of(policy) if beta else None
     groups = rollout_groups(policy, config, varied)
     calls = count_forwards(monkeypatch)
-    scored = [scored_rows(learner, reference, batch, config) for batch in split_updates(groups, updates, 1, 0, 0)]
+    batches = split_updates(groups, updates, 1, 0, 0)
+    scored = [scored_rows(learner, reference, batch, config) for batch in batches]
     for index, rows in enumerate(scored):
         update(learner, rows, config, 1e-3, step=index)
-    assert calls == expected
+    assert [grad for grad, _ in calls] == expected
+    assert sum(tokens for _, tokens in calls) == len(expected) // updates * tokens_of(groups)
 
 
 def test_old_logprobs_are_spent_only_on_rows_that_train(monkeypatch):
-    config = config_of(updates=2, micro=64)
+    config = config_of(updates=2, micro=1000)
     policy, learner = setup(config)
     groups = rollout_groups(policy, config, only_the_first)
     calls = count_forwards(monkeypatch)
     for batch in split_updates(groups, 2, 1, 0, 0):
         scored_rows(learner, None, batch, config)
-    assert calls == [(False, GROUP)]
+    assert calls == [(False, tokens_of(groups[:1]))]
 
 
 @pytest.mark.parametrize("updates", [1, 2])
@@ -428,8 +444,9 @@ def test_the_gate_stops_on_another_temperature():
     config = config_of()
     policy, learner = setup(config)
     groups = rollout_groups(policy, config, varied)
+    sharper = replace(learner.fit, shape=replace(learner.fit.shape, temperature=0.5))
     with pytest.raises(UserError, match="log-probs"):
-        update(replace(learner, temperature=0.5), rows_of(groups), config, 1e-3)
+        update(replace(learner, fit=sharper), rows_of(groups), config, 1e-3)
 
 
 def test_the_gate_stops_on_nan():
@@ -463,15 +480,48 @@ def test_mini_batches_are_whole_groups_each_used_once():
     assert split_updates(groups, 1, 1, 0, 0) == [groups]
 
 
-def test_micro_batches_hold_every_row_once():
+@pytest.mark.parametrize("share_prompts", [True, False])
+def test_micro_batches_hold_every_row_once_and_keep_to_the_budget(share_prompts):
     config = config_of()
     policy, _ = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
-    for size in (1, 3, 64):
-        batches = micro_batches(rows, size)
-        assert max(len(batch) for batch in batches) <= size
+    random.Random(0).shuffle(rows)
+    for budget in (1, 30, 60, 100, 1000):
+        cut = Cut(budget, share_prompts)
+        batches = cut.micro_batches(rows)
+        for batch in batches:
+            assert len(batch) == 1 or model_input(batch, CPU, share_prompts=share_prompts).token_ids.numel() <= budget
         assert sorted(id(row) for batch in batches for row in batch) == sorted(id(row) for row in rows)
-    assert micro_batches([], 4) == []
+    assert len(batches) == 1
+    assert cut.micro_batches([]) == []
+
+
+def test_a_group_that_fits_is_not_cut():
+    config = config_of()
+    policy, _ = setup(config)
+    rows = rows_of(rollout_groups(policy, config, varied))
+    largest = max(
+        model_input(list(group), CPU, share_prompts=True).token_ids.numel() + GROUP
+        for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)
+    )
+    for budget in (largest, largest + 20):
+        for batch in Cut(budget).micro_batches(rows):
+            assert len(batch) % GROUP == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 40])
+def test_processes_share_the_tokens_evenly_and_siblings_stay_together(size):
+    config = config_of()
+    policy, _ = setup(config)
+    rows = rows_of(rollout_groups(policy, config, varied))
+    shares = Cut(1000).share(rows, World(0, size))
+    assert len(shares) == size
+    assert sorted(id(row) for own in shares for row in own) == sorted(id(row) for row in rows)
+    tokens = [model_input(own, CPU, share_prompts=True).token_ids.numel() if own else 0 for own in shares]
+    longest = max(row.length for row in rows)
+    assert max(tokens) <= sum(tokens) / size + 2 * longest  # half a row more at either end, a prompt again
+    prompts = [len({row.prompt_ids for row in own}) for own in shares if own]
+    assert sum(prompts) <= 4 + size - 1  # no more cuts than processes need
 
 
 def test_weights_move_by_the_learning_rate_that_is_given():

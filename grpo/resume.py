@@ -1,0 +1,102 @@
+"""Going on from a checkpoint, and saving one when it is due: what the loop asks of `grpo.checkpoint`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from grpo import rng_state
+from grpo.checkpoint import TrainState, last_good, load_checkpoint, read_state, save_checkpoint, tidy
+from grpo.config import CheckpointConfig
+from grpo.errors import UserError
+from grpo.files import flush, must_write
+from grpo.learner import Learner
+from grpo.parallel import is_main
+from grpo.reference import Reference
+from grpo.rollouts import RolloutSource, drop_completions
+from grpo.run_identity import differences, shown
+
+log = logging.getLogger("grpo")
+
+
+def resume(
+    out: Path,
+    learner: Learner,
+    reference: Reference | None,
+    source: RolloutSource,
+    config: CheckpointConfig,
+    identity: dict[str, Any],
+    accept_changes: bool = False,
+) -> TrainState:
+    """The state of the last good checkpoint in `out`, put back; a fresh one when there is none.
+
+    Which one it is, the main process says: on a network drive another may not see it yet.
+
+    Raises:
+        UserError: none of the checkpoints is good, or they are of a run with another `identity`.
+    """
+    last, changed, failure = None, [], None
+    if is_main():
+        try:
+            last = last_good(out / "checkpoints")
+            changed = changed_data(last, identity, accept_changes) if last is not None else []
+        except UserError as error:
+            failure = str(error)
+    last, changed, failure = learner.world.gather((last, changed, failure))[0]
+    if failure is not None:
+        raise UserError(failure)
+    if last is None:
+        return TrainState(identity=identity)
+    state = load_checkpoint(last, learner, reference)
+    state.identity = identity
+    source.load_state(state.source, anew=changed)
+    if learner.world.rank < len(state.rng):
+        rng_state.restore(state.rng[learner.world.rank])
+    if is_main():
+        drop_completions(out, state.step)
+        tidy(last, config.keep)
+    log.warning("going on from step %d (%s)", state.step, last)
+    return state
+
+
+def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) -> list[str]:
+    """The tasks whose prompts are not those of the checkpoint, if the user accepts that.
+
+    Raises:
+        UserError: the checkpoint was made with something else.
+    """
+    found = differences(read_state(last).identity, identity)
+    if found.matter and not accept_changes:
+        raise UserError(
+            f"the checkpoint '{last}' was made with something else ({shown(found.matter)}): give another output "
+            "folder, or go on all the same with --accept-changes (in Python: accept_changes=True)"
+        )
+    if found.matter:
+        log.warning("going on with changes: %s", shown(found.matter))
+    if found.rounding:
+        log.warning(
+            "the checkpoint was made under other conditions (%s): the data and the schedule go on as they "
+            "were, but sums round differently, so the run will not equal the uninterrupted one bit for bit",
+            shown(found.rounding),
+        )
+    return found.data
+
+
+def save_if_due(
+    out: Path,
+    state: TrainState,
+    learner: Learner,
+    reference: Reference | None,
+    source: RolloutSource,
+    config: CheckpointConfig,
+) -> None:
+    """Checkpoint when `every` steps have gone by since the last one (or the last that the disk did not take)."""
+    if config.every and state.step - state.saved_step >= config.every:
+        state.source, state.saved_step = source.state(), state.step
+        state.rng = learner.world.gather(rng_state.capture())
+        if is_main():
+            with must_write(out / "metrics.jsonl", 0):
+                flush(out / "metrics.jsonl")  # rows of steps that will not be done again
+        save_checkpoint(out / "checkpoints", config.keep, state, learner, reference)

@@ -1,0 +1,316 @@
+"""Kill a tiny training with SIGKILL at random moments, resume it until it is done, compare it with one left alone.
+
+    python tests/faults/torture.py N [SEED]     N trials of each kind of run; exit 1 when one of them differs
+
+A moment is before, inside or shortly after one of the events of a run: sampling, a reward call, an update, a sync, each
+file written, flushed, renamed or removed, each line of metrics.jsonl. Every attempt is a forked process of its own, so
+that the imports are paid for once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve()
+sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent.parent)]
+
+import torch  # noqa: E402
+from conftest import make_model, make_tokenizer  # noqa: E402
+
+from grpo import durable, files, metrics, trainer  # noqa: E402
+from grpo.config import DataConfig, RLConfig, RuntimeConfig  # noqa: E402
+from grpo.data import build_prompts  # noqa: E402
+from grpo.engine_local import LocalEngine  # noqa: E402
+from grpo.policy import Policy  # noqa: E402
+from grpo.prompts import Task  # noqa: E402
+from grpo.scoring import Reward  # noqa: E402
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {
+        "rollout_prompts": 4,
+        "inner_epochs": 2,
+        "loss": {"beta": 0.05},
+        "reference_every": 3,
+        "optimizer": {"lr": 5e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 1e-4, "weight_decay": 0.1},
+    },
+    "lora": {"rollout_prompts": 4, "lora": {"r": 4, "alpha": 8, "dropout": 0.2}, "loss": {"beta": 0.05}},
+    "pooled": {
+        "dynamic_sampling": {"reward": "digits", "max_draws": 3},
+        "difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2},
+        "loss": {"beta": 0.05, "kl": {"estimator": "k1", "placement": "reward"}},
+    },
+}
+STEPS = 12
+EVERYWHERE = ("sampling", "reward", "update", "sync")  # events of all processes of a run
+PATIENCE = 120.0  # seconds for one attempt
+Watch = Callable[[str], None]
+
+
+on_reward: list[Callable[[], None]] = [lambda: None]
+
+
+def digits(completions: list[str], **_: Any) -> list[float]:
+    """Share of digits, and a little of Python's global generator."""
+    on_reward[0]()
+    return [sum(c.isdigit() for c in text) / max(1, len(text)) + 1e-3 * random.random() for text in completions]
+
+
+def config_of(kind: str) -> RLConfig:
+    base: dict[str, Any] = {
+        "steps": STEPS,
+        "group_size": 4,
+        "prompts_per_step": 2,
+        "sampling": {"max_tokens": 8},
+        "optimizer": {"lr": 5e-3},
+        "micro_batch_tokens": 100,
+        "checkpoint": {"every": 2, "keep": 2},
+    }
+    return RLConfig.model_validate(base | KINDS[kind])
+
+
+def train(model: Path, out: Path, kind: str) -> None:
+    rows = [{"prompt": f"q{i}", "id": str(i)} for i in range(7)]
+    prompts = build_prompts(rows, DataConfig(path="d", template="{prompt}="), make_tokenizer())
+    torch.set_num_threads(1)
+    random.seed(3)
+    tasks = {"default": Task(prompts, [Reward("digits", digits)])}
+    trainer.train(str(model), tasks, config_of(kind), out, seed=1, runtime=RuntimeConfig(device="cpu"))
+
+
+def watch(event: Watch) -> None:
+    """Call `event(name)` before everything that a kill may interrupt. Of this process, for good."""
+
+    def before(owner: Any, name: str, label: Callable[..., str]) -> None:
+        original = getattr(owner, name)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            event(label(*arguments, **options))
+            return original(*arguments, **options)
+
+        setattr(owner, name, watched)
+
+    before(LocalEngine, "generate", lambda *_, **__: "sampling")
+    before(LocalEngine, "sync", lambda *_, **__: "sync")
+    before(trainer, "update", lambda *_, **__: "update")
+    before(trainer, "save_completions", lambda *_, **__: "completions")
+    _half_written(event)
+    before(Policy, "save", lambda *_: "model")
+    before(durable, "write_text", lambda file, _: f"write {file.name}")
+    before(files, "flush", lambda path: f"flush {_generic(path)}")
+    before(durable, "flush", lambda path: f"flush {_generic(path)}")
+    before(files.os, "replace", lambda _, to: f"rename {_generic(Path(to))}")
+    before(shutil, "rmtree", lambda path, *_, **__: f"remove {_generic(Path(path))}")
+    on_reward[0] = lambda: event("reward")
+
+
+def _half_written(event: Watch) -> None:
+    """Of tensors and of a line of metrics.jsonl, half is there when the event comes."""
+    save, append = durable.save_file, metrics.append_text
+
+    def save_file(tensors: dict[str, torch.Tensor], file: Path) -> None:
+        save(tensors, file)
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        event(f"half of {file.name}")
+        file.write_bytes(whole)
+
+    def append_text(file: Path, text: str) -> None:
+        size = file.stat().st_size
+        with file.open("a") as out:
+            out.write(text[: len(text) // 2])
+        event("half a line of metrics.jsonl")
+        os.truncate(file, size)
+        append(file, text)
+
+    durable.save_file, metrics.append_text = save_file, append_text
+
+
+def _generic(path: Path) -> str:
+    """Without the number of the step."""
+    return "step" if path.name.lstrip(".").startswith("step-") else path.name
+
+
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL so many seconds after the `count`-th event of a run that bears this name."""
+
+    name: str
+    count: int
+    after: float
+
+    def watcher(self) -> Watch:
+        left = self.count
+
+        def event(name: str) -> None:
+            nonlocal left
+            left -= name == self.name
+            if left == 0 and name == self.name:
+                if not self.after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                threading.Timer(self.after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+        return event
+
+
+def attempt(model: Path, out: Path, kind: str, processes: int, kill: Kill | None, rank_killed: int = 0) -> bool:
+    """One start of the command; whether it ended by itself. All processes of it are gone afterwards.
+
+    Raises:
+        RuntimeError: it failed by itself.
+    """
+    port = _free_port()
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            _child(model, out, kind, processes, rank, port, kill if rank == rank_killed else None)
+        children.append(child)
+    ends = [_end(child) for child in children]
+    if all(code == 0 for code in ends):
+        return True
+    if kill is None or ends[rank_killed] != -signal.SIGKILL:
+        log = out.with_suffix(".log").read_text()
+        raise RuntimeError(f"{kind}, {kill}: ended with {ends}\n{log[-3000:]}")
+    return False
+
+
+def _child(model: Path, out: Path, kind: str, processes: int, rank: int, port: int, kill: Kill | None) -> None:
+    code = 1
+    try:
+        log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        if processes > 1:
+            os.environ |= {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if kill is not None:
+            watch(kill.watcher())
+        train(model, out, kind)
+        code = 0
+    except BaseException:  # noqa: BLE001  a forked child must never return into the parent's code
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _end(child: int) -> int:
+    """The exit code of a child, or minus the signal; one that does not end is a failure."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 124
+
+
+def fingerprint(out: Path) -> dict[str, str]:
+    """Everything that has to be equal: weights, optimizer, metrics but for times, completions, the sampler's state."""
+    found = {}
+    for file in sorted(path for path in out.rglob("*") if path.is_file()):
+        name = str(file.relative_to(out))
+        data: Any = file.read_bytes()
+        if file.name == "metrics.jsonl":
+            rows = [json.loads(line) for line in data.splitlines()]
+            assert [row["step"] for row in rows] == list(range(1, STEPS + 1)), f"{file}: steps"
+            data = [{k: v for k, v in r.items() if not k.startswith(("seconds", "tokens_per"))} for r in rows]
+        elif file.name == "state.json":
+            data = {key: value for key, value in json.loads(data).items() if key != "seconds"}
+        elif file.name == "manifest.json":  # the checksum of state.json
+            continue
+        found[name] = hashlib.sha256(data if isinstance(data, bytes) else json.dumps(data).encode()).hexdigest()
+    return found
+
+
+def events_of(model: Path, out: Path, kind: str) -> list[str]:
+    """The events of a whole run of one process, in order."""
+    notes = out.with_suffix(".events")
+    child = os.fork()
+    if child == 0:
+        lines = notes.open("w", buffering=1)
+        watch(lambda name: print(name, file=lines))
+        _child(model, out, kind, 1, 0, 0, None)
+    if _end(child) != 0:
+        raise RuntimeError(out.with_suffix(".log").read_text()[-3000:])
+    return notes.read_text().splitlines()
+
+
+def choose(rng: random.Random, events: list[str], trial: int) -> Kill:
+    """Every kind of event in turn, one of its occurrences, at once or a moment later."""
+    names = sorted(set(events), key=lambda name: hashlib.sha256(name.encode()).digest())
+    name = names[trial % len(names)]
+    return Kill(name, rng.randint(1, events.count(name)), rng.choice([0.0, 0.0, rng.uniform(0, 0.02)]))
+
+
+def torture(folder: Path, kind: str, trials: int, seed: int, processes: int = 1, say: Any = print) -> list[str]:
+    """The trials that did not end as the run left alone; each is killed once to three times."""
+    model = folder / "model"
+    if not model.exists():
+        make_model("qwen2", initializer_range=0.08).save_pretrained(model)
+        make_tokenizer().save_pretrained(model)
+    rng = random.Random(f"{seed}-{kind}-{processes}")
+    events = events_of(model, folder / f"{kind}-{processes}-events", kind)
+    alone = folder / f"{kind}-{processes}-alone"
+    attempt(model, alone, kind, processes, None)
+    expected = fingerprint(alone)
+    say(f"{kind}, {processes} process(es): {len(events)} moments of {len(set(events))} kinds")
+    different = []
+    for trial in range(trials):
+        out = folder / f"{kind}-{processes}-{trial}"
+        story = []
+        for turn in range(rng.randint(1, 3)):
+            kill = choose(rng, events, trial + 7 * turn)
+            rank = rng.randrange(processes) if kill.name in EVERYWHERE else 0  # the main process writes
+            if attempt(model, out, kind, processes, kill, rank):
+                break
+            newest = out / "checkpoints" / "latest"
+            at = newest.read_text().strip() if newest.exists() else "no checkpoint"
+            story.append(f"{kill.name} #{kill.count} +{1000 * kill.after:.1f} ms ({at})")
+        attempt(model, out, kind, processes, None)
+        found = fingerprint(out)
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        verdict = "equal" if not wrong else f"DIFFERENT: {', '.join(wrong[:5])}"
+        say(f"  {trial + 1:3d}. killed at {', then '.join(story) or 'nothing: it was over'}: {verdict}")
+        if wrong:
+            different.append(f"{kind} {trial + 1}: {', '.join(wrong[:5])}")
+        else:
+            shutil.rmtree(out)
+    return different
+
+
+def main(trials: int, seed: int) -> int:
+    print(f"SIGKILL, {trials} trials a kind of run, seed {seed}, torch {torch.__version__}")
+    different: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        for kind in KINDS:
+            different += torture(Path(name), kind, trials, seed)
+        different += torture(Path(name), "full", max(1, trials // 4), seed, processes=2)
+    print(f"{len(different)} trials ended differently" if different else "all trials ended as the runs left alone")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))

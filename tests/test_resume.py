@@ -1,0 +1,288 @@
+"""Going on: with what was recorded, not with something else unnoticed, and never two runs in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_trainer import CPU, Killed, completions, config_of, digits, interrupt_at, rows_of, run, task_of, weights
+
+from grpo.config import EngineConfig, RuntimeConfig
+from grpo.errors import UserError
+from grpo.metrics import MetricsWriter
+from grpo.parallel import World
+from grpo.prompts import Task
+from grpo.run_identity import differences, digest, identify
+from grpo.run_lock import LOCK, lock_run
+from grpo.scoring import Reward
+from grpo.trainer import train
+
+ALONE = World()
+
+
+def drawing(completions: list[str], **_: Any) -> list[float]:
+    """A reward that uses every global generator."""
+    return [random.random() + np.random.random() + float(torch.rand(())) for _ in completions]
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def killed_at(step: int, folder: Path, out: Path, config: Any, tasks: Any = None) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, step)
+        with pytest.raises(Killed):
+            run(folder, out, config, tasks)
+
+
+def test_the_global_generators_go_on_where_they_were(tiny_model_folder, tmp_path):
+    config, tasks = config_of(), {"default": task_of(drawing)}
+    seed_all(5)
+    run(tiny_model_folder, tmp_path / "whole", config, tasks)
+    seed_all(5)
+    killed_at(5, tiny_model_folder, tmp_path / "cut", config, tasks)
+    seed_all(6)
+    run(tiny_model_folder, tmp_path / "cut", config, tasks)
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+    assert completions(tmp_path / "cut") == completions(tmp_path / "whole")
+
+
+# ---- what a run follows from
+
+
+def identity(tasks: Any = None, model: str = "some/model", seed: int = 1, **settings: Any) -> dict[str, Any]:
+    runtime = settings.pop("runtime", CPU)
+    config = config_of(**settings)
+    return identify(model, tasks or {"default": task_of()}, config, seed, EngineConfig(), runtime, ALONE)
+
+
+def edited(completions: list[str], **_: Any) -> list[float]:
+    return [0.5 for _ in completions]
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "setting": ({"optimizer": {"lr": 1e-3}}, "optimizer.lr: 0.005 -> 0.001"),
+    "steps": ({"steps": 7}, "steps: 6 -> 7"),
+    "seed": ({"seed": 2}, "seed: 1 -> 2"),
+    "model": ({"model": "another/model"}, "model: some/model -> another/model"),
+    "dtype": ({"runtime": RuntimeConfig(device="cpu", dtype="bfloat16")}, "runtime.dtype: float32 -> bfloat16"),
+    "data": ({"tasks": {"default": task_of(count=5)}}, "tasks.default.prompts: "),
+    "weight": (
+        {"tasks": {"default": replace(task_of(), rewards=[Reward("digits", digits, 2.0)])}},
+        "tasks.default.rewards.digits.weight: 1.0 -> 2.0",
+    ),
+    "reward": (
+        {"tasks": {"default": replace(task_of(), rewards=[Reward("digits", edited)])}},
+        "tasks.default.rewards.digits.fn: digits -> edited",
+    ),
+    "share": ({"tasks": {"default": replace(task_of(), share=0.5)}}, "tasks.default.share: 1.0 -> 0.5"),
+    "section": ({"lora": {"r": 4, "alpha": 8}}, "lora.r: (not set) -> 4"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_matters_is_told_key_by_key(name):
+    settings, phrase = CHANGES[name]
+    found = differences(identity(), identity(**settings))
+    assert any(change.startswith(phrase) for change in found.matter), found
+    assert found.rounding == []
+    assert found.data == (["default"] if name == "data" else [])
+
+
+def test_what_does_not_matter_is_free_and_rounding_is_told_apart():
+    free = {"checkpoint": {"every": 1}, "runtime": RuntimeConfig(device="cpu", log_level="debug")}
+    assert differences(identity(), identity(**free)) == differences(identity(), identity())
+    assert differences(identity(), identity()).matter == []
+    found = differences(identity(), identity(micro_batch_size=3, runtime=RuntimeConfig(device="cpu", threads=2)))
+    assert found.matter == []
+    assert sorted(found.rounding) == ["micro_batch_size: 5 -> 3", "runtime.threads: None -> 2"]
+    other = {**identity(), "machine.torch": "1.0", "machine.processes": 2}
+    assert differences(other, identity()).matter == []
+    assert len(differences(other, identity()).rounding) == 2
+
+
+def test_a_model_folder_counts_by_its_content(tiny_model_folder, tmp_path):
+    shutil.copytree(tiny_model_folder, tmp_path / "moved")
+    same = identity(model=str(tmp_path / "moved"))
+    assert same == identity(model=str(tiny_model_folder))
+    with (tmp_path / "moved" / "model.safetensors").open("r+b") as weights_file:
+        weights_file.seek(-1, os.SEEK_END)
+        weights_file.write(b"\x01")
+    assert same != identity(model=str(tmp_path / "moved"))
+
+
+def test_a_changed_run_is_refused_and_goes_on_when_accepted(tiny_model_folder, tmp_path, caplog):
+    config = config_of()
+    killed_at(5, tiny_model_folder, tmp_path, config)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    changed = config_of(optimizer={"lr": 1e-3}, advantage={"scale": "none"})
+    with pytest.raises(UserError, match=r"optimizer\.lr: 0\.005 -> 0\.001") as error:
+        run(tiny_model_folder, tmp_path, changed)
+    assert "advantage.scale: group -> none" in str(error.value)
+    assert "--accept-changes" in str(error.value)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    tasks = {"default": task_of()}
+    with caplog.at_level("WARNING", "grpo"):
+        train(str(tiny_model_folder), tasks, changed, tmp_path, seed=1, runtime=CPU, accept_changes=True)
+    assert "going on with changes: advantage.scale: group -> none; optimizer.lr" in caplog.text
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert [row["lr"] for row in rows_of(tmp_path)] == [5e-3] * 4 + [1e-3] * 2
+    run(tiny_model_folder, tmp_path, changed)  # they are the run's own from then on
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"dynamic_sampling": {"reward": "digits"}, "difficulty": {"reward": "digits"}}]
+)
+def test_accepted_data_begins_at_its_first_epoch(settings, tiny_model_folder, tmp_path):
+    config = config_of(**settings)
+    killed_at(5, tiny_model_folder, tmp_path, config, {"default": task_of(), "kept": task_of(count=9, name="kept")})
+    tasks = {"default": task_of(count=2), "kept": task_of(count=9, name="kept")}
+    with pytest.raises(UserError, match=r"tasks\.default\.prompts"):
+        run(tiny_model_folder, tmp_path, config, tasks)
+    train(str(tiny_model_folder), tasks, config, tmp_path, seed=1, runtime=CPU, accept_changes=True)
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_machine_is_a_warning_that_says_what_it_means(tiny_model_folder, tmp_path, caplog, monkeypatch):
+    config = config_of()
+    killed_at(5, tiny_model_folder, tmp_path, config)
+    monkeypatch.setattr("grpo.run_identity._cpu", lambda: "another CPU")
+    with caplog.at_level("WARNING", "grpo"):
+        run(tiny_model_folder, tmp_path, config_of(micro_batch_size=3))
+    (line,) = [record.message for record in caplog.records if "other conditions" in record.message]
+    assert "-> another CPU" in line
+    assert "micro_batch_size: 5 -> 3" in line
+    assert "not equal the uninterrupted one bit for bit" in line
+
+
+def test_a_column_that_is_no_json_is_the_same_in_the_next_process():
+    class Image:
+        pass
+
+    first, second = ([[prompt.id, Image()] for prompt in task_of().prompts] for _ in range(2))
+    assert digest(first) == digest(second) != digest([])
+
+
+# ---- metrics.jsonl
+
+
+def test_metrics_have_each_step_once_whatever_is_in_the_file(tmp_path, caplog):
+    file = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1}', '{"step": 2, "a": 1}', '{"step": 2, "a": 2}', "null", "[1]", '{"step": 3}', '{"step": 4}']
+    file.write_bytes("\n".join(lines).encode() + b'\n{"step": 5, "x": "\xff\n\0\0\0\0')
+    writer = MetricsWriter(file, done=3)
+    assert writer.last == {"step": 3}
+    writer.write({"step": 4})
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [
+        {"step": 1}, {"step": 2, "a": 2}, {"step": 3}, {"step": 4}]  # fmt: skip
+    assert "lost" not in caplog.text
+    file.unlink()
+    writer.write({"step": 5})
+    assert "was removed while the run wrote to it" in caplog.text
+    MetricsWriter(file, done=5)
+    assert "lost the rows of 4 earlier steps" in caplog.text
+
+
+# ---- one run to a folder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from grpo.parallel import World
+from grpo.run_lock import lock_run
+with lock_run(Path(sys.argv[1]), World(), shared="shared" in sys.argv):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Another process that holds the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_run_is_refused_and_a_dead_one_does_not_block(tiny_model_folder, tmp_path):
+    other = hold(tmp_path / "run")
+    try:
+        with pytest.raises(UserError, match=rf"another run \(process {other.pid} on .*\) is writing to") as error:
+            run(tiny_model_folder, tmp_path / "run", config_of(steps=1))
+        assert "\n" not in str(error.value)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert (tmp_path / "run" / LOCK).exists()
+    run(tiny_model_folder, tmp_path / "run", config_of(steps=1))
+    assert not (tmp_path / "run" / LOCK).exists()
+    assert weights(tmp_path / "run")
+
+
+def test_stages_share_the_run_folder_and_the_pipeline_does_not(tmp_path):
+    other = hold(tmp_path, "shared")
+    try:
+        with lock_run(tmp_path, ALONE, shared=True):
+            pass
+        with pytest.raises(UserError, match="another run"), lock_run(tmp_path, ALONE):
+            pass
+        assert (tmp_path / LOCK).exists()
+    finally:
+        other.kill()
+        other.wait()
+    with lock_run(tmp_path, ALONE), lock_run(tmp_path, ALONE):  # a stage of the pipeline asks again
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_start_leaves_no_folder(tmp_path):
+    with pytest.raises(RuntimeError), lock_run(tmp_path / "runs" / "a", ALONE):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removed_run_folder_stops_the_run(tiny_model_folder, tmp_path):
+    out = tmp_path / "run"
+
+    def removing(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        if trainer_state.global_step == 3:
+            shutil.rmtree(out)
+        return digits(completions)
+
+    tasks = {"default": Task(task_of().prompts, [Reward("digits", removing)])}
+    with pytest.raises(UserError, match=r"run folder .* was removed or replaced"):
+        run(tiny_model_folder, out, config_of(), tasks)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "completions"])
+def test_a_folder_removed_under_the_run_is_made_again(what, tiny_model_folder, tmp_path):
+    def removing(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+        if trainer_state.global_step == 3:
+            shutil.rmtree(tmp_path / what)
+        return digits(completions)
+
+    tasks = {"default": Task(task_of().prompts, [Reward("digits", removing)])}
+    run(tiny_model_folder, tmp_path, config_of(), tasks)
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert (tmp_path / "checkpoints" / "latest").read_text() == "step-000006\n"
