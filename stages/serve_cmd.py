@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo.errors import UserError
@@ -17,7 +16,7 @@ EXAMPLES = """\
   grpo serve my.yaml                                        every address of engine.server.urls on this machine
   grpo serve my.yaml --url http://localhost:8001            this one alone
   CUDA_VISIBLE_DEVICES=1 grpo serve my.yaml runtime.dtype=bfloat16
-  grpo serve tiny.yaml --init runs/tiny/0-base/model        a model of this kind; a run brings its own weights
+  grpo serve tiny.yaml --init runs/base/0-base/model        a model of the same sizes; a run brings its own weights
 then, elsewhere: grpo run my.yaml engine=vllm-server"""
 
 
@@ -30,9 +29,6 @@ def serve_command(arguments: list[str]) -> int:
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped config")
     parser.add_argument("--init", metavar="MODEL", help="model folder or hub name (default: the base model)")
-    parser.add_argument(
-        "--out", metavar="DIR", help="run folder whose base model is served (default: runs/<config name>)"
-    )
     parser.add_argument("--url", metavar="URL", help="address to serve at (default: those of engine.server.urls)")
     add_overrides(parser)
     chosen = parser.read(arguments)
@@ -52,21 +48,13 @@ def serve_command(arguments: list[str]) -> int:
     if not urls:
         named = chosen.url or ", ".join(config.engine.server.urls)
         raise UserError(f"{named}: not an address of this machine; give --url, or run this where it is")
-    run = Path(chosen.out) if chosen.out else Path("runs") / Path(chosen.config).stem
-    return _serve(config, _sampled(config, chosen.init or _base(config, run)), urls)
-
-
-def _base(config: RecipeConfig, run: Path) -> str:
-    """The base model's name or folder."""
-    if config.base.model is not None:
-        return config.base.model
-    trained = run / "0-base" / "model"
-    if not trained.is_dir():
+    model = chosen.init or config.base.model
+    if model is None:
         raise UserError(
-            f"the base model is trained by the run, and '{trained}' is not there: first `grpo run ... --until base`, "
-            "or give --init or --out"
+            "the run trains its base model itself: give one of the same sizes, whose weights do not matter: first `grpo run "
+            "CONFIG --out runs/base --until base engine=local`, then --init runs/base/0-base/model"
         )
-    return str(trained)
+    return _serve(config, _sampled(config, model), urls)
 
 
 def _sampled(config: RecipeConfig, model: str) -> Sampled:

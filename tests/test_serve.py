@@ -208,8 +208,7 @@ def test_mistakes_are_one_line(
         assert "model '/no/such': no such folder" in run_here(capsys, config, "--url", url, "--init", "/no/such")
     assert "give addresses like" in run_here(capsys, config, "--url", "localhost:8000")
     assert "'engine.max_rows'" in run_here(capsys, config, "engine.max_rows=0")
-    error = run_here(capsys, "tiny.yaml", "--out", str(tmp_path / "none"))
-    assert "first `grpo run ... --until base`, or give --init or --out" in error
+    assert "then --init runs/base/0-base/model" in run_here(capsys, "tiny.yaml")
 
 
 def test_this_machines_addresses() -> None:
