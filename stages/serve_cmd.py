@@ -51,8 +51,8 @@ def serve_command(arguments: list[str]) -> int:
     model = chosen.init or config.base.model
     if model is None:
         raise UserError(
-            "the run trains its base model itself: give one of the same sizes, whose weights do not matter: first `grpo run "
-            "CONFIG --out runs/base --until base engine=local`, then --init runs/base/0-base/model"
+            "the run trains its base model itself: give one of the same sizes, whose weights do not matter: first "
+            "`grpo run CONFIG --out runs/base --until base engine=local`, then --init runs/base/0-base/model"
         )
     return _serve(config, _sampled(config, model), urls)
 

@@ -292,12 +292,11 @@ def midway(engine: ServerEngine, served: Served, urls: list[str], number: int) -
 
         async def post(client: Any, path: str, body: Any = None, retries: int = 0) -> Any:
             asked = asyncio.ensure_future(ask(client, path, body, retries))
-            if path == GENERATE and server.url not in sent:
-                sent[server.url] = time.monotonic()
-                await asyncio.sleep(0.15)
-                assert not asked.done()
-                served.signal(server.url, number)
-                sent[server.url] = time.monotonic()
+            if path == GENERATE:
+                await asyncio.sleep(0.05)
+                if server.url not in sent and not asked.done():
+                    served.signal(server.url, number)
+                    sent[server.url] = time.monotonic()
             return await asked
 
         return post
