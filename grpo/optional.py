@@ -17,7 +17,16 @@ def check_engine(config: EngineConfig) -> None:
     Raises:
         UserError: the engine asked for is not installed.
     """
-    if config.kind == "vllm" and not vllm_is_there():
+    if config.kind == "vllm":
+        require_vllm("engine.kind=vllm")
+
+
+def require_vllm(wanting: str) -> None:
+    """
+    Raises:
+        UserError: vLLM is not installed; `wanting` is what needs it.
+    """
+    if not vllm_is_there():
         raise UserError(
-            "vLLM is not installed (engine.kind=vllm): pip install -e '.[vllm]' for GPUs, make setup-vllm for a CPU"
+            f"vLLM is not installed ({wanting}): pip install -e '.[vllm]' for GPUs, make setup-vllm for a CPU"
         )

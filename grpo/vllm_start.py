@@ -87,7 +87,7 @@ def start(config: EngineConfig, sampled: Sampled) -> Any:
 
         extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if launched() else {}
         sleeps = own.sleep and sampled.device == "cuda"
-        quiet = {"disable_log_stats": True, "use_tqdm_on_load": False}
+        quiet: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
         return LLM(**settings(config, sampled), **extra, **quiet, enable_sleep_mode=sleeps)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

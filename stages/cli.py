@@ -22,6 +22,7 @@ commands:
   eval     MODEL --data SET   pass@1 and more, as a table and as JSON
   compare  A.json B.json      paired comparison of two evaluations
   score    FILE --reward R    apply reward functions to a JSONL file
+  serve    CONFIG             vLLM servers for engine=vllm-server
   check    CONFIG             what can be wrong before spending compute
   view     RUN                completions, rewards and advantages step by step; --html FILE: a page
 
@@ -64,6 +65,12 @@ def _view(arguments: list[str]) -> int:
     return view_command(arguments)
 
 
+def _serve(arguments: list[str]) -> int:
+    from stages.serve_cmd import serve_command
+
+    return serve_command(arguments)
+
+
 def _score(arguments: list[str]) -> int:
     parser = Parser(
         "grpo score", "Apply reward functions to a JSONL file of {prompt, completion, ...columns}.", SCORE_EXAMPLES
@@ -85,6 +92,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "eval": _eval,
     "compare": _compare,
     "score": _score,
+    "serve": _serve,
     "check": _check,
     "view": _view,
 }

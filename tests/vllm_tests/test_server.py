@@ -1,0 +1,385 @@
+"""Real servers, started by `grpo serve`: log-probs through syncs, faults in the middle of a batch, a run, and the judge
+and the evaluation over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from conftest import EOS, IM_END, make_model, make_tokenizer, model_logprobs, prompt_of, random_prompts
+from test_trainer import config_of, rows_of, task_of
+
+import grpo.weight_transfer as transfer
+from grpo.algorithm import LoraConfig
+from grpo.config import EngineConfig, RuntimeConfig
+from grpo.engine import training_engine
+from grpo.engine_server import GENERATE, ServerEngine
+from grpo.errors import UserError
+from grpo.policy import Policy, load_policy, trainable
+from grpo.server_api import Server
+from grpo.trainer import train
+from grpo.types import Group, Sampling
+from rewards import load_reward
+from stages.cli import main
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+CPU = RuntimeConfig(device="cpu")
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = random_prompts(6)
+LONG = Sampling(group_size=2, max_tokens=250)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3 with a repetition penalty in its generation config, which must not be applied."""
+    made = tmp_path_factory.mktemp("models") / "tiny"
+    model = make_model(
+        "qwen3", end=[EOS, IM_END], head_dim=32, hidden_size=64, num_attention_heads=2, num_key_value_heads=1,
+        initializer_range=0.1, max_position_embeddings=8192,
+    )  # fmt: skip
+    model.generation_config.repetition_penalty = 1.5
+    model.save_pretrained(made)
+    make_tokenizer().save_pretrained(made)
+    return made
+
+
+@dataclass
+class Served:
+    """A running `grpo serve`."""
+
+    process: subprocess.Popen[str]
+    urls: list[str]
+    weights: Path
+    errors: Path
+
+    def tree(self, url: str | None = None) -> list[psutil.Process]:
+        """The processes of one server, or of all."""
+        own = psutil.Process(self.process.pid).children()
+        if url is not None:
+            own = [child for child in own if url.rpartition(":")[2] in child.cmdline()]
+        return [process for child in own for process in (child, *child.children(recursive=True))]
+
+    def signal(self, url: str, number: int) -> None:
+        for process in self.tree(url):
+            process.send_signal(number)
+
+
+@contextmanager
+def serving(folder: Path, tmp: Path, count: int) -> Iterator[Served]:
+    tmp.mkdir(exist_ok=True)
+    urls = []
+    for _ in range(count):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            urls.append(f"http://127.0.0.1:{free.getsockname()[1]}")
+    weights = tmp / "weights"
+    weights.mkdir()
+    tree = {
+        "base": {"model": str(folder)},
+        "engine": {
+            "kind": "vllm-server",
+            "max_rows": 64,
+            "vllm": {"kv_cache_gib": 0.1},
+            "server": {"urls": urls, "folder": str(weights)},
+        },
+        "runtime": {"device": "cpu", "threads": 1},
+        "evaluation": {"math": {"data": {"path": "x.jsonl"}, "max_tokens": 8}},
+    }
+    (tmp / "c.yaml").write_text(json.dumps(tree))
+    with (tmp / "errors").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stages.cli", "serve", str(tmp / "c.yaml")],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    served = Served(process, urls, weights, tmp / "errors")
+    everything: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in urls]
+        assert all("vLLM is ready" in line for line in lines), (lines, served.errors.read_text())
+        everything = served.tree()
+        yield served
+    finally:
+        process.terminate()
+        process.wait(60)
+        for left in everything:
+            if left.is_running():
+                left.kill()
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(folder, tmp_path_factory.mktemp("served"), 2) as served:
+        yield served
+
+
+def config_for(served: Served, urls: list[str] | None = None, **settings: Any) -> EngineConfig:
+    server = {"urls": urls or served.urls, "folder": str(served.weights), "timeout": 120.0, **settings}
+    return EngineConfig.model_validate({"kind": "vllm-server", "max_rows": 64, "server": server})
+
+
+def engine_for(
+    served: Served, folder: Path, urls: list[str] | None = None, lora: LoraConfig | None = None, **settings: Any
+) -> tuple[ServerEngine, Policy]:
+    """An engine without weights of this run, and the policy that it is to get."""
+    policy = load_policy(str(folder), CPU, lora, seed=0)
+    config = config_for(served, urls, **settings)
+    engine = training_engine(config, policy, CPU, name=str(folder), longest=400, model=policy.model, lora=lora)
+    assert isinstance(engine, ServerEngine)
+    return engine, policy
+
+
+@torch.no_grad()
+def move(policy: Policy) -> None:
+    for parameter in trainable(policy.model).values():
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
+def farthest(groups: list[Group], policy: Policy, temperature: float) -> float:
+    """Largest difference between the servers' log-probs and those of a plain forward of the policy."""
+    found = 0.0
+    for group in groups:
+        for rollout in group.rollouts:
+            done = rollout.completion
+            wanted = model_logprobs(policy.model, group.prompt.token_ids, done.token_ids, temperature)
+            found = max(found, float((wanted - torch.tensor(done.logprobs)).abs().max()))
+    return found
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)], ids=["full", "lora"])
+def test_logprobs_are_the_trainers_after_every_sync(two: Served, folder: Path, lora: LoraConfig | None) -> None:
+    engine, policy = engine_for(two, folder, lora=lora)
+    for number in range(4):
+        engine.sync(policy)
+        for temperature in (1.0, 0.7):
+            groups = engine.generate(PROMPTS, Sampling(4, 20, temperature), seed=1, step=number)
+            assert [group.prompt for group in groups] == PROMPTS
+            assert farthest(groups, policy, temperature) < 1e-4
+        move(policy)
+    assert farthest(groups, policy, 0.7) > 0.01  # what stale weights would look like
+    assert not list(two.weights.iterdir())
+
+
+def test_a_group_is_the_same_from_every_server(two: Served, folder: Path) -> None:
+    found = []
+    for urls in ([two.urls[0]], [two.urls[1]], two.urls):
+        engine, policy = engine_for(two, folder, urls)
+        engine.sync(policy)
+        found.append(engine.generate(PROMPTS, Sampling(4, 30), seed=3, step=0))
+    ids = [[rollout.completion.token_ids for group in groups for rollout in group.rollouts] for groups in found]
+    assert ids[0] == ids[1] == ids[2]
+    assert len(set(ids[0])) == len(ids[0])  # and no stream is there twice
+
+
+def test_completions_end_at_every_end_token_and_stop_text(two: Served, folder: Path) -> None:
+    engine, policy = engine_for(two, folder)
+    engine.sync(policy)
+    groups = engine.generate(PROMPTS, Sampling(8, 40, stop=("a", "7b")), seed=3, step=0)
+    ended = set()
+    for group in groups:
+        for rollout in group.rollouts:
+            done = rollout.completion
+            inside = [token for token in done.token_ids[:-1] if token in (EOS, IM_END)]
+            assert not inside
+            if done.finish_reason == "length":
+                assert len(done.token_ids) == 40
+            else:
+                ended.add(done.token_ids[-1])
+            assert "a" not in done.text[:-1]
+    assert ended >= {EOS, IM_END}
+    assert farthest(groups, policy, 1.0) < 1e-4
+
+
+def test_a_sync_of_old_weights_stops_a_run_before_the_first_update(
+    two: Served, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call returns without an error and even has the new version, but the weights are those from before."""
+    first: list[tuple[str, torch.Tensor]] = []
+    send = transfer.send_by_files
+
+    def stale(tensors: Iterator[tuple[str, torch.Tensor]], *rest: Any) -> None:
+        fresh = [(name, tensor.clone()) for name, tensor in tensors]
+        first.extend(fresh if not first else [])
+        send(iter(first), *rest)
+
+    monkeypatch.setattr("grpo.engine_server.send_by_files", stale)
+    with pytest.raises(UserError, match="they do not hold the same weights"):
+        train(str(folder), {"default": task_of()}, config_of(), tmp_path, engine_config=config_for(two), runtime=CPU)
+    assert len(rows_of(tmp_path)) == 1
+
+
+def test_a_run_has_the_trainers_logprobs(two: Served, folder: Path, tmp_path: Path) -> None:
+    train(str(folder), {"default": task_of()}, config_of(), tmp_path, engine_config=config_for(two), runtime=CPU)
+    rows = rows_of(tmp_path)
+    assert len(rows) == 6
+    assert max(row["logprob_mismatch_max"] for row in rows) < 1e-4
+    assert rows[-1]["applied"] == 1.0 or rows[-1]["grad_norm"] > 0
+
+
+def test_a_prefix_cache_that_is_kept_shows(two: Served, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would come of a server that keeps it: older weights' keys and values, seen in the log-probs."""
+    engine, policy = engine_for(two, folder, two.urls[:1])
+    long = [prompt_of(random_prompts(1, seed=7, low=300, high=301)[0].token_ids)]
+    ask = transfer.post_all
+
+    def keep(servers: Any, path: str, body: Any = None) -> Any:
+        if path == "/reset_prefix_cache":
+            return []
+        return ask(servers, path + "&clear_cache=false" if path.startswith("/pause") else path, body)
+
+    engine.sync(policy)
+    engine.generate(long, Sampling(2, 4), seed=0, step=0)
+    move(policy)
+    with monkeypatch.context() as patched:
+        patched.setattr(transfer, "post_all", keep)
+        engine.sync(policy)
+    assert farthest(engine.generate(long, Sampling(2, 4), seed=0, step=1), policy, 1.0) > 1e-3
+    engine.sync(policy)
+    assert farthest(engine.generate(long, Sampling(2, 4), seed=0, step=1), policy, 1.0) < 1e-4
+
+
+def post(url: str, path: str, body: Any = None) -> Any:
+    return transfer.post_all([Server(url, 60.0)], path, body)
+
+
+def test_the_worker_reads_the_trainers_files_only(two: Served, folder: Path, tmp_path: Path) -> None:
+    url = two.urls[0]
+    (two.weights / "a.safetensors").write_bytes(b"something else")
+    (two.weights / "link.safetensors").symlink_to(folder / "model.safetensors")
+    for name, why in [
+        ("../a.safetensors", "not a file of weights"),
+        (str(folder / "model.safetensors"), "not a file of weights"),
+        ("link.safetensors", "not a file of weights"),
+        ("a.bin", "not a file of weights"),
+        ("a.safetensors", "not what the trainer wrote"),
+    ]:
+        post(url, "/pause?mode=abort")
+        post(url, "/start_weight_update")
+        with pytest.raises(UserError, match=why):
+            post(url, "/update_weights", {"update_info": {"name": name, "sha256": "0" * 64}})
+    for file in two.weights.iterdir():
+        file.unlink()
+    engine, policy = engine_for(two, folder)  # it recovers
+    engine.sync(policy)
+    assert farthest(engine.generate(PROMPTS, Sampling(2, 8), seed=0, step=0), policy, 1.0) < 1e-4
+
+
+def midway(engine: ServerEngine, served: Served, urls: list[str], number: int) -> Callable[[], float]:
+    """Sends a signal to these servers while each computes; gives the seconds since then."""
+    sent: dict[str, float] = {}
+
+    def interrupted(server: Server) -> Any:
+        ask = server.post
+
+        async def post(client: Any, path: str, body: Any = None, retries: int = 0) -> Any:
+            asked = asyncio.ensure_future(ask(client, path, body, retries))
+            if path == GENERATE:
+                await asyncio.sleep(0.05)
+                if server.url not in sent and not asked.done():
+                    served.signal(server.url, number)
+                    sent[server.url] = time.monotonic()
+            return await asked
+
+        return post
+
+    for server in engine.servers:
+        if server.url in urls:
+            server.post = interrupted(server)  # type: ignore[method-assign]
+    return lambda: time.monotonic() - max(sent.values())
+
+
+def test_a_stopped_server_is_noticed_in_time(two: Served, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine, policy = engine_for(two, folder)
+    engine.sync(policy)
+    wanted = engine.generate(PROMPTS, LONG, seed=0, step=0)
+    engine, _ = engine_for(two, folder, timeout=20.0, retries=0)
+    engine.sync(policy)
+    since = midway(engine, two, two.urls[1:], signal.SIGSTOP)
+    try:
+        with caplog.at_level(logging.WARNING, "grpo"):
+            groups = engine.generate(PROMPTS, LONG, seed=0, step=0)
+        assert since() < 60
+        assert groups == wanted
+        (line,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+        assert f"{two.urls[1]} is left out from now on: no answer within 20 s" in line
+        engine.sync(policy)  # of the other one
+        engine, _ = engine_for(two, folder, two.urls[:1], timeout=10.0)
+        engine.sync(policy)
+        midway(engine, two, two.urls[:1], signal.SIGSTOP)
+        with pytest.raises(UserError, match=rf"no vLLM server is left: {two.urls[0]}: no answer within 10 s"):
+            engine.generate(PROMPTS, LONG, seed=0, step=0)
+    finally:
+        for url in two.urls:
+            two.signal(url, signal.SIGCONT)
+
+
+def test_the_judge_asks_a_real_server(two: Served, folder: Path) -> None:
+    """A random model's replies hold no verdict: each is an error that is counted, never a 0."""
+    from grpo.scoring import apply_rewards
+
+    for form in ("json_schema", "none"):
+        options = {"model": str(folder), "max_tokens": 64, "response_format": form, "timeout": 120.0}
+        reward = load_reward({"fn": "judge", "kwargs": {"base_url": f"{two.urls[0]}/v1", **options}})
+        table = apply_rewards([reward], ["2+2?"] * 2, ["it is 4", "it is 5"], [[]] * 2, {"answer": ["4", "4"]})
+        assert not table.failed
+        values = table.values["judge"]
+        assert values == [None, None]
+        reasons = [table.errors[row, "judge"] for row in range(2)]
+        assert all("verdict" in reason or "cut" in reason for reason in reasons), reasons
+
+
+def test_a_served_model_is_evaluated(two: Served, folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "q.jsonl"
+    data.write_text("".join(json.dumps({"question": f"{n}+1?", "answer": str(n + 1)}) + "\n" for n in range(3)))
+    words = ["eval", f"openai:{folder}", "--data", str(data), "--base-url", f"{two.urls[0]}/v1", "--max-tokens", "12"]
+    assert main([*words, "--samples", "2", "--out", str(tmp_path / "e.json")]) == 0
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert (found["n_problems"], found["failed_requests"]) == (3, 0)
+    assert found["mean_tokens"] > 0
+
+
+def test_a_killed_server_is_noticed_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
+    """In this order: one of two, the other one, then `grpo serve` has nothing to do any more."""
+    with serving(folder, tmp_path / "served", 2) as served:
+        engine, policy = engine_for(served, folder)
+        engine.sync(policy)
+        wanted = engine.generate(PROMPTS, LONG, seed=0, step=0)
+        everything = served.tree()
+        midway(engine, served, served.urls[:1], signal.SIGKILL)
+        assert engine.generate(PROMPTS, LONG, seed=0, step=0) == wanted
+        engine.sync(policy)
+        midway(engine, served, served.urls[1:], signal.SIGKILL)
+        with pytest.raises(UserError, match=f"no vLLM server is left: {served.urls[0]}: .*{served.urls[1]}: "):
+            engine.generate(PROMPTS, LONG, seed=0, step=0)
+        assert served.process.wait(60) == 2
+        errors = served.errors.read_text()
+        assert f"vLLM at {served.urls[0]} ended (signal SIGKILL)" in errors
+        assert errors.splitlines()[-1].startswith(f"error: vLLM at {served.urls[1]} ended (signal SIGKILL)")
+        assert not psutil.wait_procs(everything, timeout=30)[1]
+
+
+def test_killing_grpo_serve_ends_its_servers(folder: Path, tmp_path: Path) -> None:
+    with serving(folder, tmp_path / "served", 1) as served:
+        everything = served.tree()
+        assert len(everything) > 1
+        served.process.kill()
+        assert not psutil.wait_procs(everything, timeout=60)[1]
