@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from grpo.config import EngineConfig
 from grpo.engine import Sampled
@@ -25,9 +25,6 @@ from grpo.server_api import Server, ServerFailed, health, new_client, run
 from grpo.server_check import check_server
 from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 from grpo.weight_transfer import NCCL, live, pause, post_all, resume, send_by_files
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("grpo")
 

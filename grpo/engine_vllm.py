@@ -21,8 +21,9 @@ from grpo.parallel import launched
 from grpo.sampler_rng import stream_key
 from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 from grpo.vllm_start import start
+from grpo.weight_transfer import weight_files
 
-MEMORY_FOLDER = Path("/dev/shm")  # an adapter goes through a file, which need not be on a disk
+MEMORY_FOLDER = Path("/dev/shm")  # an adapter, and what other processes load, goes through files: not on a disk
 
 
 class VllmEngine:
@@ -33,12 +34,13 @@ class VllmEngine:
         self.as_adapter = sampled.lora is not None and config.vllm.lora == "adapter"
         if self.as_adapter and sampled.lora is not None and sampled.lora.bias != "none":
             raise UserError("engine.vllm.lora: adapter: vLLM takes no trained bias ('lora.bias'): use merged")
-        self.llm = start(config, sampled)
+        self.folder = Path(tempfile.mkdtemp(prefix="grpo-", dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None))
+        self.elsewhere = config.vllm.tensor_parallel > 1  # its workers are processes of their own
+        self.llm = start(config, sampled, self.folder)
         self.sleeps = config.vllm.sleep and sampled.device == "cuda"
         self.asleep = False
         self.version = 0  # of the weights: the number of syncs
         self.adapter: Any = None  # vLLM's handle of the adapter in use
-        self.folder = Path(tempfile.mkdtemp(prefix="grpo-", dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None))
 
     def sync(self, policy: PolicyWeights) -> None:
         """Take over the policy's weights, or its adapter; nothing that older weights computed is used again.
@@ -51,6 +53,11 @@ class VllmEngine:
         self.version += 1
         if self.as_adapter:
             self._take_adapter(policy)
+        elif self.elsewhere:
+            self.llm.start_weight_update()
+            for part in weight_files(policy.export(), self.folder, str(self.version)):
+                self.llm.update_weights({"update_info": part})
+            self.llm.finish_weight_update()
         else:
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy.export()})
         self.llm.update_weight_version(str(self.version))

@@ -24,7 +24,7 @@ from grpo.engine import Sampled
 from grpo.errors import UserError
 from grpo.server_api import Server, address, health, run
 from grpo.vllm_start import environment, settings
-from grpo.weight_transfer import FILES, FOLDER_KEY, NCCL
+from grpo.weight_transfer import FILES, FOLDER_KEY, NCCL, WORKER
 
 log = logging.getLogger("grpo")
 
@@ -89,7 +89,7 @@ def arguments(config: EngineConfig, sampled: Sampled, url: str) -> list[str]:
         "enable_scale_out": True,  # the API of token ids
         "weight_transfer_config": json.dumps({"backend": backend(config, sampled.device)}),
         "additional_config": json.dumps({FOLDER_KEY: config.server.folder}),
-        "worker_extension_cls": "grpo.vllm_files.Worker",
+        "worker_extension_cls": WORKER,
         "uvicorn_log_level": "warning",
     }
     words = []

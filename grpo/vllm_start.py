@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from grpo.config import EngineConfig
 from grpo.engine import Sampled
 from grpo.errors import UserError
 from grpo.parallel import launched
+from grpo.weight_transfer import FILES, FOLDER_KEY, WORKER
 
 GIB = 2**30
 CPU_CACHE_GIB = 1.0
@@ -64,8 +66,8 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
-def start(config: EngineConfig, sampled: Sampled) -> Any:
-    """vLLM's `LLM` in this process.
+def start(config: EngineConfig, sampled: Sampled, folder: Path) -> Any:
+    """vLLM's `LLM` in this process; with tensor parallelism its workers are others, which read weights in `folder`.
 
     Raises:
         UserError: it cannot start with these settings.
@@ -79,13 +81,19 @@ def start(config: EngineConfig, sampled: Sampled) -> Any:
             "engine=vllm-server"
         )
     os.environ.update(environment())
-    if own.tensor_parallel == 1:  # the engine's core in this process too: weights are handed over, not sent
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # With one worker, the engine's core is in this process too: weights are handed over, not sent.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if own.tensor_parallel == 1 else "1"
     set_threads = torch.set_num_threads
     try:
         from vllm import LLM
 
         extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if launched() else {}
+        if own.tensor_parallel > 1:
+            extra |= {
+                "worker_extension_cls": WORKER,
+                "weight_transfer_config": {"backend": FILES},
+                "additional_config": {FOLDER_KEY: str(folder)},
+            }
         sleeps = own.sleep and sampled.device == "cuda"
         quiet: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
         return LLM(**settings(config, sampled), **extra, **quiet, enable_sleep_mode=sleeps)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILES, NCCL = "files", "nccl"  # names of the backends, as vLLM knows them
 FOLDER_KEY = "grpo_weights"  # in vLLM's additional_config: the folder that weights may come from
+WORKER = "grpo.vllm_files.Worker"  # vLLM's workers import it, and know the backend "files" then
 SUFFIX = ".safetensors"
 CHUNK_BYTES = 256 * 2**20  # of tensors in one file: what the folder must have room for
 
@@ -35,23 +36,32 @@ def send_by_files(
     Raises:
         UserError: a server refuses them, or none is left.
     """
-    from safetensors.torch import save
-
     pause(servers)
     post_all(servers, "/start_weight_update")
+    for part in weight_files(tensors, folder, version):
+        post_all(servers, "/update_weights", {"update_info": part})
+    post_all(servers, "/finish_weight_update", {"weight_version": version})
+    resume(servers, version)
+
+
+def weight_files(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, version: str) -> Iterator[dict[str, str]]:
+    """What vLLM's `update_weights` is told of each file, which is there until the next one is asked for.
+
+    Raises:
+        UserError: the folder does not take it.
+    """
+    from safetensors.torch import save
+
     for number, chunk in enumerate(chunks(tensors)):
         file = folder / f"grpo-{version}-{number}{SUFFIX}"
         content = save(chunk)
-        part = {"name": file.name, "sha256": hashlib.sha256(content).hexdigest()}
         try:
             file.write_bytes(content)
-            post_all(servers, "/update_weights", {"update_info": part})
+            yield {"name": file.name, "sha256": hashlib.sha256(content).hexdigest()}
         except OSError as error:
-            raise UserError(f"engine.server.folder: '{file}': {error.strerror or error}") from error
+            raise UserError(f"'{file}': {error.strerror or error} (weights on their way to vLLM)") from error
         finally:
             file.unlink(missing_ok=True)
-    post_all(servers, "/finish_weight_update", {"weight_version": version})
-    resume(servers, version)
 
 
 def chunks(tensors: Iterator[tuple[str, torch.Tensor]], limit: int = CHUNK_BYTES) -> Iterator[dict[str, torch.Tensor]]:

@@ -52,12 +52,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def engine_of(
-    folder: Path, lora: LoraConfig | None = None, deliver: str = "merged", **settings: Any
-) -> Iterator[tuple[VllmEngine, Policy]]:
+def engine_of(folder: Path, lora: LoraConfig | None = None, **settings: Any) -> Iterator[tuple[VllmEngine, Policy]]:
     policy = load_policy(str(folder), CPU, lora, seed=0)
-    config = EngineConfig(kind="vllm", vllm={"lora": deliver, "kv_cache_gib": 0.1}, **settings)
-    engine = training_engine(config, policy, CPU, name=str(folder), longest=LONGEST, model=policy.model, lora=lora)
+    config = EngineConfig.model_validate({"kind": "vllm", "vllm": {"kv_cache_gib": 0.1, **settings}})
+    engine = training_engine(config, policy, CPU, name=str(folder), longest=LONGEST, model=policy.model, lora=adapter)
     assert isinstance(engine, VllmEngine)
     try:
         yield engine, policy
@@ -87,10 +85,15 @@ def farthest(groups: list[Group], policy: Policy, temperature: float) -> float:
 LORA = LoraConfig(r=4, alpha=8)
 
 
-@pytest.mark.parametrize(("lora", "deliver"), [(None, "merged"), (LORA, "merged"), (LORA, "adapter")])
-def test_logprobs_are_the_trainers_after_every_sync(folder: Path, lora: LoraConfig | None, deliver: str) -> None:
+@pytest.mark.parametrize(
+    ("adapter", "settings"),
+    [(None, {}), (LORA, {"lora": "merged"}), (LORA, {"lora": "adapter"}), (None, {"tensor_parallel": 2})],
+)
+def test_logprobs_are_the_trainers_after_every_sync(
+    folder: Path, adapter: LoraConfig | None, settings: dict[str, Any]
+) -> None:
     torch.manual_seed(0)
-    with engine_of(folder, lora, deliver) as (engine, policy):
+    with engine_of(folder, adapter, **settings) as (engine, policy):
         prompts = random_prompts(8)
         for updates in range(21):
             engine.sync(policy)
@@ -98,7 +101,7 @@ def test_logprobs_are_the_trainers_after_every_sync(folder: Path, lora: LoraConf
                 for temperature in (1.0, 0.7):
                     groups = engine.generate(prompts, Sampling(4, 20, temperature), seed=0, step=updates)
                     assert farthest(groups, policy, temperature) < 1e-4
-            move(policy, 0.01 if lora is None else 0.05)
+            move(policy, 0.01 if adapter is None else 0.05)
         assert farthest(groups, policy, 0.7) > 1e-2  # the comparison tells weights apart
 
 
