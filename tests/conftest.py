@@ -93,6 +93,15 @@ def make_model(
     return hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A test of vLLM that is skipped has shown nothing: it counts as failed."""
+    report = yield
+    if report.skipped and item.get_closest_marker("vllm"):
+        report.outcome, report.longrepr = "failed", "skipped, and a test of vLLM must run"
+    return report
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()

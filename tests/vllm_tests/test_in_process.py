@@ -52,8 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def engine_of(folder: Path, lora: LoraConfig | None = None, **settings: Any) -> Iterator[tuple[VllmEngine, Policy]]:
-    policy = load_policy(str(folder), CPU, lora, seed=0)
+def engine_of(folder: Path, adapter: LoraConfig | None = None, **settings: Any) -> Iterator[tuple[VllmEngine, Policy]]:
+    policy = load_policy(str(folder), CPU, adapter, seed=0)
     config = EngineConfig.model_validate({"kind": "vllm", "vllm": {"kv_cache_gib": 0.1, **settings}})
     engine = training_engine(config, policy, CPU, name=str(folder), longest=LONGEST, model=policy.model, lora=adapter)
     assert isinstance(engine, VllmEngine)
