@@ -18,6 +18,7 @@ from grpo.scoring import apply_rewards, score
 from grpo.types import Completion, Group, Prompt, Rollout
 from rewards import load_reward, load_rewards
 from rewards.loader import REGISTRY
+from rewards.rows import judgeable
 from stages.preflight import check_reward
 from stages.score_cmd import score_file
 
@@ -252,3 +253,16 @@ def test_every_reward_passes_the_check_before_a_run(name):
         "language": {"language": "en"},
     }
     check_reward(RewardConfig(fn=name, kwargs=kwargs.get(name, {})), Path())
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [("accuracy", {}), ("cosine_length", {"max_length": 9}), ("length", {})])
+def test_prompts_whose_gold_cannot_be_read_are_left_out(name, kwargs, caplog):
+    """Of every reward that grades; one that only watches leaves the choice of the rows alone."""
+    prompts = [Prompt(str(gold), (1,), None, "?", {"mine": "5"}, gold) for gold in ("4", None, "(((")]
+    spec = {"fn": name, "kwargs": kwargs}
+    assert judgeable(prompts, [load_reward(spec)], "data") == prompts[:1]
+    assert "data: 2 of 3 golds cannot be read: dropped" in caplog.text
+    assert judgeable(prompts, [load_reward({**spec, "columns": {"answer": "mine"}})], "data") == prompts
+    assert judgeable(prompts, [load_reward({**spec, "weight": 0})], "data") == prompts
+    with pytest.raises(UserError, match="data: no row has a gold"):
+        judgeable(prompts[1:], [load_reward(spec)], "data")
