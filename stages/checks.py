@@ -47,6 +47,11 @@ class Asked:
         """The reward that compares with a gold."""
         return next((spec for spec in self.rewards if "accuracy" in f"{spec.fn} {spec.label}"), None)
 
+    @property
+    def graded(self) -> RewardConfig | None:
+        """A reward that needs a gold that can be read: the accuracy, or one that pays right and wrong differently."""
+        return self.accuracy or next((spec for spec in self.rewards if spec.fn in ("cosine_length", "length")), None)
+
 
 @dataclass(frozen=True)
 class BaseModel:

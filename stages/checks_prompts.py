@@ -197,7 +197,7 @@ def golds(asked: Asked, rows: list[Row]) -> str:
     """Golds that cannot be read, by row."""
     from rewards.accuracy import gold_is_parseable
 
-    column = asked.accuracy.columns.get("answer") if asked.accuracy is not None else None
+    column = asked.graded.columns.get("answer") if asked.graded is not None else None
     values = [row.get(column) if column else canonical_answer(row) for row in rows]
     if all(value is None for value in values):
         wanted = column or "answer | gold | solution"
