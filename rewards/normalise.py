@@ -110,7 +110,7 @@ def parse_value(text: str) -> Value | None:
     if rest and not percent and not _is_unit(match["rest"]):
         return None
     number = _number(match)
-    return None if number is None else Value(-number if match["sign"] == "-" else number, percent)
+    return None if number is None else Value(number, percent)
 
 
 def quick_verdict(gold: str, answer: str) -> bool | None:
@@ -197,9 +197,10 @@ def _number(match: re.Match[str]) -> Decimal | Fraction | None:
         whole = match["whole"] or match["units"] or "0"
         if max(len(over), len(under), len(whole)) > _MAX_DIGITS or not int(under):
             return None
-        return int(whole) + Fraction(int(over), int(under))
-    try:
-        return Decimal(f"{re.sub('[ ,]', '', match['decimal'])}e{match['power'] or match['bare'] or 0}")
+        value = int(whole) + Fraction(int(over), int(under))
+        return -value if match["sign"] == "-" else value
+    try:  # from text, which is exact: arithmetic would round to 28 digits
+        return Decimal(f"{match['sign']}{re.sub('[ ,]', '', match['decimal'])}e{match['power'] or match['bare'] or 0}")
     except InvalidOperation:  # no digits at all
         return None
 
@@ -208,7 +209,14 @@ def _same_number(gold: Value, answer: Value) -> bool:
     if gold.percent == answer.percent:
         return _equal(gold.number, answer.number)
     percent, other = (gold.number, answer.number) if gold.percent else (answer.number, gold.number)
-    return _equal(percent, other) or _equal(percent, other * 100)  # 28% answers 28 and 0.28
+    return _equal(percent, other) or _equal(percent, _hundredfold(other))  # 28% answers 28 and 0.28
+
+
+def _hundredfold(number: Decimal | Fraction) -> Decimal | Fraction:
+    if isinstance(number, Fraction):
+        return number * 100
+    sign, digits, exponent = number.as_tuple()
+    return Decimal((sign, digits, int(exponent) + 2))
 
 
 def _repeating(whole: str, fixed: str, period: str) -> str:
