@@ -25,7 +25,7 @@ IN_MEMORY = "rows.jsonl"  # the name that rows handed in get in messages
 # The core does not import the rewards; what it needs of them is named by path, as in a config.
 LOAD, JUDGEABLE, EXTRACT = (
     "rewards.loader.load_reward",
-    "rewards.accuracy.judgeable",
+    "rewards.rows.judgeable",
     "rewards.accuracy.extract_answer",
 )
 Data = Sequence[Row] | str | Path | DataConfig
@@ -48,7 +48,7 @@ def train(
             may say: "accuracy", "my_module.my_reward", {"fn": ..., "weight": ..., "kwargs": ...}.
         dataset: rows (prompt | question | problem | messages, answer | gold | solution, your own columns), a
             .jsonl/.parquet file or hub name, or a `DataConfig` (template, system message, length limit). Where
-            accuracy is rewarded, rows whose gold cannot be read are left out, with a warning.
+            a reward compares with the gold, rows whose gold cannot be read are left out, with a warning.
         accept_changes: go on from a checkpoint that was made with other settings, rewards or data.
 
     Raises:

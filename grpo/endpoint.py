@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import random
 import time
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +18,13 @@ from pydantic import Field
 
 from grpo.errors import UserError
 from grpo.progress import progress
+from grpo.retries import may_pass, pause, retry_after
 from grpo.section import Section
 from grpo.types import FinishReason, Prompt, Sampling
 
 MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none
-FIRST_DELAY, LONGEST_DELAY = 0.5, 60.0  # seconds before another attempt: doubled each time, or what the server asks for
+FIRST_DELAY = 0.5  # seconds before the second attempt
 REFUSED = (401, 403, 404)  # key, permission, address or model: no request will do better
-PASSING = (408, 409, 429)  # and 5xx
 
 
 class EndpointConfig(Section):
@@ -68,7 +67,7 @@ class Served:
 class _Failed(Exception):
     """An attempt without an answer. `again`: another one may have it, after `wait` seconds if the server says so."""
 
-    def __init__(self, reason: str, *, again: bool, hopeless: bool = False, wait: float = 0.0) -> None:
+    def __init__(self, reason: str, *, again: bool, hopeless: bool = False, wait: float | None = None) -> None:
         super().__init__(reason)
         self.again, self.hopeless, self.wait = again, hopeless, wait
 
@@ -139,8 +138,7 @@ class _Server:
                 if not failure.again or attempt == self.config.retries:
                     raise
                 self.retries += 1
-                delay = FIRST_DELAY * 2**attempt * random.uniform(0.5, 1.0)
-                await asyncio.sleep(min(LONGEST_DELAY, max(delay, failure.wait)))
+                await asyncio.sleep(pause(attempt, FIRST_DELAY, failure.wait))
         raise AssertionError("the last attempt returns or raises")
 
     async def _attempt(self, prompt: Prompt, sample: int) -> Answer:
@@ -175,7 +173,8 @@ class _Server:
         text = self._line(f"HTTP {status}: {message or error.message}")
         if status in (400, 422):
             text += " (endpoint.fields={NAME: null} leaves a field out)"
-        return _Failed(text, again=may_pass(status), hopeless=status in REFUSED, wait=_seconds(error.response.headers))
+        wait = retry_after(error.response.headers.get("retry-after"))
+        return _Failed(text, again=may_pass(status), hopeless=status in REFUSED, wait=wait)
 
     def _line(self, text: str) -> str:
         """One line, without the key that a server may repeat."""
@@ -261,11 +260,6 @@ def holds_secret(address: str) -> bool:
     return url.username is not None or url.password is not None or bool(url.query or url.fragment)
 
 
-def may_pass(status: int) -> bool:
-    """Whether the same request may succeed later, after this HTTP status."""
-    return status in PASSING or status >= 500
-
-
 def _key(address: str | None) -> str:
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and address is None:
@@ -273,9 +267,3 @@ def _key(address: str | None) -> str:
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise UserError("OPENAI_API_KEY: its value has characters that no HTTP header may hold")
     return key or "none"  # a server without keys ignores it
-
-
-def _seconds(headers: Any) -> float:
-    """Of a Retry-After header that is a number; dates are rare, and our own delay does for them."""
-    text = headers.get("retry-after", "")
-    return float(text) if text.isdigit() else 0.0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import random
 import ssl
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from grpo.endpoint import FIRST_DELAY, LONGEST_DELAY, holds_secret, is_address, may_pass
+from grpo.endpoint import FIRST_DELAY, holds_secret, is_address
 from grpo.errors import UserError
+from grpo.retries import may_pass, pause
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
@@ -61,7 +61,7 @@ class Server:
             except ServerFailed as failure:
                 if attempt == retries or isinstance(failure.__cause__, TimeoutError):
                     raise
-                await asyncio.sleep(min(LONGEST_DELAY, FIRST_DELAY * 2**attempt * random.uniform(0.5, 1.0)))
+                await asyncio.sleep(pause(attempt, FIRST_DELAY, None))
         raise AssertionError("the last attempt returns or raises")
 
     async def _once(self, client: AsyncClient, method: str, path: str, body: Any, timeout: float) -> Any:

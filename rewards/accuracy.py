@@ -7,21 +7,15 @@ value is None, with the reason through `log_error` (see `grpo.scoring.RewardFunc
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from grpo.data import ANSWER_COLUMNS
 from grpo.errors import UserError
-from grpo.scoring import Reward
-from grpo.types import Prompt
 from rewards.extraction import Strict, completion_text, extract_answer, read_golds
 from rewards.judging import is_equal, is_parseable, pool_size
 
-__all__ = ["accuracy_reward", "extract_answer", "gold_is_parseable", "grade", "judgeable"]
-
-log = logging.getLogger("grpo")
+__all__ = ["accuracy_reward", "extract_answer", "gold_is_parseable", "grade"]
 
 
 def accuracy_reward(
@@ -73,24 +67,6 @@ def grade(completion: str, gold: Any, strict: Strict = False, anywhere: bool = F
 def gold_is_parseable(gold: Any) -> bool:
     """Whether rows with this gold can be scored; `grpo check` counts the ones that cannot."""
     return any(is_parseable(text) for text in read_golds(gold))
-
-
-def judgeable(prompts: Sequence[Prompt], rewards: Sequence[Reward], source: str) -> list[Prompt]:
-    """Where accuracy is rewarded, only the prompts whose gold can be read: the others would stop the run later.
-
-    Raises:
-        UserError: there is none.
-    """
-    kept = list(prompts)
-    for reward in rewards:
-        if getattr(reward.fn, "func", reward.fn) is accuracy_reward:  # under the options that a loader has bound
-            column = reward.columns.get("answer")
-            kept = [p for p in kept if gold_is_parseable(p.columns.get(column) if column else p.answer)]
-    if prompts and not kept:
-        raise UserError(f"{source}: no row has a gold that can be read (columns {', '.join(ANSWER_COLUMNS)})")
-    if len(kept) < len(prompts):
-        log.warning("%s: %d of %d golds cannot be read: dropped", source, len(prompts) - len(kept), len(prompts))
-    return kept
 
 
 def _gold_problem(gold: Any) -> str:

@@ -6,25 +6,21 @@ The client library's own retries are off: their delays cannot be set, and they k
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import random
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
 from pydantic import BaseModel, Field, ValidationError
 
 from grpo.config_file import shorten
-from grpo.endpoint import holds_secret, is_address, may_pass
+from grpo.endpoint import holds_secret, is_address
 from grpo.errors import UserError
+from grpo.retries import may_pass, pause, retry_after
 from rewards.breaker import Breaker, BreakerOpen
 
-MAX_WAIT = 60.0  # seconds: no backoff and no Retry-After is longer
 Message = Mapping[str, str]
 
 
@@ -130,12 +126,8 @@ class Endpoint:
                 except RequestFailed as failure:
                     if not failure.retry or attempt == self.retries:
                         raise
-                    await asyncio.sleep(self._delay(attempt, failure.wait))
+                    await asyncio.sleep(pause(attempt, self.backoff, failure.wait))
         raise AssertionError("the last attempt returns or raises")
-
-    def _delay(self, attempt: int, wait: float | None) -> float:
-        delay = min(MAX_WAIT, self.backoff * 2.0 ** min(attempt, 20)) * random.uniform(0.5, 1.0)
-        return delay if wait is None else min(MAX_WAIT, wait) + self.backoff * random.random()
 
     async def _attempt(self, client: AsyncOpenAI, messages: Sequence[Message]) -> Reply:
         try:
@@ -212,20 +204,6 @@ class Endpoint:
         if not re.fullmatch(r"[!-~]+", key):
             raise UserError(f"key_env: the value of '{self.key_env}' has characters that no HTTP header may hold")
         return key
-
-
-def retry_after(header: str | None) -> float | None:
-    """Seconds of a Retry-After header, a number or an HTTP date (RFC 9110, 10.2.3); None when there is no such."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(header).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _check_url(base_url: str) -> None:

@@ -28,9 +28,9 @@ _SENTENCE_END = re.compile(
     r"[.!?](?=[\s\"”*)]|$)|[。，]|\n|,?\s+(?:because|since|which|where|as)\b|\.?\s*I hope it is", re.IGNORECASE
 )
 _MATH_CHUNK = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-_NUMBER = re.compile(r"(?<![\w.,])[-+−]?[$€£¥]?\d+(?:,\d{3})*(?:\.\d+)?%?")
+_NUMBER = re.compile(r"(?<![\w.,])[-+−]?[$€£¥]?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d+)?%?")
 _LOOSE_NUMBER = re.compile(
-    r"(?<![A-Za-z0-9.,^])[-−]?[$€£¥]?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?%?"
+    r"(?<![A-Za-z0-9.,^])[-−]?[$€£¥]?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d+|/\d+)?%?"
 )  # also within "共13只"
 _LETTER = re.compile(r"(?<!not )(?<!non )(?<!不是)(?<!不是 )(?<![A-Za-z0-9'])[A-J](?![A-Za-z0-9'])")
 _BETWEEN_PRICES = re.compile(r"^[?!.,;:]|\s(?:or|and|to)\s*$")  # of "$5 or $6" it is "5 or"

@@ -19,8 +19,14 @@ _SIGNS = str.maketrans(
     {"−": "-", "–": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty "}
     | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "°": ""}
     | {"½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"}
-    | {sup: f"^{{{digit}}}" for sup, digit in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)}
     | {0x3000: " ", 0xA0: " ", 0x202F: " "}
+)
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_EXPONENT = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+# 4.5e33: to the LaTeX parser, e is 2.718
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,4})(?!\w|\.\d)")
+_REPEATING = re.compile(  # 0.1\overline{6}
+    r"(?<![\d.,])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot) ?(?:\{(\d{1,20})\}|(\d))"
 )
 _DOUBLE_FACTORIAL = re.compile(r"(?<![\w.])(\d{1,2})!!(?!!)")  # the LaTeX parser reads (5!)!
 _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
@@ -39,14 +45,17 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r"(?<!!)!="), r"\\ne "),
+    (_SCIENTIFIC, r"\1\\times 10^{\2}"),
+    (_REPEATING, lambda m: _repeating(m[1], m[2], m[3] or m[4])),
     (_DOUBLE_FACTORIAL, lambda m: str(math.prod(range(int(m[1]), 0, -2)))),
     (re.compile(r"\s+"), " "),
 ]
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit)\s*\{([^{}]*)\}")
-_DECIMAL = r"(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+|\.)?(?:[eE][+-]?\d{1,3})?"
+_DECIMAL = r"(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+|\.)?"
+_POWER = r"(?: ?\\(?:times|cdot) ?10 ?\^ ?(?:\{ ?(?P<power>[+-]?\d{1,3}) ?\}|(?P<bare>[+-]?\d{1,3})))?"
 _VALUE = re.compile(
     rf"(?P<sign>[+-]?) ?[€£¥₹฿]? ?(?:(?P<whole>\d+)? ?\\frac ?(?:\{{(?P<a>\d+)\}} ?\{{(?P<b>\d+)\}}|(?P<c>\d)(?P<d>\d))"
-    rf"|(?:(?P<units>\d+) )?(?P<p>\d+) ?/ ?(?P<q>\d+)|(?P<decimal>{_DECIMAL})) ?[€£¥₹฿]?(?P<rest>.*)",
+    rf"|(?:(?P<units>\d+) )?(?P<p>\d+) ?/ ?(?P<q>\d+)|(?P<decimal>{_DECIMAL}){_POWER}) ?[€£¥₹฿]?(?P<rest>.*)",
     re.DOTALL,
 )
 _UNIT = re.compile(r" ?(?:[^\W\d_]+[./]?(?: ?\^ ?\{?[23]\}?)?[ -]?){1,4}\.?")
@@ -79,6 +88,7 @@ class Value:
 
 def plain(text: str) -> str:
     """One spelling for what only looks different. The result is for comparison and for the worker, not for people."""
+    text = _EXPONENT.sub(lambda found: f"^{{{found[0].translate(_RAISED)}}}", text)
     text = "".join(_ascii(char) for char in text.translate(_SIGNS) if unicodedata.category(char) != "Cf")
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
@@ -100,7 +110,7 @@ def parse_value(text: str) -> Value | None:
     if rest and not percent and not _is_unit(match["rest"]):
         return None
     number = _number(match)
-    return None if number is None else Value(-number if match["sign"] == "-" else number, percent)
+    return None if number is None else Value(number, percent)
 
 
 def quick_verdict(gold: str, answer: str) -> bool | None:
@@ -187,9 +197,10 @@ def _number(match: re.Match[str]) -> Decimal | Fraction | None:
         whole = match["whole"] or match["units"] or "0"
         if max(len(over), len(under), len(whole)) > _MAX_DIGITS or not int(under):
             return None
-        return int(whole) + Fraction(int(over), int(under))
-    try:
-        return Decimal(re.sub("[ ,]", "", match["decimal"]))
+        value = int(whole) + Fraction(int(over), int(under))
+        return -value if match["sign"] == "-" else value
+    try:  # from text, which is exact: arithmetic would round to 28 digits
+        return Decimal(f"{match['sign']}{re.sub('[ ,]', '', match['decimal'])}e{match['power'] or match['bare'] or 0}")
     except InvalidOperation:  # no digits at all
         return None
 
@@ -198,7 +209,21 @@ def _same_number(gold: Value, answer: Value) -> bool:
     if gold.percent == answer.percent:
         return _equal(gold.number, answer.number)
     percent, other = (gold.number, answer.number) if gold.percent else (answer.number, gold.number)
-    return _equal(percent, other) or _equal(percent, other * 100)  # 28% answers 28 and 0.28
+    return _equal(percent, other) or _equal(percent, _hundredfold(other))  # 28% answers 28 and 0.28
+
+
+def _hundredfold(number: Decimal | Fraction) -> Decimal | Fraction:
+    if isinstance(number, Fraction):
+        return number * 100
+    sign, digits, exponent = number.as_tuple()
+    return Decimal((sign, digits, int(exponent) + 2))
+
+
+def _repeating(whole: str, fixed: str, period: str) -> str:
+    """The fraction of 12.3454545..., given "12", "3" and "45"."""
+    before = int(f"0{whole}{fixed}")
+    nines = 10 ** len(period) - 1
+    return rf"\frac{{{before * nines + int(period)}}}{{{nines * 10 ** len(fixed)}}}"
 
 
 def _equal(a: Decimal | Fraction, b: Decimal | Fraction) -> bool:
@@ -214,7 +239,14 @@ def _equal(a: Decimal | Fraction, b: Decimal | Fraction) -> bool:
         return False
     difference = abs(Fraction(decimal) - fraction)
     # A decimal stands for a fraction that has no end when it is that fraction rounded to six digits or more.
-    return difference == 0 or (digits >= 6 and difference <= Fraction(1, 2) * Fraction(10) ** exponent)
+    rounded = digits >= 6 and exponent < 0 and not _ends(fraction)
+    return difference == 0 or (rounded and difference <= Fraction(1, 2) * Fraction(10) ** exponent)
+
+
+def _ends(fraction: Fraction) -> bool:
+    """Whether it can be written as a decimal: its denominator is a product of 2s and 5s."""
+    power = fraction.denominator.bit_length()  # no less than either occurs
+    return 10**power % fraction.denominator == 0
 
 
 def _is_unit(rest: str) -> bool:

@@ -1,11 +1,40 @@
-"""Which rows a model reward judges: the option `applies_to`, shared by reward models and the judge."""
+"""Which rows a reward judges: those with a gold that can be read, and the option `applies_to` of model rewards."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from grpo.data import ANSWER_COLUMNS
 from grpo.errors import UserError
+from grpo.scoring import Reward
+from grpo.types import Prompt
+from rewards.accuracy import accuracy_reward, gold_is_parseable
+from rewards.length import cosine_length, length_reward
+
+log = logging.getLogger("grpo")
+
+GRADING = (accuracy_reward, cosine_length, length_reward)  # compare with the gold
+
+
+def judgeable(prompts: Sequence[Prompt], rewards: Sequence[Reward], source: str) -> list[Prompt]:
+    """Where a reward with a say compares with the gold, only the prompts whose gold can be read: the others would stop
+    the run later.
+
+    Raises:
+        UserError: there is none.
+    """
+    kept = list(prompts)
+    for reward in rewards:
+        if reward.weight and getattr(reward.fn, "func", reward.fn) in GRADING:  # under the options a loader has bound
+            column = reward.columns.get("answer")
+            kept = [p for p in kept if gold_is_parseable(p.columns.get(column) if column else p.answer)]
+    if prompts and not kept:
+        raise UserError(f"{source}: no row has a gold that can be read (columns {', '.join(ANSWER_COLUMNS)})")
+    if len(kept) < len(prompts):
+        log.warning("%s: %d of %d golds cannot be read: dropped", source, len(prompts) - len(kept), len(prompts))
+    return kept
 
 
 def check_applies_to(name: str, applies_to: Mapping[str, Any] | None) -> None:

@@ -146,7 +146,7 @@ def prompt_checks(subject: Subject, asked: Asked) -> Iterator[Check]:
     rows = subject.rows(asked.data)
     if rows is None:
         return
-    if asked.accuracy is not None:
+    if asked.graded is not None:
         yield f"golds {asked.path}.data", partial(golds, asked, rows)
     if subject.model is None:
         yield f"prompts {asked.path}", _no_tokenizer

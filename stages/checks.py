@@ -17,6 +17,7 @@ from grpo.errors import UserError
 from grpo.model_path import check_model
 from grpo.types import Prompt
 from stages.config import RecipeConfig, RLStageConfig
+from stages.leaks import LeakGuard
 from stages.preflight import check_source
 
 Check = tuple[str, Callable[[], str]]
@@ -45,6 +46,11 @@ class Asked:
     def accuracy(self) -> RewardConfig | None:
         """The reward that compares with a gold."""
         return next((spec for spec in self.rewards if "accuracy" in f"{spec.fn} {spec.label}"), None)
+
+    @property
+    def graded(self) -> RewardConfig | None:
+        """A reward that needs a gold that can be read: the accuracy, or one that pays right and wrong differently."""
+        return self.accuracy or next((spec for spec in self.rewards if spec.fn in ("cosine_length", "length")), None)
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,15 @@ class Subject:
             except (UserError, OSError):
                 self._rows[key] = None
         return self._rows[key]
+
+    @cached_property
+    def guard(self) -> LeakGuard:
+        """The evaluation's problems and their n-grams, for every section that is trained on.
+
+        Raises:
+            UserError: `evaluation.leak_check` is no function.
+        """
+        return LeakGuard(self.config, lambda data: self.rows(data) or ())
 
     @cached_property
     def model(self) -> BaseModel | None:

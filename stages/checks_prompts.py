@@ -15,8 +15,6 @@ from grpo.errors import UserError
 from grpo.types import Prompt
 from stages.checks import Asked, BaseModel, Subject, Warned, listed, shortened
 from stages.checks_model import CHATML, is_one_token
-from stages.leaks import check_copies
-from stages.leaks import near_copies as found_copies
 
 MEASURED = 10_000  # rows that are rendered and measured; of more, so many evenly spread ones
 MEASURED_CONVERSATIONS = 2_000
@@ -163,7 +161,7 @@ def leaks(subject: Subject, path: str, data: DataConfig) -> str:
     """No evaluation problem among the rows that a stage trains on, by text and by `evaluation.leak_check`."""
     rows = subject.rows(data)
     assert rows is not None
-    check_copies(subject.config, rows, Path(path))
+    subject.guard.check_copies(rows, Path(path))
     return f"no evaluation problem among {len(rows)} rows"
 
 
@@ -171,7 +169,7 @@ def near_copies(subject: Subject, data: DataConfig) -> str:
     """Every row that `evaluation.decontaminate` finds."""
     rows = subject.rows(data)
     assert rows is not None
-    found = list(found_copies(subject.config, rows))
+    found = list(subject.guard.near_copies(rows))
     if found:
         numbers = ", ".join(str(number) for number, _, _ in found)
         raise UserError(f"{len(found)} of {len(rows)} rows, e.g. {found[0][1][:80]!r}: rows {numbers}")
@@ -199,7 +197,7 @@ def golds(asked: Asked, rows: list[Row]) -> str:
     """Golds that cannot be read, by row."""
     from rewards.accuracy import gold_is_parseable
 
-    column = asked.accuracy.columns.get("answer") if asked.accuracy is not None else None
+    column = asked.graded.columns.get("answer") if asked.graded is not None else None
     values = [row.get(column) if column else canonical_answer(row) for row in rows]
     if all(value is None for value in values):
         wanted = column or "answer | gold | solution"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,56 +25,72 @@ Wrap = tuple[str, str]  # what a config puts before and after a question
 KEPT = (*PROMPT_COLUMNS, "text", "operation", "operands")
 
 
-def check_leaks(config: RecipeConfig, rows: Sequence[Row], file: Path) -> None:
-    """Compare the training rows in `file` with the evaluation's problems.
+class LeakGuard:
+    """The evaluation's problems, read once, and what training rows are compared with.
+
+    Args:
+        config: the recipe.
+        load: gives the rows of the evaluation's data; a caller that has read them already hands them out.
 
     Raises:
-        UserError: a training row holds an evaluation problem, by its text, by a key of `leak_check`, or by the n-grams
-            of `decontaminate`.
+        UserError: the evaluation's data or `leak_check` cannot be loaded.
     """
-    check_copies(config, rows, file)
-    for number, text, problem in near_copies(config, rows):
-        raise UserError(
-            f"training data '{file}', row {number} is nearly the evaluation problem {_start(problem)!r}: "
-            f"{_start(text)!r}: take it out of the stage's data (grpo check lists all such rows), or set "
-            "evaluation.decontaminate.share"
-        )
-    log.debug("no evaluation problem among the %d rows of %s", len(rows), file)
 
+    def __init__(self, config: RecipeConfig, load: Callable[[DataConfig], Sequence[Row]] = load_rows) -> None:
+        evaluation = config.evaluation
+        self.decontaminate = evaluation.decontaminate
+        self.problems = load(evaluation.math.data)
+        general = load(evaluation.general.data) if evaluation.general else []
+        self.wraps = {wrap for _, data in find(config, DataConfig) for wrap in _wraps(data)}
+        self.asked = {text for row in [*self.problems, *general] for text in question_texts(row, self.wraps)}
+        path = evaluation.leak_check
+        self.keys_of: KeysOf = import_path(path, "evaluation.leak_check") if path else lambda _: ()
+        self.keys = {key for row in self.problems for key in self.keys_of(question_part(row))}
 
-def check_copies(config: RecipeConfig, rows: Sequence[Row], file: Path) -> None:
-    """As `check_leaks`, but for copies only: by the text or by a key of `leak_check`."""
-    evaluation = config.evaluation
-    problems = load_rows(evaluation.math.data)
-    general = load_rows(evaluation.general.data) if evaluation.general else []
-    wraps = {wrap for _, data in find(config, DataConfig) for wrap in _wraps(data)}
-    asked = {text for row in [*problems, *general] for text in question_texts(row, wraps)}
-    path = evaluation.leak_check
-    keys_of: KeysOf = import_path(path, "evaluation.leak_check") if path else lambda _: ()
-    keys = {key for row in problems for key in keys_of(question_part(row))}
-    for number, row in enumerate(rows, 1):
-        found = keys.intersection(keys_of(question_part(row))) or asked & question_texts(row, wraps)
-        if found:
+    def check(self, rows: Sequence[Row], file: Path) -> None:
+        """Compare the training rows in `file` with the evaluation's problems.
+
+        Raises:
+            UserError: a training row holds an evaluation problem, by its text, by a key of `leak_check`, or by the
+                n-grams of `decontaminate`.
+        """
+        self.check_copies(rows, file)
+        for number, text, problem in self.near_copies(rows):
             raise UserError(
-                f"training data '{file}', row {number} holds the evaluation problem {min(map(str, found))!r}: "
-                "take it out of the stage's data"
+                f"training data '{file}', row {number} is nearly the evaluation problem {_start(problem)!r}: "
+                f"{_start(text)!r}: take it out of the stage's data (grpo check lists all such rows), or set "
+                "evaluation.decontaminate.share"
             )
+        log.debug("no evaluation problem among the %d rows of %s", len(rows), file)
 
+    def check_copies(self, rows: Sequence[Row], file: Path) -> None:
+        """As `check`, but for copies only: by the text or by a key of `leak_check`."""
+        for number, row in enumerate(rows, 1):
+            found = self.keys.intersection(self.keys_of(question_part(row)))
+            found = found or self.asked & question_texts(row, self.wraps)
+            if found:
+                raise UserError(
+                    f"training data '{file}', row {number} holds the evaluation problem {min(map(str, found))!r}: "
+                    "take it out of the stage's data"
+                )
 
-def near_copies(config: RecipeConfig, rows: Sequence[Row]) -> Iterator[tuple[int, str, str]]:
-    """(row number from 1, its text, the evaluation problem) of every row that `evaluation.decontaminate` finds."""
-    settings = config.evaluation.decontaminate
-    if settings is None:
-        return
-    wraps = {wrap for _, data in find(config, DataConfig) for wrap in _wraps(data)}
-    problems = load_rows(config.evaluation.math.data)
-    grams = Ngrams((text for row in problems for text in question_texts(row)), settings.ngram, settings.share)
-    for number, row in enumerate(rows, 1):
-        for text in question_texts(row, wraps):
-            problem = grams.copied(text)
-            if problem is not None:
-                yield number, text, problem
-                break
+    def near_copies(self, rows: Sequence[Row]) -> Iterator[tuple[int, str, str]]:
+        """(row number from 1, its text, the evaluation problem) of every row that `evaluation.decontaminate` finds."""
+        if self._grams is None:
+            return
+        for number, row in enumerate(rows, 1):
+            for text in question_texts(row, self.wraps):
+                problem = self._grams.copied(text)
+                if problem is not None:
+                    yield number, text, problem
+                    break
+
+    @cached_property
+    def _grams(self) -> Ngrams | None:
+        if self.decontaminate is None:
+            return None
+        texts = (text for row in self.problems for text in question_texts(row))
+        return Ngrams(texts, self.decontaminate.ngram, self.decontaminate.share)
 
 
 def _start(text: str) -> str:

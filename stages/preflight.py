@@ -19,14 +19,12 @@ from grpo.errors import UserError, nearest
 from grpo.imports import import_path
 from grpo.model_path import check_model, is_local
 from grpo.optional import check_engine
-from grpo.reward_calls import REWARD_TIMEOUT, call_async, is_async, select_arguments
+from grpo.reward_calls import REWARD_TIMEOUT, call_async, is_async
 from stages.config import EvaluationConfig, RecipeConfig, RLStageConfig
 from stages.stage import active_stages
 
 RUN = "{run}"  # in the arguments of a reward: the run's folder
 FILES = (".jsonl", ".json", ".parquet")
-# The columns that our rewards may take.
-OFFERED = ("prompts", "completions", "completion_ids", "answer", "language", "prefill", "numbers", "target")
 
 
 def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None:
@@ -96,7 +94,7 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
         return
     reward = load_reward(spec.model_copy(update={"kwargs": in_run(spec.kwargs, run)}))
     try:  # on no rows: what they check, they check first
-        arguments = select_arguments(reward.name, reward.fn, {name: [] for name in OFFERED}, {})
+        arguments: dict[str, Any] = {name: [] for name in _columns_of(reward.fn)}
         if is_async(reward.fn):
             call_async([(reward.fn, arguments)], REWARD_TIMEOUT)
         else:
@@ -106,6 +104,14 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
     model = spec.kwargs.get("model")
     if spec.fn == "reward_model" and isinstance(model, str) and RUN not in model:  # a judge's is a name at its endpoint
         check_model(model)
+
+
+def _columns_of(fn: Callable[..., Any]) -> Iterator[str]:
+    """The columns that one of our rewards may take: what is neither a bound option nor a place to log to."""
+    bound = fn.keywords if isinstance(fn, partial) else {}
+    for name, parameter in inspect.signature(fn).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD and name not in bound and name != "log_error":
+            yield name
 
 
 def _check_places(spec: RewardConfig, run: Path, made: Collection[str] | None) -> None:

@@ -9,8 +9,8 @@ from grpo.policy import load_tokenizer
 from grpo.prompts import Task
 from grpo.scoring import Reward
 from grpo.trainer import train
-from rewards.accuracy import judgeable
 from rewards.loader import load_reward
+from rewards.rows import judgeable
 from stages.config import RLStageConfig, TaskConfig
 from stages.preflight import in_run
 from stages.stage import StageContext

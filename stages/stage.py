@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grpo.data import Row, write_jsonl
 from stages.config import RecipeConfig
+
+if TYPE_CHECKING:  # it needs this module
+    from stages.leaks import LeakGuard
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,15 @@ class StageContext:
 
     def write_data(self, name: str, rows: Sequence[Row]) -> None:
         """data/<name>.jsonl, the rows that the stage is about to train on: no evaluation problem may be among them."""
-        from stages.leaks import check_leaks
-
         file = self.folder / "data" / f"{name}.jsonl"
         write_jsonl(file, rows)
-        check_leaks(self.config, rows, file)
+        self._guard.check(rows, file)
+
+    @cached_property
+    def _guard(self) -> LeakGuard:
+        from stages.leaks import LeakGuard
+
+        return LeakGuard(self.config)
 
 
 def active_stages(config: RecipeConfig) -> list[Stage]:

@@ -321,6 +321,14 @@ def test_mistakes_of_the_data(bench: Bench, rows: list[dict[str, Any]], name: st
     assert text in line
 
 
+@pytest.mark.parametrize("reward", ["{fn: cosine_length, kwargs: {max_length: 40}}", "{fn: length}"])
+def test_every_reward_that_grades_needs_golds(bench: Bench, reward: str) -> None:
+    bench.rows("train.jsonl", [question("a?"), question("b?", "@@ ??")])
+    line = bench.line(f"golds {TASK}.data", f"{TASK}.rewards=[{reward}]")
+    assert line.startswith("warning")
+    assert "row 1: '@@ ??'" in line
+
+
 def test_too_long_may_be_forbidden(bench: Bench) -> None:
     overrides = [f"{TASK}.data.max_prompt_tokens=18", f"{TASK}.data.overlong=error"]  # "What is 10 + 1?" has 19
     assert bench.line(f"lengths {TASK}", *overrides).startswith("error")

@@ -149,7 +149,7 @@ def test_streams_are_judged_timed_and_priced(server: Callable[..., Server], tmp_
 
 
 def test_a_busy_server_is_asked_again(server: Callable[..., Server]) -> None:
-    busy = (429, {"Retry-After": "0"}, {"error": {"message": "slow down"}})
+    busy = (429, {"Retry-After": "²"}, {"error": {"message": "slow down"}})  # a digit that is no number
     broken = [chunk(content="It is"), "[DONE]"]  # ends before it says why
     first: set[str] = set()
 

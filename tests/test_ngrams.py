@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stages import leaks
 from stages.cli import main
 from stages.config import RecipeConfig
-from stages.leaks import check_leaks
+from stages.leaks import LeakGuard
 from stages.ngrams import Ngrams, units
+from stages.stage import StageContext
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from real_data import data_folder, rows_of
@@ -97,14 +100,46 @@ def test_a_stage_and_grpo_check_refuse_them(
     Path("train.jsonl").write_text(json.dumps(other) + "\n" + json.dumps(near))
     Path("recipe.yaml").write_text(json.dumps(RECIPE))
     with pytest.raises(Exception, match="row 2 is nearly the evaluation problem 'a train leaves"):
-        check_leaks(RecipeConfig.model_validate(RECIPE), [other, near], Path("train.jsonl"))
-    check_leaks(RecipeConfig.model_validate(RECIPE), [other], Path("train.jsonl"))  # an answer is no leak
+        LeakGuard(RecipeConfig.model_validate(RECIPE)).check([other, near], Path("train.jsonl"))
+    LeakGuard(RecipeConfig.model_validate(RECIPE)).check([other], Path("train.jsonl"))  # an answer is no leak
     main(["check", "recipe.yaml"])
     lines = [line for line in capsys.readouterr().out.splitlines() if "near copies" in line]
     assert lines[0].startswith("error    near copies of evaluation problems in cold_start.data: 1 of 2 rows")
     assert lines[0].endswith("rows 2")
     without = RECIPE | {"evaluation": {"math": RECIPE["evaluation"]["math"]}}
-    check_leaks(RecipeConfig.model_validate(without), [other, near], Path("train.jsonl"))  # off unless asked for
+    LeakGuard(RecipeConfig.model_validate(without)).check([other, near], Path("train.jsonl"))  # off unless asked for
+
+
+def test_the_evaluation_is_read_once_for_all_that_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made: list[int] = []
+
+    class Counted(Ngrams):
+        def __init__(self, problems: Iterable[str], n: int, share: float) -> None:
+            super().__init__(problems, n, share)
+            made.append(len(self.problems))
+
+    monkeypatch.setattr(leaks, "Ngrams", Counted)
+    row = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "4"}], "answer": "4"}
+    Path("test.jsonl").write_text(json.dumps({"question": PROBLEM, "answer": "4"}))
+    Path("train.jsonl").write_text(json.dumps(row))
+    rl = {
+        "tasks": {"a": {"data": {"path": "train.jsonl"}, "rewards": [{"fn": "accuracy"}]}}, "steps": 1,
+        "group_size": 2, "prompts_per_step": 1, "sampling": {"max_tokens": 8}, "optimizer": {"lr": 1e-3},
+    }  # fmt: skip
+    recipe = RECIPE | {"reasoning_rl": rl}
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    main(["check", "recipe.yaml"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "near copies" in line]
+    assert [line.split()[0] for line in lines] == ["ok", "ok"]
+    assert made == [1]
+    context = StageContext(RecipeConfig.model_validate(recipe), "cold_start", tmp_path, "", "", {})
+    context.write_data("one", [row])
+    Path("test.jsonl").unlink()
+    context.write_data("two", [row])
+    assert made == [1, 1]
 
 
 @pytest.mark.skipif(data_folder() is None, reason="the real sets are not here: set GRPO_DATA")

@@ -20,7 +20,11 @@ from grpo.scoring import apply_rewards
 from rewards import judging, load_reward
 from rewards.accuracy import accuracy_reward, extract_answer, gold_is_parseable, grade
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.real_data import data_folder, rows_of
+
 ROOT = Path(__file__).resolve().parent.parent
+needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,7 @@ ROOT = Path(__file__).resolve().parent.parent
         ("The final answer to the question is **12**.", "12"),
         ("A: 18.00", "18.00"),
         ("A: .5", ".5"),
+        ("The luminosity is large, so the answer is 4.5e33 ergs.", "4.5e33"),
         ("Answer: $x$ is $3.5$", "3.5"),
         ("The answer is 9 - 4 = 5.", "5"),
         ("คำตอบคือ 12", "12"),
@@ -81,6 +86,7 @@ def test_strict_reads_one_place_only():
         ("Thus $x <= 2$ holds after 3 steps.", "x <= 2"),
         ("所以一共有3 + 10 = 13只鸟", "13"),
         ("**858颗**糖果", "858"),
+        ("About 4.5e-7 metres.", "4.5e-7"),
         ("I think it's B, not A", "B"),
         ("just $5 or $6?", "$6"),
         (r"$4$. The answer is 5", "5"),
@@ -146,6 +152,17 @@ EQUAL = [
     ("x >= 5", r"x \ge 5"),
     ("p = 5, q = 2 \\text{ and } p = 7, q = 2", "p=5,q=2;p=7,q=2"),
     ("The answer is: 42", "42"),
+    ("4.5e33", r"4.5 \times 10^{33} \text{ erg}"),
+    (r"4.5 \cdot 10^{33}", "4.5E33"),
+    ("4.5e-7", "4.5×10⁻⁷"),
+    ("1e33", "10^{33}"),
+    ("4.5e33", r"\frac{9}{2} \cdot 10^{33}"),
+    ("x^{23}", "x²³"),
+    ("1/7", r"0.\overline{142857}"),
+    (r"12.3\overline{45}", "679/55"),
+    ("1/3", "0.333333"),
+    ("-1/4", "-0.25"),
+    (f"12.{'3' * 30}1%", f"0.12{'3' * 30}1"),
     ("D", "D, it can't be A or B"),
     ("B", "B。 不是 A"),
 ]
@@ -174,6 +191,14 @@ DIFFERENT = [
     ("A", "(A) (B)"),
     ("7", "7 or"),
     ("stop", "post"),
+    ("4.5e33", r"4.5 \times 10^{32}"),
+    ("4.5e33", r"4.5 \cdot e \cdot 33"),
+    (r"0.\overline{3}", "0.3"),
+    ("2000001/2", "1000000"),
+    ("-1234567890123456789012345678901", "-1234567890123456789012345678902"),
+    (f"12.{'3' * 30}1%", f"0.12{'3' * 30}2"),
+    (r"\frac{1000000}{3}", "333333"),
+    ("12345678/8", "1543209.8"),
     ("42", "²"),
 ]
 
@@ -221,22 +246,24 @@ def warm_up():
     assert grade(r"\boxed{\sqrt{4}}", "2") == 1.0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads CPU times in /proc")
 def test_hangs_are_bounded_and_harm_nobody_else():
     warm_up()
-    start = time.monotonic()
+    start = seconds_of_workers()
     for answer in HANGS:
         assert grade(rf"\boxed{{{answer}}}", "16") == 0.0
-    assert time.monotonic() - start < 2.0 * len(HANGS) * slowness()
+    assert 0.0 < seconds_of_workers() - start < 2.0 * len(HANGS)
     assert grade(r"\boxed{\sqrt{9}}", "3") == 1.0
 
 
-def slowness() -> float:
-    """How much longer than its CPU time a computation takes here and now; 1.0 on an idle machine."""
-    wall, cpu = time.monotonic(), time.process_time()
-    while time.process_time() - cpu < 0.3:
-        pass
-    ratio = (time.monotonic() - wall) / 0.3
-    return 1.0 if ratio < 1.1 else 2 * ratio
+def seconds_of_workers() -> float:
+    """CPU time, which other work on the machine does not stretch, of the workers and of what they forked."""
+    spent = 0
+    for worker in judging._pool.workers:
+        if worker.process is not None:
+            fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()
+            spent += sum(map(int, fields[11:15]))  # utime, stime, and those of the children that ended
+    return spent / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_stopped_worker_gives_its_verdict_later(monkeypatch):
@@ -309,24 +336,18 @@ def test_workers_end_with_their_process():
             os.kill(pid, 0)
 
 
-def cases(name: str) -> list[dict]:
-    folder = Path(os.environ.get("GRPO_DATA", ROOT.parent / "shared" / "data"))
-    file = folder / name
-    if not file.is_file():
-        pytest.skip(f"no {name} in {folder}: set GRPO_DATA to the folder with the test data")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
+@needs_data
 def test_real_completions():
-    rows = cases("cases/real_completions.jsonl")
+    rows = list(rows_of("cases/real_completions.jsonl"))
     wrong = [row for row in rows if grade(row["completion"], row["gold"]) != float(row["expected"])]
     assert [row for row in wrong if row["source"] == "openai/grade-school-math"] == []
     assert len(wrong) <= 1
 
 
+@needs_data
 @pytest.mark.parametrize(("name", "column"), [("gsm8k_test", "answer"), ("math500", "answer"), ("amc23", "answer")])
 def test_every_gold_equals_itself(name, column):
-    rows = cases(f"sets/{name}.jsonl")
+    rows = rows_of(f"sets/{name}.jsonl")
     assert [row[column] for row in rows if grade(f"... {extract_or(row[column])}", row[column]) != 1.0] == []
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,9 @@ from rewards.code import code_reward, extract_code
 from rewards.code_tests import CodeTests, humaneval_row, mbpp_row, read_tests
 from rewards.sandbox.run import SandboxError, choose
 
-DATA = Path(os.environ.get("GRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.real_data import data_folder, rows_of
+
 BOX = "class Box:\n    def put(self, x): self.x = x\n    def get(self): return self.x"
 NODE = "class Node:\n    left = None\ndef depth(n): return 1 + depth(n.left) if n else 0"
 ADD = "def add(a, b):\n    return a + b"
@@ -243,6 +244,7 @@ def test_rows_of_known_sets():
     assert score(humaneval_row(humaneval)["reference"], humaneval_row(humaneval)["tests"]) == 1.0
 
 
+@pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 @pytest.mark.parametrize(
     ("name", "prepare", "tasks"),
     [
@@ -253,10 +255,7 @@ def test_rows_of_known_sets():
 )
 def test_reference_solutions(name, prepare, tasks):
     """A sample with the unusual ones; benchmarks/code_reward.py runs all."""
-    path = DATA / "sets" / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is missing: set GRPO_DATA to the folder that holds sets/")
-    rows = [prepare(row) for row in map(json.loads, path.read_text().splitlines()) if row["task_id"] in tasks]
+    rows = [prepare(row) for row in rows_of(f"sets/{name}.jsonl") if row["task_id"] in tasks]
     assert len(rows) >= len(tasks) - 1
     tests = [row["tests"] for row in rows]
     errors = {}

@@ -18,11 +18,11 @@ from judge_server import Fault, closed_port, fenced, request_id, said, serving, 
 
 from grpo.config import RewardConfig
 from grpo.errors import UserError
+from grpo.retries import MAX_WAIT, pause, retry_after
 from grpo.scoring import Exclusions, apply_rewards, score
 from grpo.types import Completion, Group, Rollout
 from rewards import load_reward
 from rewards.breaker import Breaker, BreakerOpen
-from rewards.endpoint import MAX_WAIT, Endpoint, retry_after
 from rewards.judge import Judge
 from rewards.judge_prompts import defused, reference_request
 from rewards.master_keys import says_nothing
@@ -356,16 +356,15 @@ def test_breaker():
 
 
 def test_delays_double_with_jitter_and_heed_the_server():
-    endpoint = Endpoint(
-        "http://x/v1", None, {}, concurrency=1, timeout=1, retries=9, backoff=1.0, breaker=Breaker(9, 1)
-    )
     for attempt, longest in ((0, 1.0), (1, 2.0), (4, 16.0), (9, MAX_WAIT), (5000, MAX_WAIT)):
-        delays = [endpoint._delay(attempt, None) for _ in range(200)]
+        delays = [pause(attempt, 1.0, None) for _ in range(200)]
         assert longest / 2 <= min(delays) < max(delays) <= longest
         assert max(delays) - min(delays) > longest / 4
-    assert all(7.0 <= endpoint._delay(0, 7.0) <= 8.0 for _ in range(50))
-    assert endpoint._delay(0, 1e9) <= MAX_WAIT + 1.0
-    assert retry_after(None) is retry_after("soon") is retry_after("nan") is retry_after("inf") is None
+    assert all(7.0 <= pause(0, 1.0, 7.0) <= 8.0 for _ in range(50))
+    assert pause(0, 1.0, 1e9) <= MAX_WAIT + 1.0
+    assert (
+        retry_after(None) is retry_after("soon") is retry_after("nan") is retry_after("inf") is retry_after("²") is None
+    )
     assert (retry_after("2.5"), retry_after("-3")) == (2.5, 0.0)
     assert 25 < retry_after(formatdate(time.time() + 30, usegmt=True)) <= 30
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0

@@ -12,10 +12,14 @@ from types import SimpleNamespace
 import pytest
 from conftest import THINK_TEMPLATE, make_tokenizer
 
+from grpo.config import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring import apply_rewards, score
 from grpo.types import Completion, Group, Prompt, Rollout
 from rewards import load_reward, load_rewards
+from rewards.loader import REGISTRY
+from rewards.rows import judgeable
+from stages.preflight import check_reward
 from stages.score_cmd import score_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -237,3 +241,28 @@ def test_score_wants_text_in_messages(tmp_path, capsys):
     bad = [{"role": "assistant", "content": None}]
     with pytest.raises(UserError, match="'completion' must be"):
         run_score(tmp_path, capsys, [{"completion": bad}], "format")
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY.keys() - {"reward_model"}))  # which looks for its model
+def test_every_reward_passes_the_check_before_a_run(name):
+    """It is called on no rows, with every column that it may take."""
+    kwargs = {
+        "overlong": {"max_length": 100, "cache": 10},
+        "cosine_length": {"max_length": 100},
+        "judge": {"base_url": "http://localhost/v1", "model": "m"},
+        "language": {"language": "en"},
+    }
+    check_reward(RewardConfig(fn=name, kwargs=kwargs.get(name, {})), Path())
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [("accuracy", {}), ("cosine_length", {"max_length": 9}), ("length", {})])
+def test_prompts_whose_gold_cannot_be_read_are_left_out(name, kwargs, caplog):
+    """Of every reward that grades; one that only watches leaves the choice of the rows alone."""
+    prompts = [Prompt(str(gold), (1,), None, "?", {"mine": "5"}, gold) for gold in ("4", None, "(((")]
+    spec = {"fn": name, "kwargs": kwargs}
+    assert judgeable(prompts, [load_reward(spec)], "data") == prompts[:1]
+    assert "data: 2 of 3 golds cannot be read: dropped" in caplog.text
+    assert judgeable(prompts, [load_reward({**spec, "columns": {"answer": "mine"}})], "data") == prompts
+    assert judgeable(prompts, [load_reward({**spec, "weight": 0})], "data") == prompts
+    with pytest.raises(UserError, match="data: no row has a gold"):
+        judgeable(prompts[1:], [load_reward(spec)], "data")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,9 @@ from rewards.sandbox import namespaces
 from rewards.sandbox import run as sandbox
 from rewards.sandbox.run import SandboxError
 
-DATA = Path(os.environ.get("GRPO_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.real_data import data_folder, rows_of
+
 TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
 PAIRS = [{"input": "1 2", "output": "3"}, {"input": "5 6", "output": "11"}]
 LIMIT = 30.0  # seconds that no row may take, also on a busy machine; most take a tenth of one
@@ -255,17 +256,10 @@ code_reward([{code!r}], [{TESTS!r}], timeout=600)
         time.sleep(0.05)
 
 
-def adversarial_rows():
-    path = DATA / "cases" / "adversarial_cases.jsonl"
-    rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
-    return [row for row in rows if row["kind"] == "code"]
-
-
+@pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 def test_adversarial_cases(isolation):
-    rows = adversarial_rows()
-    if not rows:
-        pytest.skip("cases/adversarial_cases.jsonl is missing: set GRPO_DATA to the folder that holds cases/")
     expected = {"correct": (1.0,), "incorrect": (0.0,), "either": (0.0, 1.0)}
+    rows = (row for row in rows_of("cases/adversarial_cases.jsonl") if row["kind"] == "code")
     for row in rows:
         if row.get("dangerous") and isolation != "namespaces":
             continue

@@ -17,7 +17,7 @@ from grpo.errors import UserError
 from grpo.run_lock import LOCK
 from stages import summary as summaries
 from stages.config import RecipeConfig
-from stages.leaks import check_leaks
+from stages.leaks import LeakGuard
 from stages.manifest import Lineage, flatten, model_hash, stage_settings
 from stages.pipeline import run_pipeline
 from stages.preflight import in_run
@@ -405,10 +405,10 @@ FILE = Path("data/a.jsonl")
 
 def test_leaks_are_found_by_key(recipe: dict[str, Any]) -> None:
     rows = [{"question": "1+1"}, {"question": "4 + 4"}]
-    check_leaks(RecipeConfig.model_validate(recipe), rows, FILE)  # another text
+    LeakGuard(RecipeConfig.model_validate(recipe)).check(rows, FILE)  # another text
     recipe["evaluation"]["leak_check"] = f"{__name__}.sum_keys"
     with pytest.raises(UserError, match=r"'data/a.jsonl', row 2 holds the evaluation problem '4\+4': take it out"):
-        check_leaks(RecipeConfig.model_validate(recipe), rows, FILE)
+        LeakGuard(RecipeConfig.model_validate(recipe)).check(rows, FILE)
 
 
 def user(text: str) -> dict[str, str]:
@@ -442,7 +442,7 @@ def test_leaks_are_found_in_every_form_of_a_row(recipe: dict[str, Any], row: dic
     task["data"] = {**task["data"], "template": "Q: {prompt}\nA:", "suffix": " !"}
     config = RecipeConfig.model_validate(recipe)
     with pytest.raises(UserError, match=r"row 2 holds the evaluation problem '.*4\+4.*'"):
-        check_leaks(config, [{"question": "2+2"}, row], FILE)
+        LeakGuard(config).check([{"question": "2+2"}, row], FILE)
 
 
 def test_an_answer_is_no_leak(recipe: dict[str, Any]) -> None:
@@ -453,14 +453,14 @@ def test_an_answer_is_no_leak(recipe: dict[str, Any]) -> None:
         {"text": "4+4 is 8"},
         {"messages": "4-4"},
     ]
-    check_leaks(RecipeConfig.model_validate(recipe), rows, FILE)
+    LeakGuard(RecipeConfig.model_validate(recipe)).check(rows, FILE)
 
 
 def test_leaks_by_key_are_found_in_conversations(recipe: dict[str, Any]) -> None:
     rows = [{"conversations": [{"from": "human", "value": "4 +4"}, {"from": "gpt", "value": "8"}]}]
     recipe["evaluation"]["leak_check"] = f"{__name__}.message_keys"
     with pytest.raises(UserError, match=r"row 1 holds the evaluation problem '4\+4'"):
-        check_leaks(RecipeConfig.model_validate(recipe), rows, FILE)
+        LeakGuard(RecipeConfig.model_validate(recipe)).check(rows, FILE)
 
 
 def message_keys(row: Any) -> set[str]:

@@ -1,0 +1,43 @@
+"""When to ask an endpoint again, and after how long."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from email.utils import parsedate_to_datetime
+
+MAX_WAIT = 60.0  # seconds: no backoff and no Retry-After is longer
+PASSING = (408, 409, 429)  # and 5xx
+
+
+def may_pass(status: int) -> bool:
+    """Whether the same request may succeed later, after this HTTP status."""
+    return status in PASSING or status >= 500
+
+
+def pause(attempt: int, first: float, wait: float | None) -> float:
+    """Seconds to wait after attempt 0, 1, ...
+
+    Args:
+        attempt: how many came before it.
+        first: seconds after attempt 0; doubled each time up to `MAX_WAIT`, times a random 0.5 to 1.
+        wait: what the server asked for instead, kept and not cut short; a random part of `first` comes on top.
+    """
+    if wait is not None:
+        return min(MAX_WAIT, wait) + first * random.random()
+    return min(MAX_WAIT, first * 2.0 ** min(attempt, 20)) * random.uniform(0.5, 1.0)
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds of a Retry-After header, a number or an HTTP date (RFC 9110, 10.2.3); None when there is no such."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
