@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch.profiler import record_function
+
 from grpo.config import OVERLONG
 from grpo.parallel import is_main
 from grpo.types import Group
@@ -94,7 +96,8 @@ class Clock:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
-        yield
+        with record_function(phase):  # its name in a profiler's trace
+            yield
         self.seconds[phase] += time.perf_counter() - start
 
     def lap(self) -> dict[str, float]:

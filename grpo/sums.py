@@ -44,6 +44,8 @@ class Sums:
     mismatch: float = 0.0
     mismatch_max: float = -math.inf
     fresh_tokens: float = 0.0
+    executed_tokens: float = 0.0  # through the layers, forward and backward: prompts as often as they went, padding too
+    flops: float = 0.0
 
     def add(
         self,
@@ -122,6 +124,8 @@ class Sums:
             "correction_cut": mean(self.corrected) if corrected else None,
             "off_policy_dropped": self.dropped / self.sequences if self.sequences else None,
             "trained_tokens": self.tokens,
+            "executed_tokens": self.executed_tokens,
+            "update_flops": self.flops or None,
             "logprob_mismatch": self.mismatch / self.fresh_tokens if self.fresh_tokens else None,
             "logprob_mismatch_max": self.mismatch_max,
         }
