@@ -18,72 +18,17 @@ import importlib.metadata
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-from workloads import CPU_WORKLOADS, WORKLOADS, make_model  # noqa: E402
+from turns import HERE, Worker
+from workloads import CPU_WORKLOADS, WORKLOADS, make_model
 
 SIDES = ("ours", "trl")
 BETAS = (0.0, 0.001)
 PACKAGES = ("torch", "transformers", "trl")
-
-
-class Worker:
-    """A trainer that waits for its turn."""
-
-    def __init__(self, side: str, name: str, beta: float, model: Path, folder: Path, rows: int, threads: int):
-        folder.mkdir()
-        self.side = side
-        self.log = folder / "log"
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}",
-            "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",  # who waits leaves the cores to the other
-            "HF_HUB_OFFLINE": "1",
-        }
-        command = [sys.executable, str(HERE / "step_worker.py"), side, name, str(beta), str(model), str(folder)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*command, str(rows)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-            )
-
-    def read(self) -> dict[str, Any]:
-        line = _pipe(self.process.stdout).readline()
-        if not line:
-            raise SystemExit(f"{self.side} failed:\n{self.log.read_text()[-3000:]}")
-        return dict(json.loads(line))
-
-    def step(self) -> dict[str, Any]:
-        """Have it do a step."""
-        self.tell("go")
-        return self.read()
-
-    def tell(self, word: str) -> None:
-        pipe = _pipe(self.process.stdin)
-        pipe.write(word + "\n")
-        pipe.flush()
-
-    def stop(self) -> None:
-        self.tell("stop")
-        self.process.wait()
-
-
-def _pipe(stream: Any) -> TextIO:
-    assert stream is not None
-    return stream  # type: ignore[no-any-return]
 
 
 def measure(name: str, beta: float, steps: int, threads: int, folder: Path, rows: int | None = None) -> dict[str, Any]:
@@ -91,7 +36,10 @@ def measure(name: str, beta: float, steps: int, threads: int, folder: Path, rows
     work = WORKLOADS[name]
     parameters = make_model(folder / "model", work)
     rows = rows or work.trl_rows
-    workers = [Worker(side, name, beta, folder / "model", folder / side, rows, threads) for side in SIDES]
+    workers = []
+    for side in SIDES:
+        settings = [side, name, str(beta), str(folder / "model"), str(folder / side), str(rows)]
+        workers.append(Worker(side, [str(HERE / "step_worker.py"), *settings], folder / side, threads))
     for worker in workers:
         worker.read()  # it is ready
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
@@ -121,7 +69,9 @@ def compared(ours: list[dict[str, Any]], trl: list[dict[str, Any]]) -> dict[str,
     """Medians of each side, and TRL's figures over ours: ratios of medians, quartiles of the ratios step by step."""
     sides = {"ours": [split(step) for step in ours], "trl": [split(step) for step in trl]}
     medians = {
-        side: {key: statistics.median(step[key] for step in steps) for key in ("seconds", "generation", "update")}
+        side: {
+            key: statistics.median(step[key] for step in steps) for key in ("seconds", "generation", "update", "cpu")
+        }
         | {"peak_mb": max(step["peak"] for step in steps) / 1e6}
         for side, steps in sides.items()
     }

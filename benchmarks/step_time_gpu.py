@@ -1,4 +1,4 @@
-"""The GPU version of step_time.py: Qwen2.5-0.5B and 1.5B from their configs with random weights, bf16 over fp32 masters.
+"""The GPU version of step_time.py: Qwen2.5-0.5B and 1.5B with random weights, bf16 over fp32 masters.
 
     python benchmarks/step_time_gpu.py [--workload G1 G2] [--steps 5] [--beta 0 0.001] [--trl-rows 16]
 

@@ -9,99 +9,26 @@ forward, backward, optimizer).
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from turns import Gate, Stop
 from workloads import END, WORKLOADS, Workload
 
 ENDLESS = 100_000  # steps: the process is told when to stop
 LR = 1e-5
 
 
-class Stop(BaseException):
-    """No more steps."""
-
-
-def resident(name: str) -> int:
-    """VmRSS (now) or VmHWM (peak) of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-class Gate:
-    """Waits for the word before each step, and measures it."""
-
-    def __init__(self, work: Workload, cuda: bool):
-        self.work, self.cuda = work, cuda
-        self.step = -1
-        self.out = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # what the trainers print is not for the other end
-
-    def now(self) -> float:
-        if self.cuda:
-            import torch
-
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def begin(self) -> None:
-        """A step is over, and the next wants to begin."""
-        end = self.now()
-        if self.step < 0:
-            self.loaded()
-            self.say({"ready": True})
-        else:
-            self.say({"seconds": end - self.start, **self.found, "peak": self.peak(), **self.more()})
-        if sys.stdin.readline().strip() != "go":
-            raise Stop
-        self.step += 1
-        self.start = self.now()
-
-    def more(self) -> dict[str, Any]:
-        """What else is known of the step."""
-        return {}
-
-    def generated(self, lengths: list[int]) -> None:
-        """The step has its completions."""
-        self.found = {"generation": self.now() - self.start, "tokens": sum(lengths), "longest": max(lengths)}
-
-    def loaded(self) -> None:
-        """Memory from here on is what the steps take: models are loaded, the optimizer has no state yet."""
-        if self.cuda:
-            import torch
-
-            torch.cuda.reset_peak_memory_stats()
-            self.base = torch.cuda.memory_allocated()
-            return
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        self.base = resident("VmRSS")
-
-    def peak(self) -> int:
-        """The most memory above the loaded models so far, in bytes."""
-        if self.cuda:
-            import torch
-
-            return int(torch.cuda.max_memory_allocated() - self.base)
-        return resident("VmHWM") - self.base
-
-    def say(self, record: dict[str, Any]) -> None:
-        self.out.write(json.dumps(record) + "\n")
-        self.out.flush()
-
-
 def reward(completions: list[str], **columns: Any) -> list[float]:
     return [float(sum(map(ord, text)) % 7) for text in completions]
 
 
-def force_lengths(gate: Gate) -> None:
+def force_lengths(work: Workload) -> None:
     """The embedded engine's sampler draws as ever, then the end token goes where the step's lengths want it, with the
     log-prob that the model gives it there; an end token drawn before becomes another."""
     import numpy as np
@@ -118,7 +45,7 @@ def force_lengths(gate: Gate) -> None:
         if lengths.get(-1) != step:
             lengths.clear()
             lengths[-1] = step
-        lengths[int(key)] = gate.work.lengths(step)[len(lengths) - 1]
+        lengths[int(key)] = work.lengths(step)[len(lengths) - 1]
         return key
 
     def noted(keys: Any, position: Any) -> Any:
@@ -139,13 +66,12 @@ def force_lengths(gate: Gate) -> None:
     engine_local.stream_key, engine_local.uniforms, engine_local.draw = keyed, noted, forced  # type: ignore[assignment]
 
 
-def ours(gate: Gate, beta: float, model: str, folder: Path, rows: int) -> None:
+def ours(gate: Gate, work: Workload, beta: float, model: str, folder: Path, rows: int) -> None:
     import grpo
     from grpo.config import DataConfig
     from grpo.engine_local import LocalEngine
 
-    work = gate.work
-    force_lengths(gate)
+    force_lengths(work)
     generate = LocalEngine.generate
     metrics = folder / "out" / "metrics.jsonl"
 
@@ -178,13 +104,12 @@ def ours(gate: Gate, beta: float, model: str, folder: Path, rows: int) -> None:
     grpo.train(config, rewards=[reward], dataset=DataConfig(path=str(file), template="{prompt}"))
 
 
-def trl(gate: Gate, beta: float, model: str, folder: Path, rows: int) -> None:
+def trl(gate: Gate, work: Workload, beta: float, model: str, folder: Path, rows: int) -> None:
     import datasets
     import torch
     from transformers import LogitsProcessor, LogitsProcessorList
     from trl import GRPOConfig, GRPOTrainer
 
-    work = gate.work
     total = work.prompts * work.group
 
     class ForcedLengths(LogitsProcessor):
@@ -245,10 +170,10 @@ def main(arguments: list[str]) -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    gate = Gate(WORKLOADS[name], cuda=name.startswith("G"))
+    gate = Gate(cuda=name.startswith("G"))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
-        {"ours": ours, "trl": trl}[side](gate, float(beta), model, Path(folder), int(rows))
+        {"ours": ours, "trl": trl}[side](gate, WORKLOADS[name], float(beta), model, Path(folder), int(rows))
     except Stop:
         return
 
