@@ -7,9 +7,10 @@ After every EVERY steps it evaluates its model on the held-out problems; that ti
 
 from __future__ import annotations
 
-import functools
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from grpo.evaluation import evaluate
 from grpo.policy import load_tokenizer
 from grpo.prompts import Task
 from grpo.runtime import apply_runtime
+from grpo.scoring import Reward
 from grpo.trainer import train
 from rewards.loader import load_reward
 from stages.config import RecipeConfig
@@ -91,11 +93,15 @@ def trl(gate: Gate, accuracy: Accuracy, recipe: RecipeConfig, init: str, seed: i
     assert stage is not None
     (task,) = make_tasks(recipe, init).values()
     rows = [{**p.columns, "prompt": p.messages, "answer": p.answer, "prefill": p.prefill} for p in task.prompts]
-    rewards = [functools.update_wrapper(functools.partial(r.fn), _named(r.name)) for r in task.rewards]
     trainer = GRPOTrainer(
         model=init,
-        reward_funcs=rewards,
-        args=GRPOConfig(output_dir=str(folder), seed=seed, **settings_of(stage), reward_weights=_weights(task)),
+        reward_funcs=[for_trl(reward) for reward in task.rewards],
+        args=GRPOConfig(
+            output_dir=str(folder),
+            seed=seed,
+            reward_weights=[reward.weight for reward in task.rewards],
+            **settings_of(stage),
+        ),
         train_dataset=datasets.Dataset.from_list(rows),
     )
     sample = trainer._generate
@@ -113,15 +119,16 @@ def trl(gate: Gate, accuracy: Accuracy, recipe: RecipeConfig, init: str, seed: i
     trainer.train()
 
 
-def _named(name: str) -> Any:
-    def reward() -> None: ...
+def for_trl(reward: Reward) -> Callable[..., Any]:
+    """The same function, given only the columns that it names, as our trainer does."""
+    parameters = inspect.signature(reward.fn).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
-    reward.__name__ = name
-    return reward
+    def called(**columns: Any) -> Any:
+        return reward.fn(**{name: value for name, value in columns.items() if takes_all or name in parameters})
 
-
-def _weights(task: Task) -> list[float]:
-    return [reward.weight for reward in task.rewards]
+    called.__name__ = reward.name
+    return called
 
 
 def settings_of(stage: Any) -> dict[str, Any]:
