@@ -94,7 +94,9 @@ def main() -> None:
             results[seed] = race(
                 chosen.run, seed, chosen.target, chosen.every, chosen.most, chosen.threads, Path(folder)
             )
-        print(table({seed: results[seed]}, chosen.target), flush=True)
+        for side in SIDES:
+            curve = ", ".join(f"{100 * point['pass@1']:.0f}" for point in results[seed][side]["curve"])
+            print(f"seed {seed}, {side}: pass@1 {curve} every {chosen.every} steps", flush=True)
     text = table(results, chosen.target) + "\n" + verdict(results) + "\n"
     print(text)
     if len(results) >= 3:

@@ -16,9 +16,12 @@ import grpo
 from grpo.adapter import add_adapter
 from grpo.algorithm import LoraConfig
 from grpo.config import DataConfig
+from grpo.errors import UserError
 from grpo.flops import ModelSize, mfu, peak_flops, positions, seen_pairs, size_of
 from grpo.packing import make_input
 from grpo.profiling import phase_table
+from stages.manifest import stage_settings
+from stages.run_cmd import run_command
 
 CPU = torch.device("cpu")
 # Two completions, of 3 and 2 tokens, of a prompt of 4: the last token of each stays out of the rows.
@@ -148,3 +151,16 @@ def test_table_of_phases() -> None:
         ["save", "0.000", "0.0%"],
         ["all", "4.000", "100.0%"],
     ]
+
+
+def test_profile_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the setting runtime.profile, and no part of what a stage is made from."""
+    asked: list[Any] = []
+    monkeypatch.setattr("stages.pipeline.run_pipeline", lambda config, *rest: asked.append(config))
+    for option in ([], ["--profile", "3"]):
+        run_command(["tiny.yaml", "--out", str(tmp_path), *option])
+    plain, profiled = asked
+    assert (plain.runtime.profile, profiled.runtime.profile) == (None, 3)
+    assert stage_settings(plain, "reasoning_rl") == stage_settings(profiled, "reasoning_rl")
+    with pytest.raises(UserError, match=r"runtime\.profile"):
+        run_command(["tiny.yaml", "--out", str(tmp_path), "--profile", "0"])
