@@ -1,6 +1,6 @@
 """Wall-clock to 80% pass@1 on held-out problems: ours and TRL, from one cold start, with the same hyperparameters.
 
-    python benchmarks/time_to_accuracy.py RUN [--seeds 0 1 2] [--target 0.8] [--every 5] [--most 100]
+    python benchmarks/time_to_accuracy.py RUN [--seeds 0 1 2] [--target 0.8] [--every 2] [--most 100]
 
 RUN is a run folder of `grpo run configs/tiny.yaml` whose cold start is finished; the reasoning stage of its config.yaml
 is what both train. The trainers of a seed take turns, a step each; every few steps each model is evaluated on the
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--target", type=float, default=0.8)
-    parser.add_argument("--every", type=int, default=5, help="steps between evaluations")
+    parser.add_argument("--every", type=int, default=2, help="steps between evaluations")
     parser.add_argument("--most", type=int, default=100, help="steps")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     chosen = parser.parse_args()

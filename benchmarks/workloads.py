@@ -30,7 +30,7 @@ class Workload:
     max_tokens: int
     mean: int | None
     model: dict[str, Any]
-    trl_rows: int  # completions in one forward and backward of TRL: the fastest of those tried (--trl-rows)
+    trl_rows: int  # completions in one forward and backward of TRL
     vocabulary: int = 512
     group: int = 8
     kind: str = "Qwen3"
@@ -64,12 +64,12 @@ def long_tailed(count: int, mean: float, largest: int) -> list[int]:
     return values
 
 
-W2 = Workload("GSM8K-like", 8, 160, 300, 120, {**TINY, **LARGE}, 64)
+W2 = Workload("GSM8K-like", 8, 160, 300, 120, {**TINY, **LARGE}, 16)
 CPU_WORKLOADS = {
     "W1": Workload("short", 32, 22, 22, None, {**TINY, **SMALL}, 256),
     "W2": W2,
-    "W3": Workload("long prompt", 8, 512, 64, None, {**TINY, **LARGE}, 64),
-    "W4": Workload("W2 with a vocabulary of 32k", 8, 160, 300, 120, {**TINY, **LARGE}, 64, 32768),
+    "W3": Workload("long prompt", 8, 512, 64, None, {**TINY, **LARGE}, 16),
+    "W4": Workload("W2 with a vocabulary of 32k", 8, 160, 300, 120, {**TINY, **LARGE}, 16, 32768),
 }
 ON_GPU = {"vocabulary": 151936, "group": 16, "kind": "Qwen2", "dtype": "bfloat16"}
 GPU_WORKLOADS = {
