@@ -6,7 +6,7 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup setup-vllm run test test-vllm lint bench ablate seeds zero torture clean
+.PHONY: setup setup-vllm run test test-vllm lint bench growth ablate seeds zero torture clean
 
 setup: .venv/.ready
 
@@ -47,8 +47,13 @@ seeds: setup
 	for seed in 0 1 2; do $(BIN)/grpo run configs/tiny.yaml --out runs/seed-$$seed seed=$$seed || exit 1; done
 	$(BIN)/python benchmarks/acceptance.py runs/seed-0 runs/seed-1 runs/seed-2
 
+# Step time and memory against TRL, four workloads: a table in benchmarks/. About 12 minutes.
 bench: setup
 	$(BIN)/python benchmarks/step_time.py $(ARGS)
+
+# How the update's time grows with its tokens: a table and a plot in benchmarks/. About 3 minutes.
+growth: setup
+	$(BIN)/python benchmarks/growth.py $(ARGS)
 
 # Stage 2 with one thing changed at a time, three seeds: a table and a plot in benchmarks/. About half an hour.
 ablate: setup

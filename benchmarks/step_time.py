@@ -1,157 +1,166 @@
-"""Seconds per GRPO step, ours against TRL's GRPOTrainer, interleaved in one run on the same model and prompts.
+"""Seconds per GRPO step and peak memory, ours against TRL's GRPOTrainer, step by step in turn on the same work.
 
-    python benchmarks/step_time.py [--rounds 3] [--steps 6] [--threads 2]
+    make bench                                             W1 to W4, beta = 0 and 0.001: about 12 minutes on 2 cores
+    python benchmarks/step_time.py --workload W2 --steps 5 --beta 0
+    python benchmarks/step_time.py --workload W2 --steps 2 --trl-rows 16      another batch size of TRL; writes nothing
 
-W1: 32 prompts x 8 completions, 22 prompt and 22 completion tokens, a random Qwen3 of 0.75M parameters, beta = 0 and
-0.001, one update per rollout, fp32. A random model hardly ever ends early, so both sides make the same tokens. TRL
-runs without gradient checkpointing and with the whole batch in one forward. The first two steps of a round are
-warm-up; the figure is the median of the rest.
+Each trainer has a process of its own for a workload and beta; they take turns, a step each, and the one whose turn it
+is not waits. Both make completions of the same lengths: a hook in either sampler puts the end token where it belongs
+and nowhere else. The first step is warm-up. TRL runs without gradient checkpointing, with its chunked head (built in
+since 1.16) and the number of completions in a forward that was the fastest. Memory is the peak above the loaded models.
+Writes benchmarks/step_time.json and .md when everything was run.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import importlib.metadata
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS, WARM_UP = 32, 8, 22, 22, 2
+from turns import HERE, Worker
+from workloads import CPU_WORKLOADS, WORKLOADS, make_model
+
+SIDES = ("ours", "trl")
+BETAS = (0.0, 0.001)
+PACKAGES = ("torch", "transformers", "trl")
 
 
-def make_model(folder: Path) -> str:
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-
-    vocabulary = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i for i in range(2, 512)}}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=512,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def make_rows(count: int) -> list[dict[str, str]]:
-    return [{"prompt": " ".join(f"w{2 + (7 * i + 13 * j) % 510}" for j in range(PROMPT_TOKENS))} for i in range(count)]
-
-
-def reward(completions: list[str], **columns: Any) -> list[float]:
-    return [float(sum(map(ord, text)) % 7) for text in completions]
-
-
-def ours(model: str, rows: list[dict[str, str]], steps: int, beta: float, out: Path) -> list[float]:
-    import grpo
-    from grpo.config import DataConfig
-
-    config = {
-        "model": model,
-        "out": str(out),
-        "steps": steps,
-        "group_size": GROUP,
-        "prompts_per_step": PROMPTS,
-        "sampling": {"max_tokens": COMPLETION_TOKENS},
-        "loss": {"beta": beta},
-        "optimizer": {"lr": 1e-5},
+def measure(name: str, beta: float, steps: int, threads: int, folder: Path, rows: int | None = None) -> dict[str, Any]:
+    """Both trainers on a workload, in turn; see `compared`."""
+    work = WORKLOADS[name]
+    parameters = make_model(folder / "model", work)
+    rows = rows or work.trl_rows
+    workers = []
+    for side in SIDES:
+        settings = [side, name, str(beta), str(folder / "model"), str(folder / side), str(rows)]
+        workers.append(Worker(side, [str(HERE / "step_worker.py"), *settings], folder / side, threads))
+    for worker in workers:
+        worker.read()  # it is ready
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for number in range(steps + 1):  # the first is warm-up
+        for worker in workers if number % 2 else workers[::-1]:
+            found[worker.side].append(worker.step())
+        ours, trl = (found[side][-1] for side in SIDES)
+        if (ours["tokens"], ours["longest"]) != (trl["tokens"], trl["longest"]):
+            raise SystemExit(f"not the same work: {ours} and {trl}")
+    for worker in workers:
+        worker.stop()
+    return {
+        "workload": name,
+        "what": work.what,
+        "beta": beta,
+        "parameters": parameters,
+        "completions": f"{work.prompts} x {work.group}",
+        "prompt_tokens": work.prompt_tokens,
+        "completion_tokens": {"mean": statistics.mean(work.lengths(0)), "max": max(work.lengths(0))},
+        "trl_rows_per_forward": rows,
+        **compared(*(found[side][1:] for side in SIDES)),
+        "steps": found,
     }
-    file = out / "rows.jsonl"
-    file.parent.mkdir(parents=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    grpo.train(config, rewards=[reward], dataset=DataConfig(path=str(file), template="{prompt}"))
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["seconds"] for line in lines][WARM_UP:]
 
 
-def trl(model: str, rows: list[dict[str, str]], steps: int, beta: float, out: Path) -> list[float]:
-    import datasets
-    from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+def compared(ours: list[dict[str, Any]], trl: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of each side, and TRL's figures over ours: ratios of medians, quartiles of the ratios step by step."""
+    sides = {"ours": [split(step) for step in ours], "trl": [split(step) for step in trl]}
+    medians = {
+        side: {
+            key: statistics.median(step[key] for step in steps) for key in ("seconds", "generation", "update", "cpu")
+        }
+        | {"peak_mb": max(step["peak"] for step in steps) / 1e6}
+        for side, steps in sides.items()
+    }
+    ratios = {}
+    for key in ("seconds", "generation", "update"):
+        each = [b[key] / a[key] for a, b in zip(sides["ours"], sides["trl"], strict=True)]
+        low, _, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+        ratios[key] = {"ratio": medians["trl"][key] / medians["ours"][key], "quartiles": [low, high]}
+    memory = medians["ours"]["peak_mb"] / medians["trl"]["peak_mb"]
+    mfu = [step["mfu"] for step in ours if step.get("mfu") is not None]
+    return {**medians, "trl/ours": ratios, "peak ours/trl": memory, "mfu": statistics.median(mfu) if mfu else None}
 
-    times = [time.perf_counter()]
 
-    class Stopwatch(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            times.append(time.perf_counter())
+def split(step: dict[str, Any]) -> dict[str, Any]:
+    return {**step, "update": step["seconds"] - step["generation"]}
 
-    config = GRPOConfig(
-        output_dir=str(out),
-        max_steps=steps,
-        per_device_train_batch_size=PROMPTS * GROUP,
-        num_generations=GROUP,
-        max_completion_length=COMPLETION_TOKENS,
-        beta=beta,
-        learning_rate=1e-5,
-        lr_scheduler_type="constant",
-        gradient_checkpointing=False,
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        model_init_kwargs={"dtype": "float32"},
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| workload | beta | | step, s | generation | update | peak, MB |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for row in results:
+        for side in SIDES:
+            own = row[side]
+            label = f"{row['workload']} {row['what']} | {row['beta']:g}" if side == "ours" else " | "
+            seconds = " | ".join(f"{own[key]:.2f}" for key in ("seconds", "generation", "update"))
+            lines.append(f"| {label} | {side} | {seconds} | {own['peak_mb']:,.0f} |")
+        cells = []
+        for key in ("seconds", "generation", "update"):
+            found = row["trl/ours"][key]
+            low, high = found["quartiles"]
+            cells.append(f"**{found['ratio']:.2f}×** ({low:.2f} to {high:.2f})")
+        lines.append(f"| | | TRL/ours | {' | '.join(cells)} | {1 / row['peak ours/trl']:.2f}× |")
+    return "\n".join(lines) + "\n"
+
+
+def settings_of(results: list[dict[str, Any]], threads: int, steps: int) -> str:
+    """What was compared, in words."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    rows = ", ".join(dict.fromkeys(f"{row['workload']}: {row['trl_rows_per_forward']}" for row in results))
+    work = "; ".join(
+        dict.fromkeys(
+            f"{row['workload']}: {row['completions']}, {row['prompt_tokens']} prompt tokens, completions of "
+            f"{row['completion_tokens']['mean']:.0f} tokens on average and {row['completion_tokens']['max']} at most, "
+            f"{row['parameters'] / 1e6:.2f}M parameters"
+            for row in results
+        )
     )
-    trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=reward,
-        args=config,
-        train_dataset=datasets.Dataset.from_list(rows),
-        callbacks=[Stopwatch()],
+    return (
+        f"{work}. Medians of {steps} steps after a warm-up, trainers in turn, {threads} threads, {versions}. TRL: no "
+        f"gradient checkpointing, its chunked head, completions per forward {rows}. Completions have the same lengths "
+        "on both sides. In brackets the quartiles of the ratios step by step. Peak memory: above the loaded models.\n"
     )
-    trainer.train()
-    return [after - before for before, after in itertools.pairwise(times)][WARM_UP:]
+
+
+def run(names: list[str], betas: list[float], steps: int, threads: int, rows: int | None) -> list[dict[str, Any]]:
+    results = []
+    for name in names:
+        for beta in betas:
+            began = time.monotonic()
+            with tempfile.TemporaryDirectory() as folder:
+                results.append(measure(name, beta, steps, threads, Path(folder), rows))
+            print(table(results[-1:]) + f"{time.monotonic() - began:.0f} s", flush=True)
+    return results
+
+
+def write(stem: Path, results: list[dict[str, Any]], threads: int, steps: int) -> None:
+    """JSON and Markdown beside each other."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    record = {"threads": threads, "versions": versions, "results": results}
+    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(settings_of(results, threads, steps) + "\n" + table(results))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--workload", nargs="+", choices=list(CPU_WORKLOADS), default=list(CPU_WORKLOADS))
+    parser.add_argument("--steps", type=int, default=5, help="after the warm-up")
+    parser.add_argument("--beta", nargs="+", type=float, default=list(BETAS))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    settings = parser.parse_args()
-
-    import torch
-    import transformers
-
-    torch.set_num_threads(settings.threads)
-    transformers.utils.logging.disable_progress_bar()
-    results: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        model = make_model(Path(folder) / "model")
-        rows = make_rows(PROMPTS * settings.steps)
-        for beta in (0.0, 0.001):
-            times: dict[str, list[float]] = {"ours": [], "trl": []}
-            for number in range(settings.rounds):
-                for name, side in (("ours", ours), ("trl", trl)):
-                    times[name] += side(model, rows, settings.steps, beta, Path(folder) / f"{name}-{beta}-{number}")
-            medians = {name: statistics.median(values) for name, values in times.items()}
-            spread = {name: [min(values), max(values)] for name, values in times.items()}
-            results[f"beta={beta}"] = {
-                "median_seconds": medians,
-                "min_max_seconds": spread,
-                "trl/ours": medians["trl"] / medians["ours"],
-            }
-    json.dump(results, sys.stdout, indent=1)
-    print()
+    parser.add_argument("--trl-rows", type=int, help="completions in one forward of TRL")
+    chosen = parser.parse_args()
+    results = run(chosen.workload, chosen.beta, chosen.steps, chosen.threads, chosen.trl_rows)
+    whole = len(results) == len(CPU_WORKLOADS) * len(BETAS) and chosen.steps >= 5 and chosen.trl_rows is None
+    if whole:
+        write(HERE / "step_time", results, chosen.threads, chosen.steps)
+    print(settings_of(results, chosen.threads, chosen.steps) + "\n" + table(results))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class RuntimeConfig(Section):
     parallel: Literal["data", "fsdp"] = "data"  # with several processes: a whole model in each, or a shard (FSDP2)
     threads: int | None = Field(None, ge=1)  # None: what torch chooses
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    profile: int | None = Field(None, ge=1)  # steps of each RL stage to trace, after a first one; to its profile/
 
 
 class VllmConfig(Section):

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch.profiler import record_function
+
 from grpo.config import OVERLONG
 from grpo.files import append_text, must_write, write_text
 from grpo.parallel import is_main
@@ -107,7 +109,8 @@ class Clock:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
-        yield
+        with record_function(phase):  # its name in a profiler's trace
+            yield
         self.seconds[phase] += time.perf_counter() - start
 
     def lap(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 from grpo.adapter import base_model
 from grpo.chunked_head import LogitShape
 from grpo.errors import UserError
+from grpo.flops import ModelSize, size_of
 from grpo.packing import ModelInput, make_input
 from grpo.shared_attention import shared_attention
 from grpo.token_scores import hidden_states, token_scores
@@ -23,10 +24,12 @@ SEEN_LAYERS = {"full_attention", "sliding_attention"}
 
 @dataclass(frozen=True)
 class ModelFit:
-    """How a model is scored. `share_prompts`: a group's prompt goes through it once; else rows are padded."""
+    """How a model is scored. `share_prompts`: a group's prompt goes through it once; else rows are padded.
+    `size`: what a token costs, None when it cannot be told."""
 
     share_prompts: bool
     shape: LogitShape
+    size: ModelSize | None = None
 
 
 def fit_of(model: Any, temperature: float) -> ModelFit:
@@ -39,7 +42,7 @@ def fit_of(model: Any, temperature: float) -> ModelFit:
     reason = why_not_shared(model)
     if reason is not None:
         log.warning("%s: prompts are not shared and rows are padded: %s", type(base_model(model)).__name__, reason)
-    return ModelFit(reason is None, shape)
+    return ModelFit(reason is None, shape, size_of(model))
 
 
 def _probe(model: Any, *, share_prompts: bool) -> ModelInput:

@@ -47,6 +47,8 @@ class Sums:
     probability_error: float = 0.0  # exp |log pi_gen - log pi_trainer|
     outside: float = 0.0  # tokens beyond the band
     fresh_tokens: float = 0.0
+    executed_tokens: float = 0.0  # through the layers, forward and backward: prompts as often as they went, padding too
+    flops: float = 0.0
 
     def add(
         self,
@@ -130,6 +132,8 @@ class Sums:
             "correction_cut": mean(self.corrected) if corrected else None,
             "off_policy_dropped": self.dropped / self.sequences if self.sequences else None,
             "trained_tokens": self.tokens,
+            "executed_tokens": self.executed_tokens,
+            "update_flops": self.flops or None,
             "logprob_mismatch": fresh(self.mismatch),
             "logprob_mismatch_max": self.mismatch_max,
             "logprob_mismatch_outside": fresh(self.outside),

@@ -20,11 +20,13 @@ from grpo.config import EngineConfig, RLConfig, RuntimeConfig
 from grpo.engine import engine_kind, mismatch_limit, training_engine
 from grpo.errors import UserError
 from grpo.files import flush_folder, must_write
+from grpo.flops import device_peak, mfu
 from grpo.inert import inert_engine_settings, inert_settings
 from grpo.learner import Learner, make_learner, with_old_logprobs, with_ref_logprobs
 from grpo.metrics import Clock, MetricsWriter, rollout_metrics
 from grpo.parallel import World, is_main
 from grpo.policy import Policy, load_policy
+from grpo.profiling import profiled
 from grpo.progress import progress
 from grpo.prompts import PromptSampler, Task, longest_prompt
 from grpo.reference import Reference
@@ -122,7 +124,10 @@ def _train(
     metrics = MetricsWriter(out / "metrics.jsonl", state.step)
     names = sorted({name for own in weights.values() for name in own})  # every row of the metrics has the same keys
 
-    with closing(engine), progress(label, config.steps, state.step) as bar:
+    peak = device_peak(policy.device, runtime.dtype, learner.world.size)
+    tracing = profiled(out / "profile", runtime.profile, policy.device)
+
+    with closing(engine), progress(label, config.steps, state.step) as bar, tracing as profiler:
         while state.step < config.steps:
             version = state.step
             groups = source.next(version)
@@ -146,10 +151,11 @@ def _train(
                     )
                     if config.loss.kl_in_reward:
                         stats["kl"] = mean_token_kl(batch, config.loss)
-                row = advance(
-                    state, batch, names, {**stats, **source.metrics}, clock, source.tokens if index == 0 else 0
-                )
+                stats = {**stats, **source.metrics}
+                row = advance(state, batch, names, stats, clock, source.tokens if index == 0 else 0, peak)
                 metrics.write(row)
+                if profiler is not None:
+                    profiler.step(row)
                 bar.advance(1, f"reward {row['reward'] or 0:.3f}, {row['completion_length']:.0f} tokens")
             with clock("sync"):
                 engine.sync(policy)
@@ -256,9 +262,10 @@ def advance(
     stats: dict[str, float | None],
     clock: Clock,
     sampled: int,
+    peak: float | None = None,
 ) -> dict[str, Any]:
     """Count the step; its row of metrics.jsonl. A rollout's time and its `sampled` tokens fall to the first of its
-    updates; the others have 0, and no rate."""
+    updates; the others have 0, and no rate. `peak`: FLOP/s of all devices, None when unknown."""
     phases = clock.lap()
     seconds = sum(phases.values())
     state.step += 1
@@ -275,6 +282,7 @@ def advance(
         "seconds": seconds,
         **{f"seconds/{phase}": value for phase, value in phases.items()},
         "tokens_per_second": sampled / seconds if sampled else None,
+        "mfu": mfu(stats["update_flops"], phases["update"], peak),
     }
 
 

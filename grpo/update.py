@@ -68,6 +68,8 @@ def accumulate_gradients(
             learner.accelerator.backward(terms.loss * scale)
         current = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         sums.add(terms, entropy.detach(), batch.mask, step - batch.versions)
+        sums.executed_tokens += batch.rows.token_ids.numel()
+        sums.flops += learner.fit.size.of_update(batch.rows) if learner.fit.size is not None else 0.0
         fresh = batch.mask.bool() & (batch.versions == version).unsqueeze(-1)  # older leftovers tell nothing about it
         sums.compare(batch.gen_logprobs[fresh], current[fresh])
     return sums

@@ -13,6 +13,7 @@ RUN_EXAMPLES = """\
   grpo run my.yaml --out runs/a seed=1 reasoning_rl.steps=50
   grpo run my.yaml --from reasoning_rl              this stage and all later ones anew
   grpo run my.yaml --until cold_start               stop after this stage
+  grpo run my.yaml --profile 3                      where the time of three steps of each RL stage goes
   accelerate launch --multi_gpu --num_processes 4 -m stages.cli run my.yaml        several processes"""
 
 
@@ -22,7 +23,14 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-changes", action="store_true", help="go on inside a stage though its settings or data changed"
     )
+    parser.add_argument(
+        "--profile", metavar="N", help="trace N steps of each RL stage after its first (runtime.profile=N)"
+    )
     add_overrides(parser)
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    return [*arguments.overrides, *([f"runtime.profile={arguments.profile}"] if arguments.profile else [])]
 
 
 def _out(arguments: argparse.Namespace) -> Path:
@@ -41,7 +49,7 @@ def run_command(arguments: list[str]) -> int:
     from stages.config import RecipeConfig
     from stages.runtime import quiet
 
-    config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
+    config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
     quiet(config.runtime.log_level)
 
     from stages.pipeline import run_pipeline
@@ -66,7 +74,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
     from stages.config import RecipeConfig
     from stages.runtime import quiet
 
-    config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
+    config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
     quiet(config.runtime.log_level)
     if getattr(config, key) is None:
         raise UserError(f"config '{chosen.config}': no section '{key}', so there is no such stage to run")

@@ -156,6 +156,8 @@ def model_logprobs(
 def assert_same_metrics(ours: dict[str, float | None], theirs: dict[str, float | None]) -> None:
     """Equal but for rounding; the mismatch of the engine's log-probs is nothing but rounding here."""
     for name, value in theirs.items():
+        if name in ("executed_tokens", "update_flops"):  # what it cost depends on how it was cut
+            continue
         limit = 1e-5 if name.startswith("logprob_mismatch") else 2e-7
         assert ours[name] == (None if value is None else pytest.approx(value, rel=1e-5, abs=limit)), name
 

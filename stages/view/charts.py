@@ -76,7 +76,7 @@ PLANS = (
     Plan(POLICY, ("off_policy_dropped",), "sequences dropped"),
     Plan(LENGTHS, ("completion_length",), "mean tokens", core=True),
     Plan(LENGTHS, ("truncated_fraction",), "cut at the limit"),
-    Plan(LENGTHS, ("trained_tokens", "tokens"), "tokens of the step"),
+    Plan(LENGTHS, ("trained_tokens", "tokens", "executed_tokens"), "tokens of the step"),
     Plan(OPTIMISER, ("loss",), core=True),
     Plan(OPTIMISER, ("grad_norm",), "before clipping", core=True),
     Plan(OPTIMISER, ("lr",), "learning rate", exact=True, core=True),
@@ -85,6 +85,7 @@ PLANS = (
     Plan(TIME, ("seconds/*",), "seconds a step by phase, smoothed", together=True, stacked=True, core=True),
     Plan(TIME, ("seconds",), "of the whole step", core=True),
     Plan(TIME, ("tokens_per_second",), "sampled, over the whole step"),
+    Plan(TIME, ("mfu",), "of the update"),
 )
 
 

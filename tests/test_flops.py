@@ -1,0 +1,166 @@
+"""FLOPs of an update and their share of the peak, against figures worked out by hand; the profile of a run."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import VOCAB_SIZE, make_model, make_tokenizer
+
+import grpo
+from grpo.adapter import add_adapter
+from grpo.algorithm import LoraConfig
+from grpo.config import DataConfig
+from grpo.errors import UserError
+from grpo.flops import ModelSize, mfu, peak_flops, positions, seen_pairs, size_of
+from grpo.packing import make_input
+from grpo.profiling import phase_table
+from stages.manifest import stage_settings
+from stages.run_cmd import run_command
+
+CPU = torch.device("cpu")
+# Two completions, of 3 and 2 tokens, of a prompt of 4: the last token of each stays out of the rows.
+SEQUENCES = [((1, 2, 3, 4), (5, 6, 7)), ((1, 2, 3, 4), (8, 9))]
+
+
+@pytest.mark.parametrize(
+    ("share", "tokens", "pairs", "window"),
+    [
+        # The prompt sees 1+2+3+4, the completions 5+6 and 5; with a window of 3: 1+2+3+3, 3+3, 3.
+        (True, 4 + 2 + 1, 10 + 11 + 5, 9 + 6 + 3),
+        # Two rows padded to 6 tokens: 1+...+6 each; 1+2+3+3+3+3 each.
+        (False, 2 * 6, 2 * 21, 2 * 15),
+    ],
+)
+def test_flops_of_an_update_by_hand(share: bool, tokens: int, pairs: int, window: int) -> None:
+    rows = make_input(SEQUENCES, CPU, share_prompts=share)
+    assert (rows.token_ids.numel(), len(rows.predictors)) == (tokens, 5)
+    assert [seen_pairs(positions(rows), seen) for seen in (None, 3)] == [pairs, window]
+    size = ModelSize(1000, 100, 1000, 100, ((8, None), (4, 3)))
+    assert size.of_update(rows) == 6 * (1000 * tokens + 100 * 5) + 12 * (8 * pairs + 4 * window)
+    adapted = ModelSize(1000, 100, 10, 0, ((8, None), (4, 3)))
+    assert adapted.of_update(rows) == (4 * 1000 + 20) * tokens + 400 * 5 + 12 * (8 * pairs + 4 * window)
+
+
+def test_size_of_a_model_leaves_the_lookup_out() -> None:
+    """Qwen3 of 2 layers of width 32: 4 heads and 2 key/value heads of width 8, a feed-forward layer of 48."""
+    attention = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 2 * 8  # with the norms of queries and keys
+    layers = 2 * (attention + 3 * 32 * 48 + 2 * 32) + 32
+    head = 32 * VOCAB_SIZE
+    for tied in (True, False):
+        size = size_of(make_model("qwen3", tie_word_embeddings=tied))
+        assert size == ModelSize(layers, head, layers, head, ((2 * 4 * 8, None),))
+    adapted = size_of(add_adapter(make_model("qwen3"), LoraConfig(r=2, alpha=4), seed=0))
+    trained = 2 * 2 * (32 + 32 + 2 * (32 + 16) + 32 + 32 + 3 * (32 + 48))
+    assert adapted == ModelSize(layers + trained, head, trained, 0, ((64, None),))
+
+
+def test_windows_of_a_model() -> None:
+    gemma = make_model("gemma2", sliding_window=5, layer_types=["sliding_attention", "full_attention"])
+    size = size_of(gemma)
+    assert size is not None
+    assert [window for _, window in size.attention] == [None, 5]
+    assert size.attention[0][0] == size.attention[1][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "peak"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "bfloat16", 312e12),
+        ("NVIDIA A100 80GB PCIe", "float32", 19.5e12),
+        ("NVIDIA H200", "float16", 989.4e12),
+        ("NVIDIA H200 NVL", "bfloat16", 835e12),
+        ("NVIDIA L40S", "bfloat16", 362e12),
+        ("NVIDIA L40", "bfloat16", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "bfloat16", None),
+        ("NVIDIA Something", "bfloat16", None),
+    ],
+)
+def test_peaks_by_name(name: str, dtype: str, peak: float | None) -> None:
+    assert peak_flops(name, dtype) == peak
+
+
+def test_mfu_is_null_where_something_is_unknown() -> None:
+    assert mfu(1e12, 2.0, 1e12) == 0.5
+    assert mfu(1e12, 2.0, None) is None
+    assert mfu(None, 2.0, 1e12) is None
+
+
+def train(folder: Path, steps: int, profile: int | None) -> list[dict[str, Any]]:
+    make_model().save_pretrained(folder / "model")
+    make_tokenizer(None).save_pretrained(folder / "model")
+    config = {
+        "model": str(folder / "model"),
+        "out": str(folder / "out"),
+        "steps": steps,
+        "group_size": 2,
+        "prompts_per_step": 2,
+        "sampling": {"max_tokens": 4},
+        "optimizer": {"lr": 1e-3},
+        "runtime": {"profile": profile, "device": "cpu"},
+    }
+    rows = [{"prompt": f"{i}+{i}="} for i in range(4)]
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reward = lambda completions, **_: [float(len(text)) for text in completions]  # noqa: E731
+    grpo.train(config, rewards=[reward], dataset=DataConfig(path=str(data), template="{prompt}"))
+    return [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_profile_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A trace of the steps asked for, with the loop's phases in it, after a step that is not traced."""
+    with caplog.at_level(logging.WARNING, "grpo"):
+        rows = train(tmp_path, steps=4, profile=2)
+    folder = tmp_path / "out" / "profile"
+    trace = json.loads(gzip.decompress((folder / "trace.json.gz").read_bytes()))
+    names = [event.get("name") for event in trace["traceEvents"] if event.get("cat") == "user_annotation"]
+    assert names.count("update") == 2
+    assert {"generate", "reward", "score", "sync"} <= set(names)
+    table = (folder / "table.txt").read_text()
+    assert phase_table(rows[1:3]) in table
+    assert "aten::" in table
+    assert str(folder / "trace.json.gz") in caplog.text
+    assert [row["mfu"] for row in rows] == [None] * 4  # a CPU's peak has no name
+    assert all(row["executed_tokens"] > 0 and row["update_flops"] > 0 for row in rows if row["applied"])
+
+
+def test_profile_of_a_run_too_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "grpo"):
+        train(tmp_path, steps=1, profile=2)
+    assert "nothing was profiled" in caplog.text
+    assert not (tmp_path / "out" / "profile").exists()
+
+
+def test_table_of_phases() -> None:
+    row = {"step": 3, "seconds": 4.0} | dict.fromkeys(
+        (f"seconds/{phase}" for phase in ("reward", "score", "sync", "save")), 0.0
+    )
+    table = phase_table([row | {"seconds/generate": 1.0, "seconds/update": 3.0}])
+    assert [line.split() for line in table.splitlines()] == [
+        ["phase", "step", "3", "share"],
+        ["generate", "1.000", "25.0%"],
+        ["reward", "0.000", "0.0%"],
+        ["score", "0.000", "0.0%"],
+        ["update", "3.000", "75.0%"],
+        ["sync", "0.000", "0.0%"],
+        ["save", "0.000", "0.0%"],
+        ["all", "4.000", "100.0%"],
+    ]
+
+
+def test_profile_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the setting runtime.profile, and no part of what a stage is made from."""
+    asked: list[Any] = []
+    monkeypatch.setattr("stages.pipeline.run_pipeline", lambda config, *rest: asked.append(config))
+    for option in ([], ["--profile", "3"]):
+        run_command(["tiny.yaml", "--out", str(tmp_path), *option])
+    plain, profiled = asked
+    assert (plain.runtime.profile, profiled.runtime.profile) == (None, 3)
+    assert stage_settings(plain, "reasoning_rl") == stage_settings(profiled, "reasoning_rl")
+    with pytest.raises(UserError, match=r"runtime\.profile"):
+        run_command(["tiny.yaml", "--out", str(tmp_path), "--profile", "0"])
