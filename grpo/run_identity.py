@@ -29,7 +29,7 @@ from grpo.parallel import World
 from grpo.prompts import Task
 from grpo.scoring import Reward
 
-FREE = ("checkpoint", "preset", "runtime.log_level", "engine.server", "engine.vllm.sleep")
+FREE = ("checkpoint", "preset", "runtime.log_level", "runtime.profile", "engine.server", "engine.vllm.sleep")
 ROUNDING = (
     "micro_batch_tokens",
     "gradient_checkpointing",
