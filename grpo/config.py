@@ -36,6 +36,7 @@ class RuntimeConfig(Section):
     parallel: Literal["data", "fsdp"] = "data"  # with several processes: a whole model in each, or a shard (FSDP2)
     threads: int | None = Field(None, ge=1)  # None: what torch chooses
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    grace: float = Field(25.0, gt=0)  # seconds to finish and save after SIGTERM or Ctrl-C; SIGKILL often comes after 30
 
 
 class VllmConfig(Section):

@@ -29,7 +29,7 @@ from grpo.parallel import World
 from grpo.prompts import Task
 from grpo.scoring import Reward
 
-FREE = ("checkpoint", "preset", "runtime.log_level", "engine.server", "engine.vllm.sleep")
+FREE = ("checkpoint", "preset", "runtime.log_level", "runtime.grace", "engine.server", "engine.vllm.sleep")
 ROUNDING = (
     "micro_batch_size",
     *(f"engine.{name}" for name in ("max_rows", "vllm.memory", "vllm.kv_cache_gib", "vllm.tensor_parallel")),

@@ -28,13 +28,15 @@ from grpo.policy import Policy, load_policy
 from grpo.progress import progress
 from grpo.prompts import PromptSampler, Task, longest_prompt
 from grpo.reference import Reference
-from grpo.resume import resume, save_if_due
+from grpo.resume import resume
 from grpo.reward_kl import mean_token_kl, take_kl
 from grpo.rollouts import OVERLONG, RolloutSource, save_completions
 from grpo.run_identity import identify
 from grpo.run_lock import RunLock, lock_run
 from grpo.sampler_rng import stream_key
+from grpo.saving import Saver
 from grpo.schedule import lr_factor
+from grpo.stopping import handled
 from grpo.types import Group
 from grpo.update import update
 
@@ -69,12 +71,13 @@ def train(
     """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any.
 
     `accept_changes`: also when the settings, data or rewards are not those it was made with (`grpo.run_identity`).
+    SIGINT and SIGTERM save at a rollout boundary and end it, with a KeyboardInterrupt or SystemExit(143).
 
     Raises:
         UserError: one line on what is wrong with the settings, the checkpoints or the disk, or another run is there.
     """
     engine_config, runtime = engine_config or EngineConfig(), runtime or RuntimeConfig()
-    with lock_run(out, World.current()) as lock:
+    with handled(), lock_run(out, World.current()) as lock:
         return _train(model, tasks, config, out, seed, engine_config, runtime, label, accept_changes, lock)
 
 
@@ -114,15 +117,16 @@ def _train(
     clock = Clock()
     sampler = PromptSampler(tasks, config.steps, seed, config.difficulty)
     source = RolloutSource(sampler, tasks, engine, config, learner.world, seed, clock)
-    checkpointed = is_main() and (config.checkpoint.every or (out / "checkpoints").exists())
-    identity = identify(model, tasks, config, seed, engine_config, runtime, learner.world) if checkpointed else {}
+    identity = identify(model, tasks, config, seed, engine_config, runtime, learner.world) if is_main() else {}
     state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
     with clock("sync"):
         engine.sync(policy)
+    saver = Saver(out, state, learner, reference, source, config.checkpoint)
     metrics = MetricsWriter(out / "metrics.jsonl", state.step)
     names = sorted({name for own in weights.values() for name in own})  # every row of the metrics has the same keys
 
-    with closing(engine), progress(label, config.steps, state.step) as bar:
+    with closing(engine), saver.stoppable(), progress(label, config.steps, state.step) as bar:
+        saver.boundary()
         while state.step < config.steps:
             version = state.step
             groups = source.next(version)
@@ -132,6 +136,7 @@ def _train(
             lock.check()
             with clock("save"):
                 save_completions(out, version, groups)
+            saver.updates()
             everything = rows_of(groups)
             batches = split_updates(groups, config.mini_batches, config.inner_epochs, seed, version)
             for index, batch in enumerate(batches):
@@ -155,11 +160,11 @@ def _train(
                 engine.sync(policy)
             if reference is not None and config.reference_every:
                 refresh(reference, policy, state, config.reference_every)
-            if config.checkpoint.every:
-                with clock("save"):
-                    save_if_due(out, state, learner, reference, source, config.checkpoint)
-    save_model(policy, out / "model")
-    learner.world.wait()  # whoever reads the model next finds it whole
+            with clock("save"):
+                saver.boundary()
+        save_model(policy, out / "model")
+        learner.world.wait()  # whoever reads the model next finds it whole
+        saver.finished()
     return TrainResult(out / "model", state.step, state.tokens, state.seconds, metrics.last)
 
 
