@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,12 +13,14 @@ from typing import Any
 import torch
 
 from grpo.advantages import assign_advantages
+from grpo.alarms import Alarms, rl_alarms
 from grpo.batching import contributing, rows_of, split_updates
 from grpo.checkpoint import TrainState
 from grpo.config import EngineConfig, RLConfig, RuntimeConfig
 from grpo.engine import engine_kind, mismatch_limit, training_engine
 from grpo.errors import UserError
 from grpo.files import flush_folder, must_write
+from grpo.health import count_nonfinite, report_nonfinite
 from grpo.inert import inert_engine_settings, inert_settings
 from grpo.learner import Learner, make_learner, with_old_logprobs, with_ref_logprobs
 from grpo.metrics import Clock, MetricsWriter, rollout_metrics
@@ -41,8 +42,6 @@ from grpo.types import Group
 from grpo.update import update
 
 log = logging.getLogger("grpo")
-
-NONFINITE_LIMIT = 20  # gradients in a row that are not finite: float16's scale comes down from 65536 in fewer
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,7 @@ def _train(
         engine.sync(policy)
     saver = Saver(out, state, learner, reference, source, config.checkpoint)
     metrics = MetricsWriter(out / "metrics.jsonl", state.step)
+    alarms = Alarms(rl_alarms)
     names = sorted({name for own in weights.values() for name in own})  # every row of the metrics has the same keys
 
     with closing(engine), saver.stoppable(), progress(label, config.steps, state.step) as bar:
@@ -155,6 +155,8 @@ def _train(
                     state, batch, names, {**stats, **source.metrics}, clock, source.tokens if index == 0 else 0
                 )
                 metrics.write(row)
+                report_nonfinite(out, state, stats["grad_norm"], rows, scaled=runtime.dtype == "float16")
+                alarms.look(metrics.rows)
                 bar.advance(1, f"reward {row['reward'] or 0:.3f}, {row['completion_length']:.0f} tokens")
             with clock("sync"):
                 engine.sync(policy)
@@ -281,22 +283,3 @@ def advance(
         **{f"seconds/{phase}": value for phase, value in phases.items()},
         "tokens_per_second": sampled / seconds if sampled else None,
     }
-
-
-def count_nonfinite(state: TrainState, grad_norm: float | None) -> None:
-    """Steps whose gradient is not finite are not applied; a run that has nothing else any more is over.
-
-    Raises:
-        UserError: too many of them one after the other. (Loss scaling in float16 begins with a few.)
-    """
-    if grad_norm is None or math.isfinite(grad_norm):
-        state.nonfinite_run = 0 if grad_norm is not None else state.nonfinite_run
-        return
-    state.nonfinite += 1
-    state.nonfinite_run += 1
-    log.warning("step %d: the gradient is not finite; the step was not applied", state.step)
-    if state.nonfinite_run >= NONFINITE_LIMIT:
-        raise UserError(
-            f"step {state.step}: the gradient was not finite {NONFINITE_LIMIT} times in a row: lower optimizer.lr, "
-            "bound the loss (loss.dual_clip) or train in float32"
-        )
