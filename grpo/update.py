@@ -105,9 +105,7 @@ def gradients_in_memory(learner: Learner, rows: Sequence[Row], config: RLConfig,
             torch.cuda.empty_cache()
         size = learner.micro_batch_size
         if size == 1 or learner.sharded:
-            advice = (
-                "lower it" if size > 1 else "lower sampling.max_tokens, train an adapter (lora) or shard the weights"
-            )
+            advice = "lower it" if size > 1 else "lower sampling.max_tokens, train an adapter (lora) or shard weights"
             raise UserError(f"step {step + 1}: out of memory with micro_batch_size {size}: {advice}")
         log.warning(
             "step %d: out of memory with micro_batch_size %d: going on with %d, which gives the same gradient; "

@@ -211,6 +211,11 @@ def test_a_learnt_task_may_lose_its_entropy():
     assert rl_alarms(series(140, **learnt)) == {}
 
 
+def test_a_model_that_begins_sharp_has_no_entropy_to_lose():
+    """As the tiny recipe's reasoning stage: 0.07 nats a token after the cold start, 0.007 in the end."""
+    assert rl_alarms(series(140, entropy=lambda x: 0.07 - 0.065 * x)) == {}
+
+
 def test_what_is_not_measured_is_not_judged():
     rows = [{"step": step, "reward": None, "kl": None, "entropy": None} for step in range(1, 140)]
     assert rl_alarms(rows) == {}
