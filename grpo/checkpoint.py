@@ -118,13 +118,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / MANIFEST).is_file())
 
 
-def last_good(folder: Path) -> Path | None:
+def last_good(folder: Path, form: int = FORMAT) -> Path | None:
     """The newest checkpoint of which every byte is as it was written; a damaged one is named. None: there are none.
+    `form`: the version of its layout.
 
     Raises:
         UserError: there are some, or were, but no good one: to begin anew is the user's to decide.
     """
-    found = {path.name: damage(path, FORMAT) for path in sorted(folder.glob("step-*"), reverse=True)}
+    found = {path.name: damage(path, form) for path in sorted(folder.glob("step-*"), reverse=True)}
     latest = folder / LATEST
     named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else None
     if named is not None and named not in found:

@@ -37,6 +37,7 @@ class RuntimeConfig(Section):
     threads: int | None = Field(None, ge=1)  # None: what torch chooses
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     profile: int | None = Field(None, ge=1)  # steps of each RL stage to trace, after a first one; to its profile/
+    grace: float = Field(25.0, gt=0)  # seconds to finish and save after SIGTERM or Ctrl-C; SIGKILL often comes after 30
 
 
 class VllmConfig(Section):

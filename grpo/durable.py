@@ -35,20 +35,30 @@ def staged(target: Path, form: int) -> Iterator[Path]:
     Raises:
         OSError: it could not be written.
     """
-    partial, aside = target.with_name(f".{target.name}.partial"), target.with_name(f".{target.name}.old")
-    for leftover in (partial, aside):
-        shutil.rmtree(leftover, ignore_errors=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield partial
-        seal(partial, form)
-        if target.exists():
-            os.rename(target, aside)
-        os.replace(partial, target)
-        flush(target.parent)
+        adopt(partial, target, form)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def adopt(partial: Path, target: Path, form: int) -> None:
+    """The folder `partial`, of files that anyone wrote, becomes `target`, in the place of what may be there.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    aside = target.with_name(f".{target.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    seal(partial, form)
+    if target.exists():
+        os.rename(target, aside)
+    os.replace(partial, target)
+    flush(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 

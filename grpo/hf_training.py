@@ -18,7 +18,11 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from grpo import stopping
+from grpo.alarms import Alarms, sft_alarms
+from grpo.checkpoint import last_good
 from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
+from grpo.durable import adopt
 from grpo.errors import UserError
 from grpo.metrics import MetricsWriter
 from grpo.parallel import World, cut, is_main
@@ -27,6 +31,8 @@ from grpo.progress import Bar, progress
 from grpo.schedule import lr_factor
 
 log = logging.getLogger("grpo")
+
+FORMAT = 1  # of a checkpoint: the Trainer's files and the manifest of `grpo.durable`
 ExampleT = TypeVar("ExampleT")
 
 
@@ -135,17 +141,23 @@ def trainer_arguments(config: SFTConfig, out: Path, steps: int, seed: int, runti
 def run_trainer(
     trainer: Trainer, config: SFTConfig, out: Path, steps: int, tokens: Sequence[int], title: str
 ) -> dict[str, Any]:
-    """Train, or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`. `tokens`: of each step."""
-    world = World.current()
-    checkpoint = world.gather(last_checkpoint(out / "checkpoints") if is_main() else None)[0]
+    """Train, or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`. `tokens`: of each step.
+
+    Raises:
+        UserError: the checkpoints are damaged, or the loss is no number.
+        Stopped: by a signal, after the step; it is saved.
+    """
+    checkpoint = _agreed_checkpoint(out / "checkpoints")
     done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
     with progress(title, total=steps, done=done) as bar:
-        step_log = StepLog(MetricsWriter(out / "metrics.jsonl", done), bar, tokens, config.checkpoint.keep)
+        metrics = MetricsWriter(out / "metrics.jsonl", done)
+        step_log = StepLog(metrics, bar, tokens, config.checkpoint.keep)
         trainer.add_callback(step_log)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    losses = step_log.losses[-20:]
+        with stopping.later():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    losses = [row["loss"] for row in metrics.rows][-20:]
     return {
         "steps": steps,
         "loss": sum(losses) / len(losses) if losses else None,
@@ -154,12 +166,26 @@ def run_trainer(
     }
 
 
+def _agreed_checkpoint(folder: Path) -> Path | None:
+    """What the main process finds, in all of them."""
+    found, failure = None, None
+    try:
+        found = last_checkpoint(folder) if is_main() else None
+    except UserError as error:
+        failure = str(error)
+    found, failure = World.current().gather((found, failure))[0]
+    if failure is not None:
+        raise UserError(failure)
+    if found is not None:
+        log.warning("going on from %s", found)
+    return found
+
+
 class StepLog(TrainerCallback):
     """One row in metrics.jsonl and one tick of the bar a step; checkpoints under the names of the run directory."""
 
     def __init__(self, writer: MetricsWriter, bar: Bar, tokens: Sequence[int], keep: int) -> None:
-        self.losses: list[float] = []
-        self._write: Callable[[dict[str, Any]], None] = writer.write
+        self._metrics, self._alarms = writer, Alarms(sft_alarms)
         self._bar, self._tokens, self._keep = bar, tokens, keep
         self._last = time.perf_counter()
 
@@ -181,29 +207,36 @@ class StepLog(TrainerCallback):
             "seconds": now - self._last,
         }
         self._last = now
-        self._write(row)
+        self._metrics.write(row)
+        self._alarms.look(self._metrics.rows)
         if not math.isfinite(row["loss"]):
             advice = "lower optimizer.lr or add warmup_steps"
             raise UserError(f"step {state.global_step}: the loss is {row['loss']}; {advice}")
-        self.losses.append(row["loss"])
         self._bar.advance(1, f"loss {row['loss']:.3f}")
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After a signal: save, and stop. All processes at the same step."""
+        if any(World.current().gather(stopping.asked())):
+            control.should_save = control.should_training_stop = True
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The rename marks the checkpoint as complete; only then are old ones dropped."""
+        """With its checksums and its name the checkpoint is complete; only then are old ones dropped."""
         World.current().wait()  # every process has written its part
         if not is_main():
             return
         folder = Path(str(args.output_dir))
         target = folder / f"step-{state.global_step:06d}"
-        if target.exists():
-            shutil.rmtree(target)
-        (folder / f"checkpoint-{state.global_step}").rename(target)
+        adopt(folder / f"checkpoint-{state.global_step}", target, FORMAT)
         for old in sorted(folder.glob("step-*"))[: -self._keep]:
             shutil.rmtree(old)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; half-written ones are removed."""
-    for partial in folder.glob("checkpoint-*"):
+    """The newest checkpoint that is whole; half-written ones are removed.
+
+    Raises:
+        UserError: there are some, but every one is damaged.
+    """
+    for partial in [*folder.glob("checkpoint-*"), *folder.glob(".step-*")]:
         shutil.rmtree(partial)
-    return max(folder.glob("step-*"), default=None)
+    return last_good(folder, FORMAT)

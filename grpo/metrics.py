@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from grpo.parallel import is_main
 from grpo.types import Group
 
 log = logging.getLogger("grpo")
+
+FIRST, RECENT = 16, 128  # rows that are kept in memory
 
 
 def finite(value: Any) -> Any:
@@ -38,15 +41,26 @@ class MetricsWriter:
     def __init__(self, path: Path, done: int = 0):
         self.path = path
         kept = {row["step"]: line for line, row in _rows(path) if row["step"] <= done}
-        self.last: dict[str, Any] = json.loads(kept[max(kept)]) if kept else {}  # of this run, or of what it goes on
+        read = [json.loads(kept[step]) for step in sorted(kept)]
+        self.last: dict[str, Any] = read[-1] if read else {}  # of this run, or of what it goes on
+        self._first, self._recent = read[:FIRST], deque(read[FIRST:], maxlen=RECENT)
         if is_main() and done > len(kept):
             log.warning("'%s' has lost the rows of %d earlier steps", path, done - len(kept))
         text = "".join(f"{kept[step]}\n" for step in sorted(kept))
         with must_write(path, len(text)):
             write_text(path, text)
 
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The first few rows of the run and the latest, in order."""
+        return [*self._first, *self._recent]
+
     def write(self, row: Mapping[str, Any]) -> None:
         self.last = {key: finite(value) for key, value in row.items()}
+        if len(self._first) < FIRST:
+            self._first.append(self.last)
+        else:
+            self._recent.append(self.last)
         if not is_main():
             return
         line = json.dumps(self.last) + "\n"

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint, and saving one when it is due: what the loop asks of `grpo.checkpoint`."""
+"""Going on from a checkpoint: which one, with what changes, and everything put back."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from grpo import rng_state
-from grpo.checkpoint import TrainState, last_good, load_checkpoint, read_state, save_checkpoint, tidy
+from grpo.checkpoint import TrainState, last_good, load_checkpoint, read_state, tidy
 from grpo.config import CheckpointConfig
 from grpo.errors import UserError
-from grpo.files import flush, must_write
 from grpo.learner import Learner
 from grpo.parallel import is_main
 from grpo.reference import Reference
@@ -82,21 +81,3 @@ def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) 
             shown(found.rounding),
         )
     return found.data
-
-
-def save_if_due(
-    out: Path,
-    state: TrainState,
-    learner: Learner,
-    reference: Reference | None,
-    source: RolloutSource,
-    config: CheckpointConfig,
-) -> None:
-    """Checkpoint when `every` steps have gone by since the last one (or the last that the disk did not take)."""
-    if config.every and state.step - state.saved_step >= config.every:
-        state.source, state.saved_step = source.state(), state.step
-        state.rng = learner.world.gather(rng_state.capture())
-        if is_main():
-            with must_write(out / "metrics.jsonl", 0):
-                flush(out / "metrics.jsonl")  # rows of steps that will not be done again
-        save_checkpoint(out / "checkpoints", config.keep, state, learner, reference)

@@ -29,7 +29,13 @@ from grpo.parallel import World
 from grpo.prompts import Task
 from grpo.scoring import Reward
 
-FREE = ("checkpoint", "preset", "runtime.log_level", "runtime.profile", "engine.server", "engine.vllm.sleep")
+FREE = (
+    "checkpoint",
+    "preset",
+    *(f"runtime.{name}" for name in ("log_level", "profile", "grace")),
+    "engine.server",
+    "engine.vllm.sleep",
+)
 ROUNDING = (
     "micro_batch_tokens",
     "gradient_checkpointing",

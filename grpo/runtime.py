@@ -7,6 +7,7 @@ import random
 
 from grpo.config import RuntimeConfig
 from grpo.parallel import is_main
+from grpo.stopping import set_grace
 
 
 def log_at(level: str) -> None:
@@ -15,11 +16,12 @@ def log_at(level: str) -> None:
 
 
 def apply_runtime(runtime: RuntimeConfig, seed: int) -> None:
-    """Threads, the seeds of every generator, the level of our messages."""
+    """Threads, the seeds of every generator, the level of our messages, the time to stop in."""
     import numpy as np
     import torch
 
     log_at(runtime.log_level)
+    set_grace(runtime.grace)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
     random.seed(seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from grpo.advantages import assign_advantages
+from grpo.alarms import Alarms, rl_alarms
 from grpo.batching import contributing, rows_of, split_updates
 from grpo.checkpoint import TrainState
 from grpo.config import EngineConfig, RLConfig, RuntimeConfig
@@ -21,6 +21,7 @@ from grpo.engine import engine_kind, mismatch_limit, training_engine
 from grpo.errors import UserError
 from grpo.files import flush_folder, must_write
 from grpo.flops import device_peak, mfu
+from grpo.health import count_nonfinite, report_nonfinite
 from grpo.inert import inert_engine_settings, inert_settings
 from grpo.learner import Learner, make_learner, with_old_logprobs, with_ref_logprobs
 from grpo.metrics import Clock, MetricsWriter, rollout_metrics
@@ -30,19 +31,19 @@ from grpo.profiling import profiled
 from grpo.progress import progress
 from grpo.prompts import PromptSampler, Task, longest_prompt
 from grpo.reference import Reference
-from grpo.resume import resume, save_if_due
+from grpo.resume import resume
 from grpo.reward_kl import mean_token_kl, take_kl
 from grpo.rollouts import OVERLONG, RolloutSource, save_completions
 from grpo.run_identity import identify
 from grpo.run_lock import RunLock, lock_run
 from grpo.sampler_rng import stream_key
+from grpo.saving import Saver
 from grpo.schedule import lr_factor
+from grpo.stopping import handled
 from grpo.types import Group
 from grpo.update import update
 
 log = logging.getLogger("grpo")
-
-NONFINITE_LIMIT = 20  # gradients in a row that are not finite: float16's scale comes down from 65536 in fewer
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,13 @@ def train(
     """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any.
 
     `accept_changes`: also when the settings, data or rewards are not those it was made with (`grpo.run_identity`).
+    SIGINT and SIGTERM save at a rollout boundary and end it, with a KeyboardInterrupt or SystemExit(143).
 
     Raises:
         UserError: one line on what is wrong with the settings, the checkpoints or the disk, or another run is there.
     """
     engine_config, runtime = engine_config or EngineConfig(), runtime or RuntimeConfig()
-    with lock_run(out, World.current()) as lock:
+    with handled(), lock_run(out, World.current()) as lock:
         return _train(model, tasks, config, out, seed, engine_config, runtime, label, accept_changes, lock)
 
 
@@ -116,18 +118,20 @@ def _train(
     clock = Clock()
     sampler = PromptSampler(tasks, config.steps, seed, config.difficulty)
     source = RolloutSource(sampler, tasks, engine, config, learner.world, seed, clock)
-    checkpointed = is_main() and (config.checkpoint.every or (out / "checkpoints").exists())
-    identity = identify(model, tasks, config, seed, engine_config, runtime, learner.world) if checkpointed else {}
+    identity = identify(model, tasks, config, seed, engine_config, runtime, learner.world) if is_main() else {}
     state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
     with clock("sync"):
         engine.sync(policy)
+    saver = Saver(out, state, learner, reference, source, config.checkpoint)
     metrics = MetricsWriter(out / "metrics.jsonl", state.step)
+    alarms = Alarms(rl_alarms)
     names = sorted({name for own in weights.values() for name in own})  # every row of the metrics has the same keys
 
     peak = device_peak(policy.device, runtime.dtype, learner.world.size)
     tracing = profiled(out / "profile", runtime.profile, policy.device)
 
-    with closing(engine), progress(label, config.steps, state.step) as bar, tracing as profiler:
+    with closing(engine), saver.stoppable(), progress(label, config.steps, state.step) as bar, tracing as profiler:
+        saver.boundary()
         while state.step < config.steps:
             version = state.step
             groups = source.next(version)
@@ -137,6 +141,7 @@ def _train(
             lock.check()
             with clock("save"):
                 save_completions(out, version, groups)
+            saver.updates()
             everything = rows_of(groups)
             batches = split_updates(groups, config.mini_batches, config.inner_epochs, seed, version)
             for index, batch in enumerate(batches):
@@ -156,16 +161,18 @@ def _train(
                 metrics.write(row)
                 if profiler is not None:
                     profiler.step(row)
+                report_nonfinite(out, state, stats["grad_norm"], rows, scaled=runtime.dtype == "float16")
+                alarms.look(metrics.rows)
                 bar.advance(1, f"reward {row['reward'] or 0:.3f}, {row['completion_length']:.0f} tokens")
             with clock("sync"):
                 engine.sync(policy)
             if reference is not None and config.reference_every:
                 refresh(reference, policy, state, config.reference_every)
-            if config.checkpoint.every:
-                with clock("save"):
-                    save_if_due(out, state, learner, reference, source, config.checkpoint)
-    save_model(policy, out / "model")
-    learner.world.wait()  # whoever reads the model next finds it whole
+            with clock("save"):
+                saver.boundary()
+        save_model(policy, out / "model")
+        learner.world.wait()  # whoever reads the model next finds it whole
+        saver.finished()
     return TrainResult(out / "model", state.step, state.tokens, state.seconds, metrics.last)
 
 
@@ -284,22 +291,3 @@ def advance(
         "tokens_per_second": sampled / seconds if sampled else None,
         "mfu": mfu(stats["update_flops"], phases["update"], peak),
     }
-
-
-def count_nonfinite(state: TrainState, grad_norm: float | None) -> None:
-    """Steps whose gradient is not finite are not applied; a run that has nothing else any more is over.
-
-    Raises:
-        UserError: too many of them one after the other. (Loss scaling in float16 begins with a few.)
-    """
-    if grad_norm is None or math.isfinite(grad_norm):
-        state.nonfinite_run = 0 if grad_norm is not None else state.nonfinite_run
-        return
-    state.nonfinite += 1
-    state.nonfinite_run += 1
-    log.warning("step %d: the gradient is not finite; the step was not applied", state.step)
-    if state.nonfinite_run >= NONFINITE_LIMIT:
-        raise UserError(
-            f"step {state.step}: the gradient was not finite {NONFINITE_LIMIT} times in a row: lower optimizer.lr, "
-            "bound the loss (loss.dual_clip) or train in float32"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -10,9 +11,12 @@ import torch
 from grpo.batching import Row, contributing, normaliser_of
 from grpo.config import RLConfig
 from grpo.errors import UserError
+from grpo.health import out_of_memory
 from grpo.learner import Learner
 from grpo.loss import grpo_loss
 from grpo.sums import Sums
+
+log = logging.getLogger("grpo")
 
 # Mean |log pi_gen - log pi_trainer| above which the two cannot be the same policy. Rounding gives 1e-6 in fp32, a few
 # 1e-2 in half precision and up to 0.1 with fp8 weights; weights stale by one update of lr 1e-5 give 2e-3, really stale
@@ -75,6 +79,42 @@ def accumulate_gradients(
     return sums
 
 
+def gradients_in_memory(learner: Learner, rows: Sequence[Row], config: RLConfig, *, version: int, step: int) -> Sums:
+    """`accumulate_gradients`, begun anew in micro-batches half as large as often as memory runs out.
+
+    The gradient is the same, for its normalisers do not depend on the cut (but for an adapter's dropout, which is drawn
+    by micro-batch). The smaller size stays: the next step is no smaller than this one.
+
+    Raises:
+        UserError: not even one row fits, or the weights are sharded, when a forward that fails leaves the other
+            processes waiting in it.
+    """
+    while True:
+        try:
+            return accumulate_gradients(learner, rows, config, version=version, step=step)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # Only here are the activations gone that the traceback held.
+        learner.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        budget = learner.micro_batch_tokens
+        size = min(budget, sum(row.length for row in rows))  # a budget above all there is cuts nothing
+        alone = size <= max(row.length for row in rows)  # each row by itself
+        if alone or learner.sharded:
+            advice = "lower sampling.max_tokens, train an adapter (lora) or shard weights" if alone else "lower it"
+            raise UserError(f"step {step + 1}: out of memory with micro_batch_tokens {budget}: {advice}")
+        log.warning(
+            "step %d: out of memory with micro_batch_tokens %d: going on with %d, which gives the same gradient; "
+            "set it to save the time of finding out",
+            step + 1,
+            budget,
+            size // 2,
+        )
+        object.__setattr__(learner, "micro_batch_tokens", size // 2)  # all else about a learner stays as it is
+
+
 def measure_group(learner: Learner, rows: Sequence[Row], version: int) -> Sums:
     """Compare engine and trainer on one fresh group (the rows that share a prompt)."""
     fresh = [row for row in rows if row.rollout.completion.version == version]
@@ -103,11 +143,12 @@ def update(
     A step with nothing to train, without a gradient, or with one that is not finite leaves the weights and the
     optimizer as they are (AdamW's momentum would move them) and says `applied` 0.
     """
-    sums = accumulate_gradients(learner, rows, config, version=version, step=step).over(learner.world)
+    sums = gradients_in_memory(learner, rows, config, version=version, step=step).over(learner.world)
     if step == version and not sums.fresh_tokens:
         sums.take_mismatch(measure_group(learner, rows if rollout is None else rollout, version))
     check_mismatch(sums, limit)
-    grad_norm = _step(learner, config.optimizer.max_grad_norm, lr) if sums.tokens else None
+    usable = math.isfinite(sums.loss)
+    grad_norm = _step(learner, config.optimizer.max_grad_norm, lr, usable) if sums.tokens else None
     return {
         **sums.metrics(config),
         "grad_norm": grad_norm,
@@ -116,13 +157,16 @@ def update(
     }
 
 
-def _step(learner: Learner, max_norm: float, lr: float) -> float:
-    """The optimizer's step, unless the gradient is zero or not finite; its norm before clipping."""
+def _step(learner: Learner, max_norm: float, lr: float, usable: bool) -> float:
+    """The optimizer's step, unless the gradient is zero or not finite; its norm before clipping. `usable`: whether the
+    loss was finite; without that there is no step either, and the norm is NaN."""
     parameters = [parameter for parameter in learner.model.parameters() if parameter.requires_grad]
     if not learner.sharded:
         learner.world.sum_gradients(parameters)
     norm = learner.accelerator.clip_grad_norm_(parameters, max_norm)
     grad_norm = float(norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm)
+    if not usable:
+        grad_norm = math.nan
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
     scaler = learner.accelerator.scaler

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from grpo.errors import UserError, nearest
 from grpo.parallel import first_failure, is_main, join
+from grpo.stopping import Stopped, handled
 
 log = logging.getLogger("grpo")
 
@@ -48,10 +49,15 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
-    """Run a command: 0 only on success, 2 on a user error with one line, 130 on Ctrl-C, 1 on a bug.
+    """Run a command: 0 only on success, 2 on a user error with one line, 130 on Ctrl-C, 143 on SIGTERM, 1 on a bug.
 
     Of several processes the main one speaks; when they fail, the first that does says why.
     """
+    with handled(ends=True):
+        return _guarded(command, arguments)
+
+
+def _guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
     try:
         join()
         with contextlib.redirect_stdout(sys.stdout if is_main() else io.StringIO()):
@@ -60,7 +66,9 @@ def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> in
         return code
     except UserError as error:
         return _failed(2, f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
+    except Stopped as stopped:
+        return _failed(128 + stopped.signal, f"{stopped}: the same command goes on from here")
+    except KeyboardInterrupt:  # of a library, in its own name
         return _failed(130, "interrupted: the same command goes on from here")
     except BrokenPipeError:  # the reader of our output is gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit

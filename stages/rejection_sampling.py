@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,11 @@ from grpo.types import Group, Prompt, Rollout
 from rewards.loader import load_rewards
 from stages.cold_start import conversation_rows
 from stages.config import RejectionSamplingConfig
+from stages.manifest import digest, model_hash
+from stages.sampled_parts import Parts
 from stages.stage import StageContext, stage_main
+
+log = logging.getLogger("grpo")
 
 PROMPTS_AT_A_TIME = 128
 
@@ -89,7 +95,7 @@ def judge(group: Group, filters: Sequence[Reward], keep: int) -> Iterator[Verdic
 
 
 def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
-    """Writes completions/sampled.jsonl, then data/reasoning.jsonl."""
+    """Writes completions/sampled.jsonl, then data/reasoning.jsonl. Goes on with the parts that are there."""
     filters = load_rewards(config.filters)
     runtime = context.config.runtime
     tokenizer = load_tokenizer(context.init)
@@ -110,28 +116,43 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
             return []
         return score(groups, filters, columns=columns)[0]  # what a filter cannot judge is not kept, and said below
 
-    verdicts: list[Verdict] = []
-    kept = 0
-    with progress("rejection sampling: sampling", total=len(prompts)) as bar:
-        for start in range(0, len(prompts), at_a_time):
+    parts = Parts(context.folder / "completions" / "parts", _origin(config, context, rows))
+    done, found = world.gather(parts.read())[0]  # the main process has written them
+    if done:
+        log.warning("rejection sampling: going on after %d of %d prompts", done, len(prompts))
+    with progress("rejection sampling: sampling", total=len(prompts), done=done) as bar:
+        for start in range(done, len(prompts), at_a_time):
             chosen = prompts[start : start + at_a_time]
             scored = world.spread(chosen, sampled)
-            verdicts += [verdict for group in scored for verdict in judge(group, filters, config.keep_per_prompt)]
-            kept = sum(verdict.dropped is None for verdict in verdicts)
-            bar.advance(len(chosen), f"{kept} of {len(verdicts)} kept")
+            verdicts = [verdict for group in scored for verdict in judge(group, filters, config.keep_per_prompt)]
+            new = [{"sampled": _record(verdict), "kept": _conversation(verdict)} for verdict in verdicts]
+            parts.add(start, len(chosen), new)
+            found += new
+            bar.advance(len(chosen), f"{len(_kept(found))} of {len(found)} kept")
     engine.close()
-    write_jsonl(context.folder / "completions" / "sampled.jsonl", map(_record, verdicts))
-    if not kept:
-        reasons = _reasons(verdicts)
-        raise UserError(f"rejection_sampling: none of {len(verdicts)} samples passed the filters ({reasons})")
-    kept_rows = [_conversation(verdict) for verdict in verdicts if verdict.dropped is None]
-    write_jsonl(context.folder / "data" / "reasoning.jsonl", kept_rows)
+    everything = [row["sampled"] for row in found]
+    write_jsonl(context.folder / "completions" / "sampled.jsonl", everything)
+    if not _kept(found):
+        reasons = _reasons(everything)
+        raise UserError(f"rejection_sampling: none of {len(everything)} samples passed the filters ({reasons})")
+    write_jsonl(context.folder / "data" / "reasoning.jsonl", _kept(found))
+    parts.drop()
 
 
-def _reasons(verdicts: Sequence[Verdict]) -> str:
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        counts[str(verdict.dropped)] = counts.get(str(verdict.dropped), 0) + 1
+def _origin(config: RejectionSamplingConfig, context: StageContext, rows: Sequence[Row]) -> str:
+    """What the samples follow from: with `--accept-changes` a stage may go on with other settings or another model."""
+    settings = config.model_dump(mode="json", include={"sampling", "group_size", "filters", "keep_per_prompt", "data"})
+    return digest(
+        [settings, rows_hash(rows), model_hash(context.init), context.config.seed, context.config.engine.kind]
+    )
+
+
+def _kept(found: Sequence[Row]) -> list[Row]:
+    return [row["kept"] for row in found if row["kept"] is not None]
+
+
+def _reasons(sampled: Sequence[Row]) -> str:
+    counts = Counter(str(row["dropped"]) for row in sampled)
     return ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
@@ -147,8 +168,11 @@ def _record(verdict: Verdict) -> Row:
     }
 
 
-def _conversation(verdict: Verdict) -> Row:
-    """A training row: the prompt's own columns and the conversation, a `<think>` that the template opened included."""
+def _conversation(verdict: Verdict) -> Row | None:
+    """A training row: the prompt's own columns and the conversation, a `<think>` that the template opened included.
+    None: it was dropped."""
+    if verdict.dropped is not None:
+        return None
     prompt = verdict.prompt
     opened = prompt.prefill[prompt.prefill.find("<think>") :] if "<think>" in prompt.prefill else ""
     question = prompt.messages or [{"role": "user", "content": prompt.text or ""}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from typing import Any
 from grpo.config import RLConfig
 from grpo.errors import UserError
 from grpo.files import write_json
-from grpo.parallel import World, check_sharding, cut
+from grpo.parallel import World, check_sharding, cut, is_main
 from grpo.run_lock import LOCK
 from stages.config import BaseConfig, RecipeConfig
+from stages.handover import check_parent, check_sealed, sealed
 from stages.manifest import Lineage, changes, digest, input_hashes, model_hash, read_json, stage_settings, versions
 from stages.preflight import check_sections
 from stages.stage import STAGES, Stage, StageContext, active_parents
@@ -143,8 +145,12 @@ def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = No
             log.info("%s: finished, skipped", stage.folder)
             return manifest
         log.info("%s: finished, but the evaluation settings changed: evaluating again", stage.folder)
+        check_parent(folder, stage.key)
         return _evaluated(config, planned, manifest, evaluation)
     context = _context(config, planned, init)
+    for key in active_parents(stage, config)[init is not None :]:
+        if key in context.models:
+            check_parent(context.models[key].parent, key)
     record = _begin(planned)
     trained = "result" in record and (folder / "model").is_dir()
     world.wait()
@@ -225,10 +231,19 @@ def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[
     world.wait()  # the model is there
     if not (context.folder / "model").is_dir():
         raise RuntimeError(f"stage {stage.key} left no model in {context.folder}")
-    record = {**record, "result": result, "seconds": round(time.monotonic() - start, 3)}
+    seconds = round(time.monotonic() - start, 3)
+    record = {**record, "result": result, "seconds": seconds, "model_files": sealed(context.folder)}
     write_json(context.folder / "stage.json", record)
+    _drop_checkpoints(context)
     gc.collect()  # the stage's model and optimizer, before the evaluation loads the model again
     return record
+
+
+def _drop_checkpoints(context: StageContext) -> None:
+    """Where none were asked for, those that a signal saved, now that the model is there."""
+    checkpoint = getattr(getattr(context.config, context.key), "checkpoint", None)
+    if is_main() and (checkpoint is None or checkpoint.every is None):
+        shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 
 def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any]) -> dict[str, Any]:
@@ -244,6 +259,7 @@ def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any
         "accepted_changes": record.get("accepted_changes", []),
         "input_hashes": lineage.inputs,
         "data_hashes": result.pop("data_hashes", {}),
+        "model_files": record.get("model_files"),
         "evaluation_hash": None,
         "versions": versions(),
         "seed": config.seed,
@@ -259,7 +275,7 @@ def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any
 def _evaluated(
     config: RecipeConfig, planned: PlannedStage, manifest: dict[str, Any], evaluation: str | None
 ) -> dict[str, Any]:
-    """The manifest with the evaluation's numbers in it, written."""
+    """The manifest with the evaluation's numbers in it, written once everything it speaks of is there."""
     from stages import evaluation as evaluations
     from stages.runtime import apply_runtime
 
@@ -267,6 +283,7 @@ def _evaluated(
         apply_runtime(config.runtime, config.seed)
         manifest["metrics"] = evaluations.evaluate_stage(config, planned.folder)
     manifest["evaluation_hash"] = evaluation
+    check_sealed(planned.folder, manifest.get("model_files"), planned.stage.key)
     manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(planned.folder / "manifest.json", manifest)
     World.current().wait()

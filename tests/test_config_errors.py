@@ -102,7 +102,10 @@ FULL: dict[str, Any] = {
             "transfer": "files", "folder": "/shared",
         },
     },
-    "runtime": {"device": "cpu", "dtype": "bfloat16", "parallel": "fsdp", "threads": 1, "log_level": "error", "profile": 2},
+    "runtime": {
+        "device": "cpu", "dtype": "bfloat16", "parallel": "fsdp", "threads": 1, "log_level": "error", "profile": 2,
+        "grace": 9.0,
+    },
     "evaluation": {
         "math": {
             "data": HUB, "samples": 4, "temperature": 0.5, "top_p": 0.9, "max_tokens": 32, "k": [2, 4],

@@ -22,7 +22,7 @@ from grpo.errors import UserError
 from grpo.learner import Learner, make_accelerator
 from grpo.parallel import World
 from grpo.policy import pick_device
-from grpo.update import update
+from grpo.update import MISMATCH_LIMIT, update
 
 SCALE = 1024.0
 OVERFLOW = 2.0**26  # float16 ends at 65504
@@ -48,7 +48,9 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Callable[[RLConfig], tuple[Any, L
 
 
 def step(policy: Any, learner: Learner, config: RLConfig, reward: Any = varied) -> dict[str, float | None]:
-    return update(learner, rows_of(rollout_groups(policy, config, reward)), config, 1e-3)
+    return update(
+        learner, rows_of(rollout_groups(policy, config, reward)), config, 1e-3, limit=MISMATCH_LIMIT["float16"]
+    )
 
 
 def clipped() -> RLConfig:
@@ -121,7 +123,7 @@ def test_a_norm_beyond_float32_of_a_gradient_within_it_moves_nothing(scaled):
     rows = rows_of(rollout_groups(policy, config, varied))
     for parameter in learner.model.parameters():
         parameter.grad = torch.full_like(parameter, 1e30 * SCALE)
-    stats = update(learner, rows, config, 1e-3)
+    stats = update(learner, rows, config, 1e-3, limit=MISMATCH_LIMIT["float16"])
     assert stats["applied"] == 0.0
     assert_untouched(learner, was)
 

@@ -308,7 +308,8 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def metrics(out: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if not k.startswith("seconds") and k != "tokens_per_second"} for r in rows]
+    timed = ("seconds", "tokens_per_second", "executed_tokens", "update_flops")  # the last two follow from the cut
+    return [{k: v for k, v in r.items() if not k.startswith(timed)} for r in rows]
 
 
 def furthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:

@@ -8,6 +8,7 @@ from transformers import Qwen2ForCausalLM
 
 from grpo.config import DataConfig, EvalConfig, OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
 from grpo.data import read_jsonl
+from grpo.engine_local import LocalEngine
 from grpo.errors import UserError
 from grpo.policy import load_model, load_tokenizer, save_model
 from grpo.sft import supervised
@@ -102,6 +103,56 @@ def test_nothing_kept_is_an_error_that_says_why(models, tmp_path):
     with pytest.raises(UserError, match=r"none of 8 samples passed the filters .*readable"):
         rejection_sampling.run(context(config, "rejection_sampling", tmp_path, trained, base_model))
     assert not (tmp_path / "data" / "reasoning.jsonl").exists()
+
+
+def many():
+    return [{"prompt": f"say {word}", "answer": word} for word in ("one", "two") for _ in range(3)]
+
+
+def damaged(part):
+    part.write_bytes(part.read_bytes()[:-2])
+
+
+@pytest.mark.parametrize(("spoil", "sampled_again"), [(None, 2), (damaged, 4), ("other settings", 6)])
+def test_rows_already_sampled_are_kept(models, tmp_path, monkeypatch, spoil, sampled_again):
+    """Three parts of two prompts, stopped in the third: the files are those of a sampling left alone."""
+    base_model, trained = models
+    monkeypatch.setattr(rejection_sampling, "PROMPTS_AT_A_TIME", 2)
+    data = {"data": DataConfig(fn=f"{HERE}.many")}
+    config = rejection((RewardConfig(fn=f"{HERE}.says_it"),), **data)
+    rejection_sampling.sample(
+        config.rejection_sampling, context(config, "rejection_sampling", tmp_path / "whole", trained, base_model)
+    )
+    generate, prompts = LocalEngine.generate, []
+
+    def counting(self, own, *args, **kwargs):
+        prompts.extend(prompt.id for prompt in own)
+        if stop and len(prompts) > 4:
+            raise KeyboardInterrupt
+        return generate(self, own, *args, **kwargs)
+
+    monkeypatch.setattr(LocalEngine, "generate", counting)
+    cut = context(config, "rejection_sampling", tmp_path / "cut", trained, base_model)
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        rejection_sampling.sample(config.rejection_sampling, cut)
+    parts = sorted((tmp_path / "cut" / "completions" / "parts").iterdir())
+    assert len(parts) == 2
+    stop = False
+    if spoil is damaged:
+        spoil(parts[1])
+    elif spoil:
+        changed = rejection((RewardConfig(fn=f"{HERE}.says_it"),), **data, keep_per_prompt=2)
+        rejection_sampling.sample(
+            changed.rejection_sampling, context(changed, "rejection_sampling", tmp_path / "whole", trained, base_model)
+        )
+        config = changed
+    prompts = []
+    rejection_sampling.sample(config.rejection_sampling, cut)
+    assert len(prompts) == sampled_again
+    for name in ("completions/sampled.jsonl", "data/reasoning.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "cut" / "completions" / "parts").exists()
 
 
 @pytest.mark.parametrize("part", ["data", "general"])

@@ -1,11 +1,14 @@
 """Supervised training: the end is learnt, accumulation changes nothing, an interrupted stage goes on."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
+from grpo import stopping
 from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
 from grpo.errors import UserError
 from grpo.hf_training import StepLog, training_order
@@ -132,3 +135,42 @@ def test_learning_rate_schedule():
     linear = OptimizerConfig(lr=2.0, schedule="linear", min_lr=0.5)
     assert [lr_factor(linear, step, 4) for step in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
     assert lr_factor(OptimizerConfig(lr=1.0), 99, 100) == 1.0
+
+
+@pytest.mark.parametrize("every", [None, 5])
+def test_a_signal_ends_the_training_after_the_step_which_is_saved(every, model, tmp_path, monkeypatch):
+    """Also where no checkpoints were asked for. It comes between the third step and the fourth."""
+    checkpoint = {"every": every} if every else {}
+    train(model, tmp_path / "whole", checkpoint=checkpoint)
+    plain = StepLog.on_log
+
+    def signalled(self, args, state, control, logs=None, **kwargs):
+        plain(self, args, state, control, logs, **kwargs)
+        if state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, stopping.handled(ends=True):
+        patch.setattr(StepLog, "on_log", signalled)
+        with pytest.raises(stopping.Stopped):
+            train(model, tmp_path / "cut", checkpoint=checkpoint)
+    assert [folder.name for folder in (tmp_path / "cut" / "checkpoints").iterdir()] == ["step-000004"]
+    train(model, tmp_path / "cut", checkpoint=checkpoint)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert [row["loss"] for row in metrics(tmp_path / "cut")] == [row["loss"] for row in metrics(tmp_path / "whole")]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(model, tmp_path, caplog):
+    checkpoint = {"every": 2, "keep": 3}
+    train(model, tmp_path, checkpoint=checkpoint)
+    before = weights(tmp_path)
+    folders = sorted((tmp_path / "checkpoints").iterdir())
+    whole = (folders[-1] / "optimizer.pt").read_bytes()
+    (folders[-1] / "optimizer.pt").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    train(model, tmp_path, checkpoint=checkpoint)
+    assert "'optimizer.pt'" in caplog.text
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path).items())
+    for folder in (tmp_path / "checkpoints").iterdir():
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        train(model, tmp_path, checkpoint=checkpoint)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 from test_resume import hold
 
 from grpo.config_file import read_config
@@ -164,6 +167,104 @@ def test_an_interrupted_evaluation_repeats_no_training(recipe: dict[str, Any], f
     fakes.fail = None
     go(recipe, run)
     assert fakes.ran == ALL
+
+
+def weighty(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of one file of weights and one of settings."""
+
+    def run(context: StageContext) -> dict[str, Any]:
+        numbers = fakes.run(context)
+        save_file({"weight": torch.ones(3)}, context.folder / "model" / "model.safetensors")
+        (context.folder / "model" / "config.json").write_text("{}")
+        return numbers
+
+    for key in ALL:
+        monkeypatch.setattr(sys.modules[f"stages.{key}"], "run", run)
+
+
+def edited(model: Path) -> None:
+    (model / "config.json").write_text('{"eos_token_id": 3}')
+
+
+def flipped(model: Path) -> None:
+    content = bytearray((model / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (model / "model.safetensors").write_bytes(content)
+
+
+def emptied(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+
+
+def extended(model: Path) -> None:
+    (model / "adapter.safetensors").write_bytes(b"")
+
+
+DAMAGE = [
+    (edited, "'config.json' was changed"),
+    (flipped, "'model.safetensors' was changed"),
+    (emptied, "'model.safetensors' is gone"),
+    (extended, "'adapter.safetensors' was not there"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "said"), DAMAGE)
+def test_a_parent_that_is_no_longer_what_it_was_is_noticed(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, said: str
+) -> None:
+    weighty(fakes, monkeypatch)
+    run = tmp_path / "run"
+    go(recipe, run, until="cold_start")
+    spoil(run / "1-cold-start" / "model")
+    with pytest.raises(UserError, match=rf"is not what stage cold_start left: {said}.*--from cold_start"):
+        go(recipe, run)
+    assert fakes.ran == ["base", "cold_start"]
+    assert not (run / "2-reasoning-rl").exists()
+    go(recipe, run, from_stage="cold_start")
+    assert fakes.ran == ["base", "cold_start", "cold_start", "reasoning_rl"]
+
+
+def test_a_manifest_is_not_written_over_a_model_that_changed(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighty(fakes, monkeypatch)
+    run = tmp_path / "run"
+    fakes.fail = "evaluation"
+    with pytest.raises(KeyboardInterrupt):
+        go(recipe, run)
+    fakes.fail = None
+    flipped(run / "0-base" / "model")
+    with pytest.raises(UserError, match="is not what stage base left"):
+        go(recipe, run)
+    assert not (run / "0-base" / "manifest.json").exists()
+
+
+def test_a_model_that_is_not_whole_on_the_disk_gets_no_manifest(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(context: StageContext) -> dict[str, Any]:
+        numbers = fakes.run(context)
+        save_file({"weight": torch.ones(300)}, context.folder / "model" / "model.safetensors")
+        os.truncate(context.folder / "model" / "model.safetensors", 200)
+        return numbers
+
+    monkeypatch.setattr(sys.modules["stages.base"], "run", run)
+    with pytest.raises(UserError, match=r"model\.safetensors' cannot be read back"):
+        go(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "0-base" / "manifest.json").exists()
+
+
+def test_what_a_signal_alone_saved_goes_when_the_stage_is_done(
+    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    fakes.fail = "cold_start"
+    with pytest.raises(KeyboardInterrupt):
+        go(recipe, run)
+    (run / "1-cold-start" / "checkpoints" / "step-000001").mkdir(parents=True)
+    fakes.fail = None
+    go(recipe, run)
+    assert not (run / "1-cold-start" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize("finished", [True, False])

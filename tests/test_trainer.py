@@ -509,10 +509,16 @@ def test_a_run_whose_gradients_stay_not_finite_ends(tiny_model_folder, tmp_path,
     config = config_of(steps=30, advantage={"scale": "none"}, optimizer={"lr": 1e-3}, checkpoint={})
     with caplog.at_level("WARNING", "grpo"), pytest.raises(UserError, match="not finite 20 times in a row"):
         run(tiny_model_folder, tmp_path, config, {"default": task_of(huge)})
-    assert "step 1: the gradient is not finite; the step was not applied" in caplog.text
+    assert "step 1: the loss or gradient is not finite; the step was not applied; its batch is in" in caplog.text
     rows = rows_of(tmp_path)
-    assert [row["nonfinite_steps"] for row in rows] == list(range(1, 20))
+    assert [row["nonfinite_steps"] for row in rows] == list(range(1, 21))
     assert {row["applied"] for row in rows} == {0.0}
+    dumps = sorted((tmp_path / "nonfinite").iterdir())
+    assert [file.name for file in dumps] == [f"step-{step:06d}.jsonl" for step in range(1, 6)]  # no more than that
+    batch = read_jsonl(dumps[0])
+    assert len(batch) == 8
+    assert {row["reward"] for row in batch} == {0.0, 1e30}
+    assert all(len(row["completion"]["token_ids"]) == len(row["completion"]["logprobs"]) for row in batch)
 
 
 def test_the_gate_looks_at_a_fresh_group_when_only_leftovers_train(tiny_model_folder, tmp_path):

@@ -67,7 +67,8 @@ EVAL_MORE = {
 }  # fmt: skip
 MANIFEST = {
     "stage", "status", "config", "config_hash", "hash", "parents", "parent_hash", "input_hashes", "data_hashes",
-    "evaluation_hash", "versions", "seed", "engine", "seconds", "tokens", "training", "metrics", "finished",
+    "model_files", "evaluation_hash", "versions", "seed", "engine", "seconds", "tokens", "training", "metrics",
+    "finished", "accepted_changes",
 }  # fmt: skip
 RL_METRICS = {
     "step", "reward", "reward/accuracy", "reward_std", "frac_zero_variance", "kl", "clip_fraction", "entropy",

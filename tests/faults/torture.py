@@ -39,6 +39,7 @@ from grpo.engine_local import LocalEngine  # noqa: E402
 from grpo.policy import Policy  # noqa: E402
 from grpo.prompts import Task  # noqa: E402
 from grpo.scoring import Reward  # noqa: E402
+from stages.command import guarded  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {
     "full": {
@@ -147,11 +148,12 @@ def _generic(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL so many seconds after the `count`-th event of a run that bears this name."""
+    """A signal so many seconds after the `count`-th event of a run that bears this name."""
 
     name: str
     count: int
     after: float
+    number: int = signal.SIGKILL
 
     def watcher(self) -> Watch:
         left = self.count
@@ -161,8 +163,8 @@ class Kill:
             left -= name == self.name
             if left == 0 and name == self.name:
                 if not self.after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                threading.Timer(self.after, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                    os.kill(os.getpid(), self.number)
+                threading.Timer(self.after, os.kill, (os.getpid(), self.number)).start()
 
         return event
 
@@ -181,9 +183,13 @@ def attempt(model: Path, out: Path, kind: str, processes: int, kill: Kill | None
             _child(model, out, kind, processes, rank, port, kill if rank == rank_killed else None)
         children.append(child)
     ends = [_end(child) for child in children]
+    number = kill.number if kill else 0
+    killed = number == signal.SIGKILL
     if all(code == 0 for code in ends):
         return True
-    if kill is None or ends[rank_killed] != -signal.SIGKILL:
+    # A signal that stops the run stops all of its processes alike.
+    expected = [ends[rank_killed] == -signal.SIGKILL] if killed else [code == 128 + number for code in ends]
+    if kill is None or not all(expected):
         log = out.with_suffix(".log").read_text()
         raise RuntimeError(f"{kind}, {kill}: ended with {ends}\n{log[-3000:]}")
     return False
@@ -200,8 +206,7 @@ def _child(model: Path, out: Path, kind: str, processes: int, rank: int, port: i
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         if kill is not None:
             watch(kill.watcher())
-        train(model, out, kind)
-        code = 0
+        code = guarded(lambda _: train(model, out, kind) or 0, [])
     except BaseException:  # noqa: BLE001  a forked child must never return into the parent's code
         traceback.print_exc()
     finally:
@@ -258,15 +263,24 @@ def events_of(model: Path, out: Path, kind: str) -> list[str]:
     return notes.read_text().splitlines()
 
 
-def choose(rng: random.Random, events: list[str], trial: int) -> Kill:
+def choose(rng: random.Random, events: list[str], trial: int, number: int) -> Kill:
     """Every kind of event in turn, one of its occurrences, at once or a moment later."""
     names = sorted(set(events), key=lambda name: hashlib.sha256(name.encode()).digest())
     name = names[trial % len(names)]
-    return Kill(name, rng.randint(1, events.count(name)), rng.choice([0.0, 0.0, rng.uniform(0, 0.02)]))
+    return Kill(name, rng.randint(1, events.count(name)), rng.choice([0.0, 0.0, rng.uniform(0, 0.02)]), number)
 
 
-def torture(folder: Path, kind: str, trials: int, seed: int, processes: int = 1, say: Any = print) -> list[str]:
-    """The trials that did not end as the run left alone; each is killed once to three times."""
+def torture(
+    folder: Path,
+    kind: str,
+    trials: int,
+    seed: int,
+    processes: int = 1,
+    number: int = signal.SIGKILL,
+    say: Any = print,
+) -> list[str]:
+    """The trials that did not end as the run left alone; each is killed, or stopped by signal `number`, once to three
+    times. A stopped run may leave a checkpoint more, or another one, among those it keeps; the newest is compared."""
     model = folder / "model"
     if not model.exists():
         make_model("qwen2", initializer_range=0.08).save_pretrained(model)
@@ -282,7 +296,7 @@ def torture(folder: Path, kind: str, trials: int, seed: int, processes: int = 1,
         out = folder / f"{kind}-{processes}-{trial}"
         story = []
         for turn in range(rng.randint(1, 3)):
-            kill = choose(rng, events, trial + 7 * turn)
+            kill = choose(rng, events, trial + 7 * turn, number)
             rank = rng.randrange(processes) if kill.name in EVERYWHERE else 0  # the main process writes
             if attempt(model, out, kind, processes, kill, rank):
                 break
@@ -291,7 +305,10 @@ def torture(folder: Path, kind: str, trials: int, seed: int, processes: int = 1,
             story.append(f"{kill.name} #{kill.count} +{1000 * kill.after:.1f} ms ({at})")
         attempt(model, out, kind, processes, None)
         found = fingerprint(out)
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        names = expected.keys() | found.keys()
+        if number != signal.SIGKILL:
+            names = {n for n in names if not n.startswith("checkpoints/step-") or f"step-{STEPS:06d}" in n}
+        wrong = sorted(name for name in names if expected.get(name) != found.get(name))
         verdict = "equal" if not wrong else f"DIFFERENT: {', '.join(wrong[:5])}"
         say(f"  {trial + 1:3d}. killed at {', then '.join(story) or 'nothing: it was over'}: {verdict}")
         if wrong:
@@ -308,6 +325,10 @@ def main(trials: int, seed: int) -> int:
         for kind in KINDS:
             different += torture(Path(name), kind, trials, seed)
         different += torture(Path(name), "full", max(1, trials // 4), seed, processes=2)
+        print(f"SIGTERM, {trials} trials a kind of run")
+        for kind in KINDS:
+            different += torture(Path(name), kind, trials, seed, number=signal.SIGTERM)
+        different += torture(Path(name), "full", max(1, trials // 4), seed, processes=2, number=signal.SIGTERM)
     print(f"{len(different)} trials ended differently" if different else "all trials ended as the runs left alone")
     return 1 if different else 0
 

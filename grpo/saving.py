@@ -1,0 +1,97 @@
+"""When an RL run saves and where it may stop: at the boundary between two rollouts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grpo import rng_state, stopping
+from grpo.checkpoint import TrainState, save_checkpoint
+from grpo.config import CheckpointConfig
+from grpo.files import flush, must_write
+from grpo.learner import Learner
+from grpo.parallel import is_main
+from grpo.reference import Reference
+from grpo.rollouts import RolloutSource
+
+
+@dataclass
+class Saver:
+    """Checkpoints when they are due, and when a signal stops the run, also where none were asked for.
+
+    A rollout that is stopped before its first update is dropped; from then on its updates are finished first.
+    """
+
+    out: Path
+    state: TrainState
+    learner: Learner
+    reference: Reference | None
+    source: RolloutSource
+    config: CheckpointConfig
+    _source: dict[str, Any] = field(default_factory=dict)  # as it was at the last boundary
+    _rng: dict[str, Any] = field(default_factory=dict)  # likewise
+    _saved: int = 0  # the step that is on the disk, or needs not be
+    _inside: bool = False  # updates have been made since the last boundary
+
+    def __post_init__(self) -> None:
+        self._saved = self.state.step
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """While the block runs a signal saves what is not saved and raises `stopping.Stopped`."""
+        stopping.hold(True)
+        try:
+            yield
+        except stopping.Stopped:
+            self._stop()
+            raise
+        except Exception:
+            if stopping.asked() and self.learner.world.size == 1:
+                # Ctrl-C goes to the children as well: an engine that is gone for that is no failure of its own.
+                self._stop()
+                stopping.check()
+            raise
+        stopping.hold(False)
+
+    def _stop(self) -> None:
+        stopping.hold(True)
+        if not self._inside and self.state.step > self._saved:
+            self._save()
+
+    def boundary(self) -> None:
+        """Between two rollouts: remember what a stop would save, save if it is time, stop if that was asked."""
+        stopping.hold(True)
+        self._source, self._rng, self._inside = self.source.state(), rng_state.capture(), False
+        if self.config.every and self.state.step - self.state.saved_step >= self.config.every:
+            self.state.saved_step = self.state.step
+            self._save()
+        stopping.check(self.learner.world)
+        # Several processes wait for each other in every phase: none may leave alone.
+        stopping.hold(self.learner.world.size > 1)
+
+    def updates(self) -> None:
+        """The updates of the rollout begin: they are finished before the run stops."""
+        stopping.hold(True)
+        stopping.check(self.learner.world)
+        self._inside = True
+
+    def finished(self) -> None:
+        """The model is on the disk: what a signal saved in a run without checkpoints is of no more use."""
+        stopping.check(self.learner.world)
+        if self.config.every is None and not self.state.saved_step and is_main():
+            shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
+
+    def _save(self) -> None:
+        """The checkpoint of the last boundary."""
+        self.state.source = self._source
+        self.state.rng = self.learner.world.gather(self._rng)
+        if is_main():
+            with must_write(self.out / "metrics.jsonl", 0):
+                flush(self.out / "metrics.jsonl")  # rows of steps that will not be done again
+        folder = self.out / "checkpoints"
+        if save_checkpoint(folder, self.config.keep, self.state, self.learner, self.reference) is not None:
+            self._saved = self.state.step

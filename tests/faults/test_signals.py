@@ -1,0 +1,22 @@
+"""SIGTERM and SIGINT at random moments: exit 143 or 130, and what goes on equals what was left alone."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from torture import KINDS, torture
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stopped_run_ends_as_the_one_left_alone(kind: str, tmp_path: Path) -> None:
+    assert torture(tmp_path, kind, trials=20, seed=7, number=signal.SIGTERM) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_stop_together_when_one_is_told_to(tmp_path: Path) -> None:
+    assert torture(tmp_path, "full", trials=5, seed=7, processes=2, number=signal.SIGINT) == []

@@ -1,0 +1,212 @@
+"""SIGINT and SIGTERM in every phase: the run stops, has saved, and goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_trainer import completions, config_of, digits, rows_of, run, task_of, weights
+
+from grpo import durable, stopping, trainer
+from grpo.checkpoint import checkpoints
+from grpo.engine_local import LocalEngine
+from grpo.errors import UserError
+from grpo.policy import Policy
+from stages.command import guarded
+
+ROOT = Path(__file__).parent.parent
+SETTINGS: dict[str, Any] = {"rollout_prompts": 4, "steps": 8, "loss": {"beta": 0.05}, "reference_every": 4}
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def at_call(patch: pytest.MonkeyPatch, owner: Any, name: str, count: int, act: Callable[[], None]) -> None:
+    """`act` at the `count`-th call, when half of the work, so to say, is done: before it, and it goes on after."""
+    original, calls = getattr(owner, name), [0]
+
+    def acting(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == count:
+            act()
+        return original(*arguments, **options)
+
+    patch.setattr(owner, name, acting)
+
+
+# phase -> (where, the call at which the signal comes, the step that is saved then)
+PHASES: dict[str, tuple[Any, str, int, int]] = {
+    "sampling": (LocalEngine, "generate", 3, 4),
+    "rewards": (sys.modules[__name__], "digits", 3, 4),
+    "scoring": (trainer, "prepare", 3, 4),
+    "completions": (trainer, "save_completions", 3, 4),
+    "first update": (trainer, "update", 3, 4),
+    "second update": (trainer, "update", 4, 4),
+    "sync": (LocalEngine, "sync", 3, 4),
+    "save": (durable, "write_text", 1, 2),
+    "model": (Policy, "save", 1, 8),
+}
+
+
+def judged(completions: list[str], **_: Any) -> list[float]:
+    return digits(completions)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    run(tiny_model_folder, out, config_of(**SETTINGS, checkpoint={}), {"default": task_of(judged)})
+    return out
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_it_stops_saves_and_goes_on(phase, whole, tiny_model_folder, tmp_path, monkeypatch):
+    owner, name, count, saved = PHASES[phase]
+    number = (signal.SIGINT, signal.SIGTERM)[len(phase) % 2]
+    config = config_of(**SETTINGS, checkpoint={"every": 2} if phase == "save" else {})
+    tasks = {"default": task_of(judged)}
+    with monkeypatch.context() as patch:
+        at_call(patch, owner, name, count, lambda: send(number))
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as raised:
+            run(tiny_model_folder, tmp_path, config, tasks)
+    if number == signal.SIGTERM:
+        assert raised.value.code == 143
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == [f"step-{saved:06d}"]
+    assert len(rows_of(tmp_path)) == saved
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    run(tiny_model_folder, tmp_path, config, tasks)
+    assert rows_of(tmp_path) == rows_of(whole)
+    mine, theirs = weights(tmp_path), weights(whole)
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert completions(tmp_path) == completions(whole)
+    assert (phase == "save") == (tmp_path / "checkpoints").exists()  # what only a signal saved is gone at the end
+
+
+def test_a_signal_does_not_move_the_checkpoints_that_are_due(tiny_model_folder, tmp_path, monkeypatch):
+    config = config_of(steps=7, checkpoint={"every": 3, "keep": 9})
+    with monkeypatch.context() as patch:
+        at_call(patch, LocalEngine, "generate", 5, lambda: send(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_model_folder, tmp_path, config)
+    run(tiny_model_folder, tmp_path, config)
+    found = [path.name for path in checkpoints(tmp_path / "checkpoints")]
+    assert found == ["step-000003", "step-000004", "step-000006"]
+
+
+def test_before_the_first_update_there_is_nothing_to_save(tiny_model_folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_call(patch, LocalEngine, "generate", 1, lambda: send(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_model_folder, tmp_path, config_of(checkpoint={}))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_engine_that_fell_to_the_same_signal_is_no_failure(tiny_model_folder, tmp_path, monkeypatch):
+    """Ctrl-C at a terminal reaches every child of the run too; what then fails first is a matter of chance."""
+    calls = []
+
+    def generate(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) < 3:
+            return original(self, *arguments, **options)
+        try:
+            send(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise RuntimeError("engine dead") from None
+
+    original = LocalEngine.generate
+    monkeypatch.setattr(LocalEngine, "generate", generate)
+    with pytest.raises(SystemExit):
+        run(tiny_model_folder, tmp_path, config_of(checkpoint={}))
+    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step-000002"]
+
+
+def test_a_failure_without_a_signal_stays_one_and_saves_nothing(tiny_model_folder, tmp_path, monkeypatch):
+    def failing() -> None:
+        raise UserError("the server is gone")
+
+    at_call(monkeypatch, LocalEngine, "generate", 3, failing)
+    with pytest.raises(UserError, match="server is gone"):
+        run(tiny_model_folder, tmp_path, config_of(checkpoint={}))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_in_a_notebook_a_second_interrupt_does_not_wait(tiny_model_folder, tmp_path, monkeypatch):
+    def twice() -> None:
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+
+    at_call(monkeypatch, trainer, "update", 1, twice)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_model_folder, tmp_path, config_of(checkpoint={}))
+    assert rows_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_says_so_in_one_line(number, capsys):
+    def stopped(_: list[str]) -> int:
+        send(number)
+        return 0
+
+    assert guarded(stopped, []) == 128 + number
+    assert capsys.readouterr().err == f"stopped by {signal.Signals(number).name}: the same command goes on from here\n"
+
+
+def test_a_handler_of_the_users_own_stays(tiny_model_folder):
+    before = signal.signal(signal.SIGTERM, own := lambda *_: None)
+    try:
+        with stopping.handled():
+            assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_processes_stop_together():
+    class Two:
+        def gather(self, mine: int | None) -> list[int | None]:
+            return [mine, int(signal.SIGTERM)]
+
+    with pytest.raises(stopping.Stopped) as stopped:
+        stopping.check(Two())  # type: ignore[arg-type]
+    assert stopped.value.signal == signal.SIGTERM
+
+
+STUBBORN = """
+import sys, time
+from grpo import stopping
+from stages.command import guarded
+def stubborn(_):
+    stopping.set_grace(float(sys.argv[1]))
+    with stopping.later():
+        print("here", flush=True)
+        time.sleep(60)
+    return 0
+sys.exit(guarded(stubborn, []))
+"""
+
+
+@pytest.mark.parametrize(("grace", "again", "code"), [(0.2, False, 143), (60, True, 130)])
+def test_a_command_ends_at_the_second_signal_and_after_the_grace_time(grace, again, code):
+    child = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN, str(grace)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"here\n"
+    child.send_signal(signal.SIGTERM)
+    if again:
+        time.sleep(0.2)
+        child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == code
+    assert said.decode().startswith("SIGTERM: finishing the step and saving")
