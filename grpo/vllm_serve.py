@@ -219,7 +219,7 @@ def _cause(log: Path) -> str:
         kind = line.strip().partition(":")[0].rpartition(".")[2]
         if kind.isidentifier() and kind.endswith(("Error", "Exception")) and ": " in line:
             told = following if " validation error" in line else line  # pydantic's first line only counts them
-            return f": {told.strip()[:300]}"
+            return f": {told.strip().removeprefix('Value error, ').partition(' [type=')[0][:300]}"
     return ""
 
 

@@ -150,7 +150,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
     ("when", "servers", "why"),
     [
         ("at once", 2, "ended (exit code 3): ValueError: no room for the cache; its output: "),
-        ("config", 1, "ended (exit code 1): Value error, float32 is not supported [type=value_error]; its output: "),
+        ("config", 1, "ended (exit code 1): float32 is not supported; its output: "),
         ("later", 1, "ended (exit code 1); its output: "),
     ],
 )
