@@ -75,8 +75,12 @@ def sampling_engine(
     ends = end_token_ids(model, tokenizer)
     sampled = Sampled(name, tokenizer, ends, longest, pick_device(runtime).type, runtime.dtype)
     engine = _with_own_weights(kind, config, sampled)
-    if model.device.type != "meta":
-        engine.sync(Policy(model, tokenizer, model.device))
+    try:
+        if model.device.type != "meta":
+            engine.sync(Policy(model, tokenizer, model.device))
+    except BaseException:
+        engine.close()
+        raise
     return engine
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from grpo.config import EngineConfig
 from grpo.engine import Sampled
-from grpo.engine_vllm import prompt_seed
+from grpo.engine_vllm import check_sampling, prompt_seed
 from grpo.errors import UserError
 from grpo.parallel import World
 from grpo.progress import progress
@@ -111,14 +111,28 @@ class ServerEngine:
         if self.nccl is None:
             for _ in tensors:  # sharded weights are gathered: every process goes through all of them
                 pass
+        self._raise_together(failure)
+        self._share_losses()
+
+    def _raise_together(self, failure: str) -> None:
+        """
+        Raises:
+            UserError: in every process, when one has failed.
+        """
         for failed in self.world.gather(failure):
             if failed:
                 raise UserError(failed)
-        self._share_losses()
 
     def _send_by_nccl(self, policy: PolicyWeights) -> None:
-        if self.world.rank == 0:
-            pause(self.servers)
+        """All processes go through the weights once for each server: they must agree on which are there."""
+        failure = ""
+        try:
+            if self.world.rank == 0:
+                pause(self.servers)
+        except UserError as error:
+            failure = str(error)
+        self._raise_together(failure)
+        self._share_losses()
         self.nccl.send(policy, self.servers)
         if self.world.rank == 0:
             post_all(self.servers, "/update_weight_version", {"new_version": self.version})
@@ -136,8 +150,10 @@ class ServerEngine:
         """One group of `sampling.group_size` completions per prompt, in the order of the prompts.
 
         Raises:
-            UserError: no server is left, one refuses a request, or has other weights than those of the last sync.
+            UserError: vLLM cannot sample so; no server is left, one refuses a request, or has other weights than those
+            of the last sync.
         """
+        check_sampling(sampling)
         groups: dict[int, Group] = {}
         while waiting := deque(index for index in range(len(prompts)) if index not in groups):
             run(self._round(waiting, prompts, sampling, seed, step, groups))
@@ -197,6 +213,7 @@ class ServerEngine:
             "stop_token_ids": list(self.sampled.end_ids),
             "ignore_eos": True,
             "detokenize": bool(sampling.stop),
+            "skip_special_tokens": False,
             "logprobs": 0,
         }
         return {"token_ids": list(prompt.token_ids), "return_token_ids": True, "sampling_params": parameters}

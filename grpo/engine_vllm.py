@@ -6,11 +6,11 @@ emptied, an answer that another version of the weights gave. What is left shows 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from grpo.vllm_start import start
 from grpo.weight_transfer import weight_files
 
 MEMORY_FOLDER = Path("/dev/shm")  # an adapter, and what other processes load, goes through files: not on a disk
+COLDEST = 0.01  # vLLM samples at this temperature when a lower one is asked for, and only logs that
 
 
 class VllmEngine:
@@ -36,9 +37,13 @@ class VllmEngine:
             raise UserError("engine.vllm.lora: adapter: vLLM takes no trained bias ('lora.bias'): use merged")
         self.folder = Path(tempfile.mkdtemp(prefix="grpo-", dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None))
         self.elsewhere = config.vllm.tensor_parallel > 1  # its workers are processes of their own
-        self.llm = start(config, sampled, self.folder)
+        try:
+            self.llm = start(config, sampled, self.folder)
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
         self.sleeps = config.vllm.sleep and sampled.device == "cuda"
-        self.asleep = False
+        self.asleep: set[str] = set()  # parts of its memory that the trainer has
         self.version = 0  # of the weights: the number of syncs
         self.adapter: Any = None  # vLLM's handle of the adapter in use
 
@@ -48,8 +53,7 @@ class VllmEngine:
         Raises:
             UserError: they did not arrive.
         """
-        if self.asleep:
-            self.llm.wake_up(tags=["weights"])
+        self._wake("weights")
         self.version += 1
         if self.as_adapter:
             self._take_adapter(policy)
@@ -79,10 +83,15 @@ class VllmEngine:
         self.adapter = adapter
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
-        """One group of `sampling.group_size` completions per prompt, in the order of the prompts."""
+        """One group of `sampling.group_size` completions per prompt, in the order of the prompts.
+
+        Raises:
+            UserError: vLLM cannot sample so.
+        """
+        check_sampling(sampling)
         if not prompts:
             return []
-        self._wake()
+        self._wake("kv_cache")
         outputs = self.llm.generate(
             [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
             [self._parameters(prompt, sampling, seed, step) for prompt in prompts],
@@ -106,6 +115,7 @@ class VllmEngine:
             stop_token_ids=list(self.sampled.end_ids),
             ignore_eos=True,  # vLLM's own end token is one of ours, or none
             detokenize=bool(sampling.stop),  # the text is made from the ids below, as every engine does
+            skip_special_tokens=False,  # a stop text may be, or contain, one
             logprobs=0,  # of the sampled token
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -130,25 +140,28 @@ class VllmEngine:
 
     def release(self) -> None:
         """Give the GPU's memory to the trainer until the next `sync`, which brings new weights."""
-        if self.sleeps and not self.asleep:
+        if self.sleeps and "weights" not in self.asleep:  # after a rollout without prompts the cache is still asleep
             self.llm.sleep(level=1 if self.as_adapter else 2)  # 2: the weights are dropped
-            self.asleep = True
+            self.asleep = {"weights", "kv_cache"}
 
-    def _wake(self) -> None:
-        if self.asleep:
-            self.llm.wake_up(tags=["kv_cache"])
-            self.asleep = False
+    def _wake(self, part: str) -> None:
+        if part in self.asleep:
+            self.llm.wake_up(tags=[part])
+            self.asleep.remove(part)
 
     def close(self) -> None:
         """Stop vLLM and free its memory. (Another engine may be started in this process afterwards.)"""
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.asleep:  # vLLM frees what it has mapped; where there is no room for it the run is over anyway
+            with contextlib.suppress(RuntimeError):
+                self.llm.wake_up(tags=sorted(self.asleep))
         with process_group_kept():
             self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
 
 
-@contextmanager
+@contextlib.contextmanager
 def process_group_kept() -> Iterator[None]:
     """vLLM ends the default process group with itself; in a run of several processes that is the run's own."""
     from torch import distributed
@@ -160,6 +173,18 @@ def process_group_kept() -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group = end
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """
+    Raises:
+        UserError: vLLM would silently sample otherwise.
+    """
+    if 0 < sampling.temperature < COLDEST:
+        raise UserError(
+            f"sampling temperature {sampling.temperature:g}: vLLM's lowest is {COLDEST}; take that, 0 to evaluate "
+            "greedily, or engine=local"
+        )
 
 
 def prompt_seed(seed: int, step: int, prompt: Prompt) -> int:

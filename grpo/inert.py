@@ -25,16 +25,22 @@ def inert_settings(config: RLConfig, shared_engine: bool) -> list[str]:
     return said + _of_the_schedule(config.optimizer, config.steps)
 
 
-def inert_engine_settings(config: EngineConfig, kind: str, lora: bool) -> list[str]:
-    """A line for the settings of engines that this run does not have. `kind`: with `auto` resolved."""
-    unused = []
+def inert_engine_settings(config: EngineConfig, kind: str, *, lora: bool, on_gpu: bool) -> list[str]:
+    """A line for each reason: settings of engines that this run does not have. `kind`: with `auto` resolved."""
+    said = []
     if kind != "local" and config.vllm.lora == "adapter" and not lora:
-        return ["engine.vllm.lora: adapter: without 'lora' whole weights are delivered"]
-    if kind == "local":  # a server's are read where it is started
-        unused += [f"engine.vllm.{name}" for name in changed(config.vllm, type(config.vllm).model_fields)]
+        said.append("engine.vllm.lora: adapter: without 'lora' whole weights are delivered")
+    # A server's are read where it is started; only sleeping is of the engine that shares the trainer's GPU.
+    of_others = {"local": tuple(type(config.vllm).model_fields), "vllm-server": ("sleep",)}.get(kind, ())
+    unused = [f"engine.vllm.{name}" for name in changed(config.vllm, of_others)]
     if kind != "vllm-server":
         unused += [f"engine.server.{name}" for name in changed(config.server, type(config.server).model_fields)]
-    return [f"{', '.join(unused)}: the engine is '{kind}'"] if unused else []
+    if unused:
+        said.append(f"{', '.join(unused)}: the engine is '{kind}'")
+    of_gpus = changed(config.vllm, ("memory", "sleep", "eager")) if kind == "vllm" and not on_gpu else ()
+    if of_gpus:
+        said.append(f"{', '.join(f'engine.vllm.{name}' for name in of_gpus)}: vLLM runs on a CPU")
+    return said
 
 
 def _of_the_ratio(config: RLConfig) -> list[str]:

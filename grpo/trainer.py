@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,8 @@ def train(
         UserError: one line on what is wrong with the settings, the checkpoints or the disk, or another run is there.
     """
     engine_config, runtime = engine_config or EngineConfig(), runtime or RuntimeConfig()
-    with handled(), lock_run(out, World.current()) as lock:
-        return _train(model, tasks, config, out, seed, engine_config, runtime, label, accept_changes, lock)
+    with handled(), lock_run(out, World.current()) as lock, ExitStack() as ends:
+        return _train(model, tasks, config, out, seed, engine_config, runtime, label, accept_changes, lock, ends)
 
 
 def _train(
@@ -93,11 +93,12 @@ def _train(
     label: str,
     accept_changes: bool,
     lock: RunLock,
+    ends: ExitStack,
 ) -> TrainResult:
-    """`train`, in a folder that is ours."""
+    """`train`, in a folder that is ours; `ends` closes what must not stay, however it ends."""
     kind = engine_kind(engine_config, runtime)
     weights = reward_weights(tasks, config)
-    check_quantization(engine_config, config)
+    check_quantization(engine_config, kind, config)
     policy = load_policy(model, runtime, config.lora, seed)
     learner = make_learner(policy, config, runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
@@ -111,14 +112,18 @@ def _train(
         model=learner.model if shared else None,
         lora=config.lora,
     )
+    ends.enter_context(closing(engine))
     shared = shared and kind == "local"
-    for line in inert_settings(config, shared) + inert_engine_settings(engine_config, kind, config.lora is not None):
+    on_gpu = policy.device.type == "cuda"
+    inert = inert_engine_settings(engine_config, kind, lora=config.lora is not None, on_gpu=on_gpu)
+    for line in inert_settings(config, shared) + inert:
         log.warning("this does nothing in this run: %s", line)
     limit = mismatch_limit(engine_config, runtime)
     clock = Clock()
     sampler = PromptSampler(tasks, config.steps, seed, config.difficulty)
     source = RolloutSource(sampler, tasks, engine, config, learner.world, seed, clock)
-    identity = identify(model, tasks, config, seed, engine_config, runtime, learner.world) if is_main() else {}
+    resolved = engine_config.model_copy(update={"kind": kind})
+    identity = identify(model, tasks, config, seed, resolved, runtime, learner.world) if is_main() else {}
     state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
     with clock("sync"):
         engine.sync(policy)
@@ -130,7 +135,7 @@ def _train(
     peak = device_peak(policy.device, runtime.dtype, learner.world.size)
     tracing = profiled(out / "profile", runtime.profile, policy.device)
 
-    with closing(engine), saver.stoppable(), progress(label, config.steps, state.step) as bar, tracing as profiler:
+    with saver.stoppable(), progress(label, config.steps, state.step) as bar, tracing as profiler:
         saver.boundary()
         while state.step < config.steps:
             version = state.step
@@ -207,12 +212,12 @@ def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dic
     return {task: own | penalty for task, own in weights.items()}
 
 
-def check_quantization(engine: EngineConfig, config: RLConfig) -> None:
+def check_quantization(engine: EngineConfig, kind: str, config: RLConfig) -> None:
     """
     Raises:
         UserError: quantised weights would sample what is trained as if the policy had drawn it.
     """
-    if engine.vllm.quantization and engine.kind != "local" and config.correction is None:
+    if engine.vllm.quantization and kind != "local" and config.correction is None:
         raise UserError(
             f"engine.vllm.quantization: {engine.vllm.quantization} samples with other weights than are trained: set "
             "'correction' of the RL stage, which weighs that"

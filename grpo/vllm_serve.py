@@ -213,11 +213,13 @@ def how_ended(child: Child) -> str:
 
 def _cause(log: Path) -> str:
     """The line of its output that says most: an exception's, the first that is not a consequence."""
-    for line in log.read_text("utf-8", "replace").splitlines():
-        line = line.partition(") ")[2] if line.startswith("(") else line  # "(EngineCore pid=7) "
+    lines = log.read_text("utf-8", "replace").splitlines()
+    lines = [line.partition(") ")[2] if line.startswith("(") else line for line in lines]  # "(EngineCore pid=7) "
+    for line, following in zip(lines, [*lines[1:], ""], strict=False):
         kind = line.strip().partition(":")[0].rpartition(".")[2]
         if kind.isidentifier() and kind.endswith(("Error", "Exception")) and ": " in line:
-            return f": {line.strip()[:300]}"
+            told = following if " validation error" in line else line  # pydantic's first line only counts them
+            return f": {told.strip().removeprefix('Value error, ').partition(' [type=')[0][:300]}"
     return ""
 
 

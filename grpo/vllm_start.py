@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from grpo.config import EngineConfig
 from grpo.engine import Sampled
 from grpo.errors import UserError
@@ -97,8 +99,17 @@ def start(config: EngineConfig, sampled: Sampled, folder: Path) -> Any:
         sleeps = own.sleep and sampled.device == "cuda"
         quiet: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
         return LLM(**settings(config, sampled), **extra, **quiet, enable_sleep_mode=sleeps)
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"engine.kind=vllm: vLLM cannot start: {first}") from error
+    except (ValueError, RuntimeError, OSError, ImportError, AssertionError) as error:
+        raise UserError(f"engine.kind=vllm: vLLM cannot start: {_reason(error)}") from error
     finally:
         torch.set_num_threads = set_threads  # on a CPU vLLM replaces it by one that does nothing
+
+
+def _reason(error: Exception) -> str:
+    """One line. The first of pydantic's error says only that there is one."""
+    if isinstance(error, ValidationError):
+        found = error.errors()[0]
+        name = ".".join(map(str, found["loc"]))
+        text = found["msg"].removeprefix("Value error, ")
+        return f"{name}: {text}" if name else text
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +121,7 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
     done, found = world.gather(parts.read())[0]  # the main process has written them
     if done:
         log.warning("rejection sampling: going on after %d of %d prompts", done, len(prompts))
-    with progress("rejection sampling: sampling", total=len(prompts), done=done) as bar:
+    with closing(engine), progress("rejection sampling: sampling", total=len(prompts), done=done) as bar:
         for start in range(done, len(prompts), at_a_time):
             chosen = prompts[start : start + at_a_time]
             scored = world.spread(chosen, sampled)
@@ -129,7 +130,6 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
             parts.add(start, len(chosen), new)
             found += new
             bar.advance(len(chosen), f"{len(_kept(found))} of {len(found)} kept")
-    engine.close()
     everything = [row["sampled"] for row in found]
     write_jsonl(context.folder / "completions" / "sampled.jsonl", everything)
     if not _kept(found):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import make_model, make_tokenizer, random_prompts
+from test_trainer import config_of as rl_config_of
+from test_trainer import task_of
 
 from grpo import engine as engines
 from grpo import optional
 from grpo.config import EngineConfig, RuntimeConfig
 from grpo.engine import engine_kind, mismatch_limit
 from grpo.engine_local import LocalEngine
+from grpo.engine_server import ServerEngine
+from grpo.engine_vllm import VllmEngine, check_sampling
 from grpo.errors import UserError
 from grpo.inert import inert_engine_settings
+from grpo.trainer import check_quantization, train
 from grpo.types import Sampling
 from grpo.update import MISMATCH_LIMIT
 
@@ -69,6 +75,7 @@ def test_the_gate_follows_what_the_engine_computes_in(
     ("config", "kind", "lora", "said"),
     [
         ({"kind": "local"}, "local", False, []),
+        ({"kind": "vllm-server", "vllm": {"sleep": False}}, "vllm-server", False, ["engine.vllm.sleep"]),
         ({"kind": "auto", "vllm": {"memory": 0.5, "sleep": False}}, "local", False, ["engine.vllm.memory", "sleep"]),
         ({"kind": "auto", "vllm": {"memory": 0.5}}, "vllm", False, []),
         ({"kind": "vllm", "server": {"timeout": 3.0}}, "vllm", False, ["engine.server.timeout"]),
@@ -78,9 +85,50 @@ def test_the_gate_follows_what_the_engine_computes_in(
     ],
 )
 def test_settings_of_another_engine_are_said(config: dict[str, Any], kind: str, lora: bool, said: list[str]) -> None:
-    lines = inert_engine_settings(EngineConfig.model_validate(config), kind, lora)
+    lines = inert_engine_settings(EngineConfig.model_validate(config), kind, lora=lora, on_gpu=True)
     assert bool(lines) == bool(said)
     assert all(words in lines[0] for words in said)
+
+
+def test_settings_of_a_gpu_are_said_on_a_cpu() -> None:
+    config = EngineConfig.model_validate({"kind": "vllm", "vllm": {"memory": 0.5, "eager": True, "kv_cache_gib": 2.0}})
+    assert inert_engine_settings(config, "vllm", lora=False, on_gpu=True) == []
+    assert inert_engine_settings(config, "vllm", lora=False, on_gpu=False) == [
+        "engine.vllm.memory, engine.vllm.eager: vLLM runs on a CPU"
+    ]
+
+
+def test_only_an_engine_with_quantised_weights_needs_a_correction() -> None:
+    config = rl_config_of()
+    engine = EngineConfig.model_validate({"kind": "auto", "vllm": {"quantization": "fp8"}})
+    check_quantization(engine, "local", config)
+    with pytest.raises(UserError, match="'correction'"):
+        check_quantization(engine, "vllm", config)
+
+
+def test_an_engine_is_closed_when_a_run_cannot_begin(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM's processes and files must not stay when the first sync fails."""
+    closed: list[bool] = []
+
+    def broken(*_: Any) -> None:
+        raise UserError("no room")
+
+    monkeypatch.setattr(LocalEngine, "sync", broken)
+    monkeypatch.setattr(LocalEngine, "close", lambda _: closed.append(True))
+    with pytest.raises(UserError, match="no room"):
+        train(str(tiny_model_folder), {"default": task_of()}, rl_config_of(), tmp_path)
+    assert closed == [True]
+
+
+@pytest.mark.parametrize("engine", [VllmEngine, ServerEngine])
+def test_vllm_refuses_temperatures_that_it_would_replace(engine: Any) -> None:
+    unbuilt = object.__new__(engine)
+    with pytest.raises(UserError, match=r"temperature 0\.005: vLLM's lowest is 0\.01"):
+        engine.generate(unbuilt, random_prompts(1), Sampling(1, 4, 0.005), seed=0, step=0)
+    check_sampling(Sampling(1, 4, 0.0))
+    check_sampling(Sampling(1, 4, 0.01))
 
 
 def test_the_embedded_engine_refuses_stop_strings() -> None:

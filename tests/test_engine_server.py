@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from grpo.engine_vllm import prompt_seed
 from grpo.errors import UserError
 from grpo.policy import Policy
 from grpo.types import Group, Sampling
-from grpo.weight_transfer import chunks
+from grpo.weight_transfer import chunks, live
 
 SAMPLING = Sampling(group_size=3, max_tokens=6, temperature=0.7, top_p=0.9, stop=("!",))
 SAMPLED = Sampled("m", make_tokenizer(), (EOS, IM_END), 64, "cpu", "float32")
@@ -93,6 +94,7 @@ def test_groups_come_in_order_with_ids_and_logprobs(servers: Any, policy: Policy
             "stop_token_ids": [EOS, IM_END],
             "ignore_eos": True,
             "detokenize": True,
+            "skip_special_tokens": False,
             "logprobs": 0,
         }
 
@@ -440,6 +442,23 @@ def test_a_server_that_is_not_there(servers: Any, monkeypatch: pytest.MonkeyPatc
         UserError, match=rf"{url.removesuffix('/v1')} is not there after 0.1 s .*: ConnectError: .*serve"
     ):
         ServerEngine(EngineConfig.model_validate(config), SAMPLED)
+
+
+def test_all_processes_agree_on_the_servers_before_weights_are_gathered(servers: Any, policy: Policy) -> None:
+    """The main process loses one when it pauses them; the others would gather sharded weights once more, and hang."""
+    one, two = servers(2)
+    engine = engine_of([one, two])
+    seen: list[list[str]] = []
+    engine.nccl = SimpleNamespace(send=lambda _, given: seen.append([server.url for server in live(given)]))
+    losses = iter([{}, {one.url: "hangs"}, {one.url: "hangs"}])
+
+    def gather(own: Any) -> list[Any]:
+        """Of the main process, then of this one."""
+        return [next(losses) if isinstance(own, dict) else "", own]
+
+    engine.world = SimpleNamespace(rank=1, size=2, gather=gather)  # type: ignore[assignment]
+    engine.sync(policy)
+    assert seen == [[two.url]]
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://user:secret@localhost:8000", "http://localhost:8000?k=v"])

@@ -32,6 +32,10 @@ with open(os.environ["SEEN"] + "/" + str(port), "w") as out:
 if os.environ.get("BREAK") == f"at once {port}":
     print("(EngineCore pid=7) ValueError: no room for the cache", file=sys.stderr)
     sys.exit(3)
+if os.environ.get("BREAK") == f"config {port}":
+    print("(APIServer pid=7) a.ValidationError: 1 validation error for VllmConfig", file=sys.stderr)
+    print("(APIServer pid=7)   Value error, float32 is not supported [type=value_error]", file=sys.stderr)
+    sys.exit(1)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
@@ -146,6 +150,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
     ("when", "servers", "why"),
     [
         ("at once", 2, "ended (exit code 3): ValueError: no room for the cache; its output: "),
+        ("config", 1, "ended (exit code 1): float32 is not supported; its output: "),
         ("later", 1, "ended (exit code 1); its output: "),
     ],
 )

@@ -25,7 +25,7 @@ from conftest import (
 from grpo.algorithm import LoraConfig
 from grpo.config import EngineConfig, RuntimeConfig
 from grpo.engine import load_for_sampling, sampling_engine, training_engine
-from grpo.engine_vllm import VllmEngine
+from grpo.engine_vllm import COLDEST, MEMORY_FOLDER, VllmEngine
 from grpo.errors import UserError
 from grpo.policy import Policy, load_policy, trainable
 from grpo.types import Group, Sampling
@@ -168,6 +168,21 @@ def test_stop_strings_end_a_completion_and_stay_in_it(folder: Path) -> None:
         assert farthest(groups, policy, 1.0) < 1e-4
 
 
+def test_a_special_token_is_a_stop_string_too(folder: Path) -> None:
+    with engine_of(folder) as (engine, policy):
+        engine.sync(policy)
+        groups = engine.generate(random_prompts(8), Sampling(8, 40, stop=("<|user|>",)), seed=0, step=0)
+        texts = [policy.tokenizer.decode(r.completion.token_ids) for group in groups for r in group.rollouts]
+        assert sum(text.endswith("<|user|>") for text in texts) > 5
+        assert not any("<|user|>" in text.removesuffix("<|user|>") for text in texts)
+
+
+def test_vllms_lowest_temperature() -> None:
+    from vllm.sampling_params import _MAX_TEMP
+
+    assert COLDEST == _MAX_TEMP
+
+
 def test_greedy_and_top_p(folder: Path) -> None:
     with engine_of(folder) as (engine, policy):
         engine.sync(policy)
@@ -255,6 +270,8 @@ def test_evaluation_samples_the_folder_itself(folder: Path) -> None:
 def test_what_vllm_cannot_start_with_is_one_line(folder: Path, tmp_path: Path) -> None:
     policy = load_policy(str(folder), CPU)
     config = EngineConfig(kind="vllm", vllm={"kv_cache_gib": 0.1})
-    with pytest.raises(UserError, match="vLLM cannot start") as caught:
+    before = set(MEMORY_FOLDER.iterdir())
+    with pytest.raises(UserError, match=r"vLLM cannot start: .*max_model_len \(100000\) is greater") as caught:
         training_engine(config, policy, CPU, name=str(folder), longest=100_000, model=policy.model)
     assert "\n" not in str(caught.value)
+    assert not [file for file in set(MEMORY_FOLDER.iterdir()) - before if file.name.startswith("grpo-")]

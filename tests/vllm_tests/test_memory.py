@@ -66,6 +66,9 @@ class Recorded:
     def wake_up(self, tags: list[str]) -> None:
         self.calls.append(("wake", *tags))
 
+    def count(self, kind: str) -> int:
+        return sum(call[0] == kind for call in self.calls)
+
     def collective_rpc(self, method: str, **_: Any) -> None:
         self.calls.append(method)
 
@@ -98,7 +101,16 @@ def test_on_a_gpu_it_sleeps_while_the_trainer_updates(monkeypatch: pytest.Monkey
     sync = ["reload_weights", ("version", "1"), "reset"]
     again = [("wake", "weights"), "reload_weights", ("version", "2"), "reset", ("wake", "kv_cache"), "generate"]
     assert recorded.calls == [*sync, "generate", "generate", ("sleep", 2), *again]
+    # A rollout without prompts for this process (three prompts, four GPUs): the trainer gets the memory all the same.
+    for _ in range(2):
+        engine.release()
+        engine.release()
+        engine.sync(policy)
+        assert engine.generate([], Sampling(2, 8), seed=0, step=2) == []
+    assert recorded.count("sleep") == 3
+    assert [call for call in recorded.calls if call[0] == "wake"][2:] == [("wake", "weights")] * 2
     engine.close()
+    assert recorded.calls[-2:] == [("wake", "kv_cache"), "shutdown"]  # what is not mapped cannot be freed
 
 
 def test_settings_of_a_gpu() -> None:
