@@ -98,7 +98,8 @@ class VllmEngine:
             use_tqdm=False,
             lora_request=self.adapter,
         )
-        return [self._group(prompt, output, step) for prompt, output in zip(prompts, outputs, strict=True)]
+        size = sampling.group_size
+        return [self._group(prompt, output, step, size) for prompt, output in zip(prompts, outputs, strict=True)]
 
     def _parameters(self, prompt: Prompt, sampling: Sampling, seed: int, step: int) -> Any:
         from vllm import SamplingParams
@@ -121,10 +122,12 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _group(self, prompt: Prompt, output: Any, step: int) -> Group:
+    def _group(self, prompt: Prompt, output: Any, step: int, size: int) -> Group:
         if tuple(output.prompt_token_ids) != prompt.token_ids:
             raise RuntimeError(f"vLLM answered another prompt than '{prompt.id}'")
         by_index = sorted(output.outputs, key=lambda sample: sample.index)
+        if [sample.index for sample in by_index] != list(range(size)):
+            raise RuntimeError(f"vLLM gave {len(by_index)} completions of {size} for prompt '{prompt.id}'")
         return Group(prompt, tuple(Rollout(self._completion(prompt, sample, step)) for sample in by_index))
 
     def _completion(self, prompt: Prompt, sample: Any, step: int) -> Completion:

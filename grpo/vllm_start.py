@@ -88,7 +88,13 @@ def start(config: EngineConfig, sampled: Sampled, folder: Path) -> Any:
     set_threads = torch.set_num_threads
     try:
         from vllm import LLM
+        from vllm.platforms import current_platform
 
+        if current_platform.device_type != sampled.device:
+            raise ValueError(
+                f"this one is built for '{current_platform.device_type}' and the run is on '{sampled.device}' "
+                "(runtime.device)"
+            )
         extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if launched() else {}
         if own.tensor_parallel > 1:
             extra |= {

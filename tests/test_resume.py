@@ -191,9 +191,10 @@ def test_metrics_have_each_step_once_whatever_is_in_the_file(tmp_path, caplog):
         {"step": 1}, {"step": 2, "a": 2}, {"step": 3}, {"step": 4}]  # fmt: skip
     assert "lost" not in caplog.text
     file.unlink()
-    writer.write({"step": 5})
+    with caplog.at_level("WARNING", "grpo"):  # an earlier test may have silenced it
+        writer.write({"step": 5})
+        MetricsWriter(file, done=5)
     assert "was removed while the run wrote to it" in caplog.text
-    MetricsWriter(file, done=5)
     assert "lost the rows of 4 earlier steps" in caplog.text
 
 

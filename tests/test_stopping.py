@@ -68,7 +68,10 @@ def whole(tiny_model_folder, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("phase", PHASES)
+OFTEN = ("sampling", "first update", "save", "model")  # the others in the slow suite
+
+
+@pytest.mark.parametrize("phase", [p if p in OFTEN else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
 def test_it_stops_saves_and_goes_on(phase, whole, tiny_model_folder, tmp_path, monkeypatch):
     owner, name, count, saved = PHASES[phase]
     number = (signal.SIGINT, signal.SIGTERM)[len(phase) % 2]

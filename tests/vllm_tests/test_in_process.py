@@ -24,7 +24,7 @@ from conftest import (
 
 from grpo.algorithm import LoraConfig
 from grpo.config import EngineConfig, RuntimeConfig
-from grpo.engine import load_for_sampling, sampling_engine, training_engine
+from grpo.engine import Sampled, load_for_sampling, sampling_engine, training_engine
 from grpo.engine_vllm import COLDEST, MEMORY_FOLDER, VllmEngine
 from grpo.errors import UserError
 from grpo.policy import Policy, load_policy, trainable
@@ -265,6 +265,12 @@ def test_evaluation_samples_the_folder_itself(folder: Path) -> None:
         engine.close()
     assert len(groups) == 4
     assert farthest(plain, policy, 0.6) < 1e-4
+
+
+def test_a_vllm_for_another_device_is_refused(folder: Path) -> None:
+    sampled = Sampled(str(folder), make_tokenizer(), (EOS,), LONGEST, "cuda", "float32")
+    with pytest.raises(UserError, match=r"built for 'cpu' and the run is on 'cuda' \(runtime.device\)"):
+        VllmEngine(EngineConfig(kind="vllm"), sampled)
 
 
 def test_what_vllm_cannot_start_with_is_one_line(folder: Path, tmp_path: Path) -> None:

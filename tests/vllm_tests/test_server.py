@@ -26,7 +26,7 @@ from test_trainer import config_of, rows_of, task_of
 
 import grpo.weight_transfer as transfer
 from grpo.algorithm import LoraConfig
-from grpo.config import EngineConfig, RuntimeConfig
+from grpo.config import EngineConfig, RuntimeConfig, SamplingConfig
 from grpo.engine import training_engine
 from grpo.engine_server import GENERATE, ServerEngine
 from grpo.errors import UserError
@@ -36,6 +36,7 @@ from grpo.trainer import train
 from grpo.types import Group, Sampling
 from rewards import load_reward
 from stages.cli import main
+from stages.teacher import demonstrations
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -347,6 +348,25 @@ def test_the_judge_asks_a_real_server(two: Served, folder: Path) -> None:
         assert all("verdict" in reason or "cut" in reason for reason in reasons), reasons
 
 
+def test_a_teacher_on_a_real_server(two: Served, folder: Path, tmp_path: Path) -> None:
+    """The demonstrations of a random model, all that it ended by itself."""
+    questions = tmp_path / "q.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"{n}+1?"}) + "\n" for n in range(4)))
+    rows = demonstrations(
+        endpoint={"model": str(folder), "base_url": f"{two.urls[0]}/v1"},
+        questions={"path": str(questions)},
+        file=str(tmp_path / "teacher.jsonl"),
+        max_tokens=150,
+        samples=4,
+        keep_per_prompt=4,
+        temperature=1.0,
+        top_p=1.0,
+    )
+    assert rows
+    assert {row["messages"][0]["content"] for row in rows} <= {f"{n}+1?" for n in range(4)}
+    assert all(row["messages"][1]["content"] for row in rows)
+
+
 def test_a_served_model_is_evaluated(two: Served, folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "q.jsonl"
     data.write_text("".join(json.dumps({"question": f"{n}+1?", "answer": str(n + 1)}) + "\n" for n in range(3)))
@@ -355,6 +375,28 @@ def test_a_served_model_is_evaluated(two: Served, folder: Path, tmp_path: Path) 
     found = json.loads((tmp_path / "e.json").read_text())
     assert (found["n_problems"], found["failed_requests"]) == (3, 0)
     assert found["mean_tokens"] > 0
+
+
+def test_a_run_whose_server_stops_trains_nothing_of_that_rollout(
+    two: Served, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = ServerEngine.generate
+
+    def stopping(self: ServerEngine, *args: Any, step: int, **kwargs: Any) -> Any:
+        if step == 1:
+            midway(self, two, two.urls[:1], signal.SIGSTOP)
+        return generate(self, *args, step=step, **kwargs)
+
+    monkeypatch.setattr(ServerEngine, "generate", stopping)
+    config = config_of().model_copy(update={"sampling": SamplingConfig(max_tokens=LONG.max_tokens)})
+    engine = config_for(two, two.urls[:1], timeout=10.0)
+    try:
+        with pytest.raises(UserError, match=rf"no vLLM server is left: {two.urls[0]}: no answer within 10 s"):
+            train(str(folder), {"default": task_of()}, config, tmp_path, engine_config=engine, runtime=CPU)
+    finally:
+        two.signal(two.urls[0], signal.SIGCONT)
+    assert [row["step"] for row in rows_of(tmp_path)] == [1]
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_killed_server_is_noticed_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""Demonstrations from a teacher: a served model answers the questions, and what the filters accept is kept.
+
+A data function, for `cold_start.data` or any other section that takes conversations:
+
+    cold_start:
+      data:
+        fn: stages.teacher.demonstrations
+        kwargs:
+          endpoint: {model: MODEL, base_url: http://localhost:8000/v1}     # the key: OPENAI_API_KEY
+          questions: {path: questions.jsonl, suffix: "\\nReason inside <think> </think>, then box the answer."}
+          accept: [{fn: accuracy}, {fn: format}]
+          file: teacher.jsonl
+          max_tokens: 4096
+
+The teacher is asked once: its answers stay in `file`, which later stages, checks and resumed runs read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from grpo.config import DataConfig, RewardConfig
+from grpo.config_file import validate
+from grpo.data import Row, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.endpoint import EndpointConfig, Served, serve
+from grpo.errors import UserError
+from grpo.eval_endpoint import chat_prompts
+from grpo.eval_judging import judge_groups
+from grpo.parallel import World
+from grpo.section import Section
+from grpo.types import Completion, Group, Prompt, Rollout, Sampling
+from rewards.loader import load_rewards
+
+log = logging.getLogger("grpo")
+
+
+class TeacherConfig(Section):
+    """The arguments of `demonstrations`."""
+
+    endpoint: EndpointConfig
+    questions: DataConfig
+    file: str = Field(min_length=1)  # where the answers stay
+    max_tokens: int = Field(ge=1)
+    accept: tuple[RewardConfig, ...] = ()  # an answer is kept when each of them gives 1.0
+    samples: int = Field(1, ge=1)  # answers asked of each question
+    keep_per_prompt: int = Field(1, ge=1)  # answers kept of each question, the first ones
+    temperature: float = Field(0.6, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    seed: int = Field(0, ge=0)
+
+
+def demonstrations(**settings: Any) -> list[Row]:
+    """Rows with "messages": the question as the data has it, and the teacher's answer.
+
+    Raises:
+        UserError: a setting is wrong, `file` was made with others, the endpoint fails, or nothing is accepted.
+    """
+    config = validate(TeacherConfig, settings, "stages.teacher.demonstrations")
+    questions = load_rows(config.questions)
+    file, made_with = Path(config.file), _made_with(config, questions)
+    if file.exists():
+        return _kept_before(file, made_with)
+    if World.current().size > 1:
+        raise UserError(f"stages.teacher.demonstrations: '{file}' is not there yet: ask the teacher with one process")
+    prompts = chat_prompts(questions, config.questions)
+    named = [Prompt(str(n), (), p.messages, None, p.columns, p.answer, p.task) for n, p in enumerate(prompts)]
+    sampling = Sampling(config.samples, config.max_tokens, config.temperature, config.top_p)
+    rewards = load_rewards(config.accept)
+    served = serve(config.endpoint, named, sampling, config.seed)
+    rows = _accepted(_groups(named, served), rewards, config.keep_per_prompt)
+    log.warning("teacher: %d of %d answers kept, of %d questions", len(rows), len(served.answers), len(named))
+    if not rows:
+        raise UserError(f"stages.teacher.demonstrations: none of {len(served.answers)} answers passed 'accept'")
+    write_jsonl(file, [{**row, "made_with": made_with} for row in rows])
+    return rows
+
+
+def _made_with(config: TeacherConfig, questions: Sequence[Row]) -> str:
+    """Hash of all that the answers follow from: not of where the server is, nor of how it is asked."""
+    own = config.model_dump(mode="json", exclude={"file", "endpoint", "questions"})
+    asked = [config.endpoint.model, config.endpoint.fields, config.questions.system, config.questions.suffix]
+    text = json.dumps([own, asked, rows_hash(questions)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _kept_before(file: Path, made_with: str) -> list[Row]:
+    rows = read_jsonl(file)
+    if any(row.get("made_with") != made_with for row in rows):
+        raise UserError(f"'{file}': these answers were asked with other settings or questions: move the file away")
+    return [{key: value for key, value in row.items() if key != "made_with"} for row in rows]
+
+
+def _groups(prompts: Sequence[Prompt], served: Served) -> list[Group]:
+    """The whole answers to each question; one that was cut at the limit is none."""
+    return [
+        Group(
+            prompt,
+            tuple(
+                Rollout(Completion((), (), answer.finish_reason, answer.text))
+                for (number, _), answer in sorted(served.answers.items())
+                if number == index and answer.finish_reason == "stop"
+            ),
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def _accepted(groups: Sequence[Group], rewards: Sequence[Any], keep: int) -> list[Row]:
+    rows: list[Row] = []
+    for group in judge_groups([group for group in groups if group.rollouts], list(rewards)) if rewards else groups:
+        good = [r for r in group.rollouts if all(r.rewards.get(reward.name) == 1.0 for reward in rewards)]
+        for rollout in good[:keep]:
+            answer = {"role": "assistant", "content": rollout.completion.text}
+            rows.append({"messages": [*(group.prompt.messages or []), answer]})
+    return rows
