@@ -28,6 +28,7 @@ from grpo.config import EngineConfig, RLConfig, RuntimeConfig
 from grpo.parallel import World
 from grpo.prompts import Task
 from grpo.scoring import Reward
+from grpo.section import flatten
 
 FREE = (
     "checkpoint",
@@ -86,16 +87,6 @@ def identify(
     }
     flat = json.loads(json.dumps(flatten(tree)))  # as it will be read back
     return {key: value for key, value in flat.items() if not _under(key, FREE)}
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; lists stay whole."""
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:

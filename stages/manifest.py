@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from grpo.errors import UserError
+from grpo.section import flatten
 from stages.config import RecipeConfig
 
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "accelerate", "datasets")
@@ -44,16 +45,6 @@ class Lineage:
 def digest(value: Any) -> str:
     """Short hash of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def flatten(value: Any, prefix: str) -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; lists stay whole."""
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
 
 
 def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from test_resume import hold
 from grpo.config_file import read_config
 from grpo.errors import UserError
 from grpo.run_lock import LOCK
+from grpo.section import flatten
 from stages import summary as summaries
 from stages.config import RecipeConfig
 from stages.leaks import LeakGuard
-from stages.manifest import Lineage, flatten, model_hash, stage_settings
+from stages.manifest import Lineage, model_hash, stage_settings
 from stages.pipeline import run_pipeline
 from stages.preflight import in_run
 from stages.runner import plan_stage
