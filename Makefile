@@ -31,7 +31,7 @@ zero: setup
 	$(BIN)/grpo run configs/tiny-zero.yaml $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # The tests of the vLLM engines, with vLLM itself.
 test-vllm: setup-vllm

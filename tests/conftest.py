@@ -5,7 +5,9 @@ The character tokenizer writes its BOS itself when asked for special tokens, so 
 
 from __future__ import annotations
 
+import fcntl
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,3 +174,11 @@ def group_of(prompt: Prompt, rewards: Sequence[float | None], ids: Sequence[Sequ
             for t, r in zip(tokens, rewards, strict=True)
         ),
     )
+
+
+@pytest.fixture
+def only_sandbox() -> Iterator[None]:
+    """One test at a time over all test processes: the sandbox's own tests look at every sandbox on the machine."""
+    with open(Path(tempfile.gettempdir()) / "grpo-sandbox-tests.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

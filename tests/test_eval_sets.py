@@ -115,6 +115,7 @@ def test_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @real
+@pytest.mark.usefixtures("only_sandbox")
 def test_programs_and_countdown_are_judged() -> None:
     """The golds of the sets with a judge of their own."""
     for name, file, count in (("humaneval", "humaneval", 164), ("mbpp", "mbpp", 500), ("mbpp", "mbpp_sanitized", 257)):

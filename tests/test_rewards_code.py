@@ -17,6 +17,8 @@ from rewards.sandbox.run import SandboxError, choose
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.real_data import data_folder, rows_of
 
+pytestmark = pytest.mark.usefixtures("only_sandbox")
+
 BOX = "class Box:\n    def put(self, x): self.x = x\n    def get(self): return self.x"
 NODE = "class Node:\n    left = None\ndef depth(n): return 1 + depth(n.left) if n else 0"
 ADD = "def add(a, b):\n    return a + b"

@@ -36,7 +36,7 @@ def isolation(request):
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left():
+def nothing_is_left(only_sandbox):
     yield
     assert leftovers() == []
 
