@@ -1,4 +1,4 @@
-"""Checkpoints of an RL run at rollout boundaries: whole, checksummed, on the disk; the last few kept."""
+"""Checkpoints of an RL run at rollout boundaries: whole, checksummed, on the disk; the last few and the best stay."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from grpo.config import CheckpointConfig
 from grpo.durable import MANIFEST, damage, staged, write_tensors
 from grpo.errors import UserError
 from grpo.files import free_bytes, reason, write_text
@@ -29,6 +31,7 @@ log = logging.getLogger("grpo")
 FORMAT = 3  # of the folder's layout
 OVERHEAD = 8192  # bytes of a file's header and its last block, about
 LATEST = "latest"  # file beside the checkpoints with the name of the newest
+BEST = "best"  # likewise, of the one with the highest score, where `checkpoint.best` asks for it
 
 
 @dataclass
@@ -42,6 +45,7 @@ class TrainState:
     nonfinite_run: int = 0  # one after the other, up to now
     seconds: float = 0.0
     saved_step: int = 0  # of the last checkpoint
+    score: float | None = None  # of this checkpoint, by `checkpoint.best`; None: not asked for, or saved for a signal
     reference_step: int = 0  # the step whose weights the reference holds; 0: the model the run started from
     source: dict[str, Any] = field(default_factory=dict)  # the prompt sampler's state and leftover groups
     rng: list[dict[str, Any]] = field(default_factory=list)  # of each process, see `grpo.rng_state`
@@ -49,7 +53,7 @@ class TrainState:
 
 
 def save_checkpoint(
-    folder: Path, keep: int, state: TrainState, learner: Learner, reference: Reference | None
+    folder: Path, config: CheckpointConfig, state: TrainState, learner: Learner, reference: Reference | None
 ) -> Path | None:
     """Write `folder/step-000100`: trained tensors, optimizer, state, and the reference if it was ever replaced.
 
@@ -61,7 +65,7 @@ def save_checkpoint(
     files["optimizer"], rest = pack(learner.optimizer_state())
     if reference is not None and state.reference_step > 0:
         files["reference"] = learner.full(reference.values)
-    error = _write(target, keep, files, {"optimizer": rest, "state": asdict(state)}) if is_main() else None
+    error = _write(target, config, files, {"optimizer": rest, "state": asdict(state)}) if is_main() else None
     error = learner.world.gather(error)[0]
     if error is not None:
         log.warning("no checkpoint at step %d: %s; training goes on, saving is tried again later", state.step, error)
@@ -69,7 +73,10 @@ def save_checkpoint(
 
 
 def _write(
-    target: Path, keep: int, tensors: Mapping[str, Mapping[str, torch.Tensor]], values: Mapping[str, Any]
+    target: Path,
+    config: CheckpointConfig,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    values: Mapping[str, Any],
 ) -> str | None:
     """Why it failed, if it did."""
     texts = {name: json.dumps(value) for name, value in values.items()}
@@ -87,30 +94,49 @@ def _write(
         write_text(folder / LATEST, target.name + "\n")
     except OSError as error:
         return f"cannot write '{target}': {reason(error, folder, needed)}"
-    _prune(target, keep)
-    for path in folder.glob("step-*"):  # of a run that was taken up again before them, because they were damaged
-        if path > target:
-            shutil.rmtree(path, ignore_errors=True)
+    retain(target, config)
     return None
 
 
-def _prune(good: Path, keep: int) -> None:
-    """Of `good`, which was just written or checked, and those before it keep the last few; and nothing half-removed."""
-    older = [path for path in good.parent.glob("step-*") if path < good]
-    whole = [path for path in checkpoints(good.parent) if path < good]
-    kept = whole[max(0, len(whole) - keep + 1) :]
-    for path in older:
-        if path not in kept:
+def retain(good: Path, config: CheckpointConfig) -> None:
+    """After `good` was written: it, the last few before it and the best one stay."""
+    _prune(good, config)
+    for path in good.parent.glob("step-*"):  # of a run that was taken up again before them, because they were damaged
+        if path > good:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def tidy(good: Path, keep: int) -> None:
+def _prune(good: Path, config: CheckpointConfig) -> None:
+    """Of `good`, which was just written or checked, and those before it keep the last few and the one of the highest
+    score; and nothing half-removed."""
+    whole = [path for path in checkpoints(good.parent) if path <= good]
+    kept = whole[-config.keep :]
+    if config.best is not None:
+        best = max(whole, key=lambda path: (_score(path), path))
+        kept.append(best)
+        with contextlib.suppress(OSError):  # a full disk: the next save tries again
+            write_text(good.parent / BEST, best.name + "\n")
+    for path in good.parent.glob("step-*"):
+        if path < good and path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _score(path: Path) -> float:
+    """The lowest for one that has none, or cannot be read."""
+    try:
+        score = read_state(path).score
+    except (OSError, ValueError, TypeError):
+        score = None
+    return -math.inf if score is None else score
+
+
+def tidy(good: Path, config: CheckpointConfig) -> None:
     """Finish what a kill after the last save may have left undone, once a run goes on from `good`."""
     with contextlib.suppress(OSError):  # a full disk: the next save tries again
         write_text(good.parent / LATEST, good.name + "\n")
     for leftover in good.parent.glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    _prune(good, keep)
+    _prune(good, config)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -164,15 +164,19 @@ class OptimizerConfig(Section):
 
 class CheckpointConfig(Section):
     every: int | None = Field(None, ge=1)  # steps; saved at the next rollout boundary. None: no checkpoints
-    keep: int = Field(2, ge=1)
+    keep: int = Field(2, ge=1)  # the last few
+    # Also kept: the one with the highest mean of this reward (`reward`, or `reward/<name>`) over the `every` steps
+    # before it. It is the reward of the training prompts, and noisy: an evaluation tells which model is better.
+    best: str | None = None
 
     @model_validator(mode="after")
     def _saved(self) -> CheckpointConfig:
-        if self.every is None and changed(self, ("keep",)):
-            raise ValueError("'keep' has no effect without 'every': no checkpoint is saved")
+        for name in changed(self, ("keep", "best")) if self.every is None else ():
+            raise ValueError(f"'{name}' has no effect without 'every': no checkpoint is saved")
         return self
 
 
+SFTCheckpointConfig = Annotated[CheckpointConfig, without("best", because="supervised training has no reward")]
 OVERLONG = "overlong"  # name of the over-long penalty among the rewards
 
 
@@ -234,6 +238,9 @@ class RLConfig(Section):
         """
         if self.penalty_zone and OVERLONG in rewards:
             raise ValueError(f"a reward is called '{OVERLONG}', as is what truncated: penalise adds: give it a 'name'")
+        best, columns = self.checkpoint.best, ["reward", *(f"reward/{name}" for name in sorted(rewards))]
+        if best is not None and best not in columns:
+            raise ValueError(f"'checkpoint.best': no reward '{best}'{nearest(best, columns)}")
         for key in ("dynamic_sampling", "difficulty"):
             section = getattr(self, key)
             if section is not None and section.reward not in rewards:
@@ -279,7 +286,7 @@ class SFTConfig(Section):
     micro_batch_size: int | None = Field(None, ge=1)  # per forward; None: batch_size
     max_tokens: int = Field(ge=1)  # longer examples are dropped and counted
     optimizer: OptimizerConfig
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    checkpoint: SFTCheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
     def _length(self) -> SFTConfig:

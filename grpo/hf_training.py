@@ -1,4 +1,4 @@
-"""What every training on a Hugging Face Trainer shares: data order, optimizer, arguments, metrics and checkpoints.
+"""What every training on a Hugging Face Trainer shares: data order, optimizer, arguments, metrics, the end by a signal.
 
 The order of the data is a pure function of (seed, rows, steps) and handed to the Trainer as a sequence, so every batch
 is full, an epoch needs no special case, and an interrupted training goes on with the rows it had not seen.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,19 +19,17 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from grpo import stopping
 from grpo.alarms import Alarms, sft_alarms
-from grpo.checkpoint import last_good
 from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
-from grpo.durable import adopt
 from grpo.errors import UserError
+from grpo.hf_checkpoints import checkpoint_to_resume
 from grpo.metrics import MetricsWriter
-from grpo.parallel import World, cut, is_main
+from grpo.parallel import World, cut
 from grpo.policy import pick_device
 from grpo.progress import Bar, progress
 from grpo.schedule import lr_factor
 
 log = logging.getLogger("grpo")
 
-FORMAT = 1  # of a checkpoint: the Trainer's files and the manifest of `grpo.durable`
 ExampleT = TypeVar("ExampleT")
 
 
@@ -138,22 +135,38 @@ def trainer_arguments(config: SFTConfig, out: Path, steps: int, seed: int, runti
     }
 
 
-def run_trainer(
-    trainer: Trainer, config: SFTConfig, out: Path, steps: int, tokens: Sequence[int], title: str
+def fit(
+    make_trainer: Callable[[Dataset, dict[str, Any], Any], Trainer],
+    model: Any,
+    rows: Sequence[dict[str, Any]],
+    lengths: Sequence[int],
+    config: SFTConfig,
+    out: Path,
+    *,
+    seed: int,
+    runtime: RuntimeConfig,
+    title: str,
 ) -> dict[str, Any]:
-    """Train, or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`. `tokens`: of each step.
+    """Train `model` in place with what `make_trainer` (of the data, the arguments, and optimizer and schedule) gives,
+    or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`. `lengths`: tokens of each row.
+
+    Returns steps, loss (mean of the last 20 steps), tokens, seconds.
 
     Raises:
         UserError: the checkpoints are damaged, or the loss is no number.
         Stopped: by a signal, after the step; it is saved.
     """
-    checkpoint = _agreed_checkpoint(out / "checkpoints")
+    steps, data, tokens = in_training_order(rows, lengths, config, seed)
+    optimizers = make_optimizer(model, config.optimizer, steps)
+    trainer = make_trainer(data, trainer_arguments(config, out, steps, seed, runtime), optimizers)
+    trainer.keeping = config.checkpoint
+    checkpoint = checkpoint_to_resume(out / "checkpoints", trainer, config.checkpoint)
     done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
     with progress(title, total=steps, done=done) as bar:
         metrics = MetricsWriter(out / "metrics.jsonl", done)
-        step_log = StepLog(metrics, bar, tokens, config.checkpoint.keep)
+        step_log = StepLog(metrics, bar, tokens)
         trainer.add_callback(step_log)
         with stopping.later():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -166,27 +179,12 @@ def run_trainer(
     }
 
 
-def _agreed_checkpoint(folder: Path) -> Path | None:
-    """What the main process finds, in all of them."""
-    found, failure = None, None
-    try:
-        found = last_checkpoint(folder) if is_main() else None
-    except UserError as error:
-        failure = str(error)
-    found, failure = World.current().gather((found, failure))[0]
-    if failure is not None:
-        raise UserError(failure)
-    if found is not None:
-        log.warning("going on from %s", found)
-    return found
-
-
 class StepLog(TrainerCallback):
-    """One row in metrics.jsonl and one tick of the bar a step; checkpoints under the names of the run directory."""
+    """One row in metrics.jsonl and one tick of the bar a step, and the end after a signal."""
 
-    def __init__(self, writer: MetricsWriter, bar: Bar, tokens: Sequence[int], keep: int) -> None:
+    def __init__(self, writer: MetricsWriter, bar: Bar, tokens: Sequence[int]) -> None:
         self._metrics, self._alarms = writer, Alarms(sft_alarms)
-        self._bar, self._tokens, self._keep = bar, tokens, keep
+        self._bar, self._tokens = bar, tokens
         self._last = time.perf_counter()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -218,25 +216,3 @@ class StepLog(TrainerCallback):
         """After a signal: save, and stop. All processes at the same step."""
         if any(World.current().gather(stopping.asked())):
             control.should_save = control.should_training_stop = True
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """With its checksums and its name the checkpoint is complete; only then are old ones dropped."""
-        World.current().wait()  # every process has written its part
-        if not is_main():
-            return
-        folder = Path(str(args.output_dir))
-        target = folder / f"step-{state.global_step:06d}"
-        adopt(folder / f"checkpoint-{state.global_step}", target, FORMAT)
-        for old in sorted(folder.glob("step-*"))[: -self._keep]:
-            shutil.rmtree(old)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; half-written ones are removed.
-
-    Raises:
-        UserError: there are some, but every one is damaged.
-    """
-    for partial in [*folder.glob("checkpoint-*"), *folder.glob(".step-*")]:
-        shutil.rmtree(partial)
-    return last_good(folder, FORMAT)

@@ -40,7 +40,7 @@ class MetricsWriter:
 
     def __init__(self, path: Path, done: int = 0):
         self.path = path
-        kept = {row["step"]: line for line, row in _rows(path) if row["step"] <= done}
+        kept = {row["step"]: line for line, row in read_rows(path) if row["step"] <= done}
         read = [json.loads(kept[step]) for step in sorted(kept)]
         self.last: dict[str, Any] = read[-1] if read else {}  # of this run, or of what it goes on
         self._first, self._recent = read[:FIRST], deque(read[FIRST:], maxlen=RECENT)
@@ -70,7 +70,7 @@ class MetricsWriter:
             append_text(self.path, line)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(line, row) of each whole row; a kill may have cut the last one short, a power cut left zeros."""
     if not path.is_file():
         return

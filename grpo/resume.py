@@ -15,7 +15,7 @@ from grpo.learner import Learner
 from grpo.parallel import is_main
 from grpo.reference import Reference
 from grpo.rollouts import RolloutSource, drop_completions
-from grpo.run_identity import differences, shown
+from grpo.run_identity import differences, shown, warn_of_rounding
 
 log = logging.getLogger("grpo")
 
@@ -55,7 +55,7 @@ def resume(
         rng_state.restore(state.rng[learner.world.rank])
     if is_main():
         drop_completions(out, state.step)
-        tidy(last, config.keep)
+        tidy(last, config)
     log.warning("going on from step %d (%s)", state.step, last)
     return state
 
@@ -74,10 +74,5 @@ def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) 
         )
     if found.matter:
         log.warning("going on with changes: %s", shown(found.matter))
-    if found.rounding:
-        log.warning(
-            "the checkpoint was made under other conditions (%s): the data and the schedule go on as they "
-            "were, but sums round differently, so the run will not equal the uninterrupted one bit for bit",
-            shown(found.rounding),
-        )
+    warn_of_rounding(found.rounding)
     return found.data

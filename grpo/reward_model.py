@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,10 @@ def train_pairwise(
     """Bradley-Terry on rows {prompt, chosen, rejected}; leaves `out/model`. `accuracy`: of held-out pairs."""
     from trl import RewardConfig, RewardTrainer
 
+    from grpo.hf_checkpoints import Saved
     from grpo.hf_training import Quiet
 
-    class QuietRewardTrainer(Quiet, RewardTrainer):
+    class QuietRewardTrainer(Quiet, Saved, RewardTrainer):
         pass
 
     _check_columns(rows, ("prompt", "chosen", "rejected"), title)
@@ -91,7 +93,9 @@ def train_pointwise(
     """BCE on rows {prompt, completion, label: 1 good, 0 bad}; leaves `out/model`. `accuracy`: of held-out rows."""
     from transformers import Trainer, TrainingArguments
 
-    class PointwiseTrainer(Trainer):
+    from grpo.hf_checkpoints import Saved
+
+    class PointwiseTrainer(Saved, Trainer):
         def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> torch.Tensor:
             targets = inputs.pop("targets")
             scores = model(**inputs, use_cache=False).logits[:, 0].float()
@@ -139,7 +143,7 @@ def _fit(
     """What both kinds share: split, encode, drop the over-long, train, save, measure on the held-out rows."""
     from transformers import set_seed
 
-    from grpo.hf_training import drop_overlong, in_training_order, make_optimizer, run_trainer, trainer_arguments
+    from grpo.hf_training import drop_overlong, fit
 
     training, held = ([encode(row) for row in part] for part in split_held_out(rows, seed))
     fitting = drop_overlong(training, lambda row: max(map(len, _sequences(row))), config.max_tokens, title)
@@ -147,10 +151,8 @@ def _fit(
     set_seed(seed)  # the new head is random
     model = load_reward_model(model_path, tokenizer, pick_device(runtime))
     lengths = [sum(map(len, _sequences(row))) for row in fitting]
-    steps, data, tokens = in_training_order(fitting, lengths, config, seed)
-    arguments = trainer_arguments(config, out, steps, seed, runtime)
-    trainer = make_trainer(model, data, arguments, make_optimizer(model, config.optimizer, steps))
-    numbers = run_trainer(trainer, config, out, steps, tokens, title)
+    trainer = partial(make_trainer, model)
+    numbers = fit(trainer, model, fitting, lengths, config, out, seed=seed, runtime=runtime, title=title)
     save_model(model, tokenizer, out / "model")
     hits = correct(model, held)
     return {

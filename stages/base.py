@@ -83,6 +83,7 @@ def _as_training(config: BaseConfig, settings: PretrainConfig) -> SFTConfig:
         micro_batch_size=settings.micro_batch_size,
         max_tokens=settings.max_tokens,
         optimizer=settings.optimizer,
+        checkpoint=settings.checkpoint,
     )
 
 

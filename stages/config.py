@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from grpo.config import (
+    CheckpointConfig,
     DataConfig,
     EngineConfig,
     EvalConfig,
@@ -19,6 +20,7 @@ from grpo.config import (
     SamplingConfig,
     Section,
     Seed,
+    SFTCheckpointConfig,
     SFTConfig,
     distinct,
 )
@@ -48,6 +50,7 @@ class PretrainConfig(Section):
     batch_size: int = Field(ge=1)  # documents per step
     micro_batch_size: int | None = Field(None, ge=1)  # per forward, rows of like length; None: batch_size
     optimizer: OptimizerConfig
+    checkpoint: SFTCheckpointConfig = CheckpointConfig()
 
     @model_validator(mode="after")
     def _sizes(self) -> PretrainConfig:
@@ -171,3 +174,9 @@ class RecipeConfig(Section):
     helpfulness_model: RewardModelConfig | None = None
     safety_model: RewardModelConfig | None = None
     helpfulness_rl: RLStageConfig | None = None
+
+
+def training_settings(config: RecipeConfig, key: str) -> SFTConfig | PretrainConfig | RLStageConfig | None:
+    """Of the training of stage `key`; None: an existing base model is taken as it is."""
+    section = getattr(config, key)
+    return section.pretrain if isinstance(section, BaseConfig) else section

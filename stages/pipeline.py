@@ -14,7 +14,8 @@ from grpo.parallel import World, is_main
 from grpo.run_lock import lock_run
 from stages.command import check_out
 from stages.config import RecipeConfig
-from stages.runner import check_ready, plan_stage, run_stage
+from stages.planning import plan_stage
+from stages.runner import check_ready, run_stage
 from stages.stage import Stage, active_stages
 from stages.summary import print_table, summarise
 

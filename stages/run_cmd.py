@@ -85,7 +85,8 @@ def stage_command(key: str, arguments: list[str]) -> int:
     from grpo.parallel import World
     from grpo.run_lock import lock_run
     from stages.pipeline import save_config
-    from stages.runner import check_inputs, check_ready, plan_stage, run_stage
+    from stages.planning import plan_stage
+    from stages.runner import check_inputs, check_ready, run_stage
     from stages.stage import STAGES
     from stages.summary import print_table, summarise
 

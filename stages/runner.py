@@ -1,4 +1,4 @@
-"""One stage of a run: is it done, was it made from something else, run it, evaluate it, write its manifest."""
+"""One stage of a run, as `stages/planning.py` found it: run what is left of it, evaluate it, write its manifest."""
 
 from __future__ import annotations
 
@@ -8,124 +8,20 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from grpo.config import RLConfig
 from grpo.errors import UserError
 from grpo.files import write_json
-from grpo.parallel import World, check_sharding, cut, is_main
-from grpo.run_lock import LOCK
-from stages.config import BaseConfig, RecipeConfig
+from grpo.parallel import World, is_main
+from stages.config import RecipeConfig, training_settings
 from stages.handover import check_parent, check_sealed, sealed
-from stages.manifest import Lineage, changes, digest, input_hashes, model_hash, read_json, stage_settings, versions
+from stages.manifest import digest, read_json, versions
+from stages.planning import PlannedStage, is_finished, read_record
 from stages.preflight import check_sections
-from stages.stage import STAGES, Stage, StageContext, active_parents
+from stages.stage import STAGES, StageContext, active_parents
 
 log = logging.getLogger("grpo")
-
-NOTHING_YET = ("stage.json", LOCK)  # a folder with no more than that: the stage stopped before it made anything
-
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """A stage, where it lies, what determines it, and whether it is done."""
-
-    stage: Stage
-    folder: Path
-    lineage: Lineage
-    finished: bool
-    accept_changes: bool = False
-    accepted: tuple[str, ...] = ()  # what differs from what it was begun with, and may
-
-
-def is_finished(folder: Path) -> bool:
-    """The manifest is written last: its presence means the stage is done."""
-    return (folder / "manifest.json").is_file()
-
-
-def plan_stage(
-    config: RecipeConfig,
-    stage: Stage,
-    run: Path,
-    init: str | None = None,
-    anew: frozenset[str] = frozenset(),
-    accept_changes: bool = False,
-) -> PlannedStage:
-    """Compare what is in the run folder with what the config asks for. Nothing is written.
-
-    `anew`: keys of stages that will be moved aside, so what lies there does not count. `accept_changes`: a stage that
-    is not finished may go on from something else than it was begun with.
-
-    Raises:
-        UserError: the stage's folder was made from other settings, inputs or parents, or is no stage's folder.
-    """
-    _check_processes(config, stage)
-    folder = run / stage.folder
-    lineage = _lineage(config, stage, run, init, anew)
-    if stage.key in anew:
-        return PlannedStage(stage, folder, lineage, finished=False)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"'{folder}' is a file, but stage {stage.key} needs a folder there: give another --out")
-    record = _record(folder)
-    if record is None and folder.is_dir() and any(path.name not in NOTHING_YET for path in folder.iterdir()):
-        raise UserError(f"'{folder}' holds files but no stage.json: not a stage's folder; give another --out")
-    finished = is_finished(folder)
-    accepted: list[str] = []
-    if record is not None and record["hash"] != lineage.hash:
-        accepted = changes(record, lineage)
-        if finished or not accept_changes:
-            _refuse_changes(stage, folder, accepted, finished)
-    if finished and not (folder / "model").is_dir():
-        raise UserError(f"'{folder}': its model/ is gone; rerun it with --from {stage.key}")
-    return PlannedStage(stage, folder, lineage, finished, accept_changes, tuple(accepted))
-
-
-def _check_processes(config: RecipeConfig, stage: Stage) -> None:
-    """Whether the processes can share the stage's work, before hours go into an earlier one."""
-    section = getattr(config, stage.key)
-    settings, where = (section.pretrain, "base.pretrain") if isinstance(section, BaseConfig) else (section, stage.key)
-    if isinstance(settings, RLConfig):
-        check_sharding(config.runtime.parallel)
-    elif settings is not None:
-        cut(settings.batch_size, settings.micro_batch_size, World.current().size, f"{where}: ")
-
-
-def _lineage(config: RecipeConfig, stage: Stage, run: Path, init: str | None, anew: frozenset[str]) -> Lineage:
-    parents = {key: _parent_hash(config, key, run, anew) for key in active_parents(stage, config)}
-    if init is not None:
-        parents.pop(active_parents(stage, config)[0], None)
-        parents = {"init": model_hash(init), **parents}
-    record = None if stage.key in anew else _record(run / stage.folder)
-    known = record["inputs"] if record else {}
-    settings = stage_settings(config, stage.key, known)
-    return Lineage(settings, input_hashes(getattr(config, stage.key), known), parents)
-
-
-def _parent_hash(config: RecipeConfig, key: str, run: Path, anew: frozenset[str]) -> str:
-    record = _record(run / STAGES[key].folder)
-    if record is not None and key not in anew:
-        return str(record["hash"])
-    return _lineage(config, STAGES[key], run, None, anew).hash
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    """What the stage was begun from (stage.json); None when it was not, or stopped before it made anything."""
-    file = folder / "stage.json"
-    if not file.is_file() or all(path.name in NOTHING_YET for path in folder.iterdir()):
-        return None
-    return read_json(file)
-
-
-def _refuse_changes(stage: Stage, folder: Path, found: list[str], finished: bool) -> None:
-    shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
-    state, way = ("was made", "") if finished else ("was begun", "go on all the same with --accept-changes, ")
-    raise UserError(
-        f"stage {stage.key} in '{folder}' {state} from something else ({shown}): "
-        f"{way}give another --out, or run it and all later stages anew with grpo run --from {stage.key}"
-    )
 
 
 def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> dict[str, Any]:
@@ -202,7 +98,7 @@ def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> S
 
 
 def _begin(planned: PlannedStage) -> dict[str, Any]:
-    record = _record(planned.folder)
+    record = read_record(planned.folder)
     log.info("%s: %s", planned.stage.folder, "begins" if record is None else "going on")
     if record is not None and not planned.accepted:
         return record
@@ -241,8 +137,8 @@ def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[
 
 def _drop_checkpoints(context: StageContext) -> None:
     """Where none were asked for, those that a signal saved, now that the model is there."""
-    checkpoint = getattr(getattr(context.config, context.key), "checkpoint", None)
-    if is_main() and (checkpoint is None or checkpoint.every is None):
+    settings = training_settings(context.config, context.key)
+    if is_main() and (settings is None or settings.checkpoint.every is None):
         shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 

@@ -80,7 +80,7 @@ def _sampled(config: RecipeConfig, model: str) -> Sampled:
 
 
 def _serve(config: RecipeConfig, sampled: Sampled, urls: list[str]) -> int:
-    from grpo.vllm_serve import Child, start_servers, stop, wait_until_ready, watch
+    from grpo.vllm_serve import Child, drop_output, how_ended, start_servers, stop, wait_until_ready, watch
 
     told: list[int] = []
 
@@ -99,6 +99,9 @@ def _serve(config: RecipeConfig, sampled: Sampled, urls: list[str]) -> int:
     finally:
         for number in before:
             signal.signal(number, signal.SIG_IGN)  # what is started must be ended
+        as_told = bool(told) and not any(how_ended(child) for child in children)
         stop(children)
+        if as_told:
+            drop_output(children)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -12,7 +12,7 @@ from rich.table import Table
 from grpo.files import write_json
 from stages.config import RecipeConfig
 from stages.manifest import read_json
-from stages.runner import is_finished
+from stages.planning import is_finished
 from stages.stage import active_stages
 
 KEYS = (

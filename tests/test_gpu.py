@@ -15,7 +15,7 @@ from grpo.advantages import assign_advantages
 from grpo.algorithm import AdvantageConfig
 from grpo.batching import Row, rows_of
 from grpo.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from grpo.config import RLConfig, RuntimeConfig
+from grpo.config import CheckpointConfig, RLConfig, RuntimeConfig
 from grpo.engine_local import LocalEngine
 from grpo.learner import Learner, make_learner
 from grpo.model_fit import fit_of
@@ -102,7 +102,7 @@ def test_fp16_a_checkpoint_keeps_the_scale(tiny_model_folder: Path, tmp_path: Pa
     scaler = learner.accelerator.scaler
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**40})
     update(learner, rows, _config(loss={}), 1e-3, limit=MISMATCH_LIMIT["float16"])
-    saved = save_checkpoint(tmp_path, 1, TrainState(step=1), learner, None)
+    saved = save_checkpoint(tmp_path, CheckpointConfig(every=1, keep=1), TrainState(step=1), learner, None)
     other, _ = _fp16_learner(tiny_model_folder)
     load_checkpoint(saved, other, None)
     assert other.accelerator.scaler.state_dict() == scaler.state_dict()

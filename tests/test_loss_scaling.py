@@ -17,7 +17,7 @@ from test_update import assert_untouched, config_of, constant, rollout_groups, s
 
 from grpo.batching import rows_of
 from grpo.checkpoint import TrainState, load_checkpoint, save_checkpoint
-from grpo.config import RLConfig, RuntimeConfig
+from grpo.config import CheckpointConfig, RLConfig, RuntimeConfig
 from grpo.errors import UserError
 from grpo.learner import Learner, make_accelerator
 from grpo.parallel import World
@@ -143,7 +143,7 @@ def test_a_checkpoint_keeps_the_scale(scaled, tmp_path: Path):
     learner.accelerator.scaler._scale.fill_(OVERFLOW)
     while not step(policy, learner, config)["applied"]:
         pass
-    saved = save_checkpoint(tmp_path, 1, TrainState(step=1), learner, None)
+    saved = save_checkpoint(tmp_path, CheckpointConfig(every=1, keep=1), TrainState(step=1), learner, None)
     kept = learner.accelerator.scaler.state_dict()
     assert SCALE < kept["scale"] < OVERFLOW
     other_policy, other = scaled(config)

@@ -73,6 +73,14 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grpo.optional.vllm_is_there", lambda: True)
     monkeypatch.setattr("grpo.vllm_serve.POLL_SECONDS", 0.05)
     monkeypatch.setenv("SEEN", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(outputs(tmp_path)))
+
+
+def outputs(folder: Path) -> Path:
+    """Where the folders of the servers' output are made."""
+    made = folder / "temporary"
+    made.mkdir(exist_ok=True)
+    return made
 
 
 def seen(folder: Path, url: str) -> dict[str, Any]:
@@ -123,6 +131,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
     lines = sorted("".join(said).splitlines())
     assert [line.partition(" (")[0] for line in lines] == [f"vLLM is ready at {url}" for url in urls]
     assert gone([pid for url in urls for pid in seen(tmp_path, url)["pids"]])
+    assert list(outputs(tmp_path).iterdir()) == []
     started = seen(tmp_path, urls[0])
     assert started["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
     assert started["environment"]["OMP_NUM_THREADS"] == "3"
@@ -170,6 +179,8 @@ def test_a_server_that_ends_is_an_error(
     errors = capsys.readouterr().err
     assert errors.startswith(f"error: vLLM at {urls[0]} {why}")
     assert errors.count("\n") == 1
+    assert Path(errors.rpartition("its output: ")[2].strip()).is_file()  # to be read
+    assert len(list(outputs(tmp_path).iterdir())) == 1
     started = [url for url in urls if (tmp_path / url.rpartition(":")[2]).exists()]
     assert gone([pid for url in started for pid in seen(tmp_path, url)["pids"]])
 

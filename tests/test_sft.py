@@ -2,15 +2,20 @@
 
 import json
 import os
+import pickle
+import resource
+import shutil
 import signal
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM, Trainer
 
-from grpo import stopping
+from grpo import durable, stopping
+from grpo.checkpoint import checkpoints, last_good
 from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
 from grpo.errors import UserError
+from grpo.hf_checkpoints import FORMAT
 from grpo.hf_training import StepLog, training_order
 from grpo.policy import end_token_ids, load_model, load_tokenizer, save_model
 from grpo.schedule import lr_factor
@@ -97,7 +102,7 @@ def test_too_long_examples_are_dropped_and_counted(model, tmp_path):
 def test_an_interrupted_stage_goes_on(model, tmp_path, monkeypatch):
     checkpoint = {"every": 2, "keep": 1}
     train(model, tmp_path / "whole", checkpoint=checkpoint)
-    assert [folder.name for folder in (tmp_path / "whole" / "checkpoints").iterdir()] == ["step-000006"]
+    assert [folder.name for folder in checkpoints(tmp_path / "whole" / "checkpoints")] == ["step-000006"]
     plain = StepLog.on_log
 
     def killed(self, args, state, control, logs=None, **kwargs):
@@ -153,7 +158,7 @@ def test_a_signal_ends_the_training_after_the_step_which_is_saved(every, model, 
         patch.setattr(StepLog, "on_log", signalled)
         with pytest.raises(stopping.Stopped):
             train(model, tmp_path / "cut", checkpoint=checkpoint)
-    assert [folder.name for folder in (tmp_path / "cut" / "checkpoints").iterdir()] == ["step-000004"]
+    assert [folder.name for folder in checkpoints(tmp_path / "cut" / "checkpoints")] == ["step-000004"]
     train(model, tmp_path / "cut", checkpoint=checkpoint)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
@@ -164,13 +169,116 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(model, tmp_pa
     checkpoint = {"every": 2, "keep": 3}
     train(model, tmp_path, checkpoint=checkpoint)
     before = weights(tmp_path)
-    folders = sorted((tmp_path / "checkpoints").iterdir())
+    folders = checkpoints(tmp_path / "checkpoints")
     whole = (folders[-1] / "optimizer.pt").read_bytes()
     (folders[-1] / "optimizer.pt").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     train(model, tmp_path, checkpoint=checkpoint)
     assert "'optimizer.pt'" in caplog.text
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path).items())
-    for folder in (tmp_path / "checkpoints").iterdir():
+    for folder in checkpoints(tmp_path / "checkpoints"):
         (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors"):
         train(model, tmp_path, checkpoint=checkpoint)
+
+
+def interrupted(model, out, patch, step, act, **changes):
+    """A training in which `act` happens after a step, with what it raises."""
+    plain = StepLog.on_log
+
+    def acting(self, args, state, control, logs=None, **kwargs):
+        plain(self, args, state, control, logs, **kwargs)
+        if state.global_step == step:
+            act()
+
+    with patch.context() as inner, stopping.handled(ends=True):
+        inner.setattr(StepLog, "on_log", acting)
+        with pytest.raises(KeyboardInterrupt):
+            train(model, out, **changes)
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_the_place_of_a_good_one(model, tmp_path, monkeypatch):
+    """Stopped between the last good one and the damaged one after it, with one to keep."""
+    checkpoint = {"every": 2, "keep": 1}
+    train(model, tmp_path, checkpoint={"every": 2, "keep": 3})
+    folder = tmp_path / "checkpoints"
+    for damaged in ("step-000004", "step-000006"):
+        (folder / damaged / "model.safetensors").write_bytes(b"")
+    interrupted(model, tmp_path, monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT), checkpoint=checkpoint)
+    assert last_good(folder, FORMAT) == folder / "step-000004"
+    assert [path.name for path in checkpoints(folder)] == ["step-000004"]
+
+
+class Bomb:
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_a_pickle_in_a_checkpoint_is_not_executed(name, model, tmp_path):
+    """Even with a manifest that vouches for it."""
+    train(model, tmp_path, checkpoint={"every": 3})
+    newest, last = checkpoints(tmp_path / "checkpoints")
+    shutil.rmtree(last)
+    (newest / name).write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    (newest / "manifest.json").unlink()
+    durable.seal(newest, FORMAT)
+    if name == "training_args.bin":
+        train(model, tmp_path, checkpoint={"every": 3})  # nobody reads it
+    else:
+        with pytest.raises(pickle.UnpicklingError):
+            train(model, tmp_path, checkpoint={"every": 3})
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_another_number_of_threads_is_a_warning(model, tmp_path, monkeypatch, caplog):
+    train(model, tmp_path, checkpoint={"every": 3})
+    train(model, tmp_path, checkpoint={"every": 3})
+    assert "other conditions" not in caplog.text
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    train(model, tmp_path, checkpoint={"every": 3}, micro_batch_size=2)
+    (line,) = [record.message for record in caplog.records if "other conditions" in record.message]
+    assert "machine.threads: 1 -> 7" in line
+    assert "micro_batch_size: 6 -> 2" in line
+
+
+@pytest.mark.parametrize("how", ["no room", "torch", "safetensors"])
+def test_a_checkpoint_that_the_disk_does_not_take_is_a_warning(how, model, tmp_path, monkeypatch, caplog):
+    """With room again it is saved, and what was there before stays."""
+    checkpoint = {"every": 2, "keep": 2}
+    train(model, tmp_path / "whole", checkpoint=checkpoint)
+    with monkeypatch.context() as patch:
+        if how == "no room":
+            free = iter([10**12, 1000, 10**12])
+            patch.setattr("grpo.hf_checkpoints.free_bytes", lambda folder: next(free))
+            patch.setattr("grpo.files.free_bytes", lambda folder: 1000)
+        else:
+            size = (checkpoints(tmp_path / "whole" / "checkpoints")[0] / "model.safetensors").stat().st_size
+            limited_at(patch, 4, size - 1 if how == "safetensors" else size + 5000)
+        train(model, tmp_path / "full", checkpoint=checkpoint)
+    (line,) = [record.message for record in caplog.records if "no checkpoint" in record.message]
+    assert line.startswith(f"no checkpoint at step 4: cannot write '{tmp_path / 'full' / 'checkpoints'}/step-000004': ")
+    assert {"no room": " are missing", "torch": "written whole", "safetensors": "File too large"}[how] in line
+    names = sorted(path.name for path in (tmp_path / "full" / "checkpoints").iterdir())
+    assert names == ["latest", "step-000002", "step-000006"]
+    assert all(
+        torch.equal(weights(tmp_path / "full")[name], tensor) for name, tensor in weights(tmp_path / "whole").items()
+    )
+
+
+def limited_at(patch, step, size):
+    """No file may grow beyond `size` bytes while the checkpoint of this step is written: the kernel says so."""
+    original = Trainer._save_checkpoint
+
+    def limited(self, *arguments, **options):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if self.state.global_step == step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            original(self, *arguments, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    patch.setattr(Trainer, "_save_checkpoint", limited)

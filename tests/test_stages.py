@@ -24,8 +24,8 @@ from stages.config import RecipeConfig
 from stages.leaks import LeakGuard
 from stages.manifest import Lineage, model_hash, stage_settings
 from stages.pipeline import run_pipeline
+from stages.planning import plan_stage
 from stages.preflight import in_run
-from stages.runner import plan_stage
 from stages.stage import STAGES, StageContext, active_parents
 
 METRICS = {

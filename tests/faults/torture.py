@@ -95,28 +95,29 @@ def train(model: Path, out: Path, kind: str) -> None:
 
 def watch(event: Watch) -> None:
     """Call `event(name)` before everything that a kill may interrupt. Of this process, for good."""
-
-    def before(owner: Any, name: str, label: Callable[..., str]) -> None:
-        original = getattr(owner, name)
-
-        def watched(*arguments: Any, **options: Any) -> Any:
-            event(label(*arguments, **options))
-            return original(*arguments, **options)
-
-        setattr(owner, name, watched)
-
-    before(LocalEngine, "generate", lambda *_, **__: "sampling")
-    before(LocalEngine, "sync", lambda *_, **__: "sync")
-    before(trainer, "update", lambda *_, **__: "update")
-    before(trainer, "save_completions", lambda *_, **__: "completions")
+    before(event, LocalEngine, "generate", lambda *_, **__: "sampling")
+    before(event, LocalEngine, "sync", lambda *_, **__: "sync")
+    before(event, trainer, "update", lambda *_, **__: "update")
+    before(event, trainer, "save_completions", lambda *_, **__: "completions")
     _half_written(event)
-    before(Policy, "save", lambda *_: "model")
-    before(durable, "write_text", lambda file, _: f"write {file.name}")
-    before(files, "flush", lambda path: f"flush {_generic(path)}")
-    before(durable, "flush", lambda path: f"flush {_generic(path)}")
-    before(files.os, "replace", lambda _, to: f"rename {_generic(Path(to))}")
-    before(shutil, "rmtree", lambda path, *_, **__: f"remove {_generic(Path(path))}")
+    before(event, Policy, "save", lambda *_: "model")
+    before(event, durable, "write_text", lambda file, _: f"write {file.name}")
+    before(event, files, "flush", lambda path: f"flush {_generic(path)}")
+    before(event, durable, "flush", lambda path: f"flush {_generic(path)}")
+    before(event, files.os, "replace", lambda _, to: f"rename {_generic(Path(to))}")
+    before(event, shutil, "rmtree", lambda path, *_, **__: f"remove {_generic(Path(path))}")
     on_reward[0] = lambda: event("reward")
+
+
+def before(event: Watch, owner: Any, name: str, label: Callable[..., str]) -> None:
+    """`event(label(arguments))` before each call of `owner.name`."""
+    original = getattr(owner, name)
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        event(label(*arguments, **options))
+        return original(*arguments, **options)
+
+    setattr(owner, name, watched)
 
 
 def _half_written(event: Watch) -> None:
@@ -182,7 +183,7 @@ def attempt(model: Path, out: Path, kind: str, processes: int, kill: Kill | None
         if child == 0:
             _child(model, out, kind, processes, rank, port, kill if rank == rank_killed else None)
         children.append(child)
-    ends = [_end(child) for child in children]
+    ends = [end_of(child) for child in children]
     number = kill.number if kill else 0
     killed = number == signal.SIGKILL
     if all(code == 0 for code in ends):
@@ -219,7 +220,7 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _end(child: int) -> int:
+def end_of(child: int) -> int:
     """The exit code of a child, or minus the signal; one that does not end is a failure."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -258,7 +259,7 @@ def events_of(model: Path, out: Path, kind: str) -> list[str]:
         lines = notes.open("w", buffering=1)
         watch(lambda name: print(name, file=lines))
         _child(model, out, kind, 1, 0, 0, None)
-    if _end(child) != 0:
+    if end_of(child) != 0:
         raise RuntimeError(out.with_suffix(".log").read_text()[-3000:])
     return notes.read_text().splitlines()
 
