@@ -100,8 +100,8 @@ def _take(folder: Path, shared: bool) -> tuple[int, str | None]:
             fcntl.lockf(handle, kind | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in TAKEN:
-                holder = _holder(handle)
-                return handle, f"another run ({holder}) is writing to '{folder}': wait for its end or give another"
+                who = f"another run ({_holder(handle)})"
+                return handle, f"{who} is writing to '{folder}': wait for its end, or give another folder"
             log.warning("'%s' cannot be locked (%s): do not start a second run there", folder, error.strerror)
             return handle, None
         if _identity(folder / LOCK) == _inode(os.fstat(handle)):

@@ -8,6 +8,7 @@ import os
 import pickle
 import resource
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,25 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from test_trainer import CPU, Killed, completions, config_of, interrupt_at, rows_of, run, weights
+from test_stopping import at_call
+from test_trainer import (
+    CPU,
+    Killed,
+    completions,
+    config_of,
+    digits,
+    interrupt_at,
+    rows_of,
+    run,
+    task_of,
+    weights,
+)
 
 from grpo import durable, files
-from grpo.checkpoint import FORMAT, checkpoints, last_good
+from grpo.checkpoint import FORMAT, checkpoints, last_good, read_state
+from grpo.config import SFTConfig
 from grpo.durable import damage, staged, write_tensors
+from grpo.engine_local import LocalEngine
 from grpo.errors import UserError
 from grpo.files import append_text, must_write, write_json
 from grpo.learner import make_learner
@@ -427,3 +442,58 @@ def test_what_must_be_written_says_how_much_is_missing(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     with pytest.raises(OSError, match="No such file"):
         write_tensors(tmp_path / "nowhere" / "x.safetensors", {"w": torch.zeros(2)})
+
+
+# ---- the best one
+
+
+def scripted(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+    """Good in the third and fourth step, and a little different for each completion."""
+    good = trainer_state.global_step in (2, 3)
+    return [float(good) + 0.1 * value for value in digits(completions)]
+
+
+def test_the_best_checkpoint_stays_however_often_the_run_is_stopped(tiny_model_folder, tmp_path, monkeypatch):
+    config = config_of(steps=9, checkpoint={"every": 2, "keep": 1, "best": "reward/scripted"})
+    tasks = {"default": task_of(scripted)}
+    run(tiny_model_folder, tmp_path / "whole", config, tasks)
+    for rollouts in (4, 4):  # while the fourth one is drawn: after steps 3 and 6
+        with monkeypatch.context() as patch:
+            at_call(patch, LocalEngine, "generate", rollouts, lambda: os.kill(os.getpid(), signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                run(tiny_model_folder, tmp_path / "cut", config, tasks)
+    assert last_good(tmp_path / "cut" / "checkpoints") == tmp_path / "cut" / "checkpoints" / "step-000006"
+    run(tiny_model_folder, tmp_path / "cut", config, tasks)
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+    for name in ("whole", "cut"):
+        folder = tmp_path / name / "checkpoints"
+        assert sorted(path.name for path in folder.iterdir()) == ["best", "latest", "step-000004", "step-000008"]
+        assert (folder / "best").read_text() == "step-000004\n"
+        assert 1 < read_state(folder / "step-000004").score < 1.1
+        assert read_state(folder / "step-000008").score < 0.1
+
+
+def test_going_back_to_the_best_checkpoint(tiny_model_folder, tmp_path, caplog):
+    config = config_of(steps=8, checkpoint={"every": 2, "keep": 1, "best": "reward"})
+    run(tiny_model_folder, tmp_path, config, {"default": task_of(scripted)})
+    shutil.move(tmp_path / "checkpoints" / "step-000008", tmp_path / "aside")
+    with caplog.at_level("WARNING", "grpo"):
+        run(tiny_model_folder, tmp_path, config, {"default": task_of(scripted)})
+    assert "going on from step 4" in caplog.text
+    assert [row["step"] for row in rows_of(tmp_path)] == list(range(1, 9))
+
+
+def test_a_best_of_what_is_not_there_is_refused(tiny_model_folder, tmp_path):
+    config = config_of(checkpoint={"every": 2, "best": "reward/digit"})
+    with pytest.raises(UserError, match=r"'checkpoint\.best': no reward 'reward/digit' \(did you mean 'reward/digits'"):
+        run(tiny_model_folder, tmp_path, config)
+    with pytest.raises(ValueError, match="'best' has no effect without 'every'"):
+        config_of(checkpoint={"best": "reward"})
+    with pytest.raises(ValueError, match="supervised training has no reward"):
+        SFTConfig(
+            steps=1,
+            batch_size=1,
+            max_tokens=9,
+            optimizer={"lr": 1e-3},  # type: ignore[arg-type]
+            checkpoint={"every": 1, "best": "reward"},  # type: ignore[arg-type]
+        )

@@ -56,6 +56,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "loss": {"beta": 0.05, "kl": {"estimator": "k1", "placement": "reward"}},
     },
 }
+SHARDED = " sharded"  # at the end of a kind: its weights are, over two processes
 STEPS = 12
 EVERYWHERE = ("sampling", "reward", "update", "sync")  # events of all processes of a run
 PATIENCE = 120.0  # seconds for one attempt
@@ -81,7 +82,7 @@ def config_of(kind: str) -> RLConfig:
         "micro_batch_tokens": 100,
         "checkpoint": {"every": 2, "keep": 2},
     }
-    return RLConfig.model_validate(base | KINDS[kind])
+    return RLConfig.model_validate(base | KINDS[kind.removesuffix(SHARDED)])
 
 
 def train(model: Path, out: Path, kind: str) -> None:
@@ -90,7 +91,8 @@ def train(model: Path, out: Path, kind: str) -> None:
     torch.set_num_threads(1)
     random.seed(3)
     tasks = {"default": Task(prompts, [Reward("digits", digits)])}
-    trainer.train(str(model), tasks, config_of(kind), out, seed=1, runtime=RuntimeConfig(device="cpu"))
+    runtime = RuntimeConfig(device="cpu", parallel="fsdp" if kind.endswith(SHARDED) else "data")
+    trainer.train(str(model), tasks, config_of(kind), out, seed=1, runtime=runtime)
 
 
 def watch(event: Watch) -> None:
@@ -251,6 +253,15 @@ def fingerprint(out: Path) -> dict[str, str]:
     return found
 
 
+def different_files(found: dict[str, str], expected: dict[str, str], *, exact: bool) -> list[str]:
+    """Names in which two fingerprints differ. Not `exact`: a run that a signal stopped may leave a checkpoint more, or
+    another one, among those it keeps; the newest is compared."""
+    names = expected.keys() | found.keys()
+    if not exact:
+        names = {n for n in names if not n.startswith("checkpoints/step-") or f"step-{STEPS:06d}" in n}
+    return sorted(name for name in names if expected.get(name) != found.get(name))
+
+
 def events_of(model: Path, out: Path, kind: str) -> list[str]:
     """The events of a whole run of one process, in order."""
     notes = out.with_suffix(".events")
@@ -281,13 +292,13 @@ def torture(
     say: Any = print,
 ) -> list[str]:
     """The trials that did not end as the run left alone; each is killed, or stopped by signal `number`, once to three
-    times. A stopped run may leave a checkpoint more, or another one, among those it keeps; the newest is compared."""
+    times."""
     model = folder / "model"
     if not model.exists():
         make_model("qwen2", initializer_range=0.08).save_pretrained(model)
         make_tokenizer().save_pretrained(model)
     rng = random.Random(f"{seed}-{kind}-{processes}")
-    events = events_of(model, folder / f"{kind}-{processes}-events", kind)
+    events = events_of(model, folder / f"{kind}-{processes}-events", kind.removesuffix(SHARDED))
     alone = folder / f"{kind}-{processes}-alone"
     attempt(model, alone, kind, processes, None)
     expected = fingerprint(alone)
@@ -306,10 +317,7 @@ def torture(
             story.append(f"{kill.name} #{kill.count} +{1000 * kill.after:.1f} ms ({at})")
         attempt(model, out, kind, processes, None)
         found = fingerprint(out)
-        names = expected.keys() | found.keys()
-        if number != signal.SIGKILL:
-            names = {n for n in names if not n.startswith("checkpoints/step-") or f"step-{STEPS:06d}" in n}
-        wrong = sorted(name for name in names if expected.get(name) != found.get(name))
+        wrong = different_files(found, expected, exact=number == signal.SIGKILL)
         verdict = "equal" if not wrong else f"DIFFERENT: {', '.join(wrong[:5])}"
         say(f"  {trial + 1:3d}. killed at {', then '.join(story) or 'nothing: it was over'}: {verdict}")
         if wrong:

@@ -1,0 +1,96 @@
+"""Signals to torchrun, as the scheduler and Ctrl-C send them: its processes stop together, and go on as left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import make_model, make_tokenizer
+from launched import mark
+from torture import SHARDED, attempt, different_files, fingerprint
+
+from grpo.checkpoint import last_good
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("launched") / "model"
+    make_model("qwen2", initializer_range=0.08).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def torchrun(model: Path, out: Path, kind: str, event: str, count: int) -> subprocess.Popen[str]:
+    """Started; see launched.py. All runs that are compared are: in pytest's own process, or a fork of it, the checks of
+    shapes draw from the generator that the reward uses."""
+    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "tests", HERE))
+    words = ["--standalone", "--nproc_per_node", "2", str(HERE / "launched.py")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *words, str(model), str(out), kind, event, str(count)],
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal's Ctrl-C goes to the whole group, which is not to be pytest's
+    )
+
+
+def wait_for_mark(process: subprocess.Popen[str], out: Path) -> None:
+    while not mark(out, "here").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("kind", "number", "event", "count"),
+    [("full", signal.SIGTERM, "reward", 2), ("full" + SHARDED, signal.SIGINT, "update", 5)],
+    ids=["scheduler", "Ctrl-C, sharded"],
+)
+def test_the_processes_of_torchrun_stop_together(
+    kind: str, number: signal.Signals, event: str, count: int, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    alone = torchrun(model, tmp_path / "alone", kind, "nothing", 1)
+    process = torchrun(model, out, kind, event, count)
+    wait_for_mark(process, out)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    time.sleep(0.5)
+    mark(out, "go").touch()
+    _, said = process.communicate(timeout=120)
+    assert [mark(out, f"code-{rank}").read_text() for rank in (0, 1)] == [str(128 + number)] * 2
+    assert said.count(f"stopped by {number.name}: the same command goes on from here") == 1
+    assert last_good(out / "checkpoints") is not None
+    again = torchrun(model, out, kind, "nothing", 1)
+    for other in (alone, again):
+        other.communicate(timeout=120)
+        assert other.returncode == 0
+    assert different_files(fingerprint(out), fingerprint(tmp_path / "alone"), exact=False) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_second_signal_ends_torchruns_processes_at_once(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = torchrun(model, out, "full", "update", 7)
+    wait_for_mark(process, out)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(1.5)  # after what counts as an echo of the first one
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert time.monotonic() - began < 5  # of the 8 seconds that the update takes
+    assert not mark(out, "code-0").exists()
+    assert last_good(out / "checkpoints") is not None
+    assert attempt(model, out, "full", 2, None)
