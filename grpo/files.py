@@ -54,8 +54,9 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
             out.flush()
             os.fsync(out.fileno())
         os.replace(partial, file)
-    except OSError:
+    except OSError as error:
         partial.unlink(missing_ok=True)  # on a full disk it would be in the way of the next try
+        error.filename = str(file)  # which a failed write does not know
         raise
     flush(file.parent)  # the rename itself
 
@@ -92,8 +93,8 @@ def reason(error: OSError, folder: Path, needed: int) -> str:
     return f"{said}: {needed:,} bytes are needed, {free:,} are free, {max(0, needed - free):,} are missing"
 
 
-def as_os_error(error: SafetensorError, file: Path) -> OSError:
-    """The library has an error of its own for a disk that does not take a file; any other of its errors is raised."""
+def as_os_error(error: Exception, file: Path) -> OSError:
+    """What a library in Rust raises when a disk does not take a file, as Python has it; any other error is raised."""
     code = re.search(r"os error (\d+)", str(error))
     if code is None:
         raise error

@@ -16,6 +16,7 @@ from grpo.adapter import add_adapter, base_model, is_adapted, merged_tensors, sa
 from grpo.algorithm import LoraConfig
 from grpo.config import RuntimeConfig
 from grpo.errors import UserError
+from grpo.files import as_os_error, must_write
 from grpo.model_path import check_model
 from grpo.parallel import is_main, launched, local_rank
 
@@ -96,18 +97,31 @@ def save_model(model: Any, tokenizer: Any, folder: Path, state: dict[str, torch.
     """Hugging Face format (safetensors, tokenizer, template, generation config); appears whole or not at all.
 
     `state` replaces the model's own tensors.
+
+    Raises:
+        UserError: the disk does not take it; nothing half-written is left.
     """
     if not is_main():
         return
     partial = folder.with_name(folder.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    model.save_pretrained(partial, state_dict=state)
-    tokenizer.save_pretrained(partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    with must_write(folder, sum(parameter.nbytes for parameter in model.parameters())):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            model.save_pretrained(partial, state_dict=state)
+            _save_tokenizer(tokenizer, partial)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        raise as_os_error(error, folder) from error  # the tokenizers' library has no error of its own for a full disk
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from grpo.errors import UserError, nearest
+from grpo.files import FULL
 from grpo.parallel import first_failure, is_main, join
 from grpo.stopping import Stopped, handled
 
 log = logging.getLogger("grpo")
+
+UNWRITABLE = (*FULL, errno.EROFS, errno.EFBIG, errno.EIO)  # of a disk: full, read-only, a file too large for it, broken
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +79,8 @@ def _guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> i
         return 141
     except OSError as error:  # a full disk, a file that is not ours to read: nothing that a traceback would explain
         log.debug("%s", traceback.format_exc())
-        return _failed(2, f"error: {reason(error)}")
+        again = "; once that is mended, the same command goes on from here" if error.errno in UNWRITABLE else ""
+        return _failed(2, f"error: {reason(error)}{again}")
     except Exception:  # noqa: BLE001  a bug: shown whole, and an exit code that is not 2
         return _failed(1, traceback.format_exc())
 

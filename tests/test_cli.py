@@ -202,7 +202,10 @@ def test_a_bug_is_shown_whole_and_is_not_a_user_error(capsys: pytest.CaptureFixt
     ("error", "line"),
     [
         (PermissionError(13, "Permission denied", "data/rows.jsonl"), "error: 'data/rows.jsonl': Permission denied\n"),
-        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+        (
+            OSError(28, "No space left on device"),
+            "error: No space left on device; once that is mended, the same command goes on from here\n",
+        ),
         (ConnectionError("the hub\ndoes not answer"), "error: ConnectionError: the hub does not answer\n"),
     ],
 )

@@ -282,3 +282,22 @@ def limited_at(patch, step, size):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     patch.setattr(Trainer, "_save_checkpoint", limited)
+
+
+def test_a_model_that_the_disk_does_not_take_is_one_line_and_leaves_nothing(model, tmp_path, monkeypatch):
+    loaded, tokenizer = load_model(model, torch.device("cpu")), load_tokenizer(model)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*: File too large; once that is mended"):
+            save_model(loaded, tokenizer, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    def full(folder):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", full)
+    with pytest.raises(UserError, match=r"No space left on device: .* bytes are needed"):
+        save_model(loaded, tokenizer, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import torch
 import torture
 
 from stages.command import guarded
@@ -29,6 +31,8 @@ def main(model: Path, out: Path, kind: str, event: str, count: int) -> None:
             while time.monotonic() < until and not mark(out, "go").exists():
                 time.sleep(0.02)
 
+    torch.manual_seed(3)
+    np.random.seed(3)
     torture.watch(here)
     code = guarded(lambda _: torture.train(model, out, kind) or 0, [])
     mark(out, f"code-{os.environ['RANK']}").write_text(str(code))
