@@ -80,7 +80,7 @@ RL: dict[str, Any] = {
     "reference_every": 4,
     "micro_batch_tokens": 64,
     "gradient_checkpointing": True,
-    "checkpoint": {"every": 4, "keep": 3},
+    "checkpoint": {"every": 4, "keep": 3, "best": "reward"},
 }  # fmt: skip
 TASKS = {
     "math": {"data": HUB, "rewards": [ACCURACY, {"fn": "format"}]},
@@ -121,6 +121,7 @@ FULL: dict[str, Any] = {
         "pretrain": {
             "corpus": FUNCTION, "vocab_size": 320, "hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2,
             "intermediate_size": 64, "max_tokens": 64, "batch_size": 8, "micro_batch_size": 4, "optimizer": OPTIMIZER,
+            "checkpoint": {"every": 4},
         },
     },
     "r1_zero": {
@@ -422,6 +423,10 @@ OF_RL: list[tuple[str, str]] = [
     ("optimizer.min_lr=1 optimizer.schedule=linear", "optimizer': 'min_lr' is above 'lr'"),
     ("optimizer.min_lr=1e-4", "optimizer': 'min_lr' has no effect with schedule: constant"),
     ("checkpoint.keep=5", "checkpoint': 'keep' has no effect without 'every'"),
+    (
+        "checkpoint={every: 5, best: reward/acuracy}",
+        "'checkpoint.best': no reward 'reward/acuracy' (did you mean 'reward/accuracy'?)",
+    ),
     ("rollout_prompts=6", "'rollout_prompts' must be a multiple of 'prompts_per_step'"),
     ("reference_every=4", "'reference_every' without 'loss.beta' > 0"),
     ("penalty_tokens=4", "'penalty_tokens' has no effect without truncated: penalise"),
