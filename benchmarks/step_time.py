@@ -6,7 +6,7 @@
 
 Each trainer has a process of its own for a workload and beta; they take turns, a step each, and the one whose turn it
 is not waits. Both make completions of the same lengths: a hook in either sampler puts the end token where it belongs
-and nowhere else. The first step is warm-up. TRL runs without gradient checkpointing, with its chunked head (built in
+and nowhere else. The first step, of short completions, is warm-up. TRL runs without gradient checkpointing, with its chunked head (built in
 since 1.16) and the number of completions in a forward that was the fastest. Memory is the peak above the loaded models.
 Writes benchmarks/step_time.json and .md when everything was run.
 """
@@ -58,7 +58,7 @@ def measure(name: str, beta: float, steps: int, threads: int, folder: Path, rows
         "parameters": parameters,
         "completions": f"{work.prompts} x {work.group}",
         "prompt_tokens": work.prompt_tokens,
-        "completion_tokens": {"mean": statistics.mean(work.lengths(0)), "max": max(work.lengths(0))},
+        "completion_tokens": {"mean": statistics.mean(work.lengths(1)), "max": max(work.lengths(1))},
         "trl_rows_per_forward": rows,
         **compared(*(found[side][1:] for side in SIDES)),
         "steps": found,

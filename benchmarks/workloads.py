@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PAD, END = 0, 1
+WARM_UP = 24  # tokens of a completion at most, in the step that is not counted
 SIGMA = 0.7  # of the lognormal that long-tailed lengths come from
 
 SMALL = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -38,9 +39,12 @@ class Workload:
     ours: dict[str, Any] = field(default_factory=dict)  # of our config
 
     def lengths(self, step: int) -> list[int]:
-        """Tokens of each completion of a step: the same numbers in every step, in another order."""
+        """Tokens of each completion of a step: the same numbers in every step, in another order, but fewer in step 0,
+        the warm-up."""
         count = self.prompts * self.group
         values = [self.max_tokens] * count if self.mean is None else long_tailed(count, self.mean, self.max_tokens)
+        if step == 0:
+            values = [min(value, WARM_UP) for value in values]
         random.Random(step).shuffle(values)
         return values
 

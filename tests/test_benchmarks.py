@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from growth import powers
 from step_time import compared, settings_of, table
 from time_to_accuracy import count, verdict
-from workloads import CPU_WORKLOADS, GPU_WORKLOADS, W2, long_tailed
+from workloads import CPU_WORKLOADS, GPU_WORKLOADS, W2, WARM_UP, long_tailed
 
 
 def test_long_tailed_lengths() -> None:
@@ -28,7 +28,8 @@ def test_lengths_of_steps_are_the_same_in_another_order() -> None:
     assert first != second
     assert sorted(first) == sorted(second)
     assert first == W2.lengths(1)
-    assert CPU_WORKLOADS["W1"].lengths(0) == [22] * 256
+    assert CPU_WORKLOADS["W1"].lengths(1) == [22] * 256
+    assert max(W2.lengths(0)) == WARM_UP < max(W2.lengths(1))
 
 
 @pytest.mark.parametrize("work", [*CPU_WORKLOADS.values(), *GPU_WORKLOADS.values()], ids=lambda work: work.what)

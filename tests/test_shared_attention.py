@@ -270,13 +270,13 @@ def test_each_prompt_goes_through_the_model_once_and_no_padding_does(monkeypatch
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and "lm_head" not in name}
     for name, module in layers.items():
         module.register_forward_hook(count(name))
-    log_softmax = chunked_head._log_softmax
+    make_logits = chunked_head._make_logits
 
-    def counting(hidden: torch.Tensor, *args: Any) -> Any:
-        seen["head"] = seen.get("head", 0) + len(hidden)
-        return log_softmax(hidden, *args)
+    def counting(states: torch.Tensor, *args: Any) -> Any:
+        seen["head"] = seen.get("head", 0) + len(states)
+        return make_logits(states, *args)
 
-    monkeypatch.setattr(chunked_head, "_log_softmax", counting)
+    monkeypatch.setattr(chunked_head, "_make_logits", counting)
     expected = dict.fromkeys(layers, prompts + trained - len(sequences)) | {"head": trained}
     accumulate_gradients(learner, rows_of(sequences), config)
     assert seen == expected
