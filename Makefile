@@ -47,7 +47,7 @@ seeds: setup
 	for seed in 0 1 2; do $(BIN)/grpo run configs/tiny.yaml --out runs/seed-$$seed seed=$$seed || exit 1; done
 	$(BIN)/python benchmarks/acceptance.py runs/seed-0 runs/seed-1 runs/seed-2
 
-# Step time and memory against TRL, four workloads: a table in benchmarks/. About 12 minutes.
+# Step time and memory against TRL, four workloads: a table in benchmarks/. About 15 minutes.
 bench: setup
 	$(BIN)/python benchmarks/step_time.py $(ARGS)
 

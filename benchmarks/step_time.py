@@ -1,13 +1,14 @@
 """Seconds per GRPO step and peak memory, ours against TRL's GRPOTrainer, step by step in turn on the same work.
 
-    make bench                                             W1 to W4, beta = 0 and 0.001: about 12 minutes on 2 cores
-    python benchmarks/step_time.py --workload W2 --steps 5 --beta 0
+    make bench                                           W1 to W4 at beta = 0, W1 at 0.001: about 15 minutes on 2 cores
+    python benchmarks/step_time.py --workload W2 --steps 5 --beta 0.001                                 writes nothing
     python benchmarks/step_time.py --workload W2 --steps 2 --trl-rows 16      another batch size of TRL; writes nothing
 
 Each trainer has a process of its own for a workload and beta; they take turns, a step each, and the one whose turn it
 is not waits. Both make completions of the same lengths: a hook in either sampler puts the end token where it belongs
-and nowhere else. The first step is warm-up. TRL runs without gradient checkpointing, with its chunked head (built in
-since 1.16) and the number of completions in a forward that was the fastest. Memory is the peak above the loaded models.
+and nowhere else. The first step, of short completions, is warm-up. TRL runs without gradient checkpointing, with its
+chunked head (built in since 1.16) and the number of completions in a forward that was the fastest. Memory is the peak
+above the loaded models.
 Writes benchmarks/step_time.json and .md when everything was run.
 """
 
@@ -26,8 +27,11 @@ from typing import Any
 from turns import HERE, Worker
 from workloads import CPU_WORKLOADS, WORKLOADS, make_model
 
+from grpo.config import RLConfig
+
 SIDES = ("ours", "trl")
-BETAS = (0.0, 0.001)
+BETA = 0.001
+CASES = [("W1", 0.0), ("W1", BETA), ("W2", 0.0), ("W3", 0.0), ("W4", 0.0)]  # of `make bench`
 PACKAGES = ("torch", "transformers", "trl")
 
 
@@ -36,6 +40,7 @@ def measure(name: str, beta: float, steps: int, threads: int, folder: Path, rows
     work = WORKLOADS[name]
     parameters = make_model(folder / "model", work)
     rows = rows or work.trl_rows
+    default = RLConfig.model_fields["micro_batch_tokens"].default
     workers = []
     for side in SIDES:
         settings = [side, name, str(beta), str(folder / "model"), str(folder / side), str(rows)]
@@ -58,8 +63,9 @@ def measure(name: str, beta: float, steps: int, threads: int, folder: Path, rows
         "parameters": parameters,
         "completions": f"{work.prompts} x {work.group}",
         "prompt_tokens": work.prompt_tokens,
-        "completion_tokens": {"mean": statistics.mean(work.lengths(0)), "max": max(work.lengths(0))},
+        "completion_tokens": {"mean": statistics.mean(work.lengths(1)), "max": max(work.lengths(1))},
         "trl_rows_per_forward": rows,
+        "our_micro_batch_tokens": work.ours.get("micro_batch_tokens", default),
         **compared(*(found[side][1:] for side in SIDES)),
         "steps": found,
     }
@@ -113,7 +119,10 @@ def table(results: list[dict[str, Any]]) -> str:
 def settings_of(results: list[dict[str, Any]], threads: int, steps: int) -> str:
     """What was compared, in words."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    rows = ", ".join(dict.fromkeys(f"{row['workload']}: {row['trl_rows_per_forward']}" for row in results))
+    rows, tokens = (
+        ", ".join(dict.fromkeys(f"{row['workload']}: {row[key]}" for row in results))
+        for key in ("trl_rows_per_forward", "our_micro_batch_tokens")
+    )
     work = "; ".join(
         dict.fromkeys(
             f"{row['workload']}: {row['completions']}, {row['prompt_tokens']} prompt tokens, completions of "
@@ -124,19 +133,20 @@ def settings_of(results: list[dict[str, Any]], threads: int, steps: int) -> str:
     )
     return (
         f"{work}. Medians of {steps} steps after a warm-up, trainers in turn, {threads} threads, {versions}. TRL: no "
-        f"gradient checkpointing, its chunked head, completions per forward {rows}. Completions have the same lengths "
-        "on both sides. In brackets the quartiles of the ratios step by step. Peak memory: above the loaded models.\n"
+        f"gradient checkpointing, its chunked head, completions per forward (its fastest) {rows}. Ours: tokens per "
+        f"forward {tokens}. Completions have the same lengths on both sides. In brackets the quartiles of the ratios "
+        "step by step. Peak memory: above the loaded models.\n"
     )
 
 
-def run(names: list[str], betas: list[float], steps: int, threads: int, rows: int | None) -> list[dict[str, Any]]:
+def run(cases: list[tuple[str, float]], steps: int, threads: int, rows: int | None) -> list[dict[str, Any]]:
+    """`measure` each workload and beta."""
     results = []
-    for name in names:
-        for beta in betas:
-            began = time.monotonic()
-            with tempfile.TemporaryDirectory() as folder:
-                results.append(measure(name, beta, steps, threads, Path(folder), rows))
-            print(table(results[-1:]) + f"{time.monotonic() - began:.0f} s", flush=True)
+    for name, beta in cases:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(measure(name, beta, steps, threads, Path(folder), rows))
+        print(table(results[-1:]) + f"{time.monotonic() - began:.0f} s", flush=True)
     return results
 
 
@@ -150,14 +160,21 @@ def write(stem: Path, results: list[dict[str, Any]], threads: int, steps: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workload", nargs="+", choices=list(CPU_WORKLOADS), default=list(CPU_WORKLOADS))
+    parser.add_argument("--workload", nargs="+", choices=list(CPU_WORKLOADS))
     parser.add_argument("--steps", type=int, default=5, help="after the warm-up")
-    parser.add_argument("--beta", nargs="+", type=float, default=list(BETAS))
+    parser.add_argument("--beta", nargs="+", type=float)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--trl-rows", type=int, help="completions in one forward of TRL")
     chosen = parser.parse_args()
-    results = run(chosen.workload, chosen.beta, chosen.steps, chosen.threads, chosen.trl_rows)
-    whole = len(results) == len(CPU_WORKLOADS) * len(BETAS) and chosen.steps >= 5 and chosen.trl_rows is None
+    cases = [
+        (name, beta)
+        for name, beta in CASES
+        if name in (chosen.workload or CPU_WORKLOADS) and beta in (chosen.beta or (0.0, BETA))
+    ]
+    if chosen.workload and chosen.beta:
+        cases = [(name, beta) for name in chosen.workload for beta in chosen.beta]
+    results = run(cases, chosen.steps, chosen.threads, chosen.trl_rows)
+    whole = cases == CASES and chosen.steps >= 5 and chosen.trl_rows is None
     if whole:
         write(HERE / "step_time", results, chosen.threads, chosen.steps)
     print(settings_of(results, chosen.threads, chosen.steps) + "\n" + table(results))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from step_time import BETAS, HERE, run, settings_of, table, write
+from step_time import BETA, HERE, run, settings_of, table, write
 from workloads import GPU_WORKLOADS
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", nargs="+", choices=list(GPU_WORKLOADS), default=list(GPU_WORKLOADS))
     parser.add_argument("--steps", type=int, default=5, help="after the warm-up")
-    parser.add_argument("--beta", nargs="+", type=float, default=list(BETAS))
+    parser.add_argument("--beta", nargs="+", type=float, default=[0.0, BETA])
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--trl-rows", type=int, help="completions in one forward of TRL")
     chosen = parser.parse_args()
@@ -30,7 +30,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("error: torch finds no CUDA device here; step_time.py is for the CPU", file=sys.stderr)
         return 2
-    results = run(chosen.workload, chosen.beta, chosen.steps, chosen.threads, chosen.trl_rows)
+    cases = [(name, beta) for name in chosen.workload for beta in chosen.beta]
+    results = run(cases, chosen.steps, chosen.threads, chosen.trl_rows)
     write(HERE / "step_time_gpu", results, chosen.threads, chosen.steps)
     print(torch.cuda.get_device_name() + "\n" + settings_of(results, chosen.threads, chosen.steps) + table(results))
     for row in results:

@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,17 @@ def force_lengths(work: Workload) -> None:
     from grpo import engine_local
 
     lengths: dict[int, int] = {}  # of the completion that a random stream belongs to
+    left: tuple[int, Iterator[int]] = -1, iter(())  # the step, and its lengths that have no stream yet
     latest: list[Any] = [None]
     stream_key, uniforms, draw = engine_local.stream_key, engine_local.uniforms, engine_local.draw
 
     def keyed(seed: int, step: int, *rest: Any) -> int:
-        key = stream_key(seed, step, *rest)
-        if lengths.get(-1) != step:
+        nonlocal left
+        if left[0] != step:
             lengths.clear()
-            lengths[-1] = step
-        lengths[int(key)] = work.lengths(step)[len(lengths) - 1]
+            left = step, iter(work.lengths(step))
+        key = stream_key(seed, step, *rest)
+        lengths[int(key)] = next(left[1])
         return key
 
     def noted(keys: Any, position: Any) -> Any:

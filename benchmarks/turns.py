@@ -26,7 +26,6 @@ class Worker:
             **os.environ,
             "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}",
             "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",  # who waits leaves the cores to the other
             "HF_HUB_OFFLINE": "1",
         }
         with self.log.open("w") as log:

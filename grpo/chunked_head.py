@@ -6,7 +6,7 @@ one chunk holds all, its log-probs are kept instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-CHUNK = 2**22  # logits at a time: 16 MB in fp32
+# Logits at a time: 32 MB in fp32 on a CPU, 512 MB on a GPU. With fewer the matrix products do not reach their speed
+# (2 cores, 32k words of 256: 91 GFLOP/s for 128 tokens, 139 for 256); with more a CPU's caches hold nothing.
+CHUNK = {"cpu": 2**23, "cuda": 2**27}
+ROWS = 128  # tokens at least, however large the vocabulary
 
 
 @dataclass(frozen=True)
@@ -63,87 +66,118 @@ class _Scores(torch.autograd.Function):
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         ctx.shape, ctx.dtype = shape, dtype
+        ctx.set_materialize_grads(False)  # zeros for an entropy that nothing depends on would cost a pass over all
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         logprobs = torch.empty(len(hidden), dtype=exact, device=hidden.device)
         entropy = torch.zeros_like(logprobs)
-        chunks = _chunks(len(hidden), len(weight))
         matrix = weight.to(dtype)
         table = None
-        for chunk in chunks:
-            table, _ = _log_softmax(hidden[chunk], matrix, bias, shape)
+        for chunk, logits, table in _chunks(hidden, len(weight), exact):
+            _make_logits(hidden[chunk], matrix, bias, shape, logits)
+            torch.log_softmax(logits, -1, out=table)
             logprobs[chunk] = table.gather(-1, targets[chunk, None]).squeeze(-1)
             if with_entropy:
-                entropy[chunk] = -(table.exp() * table).sum(-1)
-        keep = table if len(chunks) == 1 and shape.softcap is None and any(ctx.needs_input_grad) else None
+                entropy[chunk] = -torch.exp(table, out=logits).mul_(table).sum(-1)
+        whole = table is not None and len(table) == len(hidden) and shape.softcap is None
+        keep = table if whole and any(ctx.needs_input_grad) else None
         ctx.save_for_backward(hidden, weight, bias, targets, entropy, keep)
         return logprobs, entropy
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, entropy_grad: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        hidden, weight, bias = saved[:3]
+    def backward(ctx: Any, grad: Tensor | None, entropy_grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, entropy, kept = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        exact = entropy.dtype
+        grad = torch.zeros_like(entropy) if grad is None else grad
         hidden_grad = torch.empty_like(hidden) if wants_hidden else None
         # Chunks are added up in fp32; the weight's own type may be bf16.
-        weight_grad = torch.zeros(weight.shape, dtype=grad.dtype, device=grad.device) if wants_weight else None
-        bias_grad = torch.zeros(len(weight), dtype=grad.dtype, device=grad.device) if wants_bias else None
+        weight_grad = torch.zeros(weight.shape, dtype=exact, device=grad.device) if wants_weight else None
+        bias_grad = torch.zeros(len(weight), dtype=exact, device=grad.device) if wants_bias else None
         matrix = weight.to(ctx.dtype)
-        for chunk in _chunks(len(hidden), len(weight)):
-            logits_grad = _logits_gradient(saved, ctx.shape, chunk, matrix, grad, entropy_grad)
+        for chunk, logits, table in _chunks(hidden, len(weight), exact):
+            states, slope = hidden[chunk], None
+            if kept is None:
+                slope = _make_logits(states, matrix, bias, ctx.shape, logits)
+                torch.log_softmax(logits, -1, out=table)
+            upstream = grad[chunk, None] * ctx.shape.factor
+            bonus = None
+            if entropy_grad is not None:
+                bonus = entropy[chunk, None], entropy_grad[chunk, None] * ctx.shape.factor
+            _logits_gradient(table if kept is None else kept, targets[chunk, None], upstream, bonus, logits)
+            if slope is not None:
+                logits.mul_(slope)
             if bias_grad is not None:
-                bias_grad += logits_grad.sum(0)
-            logits_grad = logits_grad.to(ctx.dtype)
+                bias_grad += logits.sum(0)
+            slopes = logits.to(ctx.dtype)
             if hidden_grad is not None:
-                hidden_grad[chunk] = (logits_grad @ matrix).to(hidden.dtype)
+                hidden_grad[chunk] = slopes @ matrix
             if weight_grad is not None:
-                states = hidden[chunk].to(ctx.dtype)
-                if ctx.dtype == weight_grad.dtype:
-                    weight_grad.addmm_(logits_grad.t(), states)
-                else:
-                    weight_grad += logits_grad.t() @ states
+                _add_product(weight_grad, slopes.t(), states.to(ctx.dtype))
         return (
             hidden_grad,
             None if weight_grad is None else weight_grad.to(weight.dtype),
-            None if bias_grad is None else bias_grad.to(bias.dtype),
+            None if bias_grad is None or bias is None else bias_grad.to(bias.dtype),
             *[None] * 4,
         )
 
 
-def _chunks(tokens: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK // vocabulary)
-    return [slice(start, start + size) for start in range(0, tokens, size)]
+def rows_at_a_time(vocabulary: int, device: torch.device) -> int:
+    """Tokens whose logits are made together."""
+    return max(ROWS, CHUNK.get(device.type, CHUNK["cuda"]) // vocabulary)
 
 
-def _log_softmax(
-    hidden: Tensor, matrix: Tensor, bias: Tensor | None, shape: LogitShape
-) -> tuple[Float[Tensor, "n V"], Float[Tensor, "n V"] | None]:
-    """Log-probs of the whole vocabulary, and the slope of the softcap, if there is one."""
-    with torch.autocast(hidden.device.type, enabled=False):
-        offset = None if bias is None else bias.to(matrix.dtype)
-        logits = torch.nn.functional.linear(hidden.to(matrix.dtype), matrix, offset)
-    if logits.dtype != torch.float64:
-        logits = logits.float()
+def _chunks(hidden: Tensor, vocabulary: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """The tokens of each chunk, and memory for two [tokens, vocabulary], the same for all: made anew for each, it would
+    cost a CPU as much as what is computed in it."""
+    size = rows_at_a_time(vocabulary, hidden.device)
+    memory = [torch.empty(min(size, len(hidden)), vocabulary, dtype=dtype, device=hidden.device) for _ in range(2)]
+    for start in range(0, len(hidden), size):
+        first, second = (table[: len(hidden) - start] for table in memory)
+        yield slice(start, start + size), first, second
+
+
+def _make_logits(
+    states: Float[Tensor, "n D"], matrix: Float[Tensor, "V D"], bias: Tensor | None, shape: LogitShape, out: Tensor
+) -> Float[Tensor, "n V"] | None:
+    """Write the logits to `out`; the slope of the softcap, if there is one."""
+    with torch.autocast(states.device.type, enabled=False):
+        if matrix.dtype == out.dtype:
+            torch.mm(states.to(matrix.dtype), matrix.t(), out=out)
+        else:
+            out.copy_(states.to(matrix.dtype) @ matrix.t())
+    if bias is not None:
+        out.add_(bias)
     slope = None
     if shape.softcap is not None:
-        bent = torch.tanh(logits / shape.softcap)
-        logits, slope = bent * shape.softcap, 1 - bent.square()
+        out.div_(shape.softcap).tanh_()
+        slope = 1 - out.square()
+        out.mul_(shape.softcap)
     if shape.factor != 1:
-        logits.mul_(shape.factor)
-    return torch.log_softmax(logits, -1), slope
+        out.mul_(shape.factor)
+    return slope
 
 
 def _logits_gradient(
-    saved: Sequence[Any], shape: LogitShape, chunk: slice, matrix: Tensor, grad: Tensor, entropy_grad: Tensor | None
-) -> Float[Tensor, "n V"]:
-    """Of the last layer's output z: d log p_t / dz = 1_t - p, dH / dz = -p (log p + H)."""
-    hidden, _, bias, targets, entropy, table = saved
-    slope = None
-    if table is None:
-        table, slope = _log_softmax(hidden[chunk], matrix, bias, shape)
-    upstream = grad[chunk, None] * shape.factor
-    weights = -upstream
-    if entropy_grad is not None:
-        weights = weights - entropy_grad[chunk, None] * shape.factor * (table + entropy[chunk, None])
-    result = table.exp().mul_(weights).scatter_add_(-1, targets[chunk, None], upstream)
-    return result if slope is None else result.mul_(slope)
+    table: Float[Tensor, "n V"],
+    targets: Int64[Tensor, "n 1"],
+    grad: Float[Tensor, "n 1"],
+    bonus: tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]] | None,
+    out: Float[Tensor, "n V"],
+) -> None:
+    """Of the last layer's output z, whose log-probs are `table`: d log p_t / dz = 1_t - p, and for `bonus`, the entropy
+    H with its gradient, dH / dz = -p (log p + H)."""
+    torch.exp(table, out=out)
+    if bonus is None:
+        out.mul_(-grad)
+    else:
+        entropy, its_grad = bonus
+        out.mul_((table + entropy).mul_(its_grad).add_(grad).neg_())
+    out.scatter_add_(-1, targets, grad)
+
+
+def _add_product(total: Float[Tensor, "V D"], left: Float[Tensor, "V n"], right: Float[Tensor, "n D"]) -> None:
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

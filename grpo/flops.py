@@ -31,7 +31,7 @@ PEAKS: dict[str, tuple[float, float]] = {
     "NVIDIA GeForce RTX 3090": (71.2e12, 35.6e12),
     "NVIDIA GeForce RTX 4090": (165.2e12, 82.6e12),
 }
-LESSER = ("Laptop", "MIG")  # in the name of a device that is less than what it is called after
+OTHER = {"Laptop", "MIG", "D", "Ti", "SUPER"}  # words in the name of a device that is not what it begins with
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -41,7 +41,7 @@ def peak_flops(name: str, dtype: str) -> float | None:
     >>> peak_flops("NVIDIA A100-SXM4-80GB", "bfloat16")
     312000000000000.0
     """
-    whole = not any(word in name for word in LESSER)
+    whole = OTHER.isdisjoint(name.split())
     known = [key for key in PEAKS if whole and (name == key or name.startswith((f"{key} ", f"{key}-")))]
     half, single = PEAKS[max(known, key=len)] if known else (None, None)
     return single if dtype == "float32" else half

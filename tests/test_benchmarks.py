@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from growth import powers
 from step_time import compared, settings_of, table
 from time_to_accuracy import count, verdict
-from workloads import CPU_WORKLOADS, GPU_WORKLOADS, W2, long_tailed
+from workloads import CPU_WORKLOADS, GPU_WORKLOADS, W2, WARM_UP, long_tailed
 
 
 def test_long_tailed_lengths() -> None:
@@ -28,14 +28,14 @@ def test_lengths_of_steps_are_the_same_in_another_order() -> None:
     assert first != second
     assert sorted(first) == sorted(second)
     assert first == W2.lengths(1)
-    assert CPU_WORKLOADS["W1"].lengths(0) == [22] * 256
+    assert CPU_WORKLOADS["W1"].lengths(1) == [22] * 256
+    assert max(W2.lengths(0)) == WARM_UP < max(W2.lengths(1))
 
 
 @pytest.mark.parametrize("work", [*CPU_WORKLOADS.values(), *GPU_WORKLOADS.values()], ids=lambda work: work.what)
 def test_workloads_fit_trl(work: object) -> None:
-    """Its batch holds whole groups."""
+    """A step is a whole number of its forwards."""
     assert (work.prompts * work.group) % work.trl_rows == 0  # type: ignore[attr-defined]
-    assert work.trl_rows % work.group == 0  # type: ignore[attr-defined]
     assert {len(row["prompt"].split()) for row in work.rows()} == {work.prompt_tokens}  # type: ignore[attr-defined]
 
 
@@ -59,12 +59,14 @@ def test_ratios() -> None:
         "prompt_tokens": 160,
         "completion_tokens": {"mean": 120.1, "max": 300},
         "trl_rows_per_forward": 16,
+        "our_micro_batch_tokens": 4096,
         **found,
     }
     lines = table([row]).splitlines()
     assert "**4.00×** (2.50 to 3.50)" in lines[-1]
     assert lines[-1].endswith("| 4.00× |")
-    assert "W2: 16" in settings_of([row], 2, 3)
+    assert "(its fastest) W2: 16" in settings_of([row], 2, 3)
+    assert "W2: 4096" in settings_of([row], 2, 3)
 
 
 def test_growth_is_a_power_of_the_tokens() -> None:

@@ -41,7 +41,7 @@ def plain(hidden: Any, weight: Any, bias: Any, targets: Any, shape: LogitShape) 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_values_and_gradients_are_the_plain_ones(shape, bias, rows, monkeypatch):
-    monkeypatch.setattr(chunked_head, "CHUNK", rows * VOCABULARY)
+    monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_: rows)
     tensors = given(bias=bias)
 
     def scores(hidden: Any, weight: Any, offset: Any) -> Any:
@@ -79,7 +79,7 @@ class Sizes(TorchDispatchMode):
 
 
 def test_no_tensor_is_larger_than_a_chunk_forward_or_backward(monkeypatch):
-    monkeypatch.setattr(chunked_head, "CHUNK", 500)
+    monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_: 5)
     hidden, weight, _, targets = given(torch.float32, tokens=200, words=100)
     with Sizes() as sizes:
         logprobs, entropy = score_tokens(
@@ -92,7 +92,7 @@ def test_no_tensor_is_larger_than_a_chunk_forward_or_backward(monkeypatch):
 
 @pytest.mark.parametrize("rows", [3, 100])
 def test_a_frozen_head_costs_no_weight_gradient(rows, monkeypatch):
-    monkeypatch.setattr(chunked_head, "CHUNK", rows * VOCABULARY)
+    monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_: rows)
     hidden, weight, _, targets = given()
     for frozen in (False, True):
         weight.requires_grad_(not frozen)
@@ -104,10 +104,10 @@ def test_a_frozen_head_costs_no_weight_gradient(rows, monkeypatch):
 
 def test_one_chunk_is_not_computed_twice(monkeypatch):
     calls = []
-    log_softmax = chunked_head._log_softmax
-    monkeypatch.setattr(chunked_head, "_log_softmax", lambda *args: calls.append(1) or log_softmax(*args))
+    make_logits = chunked_head._make_logits
+    monkeypatch.setattr(chunked_head, "_make_logits", lambda *args: calls.append(1) or make_logits(*args))
     for rows, expected in ((100, 1), (4, 6)):
-        monkeypatch.setattr(chunked_head, "CHUNK", rows * VOCABULARY)
+        monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_, rows=rows: rows)
         calls.clear()
         hidden, weight, _, targets = given()
         score_tokens(hidden, weight, None, targets, LogitShape())[0].sum().backward()
@@ -117,7 +117,7 @@ def test_one_chunk_is_not_computed_twice(monkeypatch):
 @pytest.mark.parametrize("rows", [2, 1000])
 def test_half_precision_multiplies_in_it_and_adds_up_in_fp32(rows, monkeypatch):
     """Against the same products in float64: what is left is the rounding of bf16, however many chunks there are."""
-    monkeypatch.setattr(chunked_head, "CHUNK", rows * VOCABULARY)
+    monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_: rows)
     hidden, weight, _, targets = given(torch.float32, tokens=600)
     with torch.autocast("cpu", torch.bfloat16):
         logprobs, _ = score_tokens(hidden, weight, None, targets, LogitShape(0.9))

@@ -78,6 +78,11 @@ def test_windows_of_a_model() -> None:
         ("NVIDIA L40S", "bfloat16", 362e12),
         ("NVIDIA L40", "bfloat16", None),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "bfloat16", None),
+        ("NVIDIA GeForce RTX 4090 D", "bfloat16", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bfloat16", None),
+        ("NVIDIA H20", "bfloat16", None),
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.4e12),
+        ("NVIDIA H100 PCIe", "bfloat16", 756e12),
         ("NVIDIA Something", "bfloat16", None),
     ],
 )

@@ -231,6 +231,82 @@ def test_log_probs_and_gradients_are_those_of_plain_forwards(kind, layout):
             assert float((ours.grad - theirs.grad).norm() / theirs.grad.norm()) <= 1e-5, name
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "rope_theta": 10000.0,
+}
+FAMILY = {
+    "Llama": {},
+    "Llama linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}},
+    "Llama yarn": {"rope_parameters": YARN},
+    "Llama llama3": {"rope_parameters": LLAMA3},
+    "Llama one key head": {"num_key_value_heads": 1},
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 8},
+    "Mistral": {"sliding_window": 6},
+    "Mistral full": {"sliding_window": None},
+    "Gemma": {"head_dim": 8},
+    "Gemma2": {"head_dim": 8, "sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8},
+    "Gemma3Text": {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8},
+    "Phi3": {},
+    "Olmo2": {},
+}
+
+
+def family_model(name: str) -> Any:
+    """Two layers of an architecture, in float64."""
+    import transformers
+
+    kind = name.split()[0]
+    settings: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.25,
+        "pad_token_id": PAD,
+        "eos_token_id": EOS,
+        "bos_token_id": None,
+    }
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**settings | FAMILY[name])
+    model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).eval().double()
+    if kind == "Gemma2":
+        model.set_attn_implementation("eager")
+    return model
+
+
+@pytest.mark.parametrize("name", list(FAMILY))
+def test_in_double_precision_a_packed_update_is_that_of_plain_forwards(name):
+    """Odd shapes: prompts of one token, completions of none and of one, groups of one, a prompt that comes again.
+
+    What rounds is what transformers does in fp32 whatever the model's type: norms, rotations, the eager softmax.
+    """
+    model = family_model(name)
+    other = copy.deepcopy(model)
+    sequences = [*groups(1, (1, 9, 4), (1, 2, 20), 3), ((9,), ()), *groups(8, (30,), (5,), 1)]
+    sequences += groups(1, (1,), (7,), 2)
+    fit = fit_of(model, 0.9)
+    assert fit.share_prompts
+    with shared_attention.shared_attention(model):
+        scores = token_scores(model, make_input(sequences, CPU, share_prompts=True), fit.shape)
+    expected, _ = by_themselves(other, sequences, 0.9)
+    torch.testing.assert_close(scores.logprobs, expected, rtol=2e-6, atol=2e-6)
+    weights = torch.randn(len(expected), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    (scores.logprobs * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for (parameter, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert float((ours.grad - theirs.grad).norm() / theirs.grad.norm()) <= 1e-6, parameter
+
+
 def learner_of(model: Any, **settings: Any) -> tuple[Learner, RLConfig]:
     base = {
         "steps": 1,
@@ -270,13 +346,13 @@ def test_each_prompt_goes_through_the_model_once_and_no_padding_does(monkeypatch
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and "lm_head" not in name}
     for name, module in layers.items():
         module.register_forward_hook(count(name))
-    log_softmax = chunked_head._log_softmax
+    make_logits = chunked_head._make_logits
 
-    def counting(hidden: torch.Tensor, *args: Any) -> Any:
-        seen["head"] = seen.get("head", 0) + len(hidden)
-        return log_softmax(hidden, *args)
+    def counting(states: torch.Tensor, *args: Any) -> Any:
+        seen["head"] = seen.get("head", 0) + len(states)
+        return make_logits(states, *args)
 
-    monkeypatch.setattr(chunked_head, "_log_softmax", counting)
+    monkeypatch.setattr(chunked_head, "_make_logits", counting)
     expected = dict.fromkeys(layers, prompts + trained - len(sequences)) | {"head": trained}
     accumulate_gradients(learner, rows_of(sequences), config)
     assert seen == expected
