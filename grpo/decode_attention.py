@@ -46,7 +46,7 @@ def _attention(
     """What the model calls in every layer: [1, heads, N, D] -> [1, N, heads, D]."""
     if any(value is not None and value is not False for name, value in others.items() if name not in IGNORED):
         raise unfit(module)
-    cache = decoding.layers.setdefault(module.layer_idx, LayerCache())
+    cache = decoding.cache(module.layer_idx)
     queries, keys, values = (_operand(tensor[0].transpose(0, 1)) for tensor in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
         out = decoding.attend(cache, queries, keys, values, scaling, sliding_window)
@@ -95,10 +95,19 @@ def own_attention(model: Any) -> Iterator[None]:
 
 
 @dataclass
-class PrefillState:
-    """Whole prompts, one after the other in the flat row; they become the lines from `start` on."""
+class _State:
+    """Of one forward."""
 
     layers: dict[int, LayerCache]
+
+    def cache(self, layer: int) -> LayerCache:
+        return self.layers.setdefault(layer, LayerCache())
+
+
+@dataclass
+class PrefillState(_State):
+    """Whole prompts, one after the other in the flat row; they become the lines from `start` on."""
+
     start: int
     padded: Int64[Tensor, "P T"]  # token of the flat row in each place of a right-padded batch; 0 in the padding
     real: Bool[Tensor, "P T"]
@@ -126,10 +135,9 @@ class PrefillState:
 
 
 @dataclass
-class StepState:
+class StepState(_State):
     """One token of each running completion."""
 
-    layers: dict[int, LayerCache]
     room: tuple[int, int]  # slots and columns there can be at most
     columns: Int64[Tensor, " R"]  # where each token goes in its slot
     prompt: Int64[Tensor, " R"]  # line of its prompt

@@ -28,7 +28,7 @@ import grpo.kv_cache as kv_cache
 from grpo.batching import Cut, collate, rows_of
 from grpo.chunked_head import LogitShape
 from grpo.decoding import survivors
-from grpo.engine_local import LocalEngine
+from grpo.engine_local import LocalEngine, usual_rows
 from grpo.errors import UserError
 from grpo.model_fit import fit_of
 from grpo.packing import make_input
@@ -283,6 +283,16 @@ def test_survivors_move_as_few_as_they_can():
     assert survivors(alive).tolist() == [0, 5, 2, 6]
     assert survivors(np.ones(3, bool)).tolist() == [0, 1, 2]
     assert survivors(np.zeros(3, bool)).tolist() == []
+
+
+def test_row_counts_that_come_up_are_few():
+    assert [usual_rows(n) for n in (0, 1, 31, 32, 33, 35, 64, 65, 255, 257)] == [0, 1, 31, 32, 34, 36, 64, 68, 256, 272]
+    assert all(n <= usual_rows(n) <= n + n / 16 for n in range(600))
+    counted = Counted(make_model(seed=3, end=[EOS, IM_END, 20, 30]))
+    engine_of(counted).generate(random_prompts(25, seed=2), Sampling(8, 40), seed=1, step=0)
+    decoded = work(counted)[1]
+    assert decoded[0] > 128  # all that did not end with their first token
+    assert all(n == usual_rows(n) for n in decoded if n != decoded[0])
 
 
 def test_no_prompts_no_forward():
