@@ -16,7 +16,7 @@ from grpo.files import flush, must_write
 from grpo.learner import Learner
 from grpo.parallel import is_main
 from grpo.reference import Reference
-from grpo.rollouts import RolloutSource
+from grpo.rollouts import RolloutSource, SourceState
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Saver:
     reference: Reference | None
     source: RolloutSource
     config: CheckpointConfig
-    _source: dict[str, Any] = field(default_factory=dict)  # as it was at the last boundary
+    _source: SourceState | None = None  # as it was at the last boundary
     _rng: dict[str, Any] = field(default_factory=dict)  # likewise
     _saved: int = 0  # the step that is on the disk, or needs not be
     _inside: bool = False  # updates have been made since the last boundary
@@ -87,7 +87,8 @@ class Saver:
 
     def _save(self) -> None:
         """The checkpoint of the last boundary."""
-        self.state.source = self._source
+        assert self._source is not None
+        self.state.source = self._source.pack()
         self.state.rng = self.learner.world.gather(self._rng)
         if is_main():
             with must_write(self.out / "metrics.jsonl", 0):
