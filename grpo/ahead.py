@@ -16,13 +16,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grpo.algorithm import CorrectionConfig
 from grpo.batching import Row
-from grpo.config import AHEAD_IN_PROCESS, EngineConfig
 from grpo.dynamic_sampling import pack_group, unpack_group
-from grpo.errors import UserError
 from grpo.learner import Learner
-from grpo.parallel import launched
 from grpo.policy import Policy
 from grpo.prompts import Drawn
 from grpo.reference import Reference
@@ -118,21 +114,3 @@ def drawn_by(groups: Sequence[Group], version: int) -> list[Group]:
         )
         for group in groups
     ]
-
-
-def check_ahead(engine: EngineConfig, kind: str, correction: CorrectionConfig | None) -> None:
-    """
-    Raises:
-        UserError: `engine.ahead` cannot be honoured here.
-    """
-    if not engine.ahead:
-        return
-    if kind == "vllm":
-        raise UserError(f"engine: {AHEAD_IN_PROCESS}")
-    if launched():
-        raise UserError("engine.ahead: the trainer must be one process; start it without a launcher, or leave it out")
-    if correction is None:
-        raise UserError(
-            "engine.ahead trains on samples of weights that are one rollout old: set 'correction' of the RL stage "
-            "(e.g. correction: {level: token, high: 2}), which weighs that"
-        )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from grpo.ahead import Ahead, check_ahead
+from grpo.ahead import Ahead
+from grpo.ahead_check import check_ahead
 from grpo.checkpoint import TrainState
 from grpo.config import EngineConfig, RLConfig, RuntimeConfig
 from grpo.engine import engine_kind, mismatch_limit, training_engine
@@ -79,8 +78,6 @@ def set_up(settings: Settings, lock: RunLock, ends: ExitStack, accept_changes: b
     check_ahead(settings.engine, kind, config.correction)
     policy = load_policy(settings.model, runtime, config.lora, settings.seed)
     beside = settings.engine.ahead and kind == "local"
-    if beside and policy.device.type == "cpu" and runtime.threads is None:
-        ends.enter_context(half_the_threads())
     learner = make_learner(policy, config, runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
     # Every forward of a sharded model is a collective: the engine then has its own copy.
@@ -124,17 +121,6 @@ def set_up(settings: Settings, lock: RunLock, ends: ExitStack, accept_changes: b
         clock,
         limit,
     )
-
-
-@contextmanager
-def half_the_threads() -> Iterator[None]:
-    """The trainer takes half of the cores while it lasts, and leaves the others to the process that samples."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def warn_of_inert(settings: Settings, kind: str, shared: bool, policy: Policy) -> None:
