@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -11,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from conftest import random_prompts
@@ -330,6 +333,7 @@ def test_a_signal_in_an_update_waits_for_what_is_sampled_and_keeps_it(inside, ti
     assert_same(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_turned_on_or_off_in_the_middle(inside, tiny_model_folder, tmp_path):
     """With --accept-changes: what waits is trained, and then all is as the settings say."""
     config = ahead_of()
@@ -416,6 +420,27 @@ def test_the_process_says_what_is_wrong_and_a_hanging_one_is_ended(engine, tiny_
     with pytest.raises(UserError, match=r"samples ahead \(engine\.ahead\) hangs: it computed nothing for 1 s and was"):
         engine.generate(prompts, Sampling(2, 4), seed=3, step=0)
     assert engine._process.wait(10) == -signal.SIGKILL
+
+
+ORPHAN = """
+import sys, time
+from grpo.config import RuntimeConfig
+from grpo.engine_process import ProcessEngine
+engine = ProcessEngine(sys.argv[1], RuntimeConfig(device="cpu"), 8, 1)
+print(engine._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_the_process_ends_with_the_trainer(tiny_model_folder):
+    command = [sys.executable, "-c", ORPHAN, str(tiny_model_folder)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    assert child.stdout is not None
+    process = psutil.Process(int(child.stdout.readline()))
+    child.kill()
+    child.wait()
+    process.wait(30)
 
 
 # ---- vLLM servers
