@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from grpo.reference import Reference
 
 log = logging.getLogger("grpo")
 
-FORMAT = 3  # of the folder's layout
+FORMAT = 4  # of the folder's layout
 OVERHEAD = 8192  # bytes of a file's header and its last block, about
 LATEST = "latest"  # file beside the checkpoints with the name of the newest
 BEST = "best"  # likewise, of the one with the highest score, where `checkpoint.best` asks for it
@@ -47,7 +47,7 @@ class TrainState:
     saved_step: int = 0  # of the last checkpoint
     score: float | None = None  # of this checkpoint, by `checkpoint.best`; None: not asked for, or saved for a signal
     reference_step: int = 0  # the step whose weights the reference holds; 0: the model the run started from
-    source: dict[str, Any] = field(default_factory=dict)  # the prompt sampler's state and leftover groups
+    source: dict[str, Any] = field(default_factory=dict)  # see `grpo.rollouts.SourceState`
     rng: list[dict[str, Any]] = field(default_factory=list)  # of each process, see `grpo.rng_state`
     identity: dict[str, Any] = field(default_factory=dict)  # see `grpo.run_identity`
 
@@ -65,7 +65,7 @@ def save_checkpoint(
     files["optimizer"], rest = pack(learner.optimizer_state())
     if reference is not None and state.reference_step > 0:
         files["reference"] = learner.full(reference.values)
-    error = _write(target, config, files, {"optimizer": rest, "state": asdict(state)}) if is_main() else None
+    error = _write(target, config, files, {"optimizer": rest, "state": vars(state)}) if is_main() else None
     error = learner.world.gather(error)[0]
     if error is not None:
         log.warning("no checkpoint at step %d: %s; training goes on, saving is tried again later", state.step, error)

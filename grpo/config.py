@@ -63,9 +63,16 @@ class ServerConfig(Section):
     folder: str = "/dev/shm"  # transfer: files; trainer and servers must both see it
 
 
+AHEAD_IN_PROCESS = (
+    "'ahead' needs an engine beside the trainer, and vLLM in this process waits for it: use kind local or vllm-server"
+)
+
+
 class EngineConfig(Section):
     kind: Literal["local", "vllm", "vllm-server", "auto"] = "local"  # auto: vllm where it and a GPU are there
     max_rows: int = Field(512, ge=1)  # completions decoded at a time
+    # Sample the next rollout while this one trains, with the weights this one began with: needs 'correction'.
+    ahead: bool = False
     vllm: VllmConfig = VllmConfig()
     server: ServerConfig = ServerConfig()
 
@@ -74,6 +81,12 @@ class EngineConfig(Section):
     def _short(cls, tree: Any) -> Any:
         """`engine: local` and `engine=local` are short for `engine.kind`."""
         return {"kind": tree} if isinstance(tree, str) else tree
+
+    @model_validator(mode="after")
+    def _elsewhere(self) -> EngineConfig:
+        if self.ahead and self.kind == "vllm":
+            raise ValueError(AHEAD_IN_PROCESS)
+        return self
 
 
 class DataConfig(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from grpo.types import Completion, Group, Prompt, Rollout
@@ -40,6 +40,10 @@ class Pool:
         """Tasks whose share is not full."""
         return [task for task, share in self.shares.items() if len(self._kept[task]) < share]
 
+    def lacking(self) -> dict[str, int]:
+        """What is drawn for them: their whole shares."""
+        return {task: self.shares[task] for task in self.missing()}
+
     def take(self) -> tuple[list[Group], list[Group]]:
         """(the rollout's groups, the surplus that teaches)."""
         chosen = [group for task, n in self.shares.items() for group in (self._kept[task] + self._spare[task])[:n]]
@@ -49,7 +53,7 @@ class Pool:
 
 def pack_group(group: Group) -> dict[str, Any]:
     """JSON of a judged group; its prompt by task and id."""
-    rollouts = [{**asdict(r.completion), "rewards": r.rewards, "reward": r.reward} for r in group.rollouts]
+    rollouts = [{**vars(r.completion), "rewards": r.rewards, "reward": r.reward} for r in group.rollouts]
     return {"task": group.prompt.task, "prompt": group.prompt.id, "rollouts": rollouts}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from grpo.errors import UserError
 from grpo.scoring import Reward, column_names
 from grpo.types import Group, Prompt
 
+Drawn = dict[tuple[str, str], int]  # (task, id as drawn) -> the epoch it was drawn in
 GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread evenly: whose turn it is to be rounded up
 
 
@@ -54,9 +56,7 @@ class PromptSampler:
         if difficulty is not None:
             names = {name for name, task in tasks.items() if any(r.name == difficulty.reward for r in task.rewards)}
             self.rates = {name: PassRates(difficulty) for name in sorted(names)}
-        self._seen: dict[tuple[str, str], int] = {}
-        self._drawn: dict[tuple[str, str], int] = {}  # (task, drawn id) -> the epoch it was drawn in
-        self._step = -1  # of the rollout that `_seen` belongs to
+        self._drawn: dict[int, Drawn] = {}  # of the last two rollouts: one is judged while the next is sampled
 
     def state(self) -> dict[str, Any]:
         """What `load_state` needs to go on exactly here; JSON."""
@@ -83,24 +83,34 @@ class PromptSampler:
 
     def next(self, shares: Mapping[str, int], step: int) -> list[Prompt]:
         """So many prompts of each task, for the rollout that begins at `step`."""
-        if step != self._step:
-            self._seen, self._drawn, self._step = {}, {}, step
+        before = self._drawn.setdefault(step, {})
+        for old in sorted(self._drawn)[:-2]:
+            del self._drawn[old]
         drawn = []
         for name, count in shares.items():
             for prompt, epoch in self._epochs[name].draw(count, self.rates.get(name)):
                 # A pool smaller than the rollout: equal ids would draw equal samples.
-                repeats = self._seen[name, prompt.id] = self._seen.get((name, prompt.id), -1) + 1
-                drawn.append(replace(prompt, id=f"{prompt.id}@{repeats}") if repeats else prompt)
-                self._drawn[name, drawn[-1].id] = epoch
+                repeats = itertools.chain([prompt.id], (f"{prompt.id}@{number}" for number in itertools.count(1)))
+                own = next(own for own in repeats if (name, own) not in before)
+                drawn.append(prompt if own == prompt.id else replace(prompt, id=own))
+                before[name, own] = epoch
         return drawn
 
-    def observe(self, groups: Sequence[Group]) -> None:
-        """Take the rewards of this rollout's groups into the running pass rates."""
+    def drawn(self, step: int) -> Drawn:
+        """What `next` gave for this rollout."""
+        return dict(self._drawn[step])
+
+    def redraw(self, step: int, drawn: Drawn) -> None:
+        """As if `next` had just given this, which `drawn` said: of a rollout that was sampled before a restart."""
+        self._drawn[step] = dict(drawn)
+
+    def observe(self, groups: Sequence[Group], step: int) -> None:
+        """Take the rewards of groups of the rollout that began at `step` into the running pass rates."""
         for group in groups:
             task, name = group.prompt.task, group.prompt.id
             rates = self.rates.get(task)
             if rates is not None:
-                rates.observe(self._epochs[task].own_id(name), group, self._drawn[task, name])
+                rates.observe(self._epochs[task].own_id(name), group, self._drawn[step][task, name])
 
     def metrics(self) -> dict[str, float]:
         """Of each task with running pass rates, as ``pass_rate/<task>`` and ``resting/<task>``."""

@@ -7,21 +7,40 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from grpo.ahead import Ahead, Waiting, drawn_by
 from grpo.config import OVERLONG, RLConfig
 from grpo.data import write_jsonl
 from grpo.dynamic_sampling import Pool, pack_group, unpack_group
 from grpo.files import must_write
 from grpo.metrics import Clock
 from grpo.parallel import World
-from grpo.prompts import PromptSampler, Task
+from grpo.prompts import Drawn, PromptSampler, Task
 from grpo.reward_calls import REWARD_TIMEOUT
 from grpo.scoring import Exclusions, TrainerState, score
-from grpo.types import Group, Prompt, RolloutEngine
+from grpo.types import Group, PolicyWeights, Prompt, RolloutEngine
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """A `RolloutSource` at a rollout boundary. Cheap to take; `pack` is for when it has to be written."""
+
+    sampler: dict[str, Any]
+    leftovers: tuple[Group, ...]
+    waiting: Waiting | None
+    drawn: Drawn  # for what waits
+
+    def pack(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            "sampler": self.sampler,
+            "leftovers": [pack_group(group) for group in self.leftovers],
+            "waiting": None if self.waiting is None else self.waiting.pack(self.drawn),
+        }
 
 
 @dataclass
 class RolloutSource:
-    """Draws, samples and judges the groups of a rollout."""
+    """Draws, samples and judges the groups of a rollout; with `ahead`, what the next one needs is sampled meanwhile."""
 
     sampler: PromptSampler
     tasks: Mapping[str, Task]
@@ -30,32 +49,35 @@ class RolloutSource:
     world: World
     seed: int
     clock: Clock
+    ahead: Ahead | None = None
     leftovers: list[Group] = field(default_factory=list)  # of dynamic sampling: used first, next time
+    waiting: Waiting | None = None  # of the rollout to come
     metrics: Mapping[str, float | None] = field(default_factory=dict)  # of the last rollout
+    agreement: Mapping[str, float | None] = field(default_factory=dict)  # with the engine, where `ahead` measured it
     tokens: int = 0  # sampled for the last rollout, also those of groups that were not used
     exclusions: Exclusions = field(default_factory=Exclusions)  # of the last rollout
 
     def next(self, step: int) -> list[Group]:
-        """The judged groups of the rollout that begins at `step`.
+        """The judged groups of the rollout that begins at `step`; `step` is also the version of the engine's weights.
 
         With dynamic sampling, groups that teach nothing are replaced by new ones, up to the bound; what is drawn beyond
         the need waits for the next rollout, and what is still missing is filled up with groups that teach nothing.
         """
-        self.tokens = 0
-        self.exclusions = Exclusions()
-        shares = self.sampler.shares(self.config.rollout_prompts or self.config.prompts_per_step, step)
-        settings = self.config.dynamic_sampling
-        if settings is None:
-            groups = self._draw(shares, step)
+        self.tokens, self.exclusions, self.agreement = 0, Exclusions(), {}
+        if self.config.dynamic_sampling is None:
+            sampled = self._sampled(self._shares(step), step)
+            self._begin(step)  # before the rewards, which it need not wait for
+            groups = self._judged(sampled, step)
             self.metrics = self.sampler.metrics()
             return groups
-        judged = {name for name, task in self.tasks.items() if any(r.name == settings.reward for r in task.rewards)}
-        pool = Pool(shares, settings.reward, judged, self.leftovers)
-        draws = 0
-        while pool.missing() and draws < settings.max_draws:
-            pool.add(self._draw({task: shares[task] for task in pool.missing()}, step))
+        pool, draws = self._pool(step), 0
+        while pool.missing() and draws < self.config.dynamic_sampling.max_draws:
+            sampled = self._sampled(pool.lacking(), step)
+            pool.add(self._judged(sampled, step))
             draws += 1
         chosen, self.leftovers = pool.take()
+        self.waiting = None  # after accepted changes leftovers may have been enough
+        self._begin(step)
         self.metrics = {
             "draws": float(draws),
             "informative_fraction": pool.informative / pool.drawn if pool.drawn else None,
@@ -64,36 +86,81 @@ class RolloutSource:
         }
         return chosen
 
-    def _draw(self, shares: Mapping[str, int], step: int) -> list[Group]:
-        with self.clock("generate"):
-            prompts = self.sampler.next(shares, step)
-            groups = self.world.spread(prompts, lambda own: self._sample(own, step))
-            self.tokens += sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
-        with self.clock("reward"):
-            judged = self._judge(groups, step)
-            self.sampler.observe(judged)
-            return penalise_overlong(judged, self.config.sampling.max_tokens, self.config.penalty_zone)
+    def sync(self, policy: PolicyWeights) -> None:
+        """Give the engine the policy's weights, once it is done with those it has.
+
+        Raises:
+            UserError: they did not arrive, or the engine failed, or it does not sample from those it was given.
+        """
+        if self.ahead is not None:
+            with self.clock("generate"):
+                self.waiting = self.ahead.finish() or self.waiting
+        with self.clock("sync"):
+            self.engine.sync(policy)
+            if self.ahead is not None:
+                self.ahead.synced()
+
+    def _shares(self, step: int) -> dict[str, int]:
+        return self.sampler.shares(self.config.rollout_prompts or self.config.prompts_per_step, step)
+
+    def _pool(self, step: int) -> Pool:
+        assert self.config.dynamic_sampling is not None
+        name = self.config.dynamic_sampling.reward
+        judged = {task for task, own in self.tasks.items() if any(reward.name == name for reward in own.rewards)}
+        return Pool(self._shares(step), name, judged, self.leftovers)
+
+    def _sampled(self, shares: Mapping[str, int], step: int) -> list[Group]:
+        """What waits for this rollout, or what is drawn for it now."""
+        if self.waiting is not None:
+            groups, self.agreement, self.waiting = list(self.waiting.groups), self.waiting.agreement, None
+        else:
+            with self.clock("generate"):
+                prompts = self.sampler.next(shares, step)
+                groups = self.world.spread(prompts, lambda own: self._sample(own, step))
+        self.tokens += sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
+        return groups
 
     def _sample(self, prompts: list[Prompt], step: int) -> list[Group]:
         return self.engine.generate(prompts, self.config.sample_settings(), seed=self.seed, step=step)
 
-    def _judge(self, groups: list[Group], step: int) -> list[Group]:
-        state = TrainerState(step, self.config.steps)
-        self.exclusions.draw(groups)
-        judged = self.world.spread(groups, lambda own: score_tasks(own, self.tasks, state, self.exclusions))
-        self.exclusions.judge(judged)
-        self.exclusions.check(self.world.gather)
-        return judged
+    def _begin(self, step: int) -> None:
+        """Have the rollout after that of `step` sampled, with the weights that the engine has now."""
+        after = step + self.config.updates_per_rollout
+        if self.ahead is None or after >= self.config.steps:
+            return
+        shares = self._shares(after) if self.config.dynamic_sampling is None else self._pool(after).lacking()
+        if shares:  # else leftovers are enough
+            prompts = self.sampler.next(shares, after)
+            self.ahead.begin(after, lambda: drawn_by(self._sample(prompts, after), step))
 
-    def state(self) -> dict[str, Any]:
-        """The sampler's state and the leftovers; JSON."""
-        return {"sampler": self.sampler.state(), "leftovers": [pack_group(group) for group in self.leftovers]}
+    def _judged(self, groups: list[Group], step: int) -> list[Group]:
+        with self.clock("reward"):
+            state = TrainerState(step, self.config.steps)
+            self.exclusions.draw(groups)
+            judged = self.world.spread(groups, lambda own: score_tasks(own, self.tasks, state, self.exclusions))
+            self.exclusions.judge(judged)
+            self.exclusions.check(self.world.gather)
+            self.sampler.observe(judged, step)
+            return penalise_overlong(judged, self.config.sampling.max_tokens, self.config.penalty_zone)
+
+    def take_tokens(self) -> int:
+        """How many were sampled for the rollout, when asked first; then 0: they fall to its first update."""
+        tokens, self.tokens = self.tokens, 0
+        return tokens
+
+    def state(self) -> SourceState:
+        """The sampler's state, the leftovers and what waits."""
+        drawn = {} if self.waiting is None else self.sampler.drawn(self.waiting.step)
+        return SourceState(self.sampler.state(), tuple(self.leftovers), self.waiting, drawn)
 
     def load_state(self, state: Mapping[str, Any], anew: Collection[str] = ()) -> None:
-        """Go on from what `state` gave; the tasks in `anew` have other data now, which begins at its first epoch."""
+        """Go on from what `state` packed; the tasks in `anew` have other data now, which begins at its first epoch."""
         self.sampler.load_state(state["sampler"], anew)
         prompts = {(name, prompt.id): prompt for name, task in self.tasks.items() for prompt in task.prompts}
         self.leftovers = [unpack_group(packed, prompts) for packed in state["leftovers"] if packed["task"] not in anew]
+        if state["waiting"] is not None and not anew:
+            self.waiting, drawn = Waiting.unpack(state["waiting"], prompts)
+            self.sampler.redraw(self.waiting.step, drawn)
 
 
 def score_tasks(

@@ -17,7 +17,7 @@ from grpo.learner import Learner
 from grpo.metrics import read_rows
 from grpo.parallel import is_main
 from grpo.reference import Reference
-from grpo.rollouts import RolloutSource
+from grpo.rollouts import RolloutSource, SourceState
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Saver:
     reference: Reference | None
     source: RolloutSource
     config: CheckpointConfig
-    _source: dict[str, Any] = field(default_factory=dict)  # as it was at the last boundary
+    _source: SourceState | None = None  # as it was at the last boundary
     _rng: dict[str, Any] = field(default_factory=dict)  # likewise
     _saved: int = 0  # the step that is on the disk, or needs not be
     _inside: bool = False  # updates have been made since the last boundary
@@ -100,8 +100,9 @@ class Saver:
 
     def _save(self, score: float | None = None) -> None:
         """The checkpoint of the last boundary."""
+        assert self._source is not None
         self.state.score = score
-        self.state.source = self._source
+        self.state.source = self._source.pack()
         self.state.rng = self.learner.world.gather(self._rng)
         if is_main():
             with must_write(self.out / "metrics.jsonl", 0):

@@ -112,9 +112,6 @@ class Sums:
         def mean(value: float) -> float | None:
             return value / self.tokens if self.tokens else None
 
-        def fresh(value: float) -> float | None:
-            return value / self.fresh_tokens if self.fresh_tokens else None
-
         corrected = config.correction is not None
         return {
             "loss": self.loss,
@@ -134,6 +131,16 @@ class Sums:
             "trained_tokens": self.tokens,
             "executed_tokens": self.executed_tokens,
             "update_flops": self.flops or None,
+            **self.agreement(),
+        }
+
+    def agreement(self) -> dict[str, float | None]:
+        """Those of engine and trainer, over the fresh tokens."""
+
+        def fresh(value: float) -> float | None:
+            return value / self.fresh_tokens if self.fresh_tokens else None
+
+        return {
             "logprob_mismatch": fresh(self.mismatch),
             "logprob_mismatch_max": self.mismatch_max,
             "logprob_mismatch_outside": fresh(self.outside),

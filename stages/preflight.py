@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from grpo.ahead_check import check_ahead
 from grpo.config import DataConfig, RewardConfig
 from grpo.errors import UserError, nearest
 from grpo.imports import import_path
@@ -45,6 +46,8 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
     yield "engine", partial(check_engine, config.engine)
     for key in keys:
         section = getattr(config, key)
+        if isinstance(section, RLStageConfig):
+            yield key, partial(check_ahead, config.engine, config.engine.kind, section.correction)
         for path, spec in find(section, RewardConfig, key):
             yield path, partial(check_reward, spec, run, folders_before(config, key))
         for path, data in find(section, DataConfig, key):

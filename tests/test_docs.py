@@ -19,10 +19,10 @@ from grpo.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfi
 from grpo.checkpoint import TrainState
 from grpo.config import RLConfig
 from grpo.difficulty import PassRates
+from grpo.journal import advance
 from grpo.loss import Normaliser, grpo_loss
 from grpo.metrics import Clock
 from grpo.sums import Sums
-from grpo.trainer import advance
 from stages.config import RLStageConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -20,7 +20,8 @@ from grpo.engine_server import ServerEngine
 from grpo.engine_vllm import VllmEngine, check_sampling
 from grpo.errors import UserError
 from grpo.inert import inert_engine_settings
-from grpo.trainer import check_quantization, train
+from grpo.run_setup import check_quantization
+from grpo.trainer import train
 from grpo.types import Sampling
 from grpo.update import MISMATCH_LIMIT
 

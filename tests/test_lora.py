@@ -311,7 +311,7 @@ def policies(monkeypatch: pytest.MonkeyPatch) -> list[Policy]:
         seen.append(load_policy(*args))
         return seen[-1]
 
-    monkeypatch.setattr(trainer, "load_policy", loading)
+    monkeypatch.setattr("grpo.run_setup.load_policy", loading)
     return seen
 
 

@@ -151,7 +151,7 @@ def test_a_source_goes_on_where_it_was_leftovers_included():
     found, with_leftovers = [], 0
     for step in range(12):
         with_leftovers += bool(cut.leftovers)
-        state = json.loads(json.dumps(cut.state()))
+        state = json.loads(json.dumps(cut.state().pack()))
         cut = source_of(**settings)
         cut.load_state(state)
         found.append(cut.next(step))
@@ -245,9 +245,9 @@ def test_a_group_belongs_to_the_epoch_it_was_drawn_in():
     sampler = source_of(count=3, difficulty={"reward": "accuracy"}).sampler
     sampler.next({"default": 2}, 0)
     last, first = sampler.next({"default": 2}, 1)
-    sampler.observe([named(last, [1.0, 1.0])])
+    sampler.observe([named(last, [1.0, 1.0])], 1)
     assert list(sampler.rates["default"].rests.values()) == [1]  # it sits out the second epoch
-    sampler.observe([named(first, [1.0, 1.0])])
+    sampler.observe([named(first, [1.0, 1.0])], 1)
     assert max(sampler.rates["default"].rests.values()) == 2
 
 

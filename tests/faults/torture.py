@@ -33,7 +33,7 @@ import torch  # noqa: E402
 from conftest import make_model, make_tokenizer  # noqa: E402
 
 from grpo import durable, files, metrics, trainer  # noqa: E402
-from grpo.config import DataConfig, RLConfig, RuntimeConfig  # noqa: E402
+from grpo.config import DataConfig, EngineConfig, RLConfig, RuntimeConfig  # noqa: E402
 from grpo.data import build_prompts  # noqa: E402
 from grpo.engine_local import LocalEngine  # noqa: E402
 from grpo.policy import Policy  # noqa: E402
@@ -55,6 +55,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2},
         "loss": {"beta": 0.05, "kl": {"estimator": "k1", "placement": "reward"}},
     },
+    "ahead": {"rollout_prompts": 4, "inner_epochs": 2, "loss": {"beta": 0.05}, "reference_every": 3, "correction": {}},
 }
 SHARDED = " sharded"  # at the end of a kind: its weights are, over two processes
 STEPS = 12
@@ -92,7 +93,8 @@ def train(model: Path, out: Path, kind: str) -> None:
     random.seed(3)
     tasks = {"default": Task(prompts, [Reward("digits", digits)])}
     runtime = RuntimeConfig(device="cpu", parallel="fsdp" if kind.endswith(SHARDED) else "data")
-    trainer.train(str(model), tasks, config_of(kind), out, seed=1, runtime=runtime)
+    engine = EngineConfig(ahead=kind == "ahead")
+    trainer.train(str(model), tasks, config_of(kind), out, seed=1, runtime=runtime, engine_config=engine)
 
 
 def watch(event: Watch) -> None:

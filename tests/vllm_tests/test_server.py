@@ -22,7 +22,7 @@ import psutil
 import pytest
 import torch
 from conftest import EOS, IM_END, make_model, make_tokenizer, model_logprobs, prompt_of, random_prompts
-from test_trainer import config_of, rows_of, task_of
+from test_trainer import Killed, config_of, rows_of, task_of
 
 import grpo.weight_transfer as transfer
 from grpo.algorithm import LoraConfig
@@ -234,6 +234,34 @@ def test_a_run_has_the_trainers_logprobs(two: Served, folder: Path, tmp_path: Pa
     assert len(rows) == 6
     assert max(row["logprob_mismatch_max"] for row in rows) < 1e-4
     assert rows[-1]["applied"] == 1.0 or rows[-1]["grad_norm"] > 0
+
+
+def test_one_step_ahead(two: Served, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers have the weights that drew a rollout, one rollout old; a run that was killed goes on as the whole."""
+    engine = config_for(two).model_copy(update={"ahead": True})
+    config = config_of(correction={}, optimizer={"lr": 2e-2})
+
+    def run(out: Path) -> list[dict[str, Any]]:
+        train(str(folder), {"default": task_of()}, config, out, engine_config=engine, runtime=CPU)
+        return rows_of(out)
+
+    whole = run(tmp_path / "whole")
+    assert max(row["logprob_mismatch_max"] for row in whole) < 1e-4
+    assert {row["staleness"] for row in whole[1:] if row["applied"]} == {1.0}
+    assert max(row["correction_max"] for row in whole) > 1.001
+    generate = ServerEngine.generate
+
+    def dying(self: ServerEngine, *args: Any, step: int, **kwargs: Any) -> Any:
+        if step == 4:
+            raise Killed
+        return generate(self, *args, step=step, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ServerEngine, "generate", dying)
+        with pytest.raises(Killed):
+            run(tmp_path / "cut")
+    assert len(rows_of(tmp_path / "cut")) == 4
+    assert run(tmp_path / "cut") == whole
 
 
 def test_a_prefix_cache_that_is_kept_shows(two: Served, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
