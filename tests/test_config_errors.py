@@ -94,6 +94,7 @@ FULL: dict[str, Any] = {
     "engine": {
         "kind": "vllm-server",
         "max_rows": 64,
+        "ahead": True,
         "vllm": {
             "memory": 0.5, "kv_cache_gib": 2.0, "tensor_parallel": 2, "lora": "adapter", "sleep": False,
             "quantization": "fp8", "eager": True,
