@@ -11,9 +11,11 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from turns import Gate, Stop
 
 from grpo.config import CheckpointConfig
@@ -23,12 +25,14 @@ from grpo.evaluation import evaluate
 from grpo.policy import load_tokenizer
 from grpo.prompts import Task
 from grpo.runtime import apply_runtime
+from grpo.schedule import lr_factor
 from grpo.scoring import Reward
 from grpo.trainer import train
 from rewards.loader import load_reward
 from stages.config import RecipeConfig
 from stages.evaluation import load_judges
 
+TRL_ROWS = 64  # completions in one forward and backward of TRL: its fastest (W1 in workloads.py)
 SAMPLES = 2  # of each held-out problem
 
 
@@ -104,6 +108,9 @@ def trl(gate: Gate, accuracy: Accuracy, recipe: RecipeConfig, init: str, seed: i
         ),
         train_dataset=datasets.Dataset.from_list(rows),
     )
+    # The same rates: transformers' schedule begins its warm-up at 0, which would cost TRL its first update.
+    rates = partial(lr_factor, stage.optimizer, total=stage.steps)
+    trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(trainer.create_optimizer(), rates)
     sample = trainer._generate
     accuracy.loaded = trainer.model, trainer.processing_class
     known = {str(p.messages): list(p.token_ids) for p in task.prompts}
@@ -143,7 +150,8 @@ def settings_of(stage: Any) -> dict[str, Any]:
         raise SystemExit("only the reasoning stage of configs/tiny.yaml is known here")
     return {
         "max_steps": stage.steps,
-        "per_device_train_batch_size": stage.prompts_per_step * stage.group_size,
+        "per_device_train_batch_size": TRL_ROWS,
+        "gradient_accumulation_steps": stage.prompts_per_step * stage.group_size // TRL_ROWS,
         "num_generations": stage.group_size,
         "max_completion_length": stage.sampling.max_tokens,
         "temperature": stage.sampling.temperature,
@@ -156,9 +164,6 @@ def settings_of(stage: Any) -> dict[str, Any]:
         "ref_model_sync_steps": stage.reference_every,
         "ref_model_mixup_alpha": 1.0,
         "learning_rate": optimizer.lr,
-        "lr_scheduler_type": "polynomial",
-        "lr_scheduler_kwargs": {"lr_end": optimizer.min_lr, "power": 1.0},
-        "warmup_steps": optimizer.warmup_steps,
         "adam_beta1": optimizer.beta1,
         "adam_beta2": optimizer.beta2,
         "weight_decay": optimizer.weight_decay,
