@@ -167,7 +167,8 @@ def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed(tmp_path):
         (tmp_path / "f" / "manifest.json").write_bytes(changed)
         assert "'manifest.json' was changed" in str(damage(tmp_path / "f", FORMAT)), place
     (tmp_path / "f" / "manifest.json").write_bytes(text)
-    assert damage(tmp_path / "f", FORMAT + 1) == "'manifest.json': of another version of this program"
+    assert damage(tmp_path / "f", FORMAT + 1) == "'manifest.json': of an older version of this program"
+    assert damage(tmp_path / "f", FORMAT - 1) == "'manifest.json': of a newer version of this program"
 
 
 def test_old_checkpoints_go_only_after_a_new_one_is_whole(killed, tiny_model_folder, tmp_path, monkeypatch):
