@@ -146,6 +146,9 @@ def test_what_is_drawn_again_is_drawn_by_the_weights_of_the_moment(inside, tiny_
     assert {0, 1} <= ages  # drawn again, and drawn ahead
     for row in rows_of(tmp_path):
         assert row["logprob_mismatch"] < 1e-4
+    kept = [{row["version"] for row in completions(tmp_path) if row["step"] == step + 1} for step in range(6)]
+    assert all(found <= versions for found, versions in zip(seen.versions(), kept, strict=True))
+    assert set().union(*kept) > {0}
 
 
 # ---- how it is weighed
