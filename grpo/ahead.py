@@ -5,49 +5,74 @@ rollouts 0 and 1, and W_k rollout k + 1: each is exactly one rollout old when it
 dynamic sampling, what has to be drawn again is drawn by the weights of the moment, and waited for.)
 
 The log-probs of a stale rollout differ from those of the policy that trains on it, and lawfully so. So the gate of
-`grpo.update` looks at it as soon as it is there, with the weights that drew it put back in the policy's place.
+`grpo.update` looks at all of it as soon as it is there, with the weights that drew it put back in the policy's place.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, wait
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from grpo import stopping
+from grpo.background import in_background
 from grpo.batching import Row
-from grpo.dynamic_sampling import pack_group, unpack_group
+from grpo.dynamic_sampling import named_prompt, pack_group, unpack_group
 from grpo.learner import Learner
 from grpo.policy import Policy
 from grpo.prompts import Drawn
 from grpo.reference import Reference
-from grpo.types import Group, Prompt
-from grpo.update import check_mismatch, measure_group
+from grpo.sums import Sums
+from grpo.types import Group, Prompt, Sampling
+from grpo.update import check_mismatch, measure
+
+LOOK_SECONDS = 0.2  # between two looks whether the run is to stop
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """What was sampled ahead of a rollout that has not begun: not judged yet, and never sampled again."""
+    """What was begun ahead of a rollout that has not: not judged yet, and never sampled again once it is there."""
 
     step: int  # at which the rollout begins
-    groups: tuple[Group, ...]
-    agreement: Mapping[str, float | None]  # metrics of engine and trainer, by the weights that drew it
+    version: int  # updates behind the weights that draw it
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+    groups: tuple[Group, ...] | None = None  # None: the run stopped first; the checkpoint has the weights to draw them
+    agreement: Sums | None = None  # of engine and trainer, by the weights that drew it
 
     def pack(self, drawn: Drawn) -> dict[str, Any]:
         """JSON; `drawn`: what the sampler gave for it."""
         return {
             "step": self.step,
+            "version": self.version,
             "drawn": [[*key, epoch] for key, epoch in drawn.items()],
-            "groups": [pack_group(group) for group in self.groups],
-            "agreement": dict(self.agreement),
+            "sampling": asdict(self.sampling),
+            "groups": None if self.groups is None else [pack_group(group) for group in self.groups],
+            "agreement": None if self.agreement is None else self.agreement.pack_agreement(),
         }
 
     @classmethod
-    def unpack(cls, packed: Mapping[str, Any], prompts: Mapping[tuple[str, str], Prompt]) -> tuple[Waiting, Drawn]:
-        groups = tuple(unpack_group(group, prompts) for group in packed["groups"])
-        drawn = {(task, name): epoch for task, name, epoch in packed["drawn"]}
-        return cls(packed["step"], groups, packed["agreement"]), drawn
+    def unpack(cls, packed: Mapping[str, Any], prompts: Mapping[tuple[str, str], Prompt]) -> Waiting:
+        groups, agreement = packed["groups"], packed["agreement"]
+        return cls(
+            packed["step"],
+            packed["version"],
+            tuple(named_prompt(task, name, prompts) for task, name in unpack_drawn(packed)),
+            unpack_sampling(packed),
+            None if groups is None else tuple(unpack_group(group, prompts) for group in groups),
+            None if agreement is None else Sums(**agreement),
+        )
+
+
+def unpack_drawn(packed: Mapping[str, Any]) -> Drawn:
+    """What `Waiting.pack` was given, in the order of drawing."""
+    return {(task, name): epoch for task, name, epoch in packed["drawn"]}
+
+
+def unpack_sampling(packed: Mapping[str, Any]) -> Sampling:
+    settings = packed["sampling"]
+    return Sampling(**{**settings, "stop": tuple(settings["stop"])})
 
 
 class Ahead:
@@ -55,54 +80,50 @@ class Ahead:
 
     def __init__(self, policy: Policy, learner: Learner, limit: float):
         self.policy, self.learner, self.limit = policy, learner, limit
-        self._behaviour = Reference.of(policy)  # the weights that the engine has
-        self._sampling: tuple[int, Future[list[Group]]] | None = None
+        self.behaviour = Reference.of(policy)  # the weights that the engine has
+        self._begun: tuple[Waiting, Future[list[Group]]] | None = None
 
-    def begin(self, step: int, sample: Callable[[], list[Group]]) -> None:
-        """Start on what the rollout at `step` needs."""
-        self._sampling = step, in_background(sample)
+    def begin(self, waiting: Waiting, sample: Callable[[], list[Group]]) -> None:
+        """Start on what the rollout needs."""
+        self._begun = waiting, in_background(sample)
 
     def finish(self) -> Waiting | None:
-        """Wait for it. None: nothing was begun.
+        """Wait for it, but not once the run is to stop: it is then without groups. None: nothing was begun.
 
         Raises:
-            UserError: the engine failed, or samples from other weights than it was given.
+            UserError: the engine failed.
         """
-        if self._sampling is None:
+        if self._begun is None:
             return None
-        (step, sampled), self._sampling = self._sampling, None
-        groups = sampled.result()
-        return Waiting(step, tuple(groups), self.agreement(groups))
+        waiting, sampled = self._begun
+        while not sampled.done() and not stopping.asked():
+            wait([sampled], LOOK_SECONDS)
+        if stopping.asked() and not (sampled.done() and sampled.exception() is None):
+            return waiting
+        self._begun = None
+        return replace(waiting, groups=tuple(drawn_by(sampled.result(), waiting.version)))
 
-    def agreement(self, groups: Sequence[Group]) -> dict[str, float | None]:
-        """Metrics of the first group, scored by the weights that drew it.
+    def again(self, waiting: Waiting, sync: Callable[[], None], sample: Callable[[], list[Group]]) -> Waiting:
+        """What a stop did not wait for, after the restart: the engine gets the weights that draw it."""
+        with self.behaviour.active(self.learner.model):
+            sync()
+        return replace(waiting, groups=tuple(drawn_by(sample(), waiting.version)))
+
+    def checked(self, waiting: Waiting) -> Waiting:
+        """With the agreement of engine and trainer on every token, by one forward of the weights that drew it.
 
         Raises:
-            UserError: engine and trainer do not hold the same.
+            UserError: they do not hold the same.
         """
-        rows = [Row(groups[0].prompt_ids, rollout) for rollout in groups[0].rollouts]
-        with self._behaviour.active(self.learner.model):
-            sums = measure_group(self.learner, rows, rows[0].rollout.completion.version)
+        rows = [Row(group.prompt_ids, rollout) for group in waiting.groups or () for rollout in group.rollouts]
+        with self.behaviour.active(self.learner.model):
+            sums = measure(self.learner, rows)
         check_mismatch(sums, self.limit)
-        return sums.agreement()
+        return replace(waiting, agreement=sums)
 
     def synced(self) -> None:
         """The engine has the policy's present weights."""
-        self._behaviour.replace_by(self.policy)
-
-
-def in_background(work: Callable[[], list[Group]]) -> Future[list[Group]]:
-    """Its result, or what it raised. A thread of its own, and a daemon: a run that stops does not wait for it."""
-    outcome: Future[list[Group]] = Future()
-
-    def target() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
-            outcome.set_exception(error)
-
-    threading.Thread(target=target, name="grpo-ahead", daemon=True).start()
-    return outcome
+        self.behaviour.replace_by(self.policy)
 
 
 def drawn_by(groups: Sequence[Group], version: int) -> list[Group]:

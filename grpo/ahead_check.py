@@ -9,7 +9,7 @@ from grpo.parallel import launched
 
 
 def check_ahead(engine: EngineConfig, kind: str, correction: CorrectionConfig | None) -> None:
-    """`kind`: of the engine, as far as it is known.
+    """`kind`: of the engine, resolved.
 
     Raises:
         UserError: it cannot be honoured here.

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from grpo.config import CheckpointConfig
-from grpo.durable import MANIFEST, damage, staged, write_tensors
+from grpo.durable import MANIFEST, VERSION, damage, staged, write_tensors
 from grpo.errors import UserError
 from grpo.files import free_bytes, reason, write_text
 from grpo.learner import Learner
@@ -29,6 +29,7 @@ from grpo.reference import Reference
 log = logging.getLogger("grpo")
 
 FORMAT = 4  # of the folder's layout
+READABLE = (3, FORMAT)  # 3: before something could wait that was sampled ahead
 OVERHEAD = 8192  # bytes of a file's header and its last block, about
 LATEST = "latest"  # file beside the checkpoints with the name of the newest
 BEST = "best"  # likewise, of the one with the highest score, where `checkpoint.best` asks for it
@@ -53,9 +54,15 @@ class TrainState:
 
 
 def save_checkpoint(
-    folder: Path, config: CheckpointConfig, state: TrainState, learner: Learner, reference: Reference | None
+    folder: Path,
+    config: CheckpointConfig,
+    state: TrainState,
+    learner: Learner,
+    reference: Reference | None,
+    behaviour: Reference | None = None,
 ) -> Path | None:
     """Write `folder/step-000100`: trained tensors, optimizer, state, and the reference if it was ever replaced.
+    `behaviour`: the weights that are yet to draw what was begun ahead.
 
     All processes take part, since shards have to be gathered; the main one writes. None, with a warning, when the disk
     did not take it: what was there before is untouched.
@@ -65,6 +72,8 @@ def save_checkpoint(
     files["optimizer"], rest = pack(learner.optimizer_state())
     if reference is not None and state.reference_step > 0:
         files["reference"] = learner.full(reference.values)
+    if behaviour is not None:
+        files["behaviour"] = learner.full(behaviour.values)
     error = _write(target, config, files, {"optimizer": rest, "state": vars(state)}) if is_main() else None
     error = learner.world.gather(error)[0]
     if error is not None:
@@ -144,14 +153,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / MANIFEST).is_file())
 
 
-def last_good(folder: Path, form: int = FORMAT) -> Path | None:
+def last_good(folder: Path, forms: Collection[int] = READABLE) -> Path | None:
     """The newest checkpoint of which every byte is as it was written; a damaged one is named. None: there are none.
-    `form`: the version of its layout.
+    `forms`: the versions of its layout.
 
     Raises:
         UserError: there are some, or were, but no good one: to begin anew is the user's to decide.
     """
-    found = {path.name: damage(path, form) for path in sorted(folder.glob("step-*"), reverse=True)}
+    found = {path.name: damage(path, *forms) for path in sorted(folder.glob("step-*"), reverse=True)}
     latest = folder / LATEST
     named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else None
     if named is not None and named not in found:
@@ -159,8 +168,10 @@ def last_good(folder: Path, form: int = FORMAT) -> Path | None:
     good = next((name for name, wrong in found.items() if wrong is None), None)
     bad = [f"{name}: {wrong}" for name, wrong in found.items() if wrong is not None and (not good or name > good)]
     if bad and good is None:
+        foreign = all(line.endswith(VERSION) for line in bad)
         raise UserError(
-            f"no checkpoint in '{folder}' can be used ({'; '.join(bad)}): put back a copy of one, "
+            f"no checkpoint in '{folder}' can be used ({'; '.join(bad)}): "
+            f"{'use that version' if foreign else 'put back a copy of one'}, "
             "or move that folder away to train from the start"
         )
     if bad:
@@ -182,3 +193,8 @@ def load_checkpoint(path: Path, learner: Learner, reference: Reference | None) -
     if reference is not None and state.reference_step > 0:
         learner.load_shards(reference.values, load_file(path / "reference.safetensors"))
     return state
+
+
+def load_behaviour(path: Path, learner: Learner, behaviour: Reference) -> None:
+    """Put back the weights of that name, which `save_checkpoint` was given."""
+    learner.load_shards(behaviour.values, load_file(path / "behaviour.safetensors"))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
+VERSION = "version of this program"
 
 
 @contextmanager
@@ -94,8 +95,9 @@ def checksum(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def damage(folder: Path, form: int) -> str | None:
-    """What is wrong with a folder that `staged` made, by the file's name; None: every byte is as it was written."""
+def damage(folder: Path, *forms: int) -> str | None:
+    """What is wrong with a folder that `staged` made, by the file's name; None: every byte is as it was written.
+    `forms`: the versions of its layout that can be read."""
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")
         content = json.loads(text)
@@ -106,8 +108,9 @@ def damage(folder: Path, form: int) -> str | None:
         whole = False
     if not whole:
         return f"'{MANIFEST}' was changed or cut short"
-    if content["format"] != form:
-        return f"'{MANIFEST}': of another version of this program"
+    if content["format"] not in forms:
+        age = "an older" if content["format"] < min(forms) else "a newer"
+        return f"'{MANIFEST}': of {age} {VERSION}"
     found = (_file_damage(folder / name, written) for name, written in content["files"].items())
     return next((wrong for wrong in found if wrong), None)
 

@@ -57,10 +57,14 @@ def pack_group(group: Group) -> dict[str, Any]:
     return {"task": group.prompt.task, "prompt": group.prompt.id, "rollouts": rollouts}
 
 
+def named_prompt(task: str, name: str, prompts: Mapping[tuple[str, str], Prompt]) -> Prompt:
+    """A drawn prompt; `prompts` by (task, id). One drawn twice in a rollout was named id@1."""
+    return prompts.get((task, name)) or replace(prompts[task, name.rpartition("@")[0]], id=name)
+
+
 def unpack_group(packed: Mapping[str, Any], prompts: Mapping[tuple[str, str], Prompt]) -> Group:
-    """The group again; `prompts` by (task, id). One drawn twice in a rollout was named id@1."""
-    task, name = packed["task"], packed["prompt"]
-    prompt = prompts.get((task, name)) or replace(prompts[task, name.rpartition("@")[0]], id=name)
+    """The group again; `prompts` by (task, id)."""
+    prompt = named_prompt(packed["task"], packed["prompt"], prompts)
     rollouts = []
     for row in packed["rollouts"]:
         fields = {key: value for key, value in row.items() if key not in ("rewards", "reward")}

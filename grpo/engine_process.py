@@ -15,24 +15,28 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from grpo.background import in_background
 from grpo.config import RuntimeConfig
 from grpo.errors import UserError
 from grpo.types import Group, PolicyWeights, Prompt, Sampling
 
 PATIENCE = 120  # seconds in which a process that computes nothing is given up
 ALIGNMENT = 64  # bytes; of each tensor in the shared memory
-COMMAND = "from grpo.engine_process import main; main()"
+COMMAND = "from grpo.engine_worker import main; main()"
+PACKAGES = str(Path(__file__).parents[1])  # where the process finds this package, wherever it is started
 NAME = "the process that samples ahead (engine.ahead)"
 AGAIN = "the same command goes on from the last checkpoint"
+LOOK_SECONDS = 1.0  # between two looks whether the other side still is there
 
 
 @dataclass(frozen=True)
@@ -52,21 +56,25 @@ class Place:
 class ProcessEngine:
     """Groups from a second process, which has its own copy of the model `name`; `sync` fills it.
 
-    `threads`: of the process, on a CPU.
+    `threads`: of the process, on a CPU. It starts at the first `sync`.
     """
 
     def __init__(self, name: str, runtime: RuntimeConfig, max_rows: int, threads: int):
+        self._settings = {"name": name, "runtime": runtime.model_dump(), "max_rows": max_rows, "threads": threads}
         self._memory_file = shared_file()
         self._memory: mmap.mmap | None = None  # made at the first sync, when its size is known
         self._places: list[Place] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
         ours, theirs = socket.socketpair()
         self._connection = Connection(ours.detach())
-        settings = {"name": name, "runtime": runtime.model_dump(), "max_rows": max_rows, "threads": threads}
         with theirs:
             fds = (theirs.fileno(), self._memory_file)
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, json.dumps(settings), *map(str, fds)],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            return subprocess.Popen(
+                # -P: the current folder's modules (queue, code, ...) must not shadow the standard library's
+                [sys.executable, "-P", "-c", COMMAND, json.dumps(self._settings), str(os.getpid()), *map(str, fds)],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([*filter(None, sys.path), PACKAGES])},
                 stdin=subprocess.PIPE,  # its end tells the process that we are gone
                 pass_fds=fds,
                 start_new_session=True,  # Ctrl-C is meant for the trainer
@@ -78,6 +86,7 @@ class ProcessEngine:
         Raises:
             UserError: it is gone, or its model has other tensors.
         """
+        self._process = self._process or self._start()
         if self._memory is None:
             self._places, size = layout(policy.export())
             os.ftruncate(self._memory_file, size)
@@ -101,42 +110,65 @@ class ProcessEngine:
 
     def close(self) -> None:
         """End the process, whatever it does. (A thread may still wait for its answer, and closes the socket.)"""
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         os.close(self._memory_file)
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
 
     def _ask(self, request: Any) -> Any:
+        assert self._process is not None
+        exchanged = in_background(lambda: self._exchange(request))  # either way may block, if the process hangs
+        self._watch(self._process, exchanged)
         try:
-            self._connection.send(request)
-            self._wait()
-            failure, answer = self._connection.recv()
+            failure, answer = exchanged.result()
         except (EOFError, OSError) as error:
-            code = self._process.wait(PATIENCE)
-            ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            hint = "; perhaps memory ran out" if code == -signal.SIGKILL else ""
-            raise UserError(f"{NAME} {ended}{hint}: {AGAIN}") from error
+            raise UserError(ending(self._process)) from error
         if failure is not None:
             raise UserError(failure)
         return answer
 
-    def _wait(self) -> None:
+    def _exchange(self, request: Any) -> Any:
+        self._connection.send(request)
+        return self._connection.recv()
+
+    def _watch(self, process: subprocess.Popen[bytes], exchanged: Future[Any]) -> None:
         """Until there is an answer, or the end of the process.
 
         Raises:
             UserError: it has computed nothing for a while: it was stopped, or it waits for what never comes.
         """
         spent, idle = -1.0, 0
-        while not self._connection.poll(1.0):
+        while not wait([exchanged], LOOK_SECONDS).done:
             with contextlib.suppress(psutil.Error):
-                times = psutil.Process(self._process.pid).cpu_times()
+                times = psutil.Process(process.pid).cpu_times()
                 # Seconds are counted by waking up: after a suspended run goes on, no time seems to have passed.
                 idle = 0 if times.user + times.system > spent else idle + 1
                 spent = times.user + times.system
             if idle >= PATIENCE:
-                self._process.kill()
+                process.kill()
                 raise UserError(f"{NAME} hangs: it computed nothing for {PATIENCE} s and was ended; {AGAIN}")
+
+
+def ending(process: subprocess.Popen[bytes]) -> str:
+    """How a process that answers no more has ended, or has to be, and what to do."""
+    try:
+        code = process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return f"{NAME} answers no more and was ended; {AGAIN}"
+    if code >= 0:
+        return f"{NAME} ended with exit code {code}: what it wrote before says why"
+    hint = "; perhaps memory ran out" if code == -signal.SIGKILL else ""
+    return f"{NAME} was ended by {signal_name(-code)}{hint}: {AGAIN}"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time ones but two have none
+        return f"signal {number}"
 
 
 def shared_file() -> int:
@@ -155,60 +187,3 @@ def layout(tensors: Iterator[tuple[str, torch.Tensor]]) -> tuple[list[Place], in
         places.append(Place(name, tuple(tensor.shape), tensor.dtype, start))
         start += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
     return places, start
-
-
-@dataclass(frozen=True)
-class Delivered:
-    """The policy's weights, as the process sees them."""
-
-    places: Sequence[Place]
-    memory: mmap.mmap
-
-    def export(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for place in self.places:
-            yield place.name, place.view(self.memory)
-
-
-def main() -> None:
-    """The process: answer requests until the trainer is gone."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers send it to everyone; the trainer ends us when it is done
-    threading.Thread(target=_end_with_trainer, daemon=True).start()
-    settings, channel, memory_file = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    engine = None
-    memory: mmap.mmap | None = None
-    with Connection(channel) as connection, contextlib.suppress(EOFError):
-        while True:
-            kind, *arguments = connection.recv()
-            failure, answer = None, None
-            try:
-                engine = engine or _engine(**settings)
-                if kind == "sync":
-                    memory = memory or mmap.mmap(memory_file, 0)
-                    engine.sync(Delivered(arguments[0], memory))
-                else:
-                    prompts, sampling, seed, step = arguments
-                    answer = engine.generate(prompts, sampling, seed=seed, step=step)
-            except UserError as error:
-                failure = str(error)
-            except Exception as error:  # noqa: BLE001 - the trainer says it in one line
-                failure = f"{NAME} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}; {AGAIN}"
-            connection.send((failure, answer))
-
-
-def _engine(name: str, runtime: dict[str, Any], max_rows: int, threads: int) -> Any:
-    import transformers
-
-    from grpo.engine_local import LocalEngine
-    from grpo.policy import inference_dtype, load_model, load_tokenizer, pick_device
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(threads)
-    config = RuntimeConfig.model_validate(runtime)
-    model = load_model(name, pick_device(config), inference_dtype(config))
-    return LocalEngine(model, load_tokenizer(name), max_rows, shared=False)
-
-
-def _end_with_trainer() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)

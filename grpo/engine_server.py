@@ -21,7 +21,7 @@ from grpo.engine_vllm import check_sampling, prompt_seed
 from grpo.errors import UserError
 from grpo.parallel import World
 from grpo.progress import progress
-from grpo.server_api import Server, ServerFailed, health, new_client, run
+from grpo.server_api import Runner, Server, ServerFailed, health, new_client, run
 from grpo.server_check import check_server
 from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 from grpo.weight_transfer import NCCL, live, pause, post_all, resume, send_by_files
@@ -54,6 +54,7 @@ class ServerEngine:
         # Other runs may have used these servers, or use them: a version of theirs must not look like ours.
         self.name = self.world.gather(uuid.uuid4().hex[:8])[0]
         self.syncs = 0
+        self._sampling = Runner()
 
     @property
     def version(self) -> str:
@@ -156,7 +157,7 @@ class ServerEngine:
         check_sampling(sampling)
         groups: dict[int, Group] = {}
         while waiting := deque(index for index in range(len(prompts)) if index not in groups):
-            run(self._round(waiting, prompts, sampling, seed, step, groups))
+            self._sampling.run(self._round(waiting, prompts, sampling, seed, step, groups))
         return [groups[index] for index in range(len(prompts))]
 
     async def _round(
@@ -254,6 +255,7 @@ class ServerEngine:
         """Their memory is their own."""
 
     def close(self) -> None:
-        """The servers go on."""
+        """The servers go on; what they are asked for is not waited for."""
+        self._sampling.close()
         if self.nccl is not None:
             self.nccl.close()

@@ -125,7 +125,7 @@ def checkpoint_to_resume(folder: Path, trainer: Any, keeping: CheckpointConfig) 
 def _last_whole(folder: Path, keeping: CheckpointConfig) -> Path | None:
     for partial in folder.glob("checkpoint-*"):
         shutil.rmtree(partial, ignore_errors=True)
-    good = last_good(folder, FORMAT)
+    good = last_good(folder, (FORMAT,))
     if good is not None:
         tidy(good, keeping)
     return good

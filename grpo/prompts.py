@@ -104,6 +104,12 @@ class PromptSampler:
         """As if `next` had just given this, which `drawn` said: of a rollout that was sampled before a restart."""
         self._drawn[step] = dict(drawn)
 
+    def give_back(self, drawn: Collection[tuple[str, str]]) -> None:
+        """Have these (task, id as drawn), on which nothing was trained, drawn again before all others, in their order:
+        in the epoch of now, also where the last one gave them."""
+        for name, epochs in self._epochs.items():
+            epochs.give_back([own for task, own in drawn if task == name])
+
     def observe(self, groups: Sequence[Group], step: int) -> None:
         """Take the rewards of groups of the rollout that began at `step` into the running pass rates."""
         for group in groups:
@@ -140,6 +146,11 @@ class _Epochs:
     def own_id(self, drawn: str) -> str:
         """The data's id of a drawn prompt, whose repeats in a rollout are named id@1, id@2, ..."""
         return drawn if drawn in self.ids else drawn.rpartition("@")[0]
+
+    def give_back(self, drawn: Iterable[str]) -> None:
+        index = {prompt.id: place for place, prompt in enumerate(self.prompts)}
+        self._order[: self._position] = [index[self.own_id(name)] for name in drawn]
+        self._position = 0
 
     def draw(self, count: int, rates: PassRates | None) -> list[tuple[Prompt, int]]:
         """The next prompts, each with the epoch it belongs to."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from grpo import stopping
 from grpo.policy import Policy, local, trainable
 
 
@@ -34,12 +36,10 @@ class Reference:
 
     @contextmanager
     def active(self, model: Any) -> Iterator[None]:
-        """While it lasts, `model` is the reference."""
-        self._exchange(model)
-        try:
+        """While it lasts, `model` is the reference. A signal does not leave it half that."""
+        exchange = partial(self._exchange, model)
+        with stopping.between(exchange, exchange):
             yield
-        finally:
-            self._exchange(model)
 
     @torch.no_grad()
     def _exchange(self, model: Any) -> None:

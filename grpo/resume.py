@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from grpo import rng_state
-from grpo.checkpoint import TrainState, last_good, load_checkpoint, read_state, tidy
+from grpo.checkpoint import TrainState, last_good, load_behaviour, load_checkpoint, read_state, tidy
+from grpo.completions import drop_completions
 from grpo.config import CheckpointConfig
 from grpo.errors import UserError
 from grpo.learner import Learner
 from grpo.parallel import is_main
 from grpo.reference import Reference
-from grpo.rollouts import RolloutSource, drop_completions
-from grpo.run_identity import differences, shown, warn_of_rounding
+from grpo.rollouts import RolloutSource
+from grpo.run_identity import ABSENT, differences, shown, warn_of_rounding
 
 log = logging.getLogger("grpo")
 
@@ -51,6 +52,8 @@ def resume(
     state = load_checkpoint(last, learner, reference)
     state.identity = identity
     source.load_state(state.source, anew=changed)
+    if source.unfinished and source.ahead is not None:
+        load_behaviour(last, learner, source.ahead.behaviour)
     if learner.world.rank < len(state.rng):
         rng_state.restore(state.rng[learner.world.rank])
     if is_main():
@@ -66,7 +69,7 @@ def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) 
     Raises:
         UserError: the checkpoint was made with something else.
     """
-    found = differences(read_state(last).identity, identity)
+    found = differences(ABSENT | read_state(last).identity, identity)
     if found.matter and not accept_changes:
         raise UserError(
             f"the checkpoint '{last}' was made with something else ({shown(found.matter)}): give another output "

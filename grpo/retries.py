@@ -8,6 +8,7 @@ import time
 from email.utils import parsedate_to_datetime
 
 MAX_WAIT = 60.0  # seconds: no backoff and no Retry-After is longer
+_random = random.Random()  # not the program's, which a seeded run goes by: another thread may wait here
 PASSING = (408, 409, 429)  # and 5xx
 
 
@@ -25,8 +26,8 @@ def pause(attempt: int, first: float, wait: float | None) -> float:
         wait: what the server asked for instead, kept and not cut short; a random part of `first` comes on top.
     """
     if wait is not None:
-        return min(MAX_WAIT, wait) + first * random.random()
-    return min(MAX_WAIT, first * 2.0 ** min(attempt, 20)) * random.uniform(0.5, 1.0)
+        return min(MAX_WAIT, wait) + first * _random.random()
+    return min(MAX_WAIT, first * 2.0 ** min(attempt, 20)) * _random.uniform(0.5, 1.0)
 
 
 def retry_after(header: str | None) -> float | None:

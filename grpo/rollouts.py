@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from grpo.ahead import Ahead, Waiting, drawn_by
-from grpo.config import OVERLONG, RLConfig
-from grpo.data import write_jsonl
+from grpo.ahead import Ahead, Waiting, unpack_drawn, unpack_sampling
+from grpo.config import RLConfig
 from grpo.dynamic_sampling import Pool, pack_group, unpack_group
-from grpo.files import must_write
 from grpo.metrics import Clock
+from grpo.overlong import penalise_overlong
 from grpo.parallel import World
 from grpo.prompts import Drawn, PromptSampler, Task
 from grpo.reward_calls import REWARD_TIMEOUT
 from grpo.scoring import Exclusions, TrainerState, score
+from grpo.sums import Sums
 from grpo.types import Group, PolicyWeights, Prompt, RolloutEngine
+
+log = logging.getLogger("grpo")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class SourceState:
     leftovers: tuple[Group, ...]
     waiting: Waiting | None
     drawn: Drawn  # for what waits
+    unfinished: bool  # see `RolloutSource.unfinished`
 
     def pack(self) -> dict[str, Any]:
         """JSON."""
@@ -53,7 +57,7 @@ class RolloutSource:
     leftovers: list[Group] = field(default_factory=list)  # of dynamic sampling: used first, next time
     waiting: Waiting | None = None  # of the rollout to come
     metrics: Mapping[str, float | None] = field(default_factory=dict)  # of the last rollout
-    agreement: Mapping[str, float | None] = field(default_factory=dict)  # with the engine, where `ahead` measured it
+    agreement: Sums | None = None  # of engine and trainer on what was sampled ahead
     tokens: int = 0  # sampled for the last rollout, also those of groups that were not used
     exclusions: Exclusions = field(default_factory=Exclusions)  # of the last rollout
 
@@ -63,7 +67,7 @@ class RolloutSource:
         With dynamic sampling, groups that teach nothing are replaced by new ones, up to the bound; what is drawn beyond
         the need waits for the next rollout, and what is still missing is filled up with groups that teach nothing.
         """
-        self.tokens, self.exclusions, self.agreement = 0, Exclusions(), {}
+        self.tokens, self.exclusions, self.agreement = 0, Exclusions(), None
         if self.config.dynamic_sampling is None:
             sampled = self._sampled(self._shares(step), step)
             self._begin(step)  # before the rewards, which it need not wait for
@@ -76,7 +80,6 @@ class RolloutSource:
             pool.add(self._judged(sampled, step))
             draws += 1
         chosen, self.leftovers = pool.take()
-        self.waiting = None  # after accepted changes leftovers may have been enough
         self._begin(step)
         self.metrics = {
             "draws": float(draws),
@@ -87,18 +90,37 @@ class RolloutSource:
         return chosen
 
     def sync(self, policy: PolicyWeights) -> None:
-        """Give the engine the policy's weights, once it is done with those it has.
+        """Give the engine the policy's weights, once it is done with those it has. When the run is to stop that is not
+        waited for, and the engine keeps them.
 
         Raises:
             UserError: they did not arrive, or the engine failed, or it does not sample from those it was given.
         """
         if self.ahead is not None:
             with self.clock("generate"):
-                self.waiting = self.ahead.finish() or self.waiting
+                if self.unfinished:
+                    self.waiting = self._again(self.ahead, policy)
+                else:
+                    self.waiting = self.ahead.finish() or self.waiting
+            if self.unfinished:
+                return
+            if self.waiting is not None and self.waiting.agreement is None:
+                with self.clock("score"):
+                    self.waiting = self.ahead.checked(self.waiting)
         with self.clock("sync"):
             self.engine.sync(policy)
             if self.ahead is not None:
                 self.ahead.synced()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a stop did not wait for what was begun ahead: the weights that draw it belong to the state."""
+        return self.waiting is not None and self.waiting.groups is None
+
+    def _again(self, ahead: Ahead, policy: PolicyWeights) -> Waiting:
+        assert self.waiting is not None
+        prompts, step = list(self.waiting.prompts), self.waiting.step
+        return ahead.again(self.waiting, lambda: self.engine.sync(policy), lambda: self._sample(prompts, step))
 
     def _shares(self, step: int) -> dict[str, int]:
         return self.sampler.shares(self.config.rollout_prompts or self.config.prompts_per_step, step)
@@ -111,7 +133,7 @@ class RolloutSource:
 
     def _sampled(self, shares: Mapping[str, int], step: int) -> list[Group]:
         """What waits for this rollout, or what is drawn for it now."""
-        if self.waiting is not None:
+        if self.waiting is not None and self.waiting.groups is not None:
             groups, self.agreement, self.waiting = list(self.waiting.groups), self.waiting.agreement, None
         else:
             with self.clock("generate"):
@@ -128,10 +150,15 @@ class RolloutSource:
         after = step + self.config.updates_per_rollout
         if self.ahead is None or after >= self.config.steps:
             return
-        shares = self._shares(after) if self.config.dynamic_sampling is None else self._pool(after).lacking()
+        shares = self._needed(after)
         if shares:  # else leftovers are enough
             prompts = self.sampler.next(shares, after)
-            self.ahead.begin(after, lambda: drawn_by(self._sample(prompts, after), step))
+            waiting = Waiting(after, step, tuple(prompts), self.config.sample_settings())
+            self.ahead.begin(waiting, lambda: self._sample(prompts, after))
+
+    def _needed(self, step: int) -> Mapping[str, int]:
+        """What a rollout draws first."""
+        return self._shares(step) if self.config.dynamic_sampling is None else self._pool(step).lacking()
 
     def _judged(self, groups: list[Group], step: int) -> list[Group]:
         with self.clock("reward"):
@@ -151,16 +178,37 @@ class RolloutSource:
     def state(self) -> SourceState:
         """The sampler's state, the leftovers and what waits."""
         drawn = {} if self.waiting is None else self.sampler.drawn(self.waiting.step)
-        return SourceState(self.sampler.state(), tuple(self.leftovers), self.waiting, drawn)
+        return SourceState(self.sampler.state(), tuple(self.leftovers), self.waiting, drawn, self.unfinished)
 
     def load_state(self, state: Mapping[str, Any], anew: Collection[str] = ()) -> None:
         """Go on from what `state` packed; the tasks in `anew` have other data now, which begins at its first epoch."""
         self.sampler.load_state(state["sampler"], anew)
         prompts = {(name, prompt.id): prompt for name, task in self.tasks.items() for prompt in task.prompts}
         self.leftovers = [unpack_group(packed, prompts) for packed in state["leftovers"] if packed["task"] not in anew]
-        if state["waiting"] is not None and not anew:
-            self.waiting, drawn = Waiting.unpack(state["waiting"], prompts)
+        packed = state.get("waiting")
+        if packed is None:
+            return
+        drawn = unpack_drawn(packed)
+        if self._fits(packed, drawn, anew):
+            self.waiting = Waiting.unpack(packed, prompts)
             self.sampler.redraw(self.waiting.step, drawn)
+        else:
+            log.warning(
+                "what was sampled ahead of step %d is dropped: it does not fit the changed settings or data; its "
+                "prompts are drawn again, but for those of changed data",
+                packed["step"] + 1,
+            )
+            self.sampler.give_back([key for key in drawn if key[0] not in anew])
+
+    def _fits(self, packed: Mapping[str, Any], drawn: Drawn, anew: Collection[str]) -> bool:
+        """Whether it is what the rollout would have sampled ahead by the settings and data of now."""
+        needed = {task: count for task, count in self._needed(packed["step"]).items() if count}
+        return (
+            Counter(task for task, _ in drawn) == needed
+            and not any(task in anew for task in needed)
+            and unpack_sampling(packed) == self.config.sample_settings()
+            and (packed["groups"] is not None or self.ahead is not None)
+        )
 
 
 def score_tasks(
@@ -186,54 +234,3 @@ def score_tasks(
                 exclusions.reasons.setdefault(name, stats.reason)
             scored.update(zip(indices, done, strict=True))
     return [scored[i] for i in range(len(groups))]
-
-
-def overlong_penalty(tokens: int, *, truncated: bool, limit: int, zone: int) -> float:
-    """0 up to limit - zone tokens, then falling linearly to -1 at the limit (DAPO, arXiv 2503.14476 eq. 13)."""
-    return -1.0 if truncated else min(0.0, (limit - zone - tokens) / zone)
-
-
-def penalise_overlong(groups: list[Group], limit: int, zone: int | None) -> list[Group]:
-    """The groups with the penalty added to every reward, under the name `overlong`; `zone` None: no penalty."""
-    if zone is None:
-        return groups
-    penalised = []
-    for group in groups:
-        rollouts = []
-        for rollout in group.rollouts:
-            done = rollout.completion
-            truncated = done.finish_reason == "length"
-            penalty = overlong_penalty(len(done.token_ids), truncated=truncated, limit=limit, zone=zone)
-            reward = None if rollout.reward is None else rollout.reward + penalty
-            rollouts.append(replace(rollout, rewards={**rollout.rewards, OVERLONG: penalty}, reward=reward))
-        penalised.append(replace(group, rollouts=tuple(rollouts)))
-    return penalised
-
-
-def save_completions(out: Path, step: int, groups: list[Group]) -> None:
-    """What was sampled, with rewards: one line a completion."""
-    rows = [
-        {
-            "step": step + 1,
-            "task": group.prompt.task,
-            "prompt_id": group.prompt.id,
-            "prompt": group.prompt.text if group.prompt.messages is None else group.prompt.messages,
-            "completion": rollout.completion.text,
-            "finish_reason": rollout.completion.finish_reason,
-            "rewards": rollout.rewards,
-            "reward": rollout.reward,
-            "advantage": rollout.advantage,
-        }
-        for group in groups
-        for rollout in group.rollouts
-    ]
-    file = out / "completions" / f"step-{step + 1:06d}.jsonl"
-    with must_write(file, sum(len(str(row)) for row in rows)):
-        write_jsonl(file, rows)
-
-
-def drop_completions(out: Path, done: int) -> None:
-    """Remove what was sampled after the first `done` steps: a run that goes on from there samples it again."""
-    for file in (out / "completions").glob("step-*.jsonl"):
-        if file.stem > f"step-{done:06d}":
-            file.unlink()

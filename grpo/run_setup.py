@@ -11,7 +11,7 @@ from pathlib import Path
 from grpo.ahead import Ahead
 from grpo.ahead_check import check_ahead
 from grpo.checkpoint import TrainState
-from grpo.config import EngineConfig, RLConfig, RuntimeConfig
+from grpo.config import OVERLONG, EngineConfig, RLConfig, RuntimeConfig
 from grpo.engine import engine_kind, mismatch_limit, training_engine
 from grpo.errors import UserError
 from grpo.inert import inert_engine_settings, inert_settings
@@ -22,7 +22,7 @@ from grpo.policy import Policy, load_policy
 from grpo.prompts import PromptSampler, Task, longest_prompt
 from grpo.reference import Reference
 from grpo.resume import resume
-from grpo.rollouts import OVERLONG, RolloutSource
+from grpo.rollouts import RolloutSource
 from grpo.run_identity import identify
 from grpo.run_lock import RunLock
 from grpo.saving import Saver
@@ -102,7 +102,8 @@ def set_up(settings: Settings, lock: RunLock, ends: ExitStack, accept_changes: b
     if is_main():
         identity = identify(settings.model, tasks, config, settings.seed, resolved, runtime, learner.world)
     state = resume(settings.out, learner, reference, source, config.checkpoint, identity, accept_changes)
-    source.sync(policy)
+    if state.step < config.steps:
+        source.sync(policy)
     saver = Saver(settings.out, state, learner, reference, source, config.checkpoint)
     return Run(
         config,

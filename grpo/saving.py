@@ -107,6 +107,7 @@ class Saver:
         if is_main():
             with must_write(self.out / "metrics.jsonl", 0):
                 flush(self.out / "metrics.jsonl")  # rows of steps that will not be done again
-        folder = self.out / "checkpoints"
-        if save_checkpoint(folder, self.config, self.state, self.learner, self.reference) is not None:
+        folder, ahead = self.out / "checkpoints", self.source.ahead
+        behaviour = ahead.behaviour if ahead is not None and self._source.unfinished else None
+        if save_checkpoint(folder, self.config, self.state, self.learner, self.reference, behaviour) is not None:
             self._saved = self.state.step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import ssl
@@ -127,6 +128,39 @@ def run(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run(coroutine)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
+
+
+class Runner:
+    """`run`, which `close` ends from another thread."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """
+        Raises:
+            asyncio.CancelledError: it was closed.
+        """
+
+        async def noted() -> ResultT:
+            task = asyncio.create_task(coroutine)
+            self._running = asyncio.get_running_loop(), task
+            if self._closed:
+                task.cancel()
+            try:
+                return await task
+            finally:
+                self._running = None
+
+        return run(noted())
+
+    def close(self) -> None:
+        """Nothing runs any more, now and later."""
+        self._closed = True
+        if (running := self._running) is not None:
+            with contextlib.suppress(RuntimeError):  # it has just come to its end
+                running[0].call_soon_threadsafe(running[1].cancel)
 
 
 def _message(response: Any) -> str:

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,25 @@ def later() -> Iterator[None]:
     finally:
         _state.held = before
     hold(before)
+
+
+@contextmanager
+def between(before: Callable[[], None], after: Callable[[], None]) -> Iterator[None]:
+    """`before` and `after` the block, which run whole: signals wait for them, and in the block are heeded as ever."""
+    held, _state.held = _state.held, True
+    try:
+        before()
+        try:
+            try:
+                hold(held)
+                yield
+            finally:
+                _state.held = True
+        finally:
+            after()
+    finally:
+        _state.held = held
+    hold(held)
 
 
 def hold(held: bool) -> None:

@@ -15,6 +15,7 @@ from grpo.parallel import World
 
 _MAXIMA = ("mismatch_max", "ratio_max", "age_max", "correction_max")
 _MINIMA = ("ratio_min",)
+_AGREEMENT = ("mismatch", "mismatch_max", "probability_error", "outside", "fresh_tokens")
 BAND = math.log(1.25)  # a token whose probability is this much larger or smaller in the engine counts as outside
 
 
@@ -91,10 +92,15 @@ class Sums:
             self.outside += _total(difference > BAND)
             self.fresh_tokens += len(gen)
 
-    def take_mismatch(self, other: Sums) -> None:
-        """The engine's agreement as measured elsewhere, where nothing trained here."""
-        for name in ("mismatch", "mismatch_max", "probability_error", "outside", "fresh_tokens"):
-            setattr(self, name, getattr(other, name))
+    def add_agreement(self, other: Sums) -> None:
+        """Add the engine's agreement as measured elsewhere, on other tokens."""
+        for name in _AGREEMENT:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, max(mine, theirs) if name in _MAXIMA else mine + theirs)
+
+    def pack_agreement(self) -> dict[str, float]:
+        """Keyword arguments that give the agreement again; JSON."""
+        return {name: getattr(self, name) for name in _AGREEMENT}
 
     def over(self, world: World) -> Sums:
         """Of all processes together."""

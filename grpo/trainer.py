@@ -14,6 +14,7 @@ import torch
 from grpo.advantages import assign_advantages
 from grpo.batching import contributing, rows_of, split_updates
 from grpo.checkpoint import TrainState
+from grpo.completions import save_completions
 from grpo.config import EngineConfig, RLConfig, RuntimeConfig
 from grpo.files import flush_folder, must_write
 from grpo.journal import Journal, journal
@@ -23,7 +24,6 @@ from grpo.policy import Policy
 from grpo.prompts import Task
 from grpo.reference import Reference
 from grpo.reward_kl import mean_token_kl, take_kl
-from grpo.rollouts import save_completions
 from grpo.run_lock import lock_run
 from grpo.run_setup import Run, Settings, set_up
 from grpo.sampler_rng import stream_key
@@ -93,7 +93,8 @@ def learn(run: Run, told: Journal) -> None:
             if state.step == config.steps:  # the last rollout may hold more than is left to do
                 break
             told.step(batch, train_on(batch, run, groups, start))
-        run.source.sync(run.policy)
+        if state.step < config.steps:
+            run.source.sync(run.policy)
         if run.reference is not None and config.reference_every:
             refresh(run.reference, run.policy, state, config.reference_every)
         with run.clock("save"):
@@ -113,12 +114,11 @@ def train_on(batch: list[Group], run: Run, rollout: list[Group], start: int) -> 
             version=start,
             step=step,
             rollout=rows_of(rollout),
+            measured=run.source.agreement,
             limit=run.limit,
         )
         if config.loss.kl_in_reward:
             stats["kl"] = mean_token_kl(batch, config.loss)
-    if step == start and stats["logprob_mismatch"] is None:  # nothing was drawn by these weights
-        stats |= run.source.agreement
     return {**stats, **run.source.metrics}
 
 

@@ -118,9 +118,13 @@ def gradients_in_memory(learner: Learner, rows: Sequence[Row], config: RLConfig,
 def measure_group(learner: Learner, rows: Sequence[Row], version: int) -> Sums:
     """Compare engine and trainer on one fresh group (the rows that share a prompt)."""
     fresh = [row for row in rows if row.rollout.completion.version == version]
-    first = [row for row in fresh if row.prompt_ids == fresh[0].prompt_ids]
+    return measure(learner, [row for row in fresh if row.prompt_ids == fresh[0].prompt_ids])
+
+
+def measure(learner: Learner, rows: Sequence[Row]) -> Sums:
+    """Compare engine and trainer on these rows, which the learner's present weights drew."""
     sums = Sums()
-    for row, logprobs in zip(first, learner.score(first), strict=True):
+    for row, logprobs in zip(rows, learner.score(rows), strict=True):
         sums.compare(torch.tensor(row.rollout.completion.logprobs), torch.tensor(logprobs))
     return sums
 
@@ -134,19 +138,23 @@ def update(
     version: int = 0,
     step: int = 0,
     rollout: Sequence[Row] | None = None,
+    measured: Sums | None = None,
     limit: float = MISMATCH_LIMIT["float32"],
 ) -> dict[str, float | None]:
     """One optimizer update on these sequences; the metrics of it. `version` and `step` as above; `rollout`: all of
-    its sequences, of which a group is compared with the engine when nothing fresh trains in its first update. `limit`:
-    of the mean difference between their log-probs (`grpo.engine.mismatch_limit`).
+    its sequences, of which a group is compared with the engine when nothing fresh trains in its first update.
+    `measured`: how the engine agreed on those that older weights drew (`grpo.ahead`). `limit`: of the mean difference
+    between their log-probs (`grpo.engine.mismatch_limit`).
 
     A step with nothing to train, without a gradient, or with one that is not finite leaves the weights and the
     optimizer as they are (AdamW's momentum would move them) and says `applied` 0.
     """
     sums = gradients_in_memory(learner, rows, config, version=version, step=step).over(learner.world)
     if step == version and not sums.fresh_tokens:
-        sums.take_mismatch(measure_group(learner, rows if rollout is None else rollout, version))
+        sums.add_agreement(measure_group(learner, rows if rollout is None else rollout, version))
     check_mismatch(sums, limit)
+    if step == version and measured is not None:
+        sums.add_agreement(measured)
     usable = math.isfinite(sums.loss)
     grad_norm = _step(learner, config.optimizer.max_grad_norm, lr, usable) if sums.tokens else None
     return {

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from grpo.errors import UserError
 from grpo.section import flatten
-from stages.config import RecipeConfig
+from stages.config import RecipeConfig, RLStageConfig
 
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "accelerate", "datasets")
 PROJECT = "grpo"
@@ -49,13 +49,16 @@ def digest(value: Any) -> str:
 
 def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The slice of the config that a stage depends on, by key path. `known`: see `input_hashes`."""
-    section = getattr(config, key).model_dump(mode="json")
+    own = getattr(config, key)
+    section = own.model_dump(mode="json")
     for part in (section, section.get("pretrain") or {}):
         for name in IRRELEVANT:
             part.pop(name, None)
     return {
         "seed": config.seed,
         "engine.kind": config.engine.kind,
+        # Not where it is off: stages made before there was a choice stay what they are.
+        **({"engine.ahead": True} if config.engine.ahead and isinstance(own, RLStageConfig) else {}),
         "runtime.dtype": config.runtime.dtype,
         **flatten(without_paths(section, known), key),
     }

@@ -47,7 +47,7 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
     for key in keys:
         section = getattr(config, key)
         if isinstance(section, RLStageConfig):
-            yield key, partial(check_ahead, config.engine, config.engine.kind, section.correction)
+            yield key, partial(_check_ahead, config, section)
         for path, spec in find(section, RewardConfig, key):
             yield path, partial(check_reward, spec, run, folders_before(config, key))
         for path, data in find(section, DataConfig, key):
@@ -56,6 +56,15 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
             yield "evaluation.leak_check", partial(check_function, section.leak_check)
         if key == "base" and section.model is not None:
             yield "base.model", partial(check_model, section.model)
+
+
+def _check_ahead(config: RecipeConfig, section: RLStageConfig) -> None:
+    kind: str = config.engine.kind
+    if config.engine.ahead and kind == "auto":  # only then: it takes seconds to import what knows
+        from grpo.engine import engine_kind
+
+        kind = engine_kind(config.engine, config.runtime)
+    check_ahead(config.engine, kind, section.correction)
 
 
 def find(value: Any, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:

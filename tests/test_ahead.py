@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
-from conftest import random_prompts
 from safetensors.torch import load_file
 from test_trainer import CPU, Killed, completions, config_of, interrupt_at, length, rows_of, task_of, weights
 from vllm_fake import GENERATE, fake_vllm
 
-from grpo import engine_process, trainer
+from grpo import trainer
 from grpo.batching import Row
 from grpo.checkpoint import last_good, read_state
 from grpo.config import EngineConfig, RLConfig
 from grpo.engine_local import LocalEngine
-from grpo.engine_process import ProcessEngine
 from grpo.errors import UserError
-from grpo.policy import load_model, load_policy, load_tokenizer
+from grpo.policy import load_model, load_tokenizer
+from grpo.sums import Sums
 from grpo.trainer import TrainResult, train
-from grpo.types import Sampling
+from grpo.types import Rollout
 
 AHEAD = EngineConfig(ahead=True)
 
@@ -56,14 +54,19 @@ def at_once(work: Callable[[], Any]) -> Future[Any]:
 def inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine of the second process in this one, sampling before anything is trained: it starts in no time.
 
-    `test_a_process_that_is_killed_and_started_again_changes_nothing` shows that the real one gives the same.
+    `tests/test_engine_process.py` shows that the real one gives the same.
     """
 
-    def engine(name: str, *_: Any) -> LocalEngine:
-        return LocalEngine(load_model(name, torch.device("cpu")), load_tokenizer(name), 64, shared=False)
+    put_inside(monkeypatch)
 
-    monkeypatch.setattr("grpo.engine.ProcessEngine", engine)
-    monkeypatch.setattr("grpo.ahead.in_background", at_once)
+
+def put_inside(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("grpo.engine.ProcessEngine", in_this_process)
+    patch.setattr("grpo.ahead.in_background", at_once)
+
+
+def in_this_process(name: str, *_: Any) -> LocalEngine:
+    return LocalEngine(load_model(name, torch.device("cpu")), load_tokenizer(name), 64, shared=False)
 
 
 class Updates:
@@ -143,6 +146,9 @@ def test_what_is_drawn_again_is_drawn_by_the_weights_of_the_moment(inside, tiny_
     assert {0, 1} <= ages  # drawn again, and drawn ahead
     for row in rows_of(tmp_path):
         assert row["logprob_mismatch"] < 1e-4
+    kept = [{row["version"] for row in completions(tmp_path) if row["step"] == step + 1} for step in range(6)]
+    assert all(found <= versions for found, versions in zip(seen.versions(), kept, strict=True))
+    assert set().union(*kept) > {0}
 
 
 # ---- how it is weighed
@@ -226,6 +232,34 @@ def test_lawful_staleness_passes_and_a_missed_sync_does_not(inside, tiny_model_f
     assert [row["step"] for row in rows_of(tmp_path / "bad")] == [1, 2, 3]
 
 
+def test_the_gate_looks_at_every_group(inside, tiny_model_folder, tmp_path, monkeypatch):
+    """Several servers, one of which is wrong."""
+    original = LocalEngine.generate
+
+    def generate(self: LocalEngine, *arguments: Any, step: int, **options: Any) -> Any:
+        *right, last = original(self, *arguments, step=step, **options)
+        if step < 2:
+            return [*right, last]
+        wrong = [replace(r.completion, logprobs=tuple(x - 1 for x in r.completion.logprobs)) for r in last.rollouts]
+        return [*right, replace(last, rollouts=tuple(Rollout(done) for done in wrong))]
+
+    monkeypatch.setattr(LocalEngine, "generate", generate)
+    with pytest.raises(UserError, match="same tokens differ by"):
+        run(tiny_model_folder, tmp_path, ahead_of())
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2]
+
+
+def test_agreement_that_was_measured_in_parts_is_that_of_all():
+    gen, trainer = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -2.0, -3.1])
+    whole, first, second = Sums(), Sums(), Sums()
+    whole.compare(gen, trainer)
+    first.compare(gen[:2], trainer[:2])
+    second.compare(gen[2:], trainer[2:])
+    first.add_agreement(Sums(**json.loads(json.dumps(second.pack_agreement()))))
+    assert first.agreement() == pytest.approx(whole.agreement())
+    assert whole.agreement()["logprob_mismatch"] == pytest.approx(0.2)
+
+
 # ---- going on
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -300,6 +334,41 @@ def assert_same(one: Path, other: Path) -> None:
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.parametrize("name", ["dynamic-sampling-and-difficulty", "lora-and-dropout"])
+def test_a_stop_does_not_wait_for_what_is_sampled(name, inside, tiny_model_folder, tmp_path, monkeypatch):
+    """The weights that were to draw it are saved; they draw it after the restart, bit for bit. The signal comes in an
+    update, or while the trainer waits."""
+    config = ahead_of(**RUNS[name], checkpoint={})
+    run(tiny_model_folder, tmp_path / "whole", config)
+    begun = [0]
+
+    def third_hangs(work: Callable[[], Any]) -> Future[Any]:
+        begun[0] += 1
+        return at_once(work) if begun[0] < 3 else Future()
+
+    def stop(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stuck(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr("grpo.ahead.in_background", third_hangs)
+        if name == "lora-and-dropout":
+            patch.setattr("grpo.ahead.wait", stop)
+        else:
+            in_update(5, stop)(patch)
+
+    broken(stuck, tiny_model_folder, tmp_path / "cut", config, SystemExit)
+    checkpoint = last_good(tmp_path / "cut" / "checkpoints")
+    assert checkpoint is not None
+    waiting = read_state(checkpoint).source["waiting"]
+    assert waiting["groups"] is None
+    assert (checkpoint / "behaviour.safetensors").is_file()
+    with monkeypatch.context() as patch:
+        asked = asked_steps(patch)
+        run(tiny_model_folder, tmp_path / "cut", config)
+    assert asked[0] == waiting["step"] == waiting["version"] + config.updates_per_rollout
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+
+
 def test_what_is_finished_is_kept_with_its_log_probs_and_not_sampled_again(
     inside, tiny_model_folder, tmp_path, monkeypatch
 ):
@@ -333,6 +402,53 @@ def test_a_signal_in_an_update_waits_for_what_is_sampled_and_keeps_it(inside, ti
     assert_same(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.fixture(scope="module")
+def cut(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two tasks that died in the fifth update; what it then trained on had waited in the checkpoint."""
+    out = tmp_path_factory.mktemp("cut")
+    with pytest.MonkeyPatch.context() as patch:
+        put_inside(patch)
+        broken(in_update(4, die), tiny_model_folder, out, ahead_of(), tasks=two_tasks())
+    return out
+
+
+def two_tasks(count: int = 6) -> dict[str, Any]:
+    return {"default": task_of(count=count), "kept": task_of(length, 9, "kept")}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"rollout_prompts": 8}, {"group_size": 2}, {"sampling": {"max_tokens": 4}}, {"tasks": 4}], ids=str
+)
+def test_what_waits_and_fits_no_longer_is_dropped_and_its_prompts_come_first(
+    changed, cut, inside, tiny_model_folder, tmp_path, caplog
+):
+    """With accepted changes of settings, or of one task's data."""
+    out = shutil.copytree(cut, tmp_path / "run")
+    waited = [(row["task"], row["prompt_id"]) for row in completions(out) if row["step"] == 5]
+    tasks = two_tasks(changed.get("tasks", 6))
+    config = ahead_of(**{key: value for key, value in changed.items() if key != "tasks"})
+    with caplog.at_level("WARNING", "grpo"):
+        train(str(tiny_model_folder), tasks, config, out, seed=1, runtime=CPU, engine_config=AHEAD, accept_changes=True)
+    assert "what was sampled ahead of step 5 is dropped" in caplog.text
+    fifth = [row for row in completions(out) if row["step"] == 5]
+    found = [(row["task"], row["prompt_id"]) for row in fifth]
+    again = [key for key in waited if "tasks" not in changed or key[0] == "kept"]
+    assert again
+    assert set(again) <= set(found)
+    assert len(found) == config.group_size * (config.rollout_prompts or config.prompts_per_step)
+    assert {row["version"] for row in fifth} == {4}
+    assert rows_of(out)[4]["completion_length"] <= config.sampling.max_tokens
+    assert [row["step"] for row in rows_of(out)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_needs_no_engine(inside, tiny_model_folder, tmp_path, monkeypatch):
+    run(tiny_model_folder, tmp_path, ahead_of(steps=2))
+    synced: list[Any] = []
+    monkeypatch.setattr(LocalEngine, "sync", lambda *arguments: synced.append(arguments))
+    run(tiny_model_folder, tmp_path, ahead_of(steps=2))
+    assert synced == []
+
+
 @pytest.mark.slow
 def test_turned_on_or_off_in_the_middle(inside, tiny_model_folder, tmp_path):
     """With --accept-changes: what waits is trained, and then all is as the settings say."""
@@ -346,101 +462,6 @@ def test_turned_on_or_off_in_the_middle(inside, tiny_model_folder, tmp_path):
         train(str(tiny_model_folder), tasks, config, out, seed=1, runtime=CPU, engine_config=then, accept_changes=True)
         stale = [row["staleness"] for row in rows_of(out) if row["applied"]]
         assert stale == ([0, 1, 1, 0, 0, 0] if first.ahead else [0, 0, 0, 1, 1, 1])
-
-
-# ---- the process
-
-
-def test_a_process_that_is_killed_and_started_again_changes_nothing(tiny_model_folder, tmp_path, monkeypatch):
-    """The real one: it dies while it samples the fifth rollout, which ends the run with one line; the same command then
-    gives what an engine in this process gives."""
-    config = ahead_of(checkpoint={"every": 1, "keep": 2}, steps=7)
-    made: list[ProcessEngine] = []
-
-    def start(*arguments: Any) -> ProcessEngine:
-        made.append(ProcessEngine(*arguments))
-        return made[-1]
-
-    with monkeypatch.context() as patch:
-        patch.setattr("grpo.engine.ProcessEngine", start)
-        original = ProcessEngine.generate
-
-        def dying(self: ProcessEngine, *arguments: Any, step: int, **options: Any) -> Any:
-            if step == 4:
-                os.kill(self._process.pid, signal.SIGKILL)
-            return original(self, *arguments, step=step, **options)
-
-        patch.setattr(ProcessEngine, "generate", dying)
-        with pytest.raises(UserError, match=r"samples ahead .* was ended by SIGKILL; perhaps memory ran out: the same"):
-            run(tiny_model_folder, tmp_path / "process", config)
-        assert len(rows_of(tmp_path / "process")) == 4
-        patch.setattr(ProcessEngine, "generate", original)
-        run(tiny_model_folder, tmp_path / "process", config)
-    assert [engine._process.poll() for engine in made] == [-signal.SIGKILL] * 2  # nothing stays
-    monkeypatch.setattr("grpo.ahead.in_background", at_once)
-    monkeypatch.setattr("grpo.engine.ProcessEngine", in_this_process)
-    run(tiny_model_folder, tmp_path / "here", config)
-    assert_same(tmp_path / "process", tmp_path / "here")
-
-
-def in_this_process(name: str, *_: Any) -> LocalEngine:
-    return LocalEngine(load_model(name, torch.device("cpu")), load_tokenizer(name), 64, shared=False)
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_model_folder: Path) -> Iterator[ProcessEngine]:
-    process = ProcessEngine(str(tiny_model_folder), CPU, 64, 1)
-    yield process
-    process.close()
-
-
-def test_the_process_says_what_is_wrong_and_a_hanging_one_is_ended(engine, tiny_model_folder, monkeypatch):
-    policy = load_policy(str(tiny_model_folder), CPU)
-    prompts = random_prompts(3)
-    engine.sync(policy)
-    here = LocalEngine(policy.model, policy.tokenizer, 64)
-    for sampling in (Sampling(4, 6), Sampling(2, 9, 0.7)):
-        found = engine.generate(prompts, sampling, seed=3, step=7)
-        assert found == here.generate(prompts, sampling, seed=3, step=7)
-    with pytest.raises(UserError, match=r"^sampling\.stop: the embedded engine ends"):
-        engine.generate(prompts, Sampling(2, 4, stop=("x",)), seed=3, step=0)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter *= 1.1
-    engine.sync(policy)
-    assert engine.generate(prompts, Sampling(4, 6), seed=3, step=7) == here.generate(
-        prompts, Sampling(4, 6), seed=3, step=7
-    )
-    with pytest.raises(
-        UserError, match=r"samples ahead \(engine\.ahead\) failed: IndexError: .*; the same command goes"
-    ):
-        engine.generate([replace(prompts[0], token_ids=(10**6,))], Sampling(2, 4), seed=3, step=0)
-    monkeypatch.setattr(engine_process, "PATIENCE", 1)
-    os.kill(engine._process.pid, signal.SIGSTOP)
-    with pytest.raises(UserError, match=r"samples ahead \(engine\.ahead\) hangs: it computed nothing for 1 s and was"):
-        engine.generate(prompts, Sampling(2, 4), seed=3, step=0)
-    assert engine._process.wait(10) == -signal.SIGKILL
-
-
-ORPHAN = """
-import sys, time
-from grpo.config import RuntimeConfig
-from grpo.engine_process import ProcessEngine
-engine = ProcessEngine(sys.argv[1], RuntimeConfig(device="cpu"), 8, 1)
-print(engine._process.pid, flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.slow
-def test_the_process_ends_with_the_trainer(tiny_model_folder):
-    command = [sys.executable, "-c", ORPHAN, str(tiny_model_folder)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
-    assert child.stdout is not None
-    process = psutil.Process(int(child.stdout.readline()))
-    child.kill()
-    child.wait()
-    process.wait(30)
 
 
 # ---- vLLM servers
@@ -464,7 +485,7 @@ def test_servers_are_asked_while_the_trainer_updates_and_synced_when_they_are_do
     # /pause aborts what is being sampled: it comes after all of it. The first request is a probe.
     calls = [path for path in server.calls if path in (GENERATE, "/pause")]
     one = [GENERATE] * 2
-    assert calls == [GENERATE, "/pause", *one, *one, "/pause", *one, "/pause", *one, "/pause", "/pause"]
+    assert calls == [GENERATE, "/pause", *one, *one, "/pause", *one, "/pause", *one, "/pause"]
 
 
 def len_at_update(patch: pytest.MonkeyPatch, server: Any) -> list[int]:

@@ -131,6 +131,25 @@ def test_without_a_good_checkpoint_nothing_begins_anew(name, how, killed, tiny_m
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
 
 
+def test_a_checkpoint_of_the_version_before_goes_on_and_an_older_one_is_named(killed, tiny_model_folder, tmp_path):
+    """Format 3 is 4 without what waits, from when there was no `engine.ahead`."""
+    shutil.copytree(killed[1], tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    for path in folder.glob("step-*"):
+        state = json.loads((path / "state.json").read_text())
+        del state["source"]["waiting"], state["identity"]["engine.ahead"]
+        write_json(path / "state.json", state)
+        (path / "manifest.json").unlink()
+        durable.seal(path, 2)
+    with pytest.raises(UserError, match=r"step-000004: 'manifest.json': of an older version .*: use that version, or"):
+        last_good(folder)
+    for path in folder.glob("step-*"):
+        (path / "manifest.json").unlink()
+        durable.seal(path, 3)
+    run(tiny_model_folder, tmp_path / "run", config_of(**REFRESHED))
+    assert_same(tmp_path / "run", killed[0])
+
+
 def test_a_checkpoint_that_is_gone_is_missed(killed, tmp_path, caplog):
     shutil.copytree(killed[1], tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
@@ -167,7 +186,8 @@ def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed(tmp_path):
         (tmp_path / "f" / "manifest.json").write_bytes(changed)
         assert "'manifest.json' was changed" in str(damage(tmp_path / "f", FORMAT)), place
     (tmp_path / "f" / "manifest.json").write_bytes(text)
-    assert damage(tmp_path / "f", FORMAT + 1) == "'manifest.json': of another version of this program"
+    assert damage(tmp_path / "f", FORMAT + 1) == "'manifest.json': of an older version of this program"
+    assert damage(tmp_path / "f", FORMAT - 1) == "'manifest.json': of a newer version of this program"
 
 
 def test_old_checkpoints_go_only_after_a_new_one_is_whole(killed, tiny_model_folder, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from judge_server import closed_port
 from vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 
 from grpo.algorithm import LoraConfig
+from grpo.background import in_background
 from grpo.config import EngineConfig
 from grpo.engine import Sampled
 from grpo.engine_server import ServerEngine
@@ -481,3 +482,24 @@ def test_settings_that_cannot_be(servers: Any) -> None:
     config = EngineConfig.model_validate({"kind": "vllm-server", "vllm": {"lora": "adapter"}})
     with pytest.raises(UserError, match=r"engine.vllm.lora: adapter"):
         ServerEngine(config, replace(SAMPLED, lora=LoraConfig(r=2, alpha=4)))
+
+
+def test_closing_ends_what_samples_in_another_thread(servers, policy):
+    (server,) = servers(1)
+    asked = threading.Event()
+
+    def hangs(path: str, body: Any) -> None:
+        if path == GENERATE:
+            asked.set()
+            raise Hang
+
+    engine = ready([server], policy)
+    server.fault = hangs
+    sampled = in_background(lambda: engine.generate(PROMPTS, SAMPLING, seed=0, step=0))
+    assert asked.wait(10)
+    engine.close()
+    assert isinstance(sampled.exception(10), asyncio.CancelledError)
+    calls = len(server.calls)
+    with pytest.raises(asyncio.CancelledError):
+        engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    assert len(server.calls) == calls

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 import sys
 import threading
@@ -362,6 +363,10 @@ def test_delays_double_with_jitter_and_heed_the_server():
         assert max(delays) - min(delays) > longest / 4
     assert all(7.0 <= pause(0, 1.0, 7.0) <= 8.0 for _ in range(50))
     assert pause(0, 1.0, 1e9) <= MAX_WAIT + 1.0
+    before = random.getstate()  # a seeded run goes by it
+    pause(0, 1.0, None)
+    pause(0, 1.0, 1.0)
+    assert random.getstate() == before
     assert (
         retry_after(None) is retry_after("soon") is retry_after("nan") is retry_after("inf") is retry_after("²") is None
     )

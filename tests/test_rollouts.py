@@ -17,9 +17,10 @@ from grpo.difficulty import PassRates
 from grpo.dynamic_sampling import Pool, pack_group, teaches, unpack_group
 from grpo.errors import UserError
 from grpo.metrics import Clock
+from grpo.overlong import overlong_penalty, penalise_overlong
 from grpo.parallel import World
 from grpo.prompts import PromptSampler, Task
-from grpo.rollouts import RolloutSource, overlong_penalty, penalise_overlong
+from grpo.rollouts import RolloutSource
 from grpo.scoring import Reward
 from grpo.types import Completion, Group, Prompt, Rollout, Sampling
 

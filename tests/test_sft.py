@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_is_not_kept_in_the_place_of_a_good_one(model, tmp_
     for damaged in ("step-000004", "step-000006"):
         (folder / damaged / "model.safetensors").write_bytes(b"")
     interrupted(model, tmp_path, monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT), checkpoint=checkpoint)
-    assert last_good(folder, FORMAT) == folder / "step-000004"
+    assert last_good(folder, (FORMAT,)) == folder / "step-000004"
     assert [path.name for path in checkpoints(folder)] == ["step-000004"]
 
 

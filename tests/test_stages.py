@@ -25,7 +25,7 @@ from stages.leaks import LeakGuard
 from stages.manifest import Lineage, model_hash, stage_settings
 from stages.pipeline import run_pipeline
 from stages.planning import plan_stage
-from stages.preflight import in_run
+from stages.preflight import check_sections, in_run
 from stages.stage import STAGES, StageContext, active_parents
 
 METRICS = {
@@ -495,6 +495,23 @@ def test_settings_are_flat_key_paths(recipe: dict[str, Any]) -> None:
     assert settings["cold_start.optimizer.lr"] == 1e-3
     assert settings["cold_start.data.path"] == "(file)"
     assert not [key for key in settings if "checkpoint" in key or "threads" in key]
+
+
+def test_rl_stages_depend_on_engine_ahead_where_it_is_on(recipe: dict[str, Any]) -> None:
+    off = RecipeConfig.model_validate(recipe)
+    recipe["engine"] = {"ahead": True}
+    on = RecipeConfig.model_validate(recipe)
+    assert stage_settings(on, "reasoning_rl") == stage_settings(off, "reasoning_rl") | {"engine.ahead": True}
+    assert stage_settings(on, "cold_start") == stage_settings(off, "cold_start")
+
+
+def test_ahead_with_an_engine_that_turns_out_to_be_vllm_is_refused_before_anything_runs(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grpo.engine.engine_kind", lambda *_: "vllm")
+    recipe["engine"] = {"kind": "auto", "ahead": True}
+    with pytest.raises(UserError, match=r"^reasoning_rl: engine: 'ahead' needs an engine beside the trainer"):
+        check_sections(RecipeConfig.model_validate(recipe), tmp_path, ["reasoning_rl"])
 
 
 def sum_keys(row: Any) -> set[str]:

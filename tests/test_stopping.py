@@ -17,9 +17,11 @@ from test_trainer import completions, config_of, digits, rows_of, run, task_of, 
 
 from grpo import durable, stopping, trainer
 from grpo.checkpoint import checkpoints
+from grpo.config import RuntimeConfig
 from grpo.engine_local import LocalEngine
 from grpo.errors import UserError
-from grpo.policy import Policy
+from grpo.policy import Policy, load_policy, trainable
+from grpo.reference import Reference
 from stages.command import guarded
 
 ROOT = Path(__file__).parent.parent
@@ -213,3 +215,49 @@ def test_a_command_ends_at_the_second_signal_and_after_the_grace_time(grace, aga
     _, said = child.communicate(timeout=30)
     assert child.returncode == code
     assert said.decode().startswith("SIGTERM: finishing the step and saving")
+
+
+def test_a_signal_does_not_leave_the_policy_half_exchanged(tiny_model_folder, monkeypatch):
+    policy = load_policy(str(tiny_model_folder), RuntimeConfig(device="cpu"))
+    kept = Reference.of(policy)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter += 1.0
+    before = {name: parameter.clone() for name, parameter in policy.model.named_parameters()}
+    inside = []
+
+    class Signalling(dict[str, Any]):
+        """Of parameters: the signal comes at the second."""
+
+        def items(self) -> Any:
+            for place, item in enumerate(super().items()):
+                if place == 1 and not stopping.asked():
+                    send(signal.SIGINT)
+                yield item
+
+    monkeypatch.setattr("grpo.reference.trainable", lambda model: Signalling(trainable(model)))
+    with pytest.raises(KeyboardInterrupt), stopping.handled(), kept.active(policy.model):
+        inside.append("heeded too late")
+    assert inside == []
+    assert all(torch.equal(parameter, before[name]) for name, parameter in policy.model.named_parameters())
+
+
+def test_between_two_exchanges_signals_are_heeded():
+    did: list[str] = []
+
+    def between() -> Any:
+        return stopping.between(lambda: did.append("before"), lambda: did.append("after"))
+
+    with pytest.raises(KeyboardInterrupt), stopping.handled(), between():
+        send(signal.SIGINT)
+    assert did == ["before", "after"]
+
+    def work() -> None:
+        with between():
+            send(signal.SIGINT)
+            did.append("held")
+        did.append("still held")
+
+    with pytest.raises(KeyboardInterrupt), stopping.handled(), stopping.later():
+        work()
+    assert did[2:] == ["before", "held", "after", "still held"]

@@ -1,0 +1,161 @@
+"""The process that samples ahead: it gives what the embedded engine gives, and its end is told, whatever it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from conftest import random_prompts
+from test_ahead import ahead_of, assert_same, put_inside, run
+from test_trainer import CPU, rows_of
+
+from grpo import engine_process
+from grpo.engine_local import LocalEngine
+from grpo.engine_process import ProcessEngine, ending
+from grpo.errors import UserError
+from grpo.policy import load_policy
+from grpo.types import Sampling
+
+
+def pid_of(engine: ProcessEngine) -> int:
+    assert engine._process is not None
+    return engine._process.pid
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessEngine]:
+    """Started in a folder with a module of the user's that is called as one of the standard library's."""
+    process = ProcessEngine(str(tiny_model_folder), CPU, 64, 1)
+    assert process._process is None  # not before it is needed
+    folder = tmp_path_factory.mktemp("users")
+    (folder / "queue.py").write_text("raise SystemExit('shadowed')")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        process.sync(load_policy(str(tiny_model_folder), CPU))
+    yield process
+    process.close()
+
+
+def test_the_process_says_what_is_wrong_and_a_hanging_one_is_ended(engine, tiny_model_folder, monkeypatch):
+    policy = load_policy(str(tiny_model_folder), CPU)
+    prompts = random_prompts(3)
+    engine.sync(policy)
+    here = LocalEngine(policy.model, policy.tokenizer, 64)
+    for sampling in (Sampling(4, 6), Sampling(2, 9, 0.7)):
+        found = engine.generate(prompts, sampling, seed=3, step=7)
+        assert found == here.generate(prompts, sampling, seed=3, step=7)
+    with pytest.raises(UserError, match=r"^sampling\.stop: the embedded engine ends"):
+        engine.generate(prompts, Sampling(2, 4, stop=("x",)), seed=3, step=0)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter *= 1.1
+    engine.sync(policy)
+    assert engine.generate(prompts, Sampling(4, 6), seed=3, step=7) == here.generate(
+        prompts, Sampling(4, 6), seed=3, step=7
+    )
+    with pytest.raises(
+        UserError, match=r"samples ahead \(engine\.ahead\) failed: IndexError: .*; the same command goes"
+    ):
+        engine.generate([replace(prompts[0], token_ids=(10**6,))], Sampling(2, 4), seed=3, step=0)
+    monkeypatch.setattr(engine_process, "PATIENCE", 1)
+    os.kill(pid_of(engine), signal.SIGSTOP)
+    more = [replace(prompts[0], token_ids=(9,) * 200_000)]  # than the socket takes at a time
+    with pytest.raises(UserError, match=r"samples ahead \(engine\.ahead\) hangs: it computed nothing for 1 s and was"):
+        engine.generate(more, Sampling(2, 4), seed=3, step=0)
+    assert engine._process is not None
+    assert engine._process.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("exit 3", "ended with exit code 3: what it wrote before says why"),
+        ("kill -KILL $$", "was ended by SIGKILL; perhaps memory ran out: the same command goes on from the last"),
+        ("kill -40 $$", "was ended by signal 40: the same command goes on"),  # a real-time one has no name
+        ("exec sleep 60", "answers no more and was ended; the same command goes on"),
+    ],
+)
+def test_every_end_is_told_in_one_line(command, said, monkeypatch):
+    monkeypatch.setattr(engine_process, "PATIENCE", 0.3)
+    with subprocess.Popen(["sh", "-c", command]) as process:
+        assert said in ending(process)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_and_started_again_changes_nothing(tiny_model_folder, tmp_path, monkeypatch):
+    """The real one: it dies while it samples the fifth rollout, which ends the run with one line; the same command then
+    gives what an engine in this process gives."""
+    config = ahead_of(checkpoint={"every": 1, "keep": 2}, steps=7)
+    made: list[ProcessEngine] = []
+
+    def start(*arguments: Any) -> ProcessEngine:
+        made.append(ProcessEngine(*arguments))
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("grpo.engine.ProcessEngine", start)
+        original = ProcessEngine.generate
+
+        def dying(self: ProcessEngine, *arguments: Any, step: int, **options: Any) -> Any:
+            if step == 4:
+                os.kill(pid_of(self), signal.SIGKILL)
+            return original(self, *arguments, step=step, **options)
+
+        patch.setattr(ProcessEngine, "generate", dying)
+        with pytest.raises(UserError, match=r"samples ahead .* was ended by SIGKILL; perhaps memory ran out: the same"):
+            run(tiny_model_folder, tmp_path / "process", config)
+        assert len(rows_of(tmp_path / "process")) == 4
+        patch.setattr(ProcessEngine, "generate", original)
+        run(tiny_model_folder, tmp_path / "process", config)
+    assert [engine._process and engine._process.poll() for engine in made] == [-signal.SIGKILL] * 2  # nothing stays
+    put_inside(monkeypatch)
+    run(tiny_model_folder, tmp_path / "here", config)
+    assert_same(tmp_path / "process", tmp_path / "here")
+
+
+ORPHAN = """
+import os, sys, time
+from grpo.config import RuntimeConfig
+from grpo.engine_process import ProcessEngine
+engine = ProcessEngine(sys.argv[1], RuntimeConfig(device="cpu"), 8, 1)
+process = engine._start()
+child = os.fork()  # a worker of a data loader, say: it has the pipe open as well
+if child:
+    print(process.pid, child, flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+def test_the_process_ends_with_the_trainer_whoever_holds_its_pipe(tiny_model_folder):
+    command = [sys.executable, "-c", ORPHAN, str(tiny_model_folder)]
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    assert trainer.stdout is not None
+    process, child = (psutil.Process(int(word)) for word in trainer.stdout.readline().split())
+    try:
+        trainer.kill()
+        trainer.wait()
+        process.wait(30)
+        assert child.is_running()
+    finally:
+        child.kill()
+        trainer.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_closed_connection_ends_the_process_in_order(tiny_model_folder):
+    engine = ProcessEngine(str(tiny_model_folder), CPU, 8, 1)
+    engine.sync(load_policy(str(tiny_model_folder), CPU))
+    engine._connection.close()
+    assert engine._process is not None
+    assert engine._process.wait(30) == 0
+    engine.close()
