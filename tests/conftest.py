@@ -6,7 +6,9 @@ The character tokenizer writes its BOS itself when asked for special tokens, so 
 from __future__ import annotations
 
 import fcntl
+import logging
 import random
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,9 @@ import pytest
 import torch
 
 from grpo.types import Completion, Group, Prompt, Rollout
+
+# Whoever starts the tests in the background has Ctrl-C ignored, and so would the runs that are stopped by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<|im_end|>", "<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>")
 CHARACTERS = "0123456789+-*/=?!.,:;#\\{}()_ \nabcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -182,3 +187,12 @@ def only_sandbox() -> Iterator[None]:
     with open(Path(tempfile.gettempdir()) / "grpo-sandbox-tests.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_log_level() -> Iterator[None]:
+    """`runtime.log_level` of a run in one test is not that of the next."""
+    log = logging.getLogger("grpo")
+    level = log.level
+    yield
+    log.setLevel(level)
