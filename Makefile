@@ -35,7 +35,7 @@ test: setup
 
 # The tests of the vLLM engines, with vLLM itself.
 test-vllm: setup-vllm
-	$(BIN)/python -m pytest -m vllm tests/vllm_tests $(ARGS)
+	$(BIN)/python -m pytest -m 'vllm and not slow' tests/vllm_tests $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -61,7 +61,7 @@ def print_table(summary: dict[str, Any], config: RecipeConfig) -> None:
     for row in summary["stages"]:
         cells = [percent(row[key], row.get(f"{key}_ci95")) for key in SHOWN]
         table.add_row(row["stage"], f"{row['seconds']:.0f}", str(row["n_problems"] or "-"), *cells)
-    width = None if sys.stdout.isatty() else 140
+    width = None if sys.stdout.isatty() else 150
     console = Console(width=width)
     console.print(table)
     console.print(caption(config), style="dim")
