@@ -190,9 +190,6 @@ def only_sandbox() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_log_level() -> Iterator[None]:
-    """`runtime.log_level` of a run in one test is not that of the next."""
-    log = logging.getLogger("grpo")
-    level = log.level
-    yield
-    log.setLevel(level)
+def usual_log_level() -> None:
+    """What a run or a command in another test made of it (`runtime.log_level`, say) is not for this one."""
+    logging.getLogger("grpo").setLevel(logging.WARNING)
