@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +25,9 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 PATIENCE = timedelta(hours=2)  # for a process that is slower than the others; a dead one is noticed at once
+# DTensor's caches keep gloo's threads, which drop their last tensors a moment after the main thread has the result. To
+# drop one takes the interpreter: one that is ending by then aborts ("terminate called without an active exception").
+LAST_BREATH = 0.2  # seconds
 _FAILURE = "grpo/failure"
 
 
@@ -134,6 +138,7 @@ def _leave() -> None:
 
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        time.sleep(LAST_BREATH)
 
 
 def first_failure(code: int) -> tuple[int, bool]:
