@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from safetensors.torch import load_file
 from grpo.config import CheckpointConfig
 from grpo.durable import MANIFEST, VERSION, damage, staged, write_tensors
 from grpo.errors import UserError
-from grpo.files import free_bytes, reason, write_text
+from grpo.files import check_room, reason, write_text
 from grpo.learner import Learner
 from grpo.optimizer_file import pack, unpack
 from grpo.parallel import is_main
@@ -77,8 +75,12 @@ def save_checkpoint(
     error = _write(target, config, files, {"optimizer": rest, "state": vars(state)}) if is_main() else None
     error = learner.world.gather(error)[0]
     if error is not None:
-        log.warning("no checkpoint at step %d: %s; training goes on, saving is tried again later", state.step, error)
+        warn_of_no_checkpoint(state.step, error)
     return target if error is None else None
+
+
+def warn_of_no_checkpoint(step: int, why: str) -> None:
+    log.warning("no checkpoint at step %d: %s; training goes on, saving is tried again later", step, why)
 
 
 def _write(
@@ -93,22 +95,25 @@ def _write(
     needed += sum(len(text) for text in texts.values()) + OVERHEAD * (len(tensors) + len(texts) + 1)
     folder = target.parent
     try:
-        if free_bytes(folder) < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        check_room(folder, needed)
         with staged(target, FORMAT) as partial:
             for name, content in tensors.items():
                 write_tensors(partial / f"{name}.safetensors", content)
             for name, text in texts.items():
                 write_text(partial / f"{name}.json", text)
-        write_text(folder / LATEST, target.name + "\n")
+        retain(target, config)
     except OSError as error:
         return f"cannot write '{target}': {reason(error, folder, needed)}"
-    retain(target, config)
     return None
 
 
 def retain(good: Path, config: CheckpointConfig) -> None:
-    """After `good` was written: it, the last few before it and the best one stay."""
+    """After `good` was written: it is the latest; the last few before it and the best one stay.
+
+    Raises:
+        OSError: the disk did not take the name of the latest; nothing was dropped.
+    """
+    write_text(good.parent / LATEST, good.name + "\n")
     _prune(good, config)
     for path in good.parent.glob("step-*"):  # of a run that was taken up again before them, because they were damaged
         if path > good:

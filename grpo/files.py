@@ -107,6 +107,16 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
+def check_room(folder: Path, needed: int) -> None:
+    """Before anything is written.
+
+    Raises:
+        OSError: so many bytes do not fit, as a write would have found later.
+    """
+    if free_bytes(folder) < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
 @contextmanager
 def must_write(path: Path, needed: int) -> Iterator[None]:
     """For what a run cannot do without: `path`, of about so many bytes.

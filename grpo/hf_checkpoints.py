@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from grpo.checkpoint import LATEST, last_good, retain, tidy
+from grpo.checkpoint import last_good, retain, tidy, warn_of_no_checkpoint
 from grpo.config import CheckpointConfig
 from grpo.durable import adopt
-from grpo.errors import UserError
-from grpo.files import as_os_error, free_bytes, reason, write_json, write_text
+from grpo.files import as_os_error, check_room, reason, write_json
 from grpo.parallel import World, is_main
 from grpo.run_identity import conditions, differences, warn_of_rounding
 
@@ -44,8 +42,8 @@ class Saved:
         needed = _size(self)
         failure: str | None = None
         try:
-            if is_main() and free_bytes(folder) < needed:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+            if is_main():
+                check_room(folder, needed)
             super()._save_checkpoint(*arguments, **options)  # type: ignore[misc]
         except (OSError, SafetensorError, RuntimeError) as error:
             failure = reason(_as_os_error(error, made), folder, needed)
@@ -63,16 +61,12 @@ def _finish(
         try:
             write_json(made / CONDITIONS, here)
             adopt(made, target, FORMAT)
-            write_text(target.parent / LATEST, target.name + "\n")
             retain(target, keeping)
             return
         except OSError as error:
             failures = [reason(error, target.parent, needed)]
     shutil.rmtree(made, ignore_errors=True)
-    log.warning(
-        "no checkpoint at step %d: cannot write '%s': %s; training goes on, saving is tried again later",
-        int(target.name.removeprefix("step-")), target, failures[0],
-    )  # fmt: skip
+    warn_of_no_checkpoint(int(target.name.removeprefix("step-")), f"cannot write '{target}': {failures[0]}")
 
 
 def _size(trainer: Any) -> int:
@@ -106,15 +100,7 @@ def checkpoint_to_resume(folder: Path, trainer: Any, keeping: CheckpointConfig) 
     Raises:
         UserError: there are some, but every one is damaged.
     """
-    found, failure = None, None
-    if is_main():
-        try:
-            found = _last_whole(folder, keeping)
-        except UserError as error:
-            failure = str(error)
-    found, failure = World.current().gather((found, failure))[0]
-    if failure is not None:
-        raise UserError(failure)
+    found = World.current().main_finds(lambda: _last_whole(folder, keeping))
     if found is not None:
         before = json.loads((found / CONDITIONS).read_text(encoding="utf-8")) if (found / CONDITIONS).is_file() else {}
         warn_of_rounding(differences(before, _conditions(trainer) if before else {}).rounding)

@@ -192,6 +192,21 @@ class World:
         if self.size > 1:
             self.gather(None)  # not `barrier`, which on GPUs would be NCCL's and have the device wait
 
+    def main_finds(self, find: Callable[[], ResultT]) -> ResultT:
+        """What the main process finds, for all: on a network drive another may not see it yet. A `UserError` there is
+        raised in all."""
+        found: ResultT | None = None
+        failure: str | None = None
+        if self.rank == 0:
+            try:
+                found = find()
+            except UserError as error:
+                failure = str(error)
+        found, failure = self.gather((found, failure))[0]
+        if failure is not None:
+            raise UserError(failure)
+        return found  # type: ignore[return-value]
+
     def spread(self, items: Sequence[ItemT], work: Callable[[list[ItemT]], Sequence[ResultT]]) -> list[ResultT]:
         """`work` on all items, every n-th of them here; all results on every process, in the order of the items.
 

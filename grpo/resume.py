@@ -37,18 +37,10 @@ def resume(
     Raises:
         UserError: none of the checkpoints is good, or they are of a run with another `identity`.
     """
-    last, changed, failure = None, [], None
-    if is_main():
-        try:
-            last = last_good(out / "checkpoints")
-            changed = changed_data(last, identity, accept_changes) if last is not None else []
-        except UserError as error:
-            failure = str(error)
-    last, changed, failure = learner.world.gather((last, changed, failure))[0]
-    if failure is not None:
-        raise UserError(failure)
+    last = learner.world.main_finds(lambda: last_good(out / "checkpoints"))
     if last is None:
         return TrainState(identity=identity)
+    changed = learner.world.main_finds(lambda: changed_data(last, identity, accept_changes))
     state = load_checkpoint(last, learner, reference)
     state.identity = identity
     source.load_state(state.source, anew=changed)
