@@ -113,6 +113,14 @@ def go(recipe: dict[str, Any], run: Path, *overrides: str, **options: Any) -> di
     return run_pipeline(read_config(RecipeConfig, file, overrides), run, "recipe.yaml", **options)
 
 
+def interrupted(recipe: dict[str, Any], run: Path, fakes: Fakes, at: str) -> None:
+    """Ctrl-C in this stage, or in the evaluation of the first."""
+    fakes.fail = at
+    with pytest.raises(KeyboardInterrupt):
+        go(recipe, run)
+    fakes.fail = None
+
+
 ALL = ["base", "cold_start", "reasoning_rl"]
 
 
@@ -151,21 +159,15 @@ def test_finished_stages_are_skipped(recipe: dict[str, Any], fakes: Fakes, tmp_p
 
 def test_an_interrupted_stage_goes_on_in_its_folder(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    fakes.fail = "cold_start"
-    with pytest.raises(KeyboardInterrupt):
-        go(recipe, run)
+    interrupted(recipe, run, fakes, "cold_start")
     assert not (run / "1-cold-start" / "manifest.json").exists()
-    fakes.fail = None
     go(recipe, run)
     assert fakes.ran == ["base", "cold_start", "cold_start", "reasoning_rl"]
 
 
 def test_an_interrupted_evaluation_repeats_no_training(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    fakes.fail = "evaluation"
-    with pytest.raises(KeyboardInterrupt):
-        go(recipe, run)
-    fakes.fail = None
+    interrupted(recipe, run, fakes, "evaluation")
     go(recipe, run)
     assert fakes.ran == ALL
 
@@ -230,10 +232,7 @@ def test_a_manifest_is_not_written_over_a_model_that_changed(
 ) -> None:
     weighty(fakes, monkeypatch)
     run = tmp_path / "run"
-    fakes.fail = "evaluation"
-    with pytest.raises(KeyboardInterrupt):
-        go(recipe, run)
-    fakes.fail = None
+    interrupted(recipe, run, fakes, "evaluation")
     flipped(run / "0-base" / "model")
     with pytest.raises(UserError, match="is not what stage base left"):
         go(recipe, run)
@@ -259,11 +258,8 @@ def test_what_a_signal_alone_saved_goes_when_the_stage_is_done(
     recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    fakes.fail = "cold_start"
-    with pytest.raises(KeyboardInterrupt):
-        go(recipe, run)
+    interrupted(recipe, run, fakes, "cold_start")
     (run / "1-cold-start" / "checkpoints" / "step-000001").mkdir(parents=True)
-    fakes.fail = None
     go(recipe, run)
     assert not (run / "1-cold-start" / "checkpoints").exists()
 
@@ -274,9 +270,7 @@ def test_a_changed_config_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_p
     if finished:
         go(recipe, run)
     else:
-        fakes.fail = "cold_start"
-        with pytest.raises(KeyboardInterrupt):
-            go(recipe, run)
+        interrupted(recipe, run, fakes, "cold_start")
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     with pytest.raises(UserError) as caught:
         go(recipe, run, "cold_start.steps=5")
@@ -292,12 +286,9 @@ def test_an_unfinished_stage_goes_on_with_accepted_changes(
 ) -> None:
     """They are in its manifest; a finished stage is what it is."""
     run = tmp_path / "run"
-    fakes.fail = "cold_start"
-    with pytest.raises(KeyboardInterrupt):
-        go(recipe, run)
+    interrupted(recipe, run, fakes, "cold_start")
     with pytest.raises(UserError, match=r"cold_start\.steps: 2 -> 5.* --accept-changes"):
         go(recipe, run, "cold_start.steps=5")
-    fakes.fail = None
     go(recipe, run, "cold_start.steps=5", accept_changes=True)
     assert fakes.contexts["cold_start"].accept_changes
     manifest = json.loads((run / "1-cold-start" / "manifest.json").read_text())
@@ -383,10 +374,7 @@ def test_from_moves_aside_and_never_deletes(recipe: dict[str, Any], fakes: Fakes
 def test_the_size_of_a_micro_batch_is_free(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
     """Who runs out of memory lowers it and goes on."""
     run = tmp_path / "run"
-    fakes.fail = "reasoning_rl"
-    with pytest.raises(KeyboardInterrupt):
-        go(recipe, run)
-    fakes.fail = None
+    interrupted(recipe, run, fakes, "reasoning_rl")
     go(recipe, run, "reasoning_rl.micro_batch_tokens=1", "cold_start.micro_batch_size=1")
     assert fakes.ran == [*ALL, "reasoning_rl"]
     pretrained = {"corpus": {"path": "x"}, "vocab_size": 300, "hidden_size": 8, "layers": 1, "heads": 2, "kv_heads": 1}

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import make_model, make_tokenizer
 from launched import mark
 from torture import SHARDED, attempt, different_files, fingerprint
 
@@ -18,14 +17,6 @@ from grpo.checkpoint import last_good
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("launched") / "model"
-    make_model("qwen2", initializer_range=0.08).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
 
 
 def torchrun(model: Path, out: Path, kind: str, event: str, count: int) -> subprocess.Popen[str]:
@@ -56,11 +47,11 @@ def wait_for_mark(process: subprocess.Popen[str], out: Path) -> None:
     ids=["scheduler", "Ctrl-C, sharded"],
 )
 def test_the_processes_of_torchrun_stop_together(
-    kind: str, number: signal.Signals, event: str, count: int, model: Path, tmp_path: Path
+    kind: str, number: signal.Signals, event: str, count: int, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    alone = torchrun(model, tmp_path / "alone", kind, "nothing", 1)
-    process = torchrun(model, out, kind, event, count)
+    alone = torchrun(tiny_model_folder, tmp_path / "alone", kind, "nothing", 1)
+    process = torchrun(tiny_model_folder, out, kind, event, count)
     wait_for_mark(process, out)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
@@ -72,7 +63,7 @@ def test_the_processes_of_torchrun_stop_together(
     assert [mark(out, f"code-{rank}").read_text() for rank in (0, 1)] == [str(128 + number)] * 2
     assert said.count(f"stopped by {number.name}: the same command goes on from here") == 1
     assert last_good(out / "checkpoints") is not None
-    again = torchrun(model, out, kind, "nothing", 1)
+    again = torchrun(tiny_model_folder, out, kind, "nothing", 1)
     for other in (alone, again):
         other.communicate(timeout=120)
         assert other.returncode == 0
@@ -81,9 +72,9 @@ def test_the_processes_of_torchrun_stop_together(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_second_signal_ends_torchruns_processes_at_once(model: Path, tmp_path: Path) -> None:
+def test_a_second_signal_ends_torchruns_processes_at_once(tiny_model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = torchrun(model, out, "full", "update", 7)
+    process = torchrun(tiny_model_folder, out, "full", "update", 7)
     wait_for_mark(process, out)
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(1.5)  # after what counts as an echo of the first one
