@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import random
 
 from grpo.config import RuntimeConfig
 from grpo.parallel import is_main
 from grpo.stopping import set_grace
+
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
+LARGEST, KEPT = 32 << 20, 1 << 30  # bytes: the most that glibc takes for the first, and comes to by itself
 
 
 def log_at(level: str) -> None:
@@ -16,7 +21,7 @@ def log_at(level: str) -> None:
 
 
 def apply_runtime(runtime: RuntimeConfig, seed: int) -> None:
-    """Threads, the seeds of every generator, the level of our messages, the time to stop in."""
+    """Threads, memory, the seeds of every generator, the level of our messages, the time to stop in."""
     import numpy as np
     import torch
 
@@ -24,6 +29,16 @@ def apply_runtime(runtime: RuntimeConfig, seed: int) -> None:
     set_grace(runtime.grace)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+    keep_memory()
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def keep_memory() -> None:
+    """What tensors leave is for the next ones, not given back to the system, which clears each page anew: that is half
+    of all page faults of an update, a few percent of its time. The peak stays what it is. glibc only."""
+    with contextlib.suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(MMAP_THRESHOLD, LARGEST)
+        allocator.mallopt(TRIM_THRESHOLD, KEPT)

@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from grpo.cpu_attention import attention, attention_gradients
 from grpo.packing import Bucket, Segments
 
 NAME = "grpo_shared_prompts"
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @contextmanager
@@ -86,13 +85,13 @@ class _MergedAttention(torch.autograd.Function):
         out = query.new_empty(query.shape)
         lse = torch.empty(query.shape[:2], dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
         for own in segments.own:
-            part, norm = _forward(_take(query, own), _take(key, own), _take(value, own), 0.0, True, scale=scale)
+            part, norm = attention(_take(query, own), _take(key, own), _take(value, own), scale, causal=True)
             out.index_copy_(0, own.flat, _give(part, own))
             lse.index_copy_(0, own.flat, _give(norm.unsqueeze(-1), own).squeeze(-1))
         for asking, prompt, real in segments.across:
             keys, values = _take(key, prompt), _take(value, prompt)
             bias = _bias(real, query.dtype)
-            part, norm = _forward(_take(query, asking), keys, values, 0.0, False, attn_mask=bias, scale=scale)
+            part, norm = attention(_take(query, asking), keys, values, scale, bias=bias)
             first, second = lse.index_select(0, asking.flat), _give(norm.unsqueeze(-1), asking).squeeze(-1)
             both = torch.logaddexp(first, second)
             before = out.index_select(0, asking.flat)
@@ -137,17 +136,16 @@ def _part_gradients(
         incoming = torch.zeros_like(incoming.transpose(1, 2)).flatten(0, 1)
         incoming.index_copy_(0, asking.padded, grad.index_select(0, asking.flat))
         incoming = incoming.view(*asking.index.shape, *grad.shape[1:]).transpose(1, 2)
-    return _backward(
+    return attention_gradients(
         incoming,
         _take(query, asking),
         _take(key, keys),
         _take(value, keys),
         _take(out, asking),
         _take(lse.unsqueeze(-1), asking).squeeze(-1).contiguous(),
-        0.0,
-        causal,
-        attn_mask=bias,
-        scale=scale,
+        scale,
+        causal=causal,
+        bias=bias,
     )
 
 

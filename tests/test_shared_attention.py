@@ -12,7 +12,7 @@ import torch
 from conftest import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer
 from torch import nn
 
-from grpo import chunked_head, shared_attention
+from grpo import chunked_head, cpu_attention, shared_attention
 from grpo.batching import Row
 from grpo.chunked_head import LogitShape
 from grpo.config import RLConfig, RuntimeConfig
@@ -52,6 +52,8 @@ LAYOUTS = {
     "repeated": groups(5, (4, 5), (3, 30)) + groups(5, (4, 5), (3, 30)),  # the same prompts again, further on
 }
 
+
+CAPPED: list[dict[str, Any]] = [{"sliding_window": 6}, {"softcap": 1.5}, {"sliding_window": 9, "softcap": 2.0}]
 
 # ---- rows
 
@@ -129,9 +131,13 @@ def attend(segments: Segments, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 @pytest.mark.parametrize("heads", [(4, 2), (3, 3), (4, 1)], ids=str)
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 @pytest.mark.parametrize(
-    "options", [{}, {"sliding_window": 6}, {"softcap": 1.5}, {"sliding_window": 9, "softcap": 2.0}]
+    ("options", "short"),
+    [({}, cpu_attention.SHORT), ({}, 16), ({}, 0), *((capped, 0) for capped in CAPPED)],
+    ids=["short", "short and long", "long", "window", "softcap", "both"],
 )
-def test_attention_and_its_gradients_are_those_of_rows_by_themselves(layout, options, heads):
+def test_attention_and_its_gradients_are_those_of_rows_by_themselves(layout, options, short, heads, monkeypatch):
+    """`short`: keys up to which products of a whole batch are taken instead of flash attention."""
+    monkeypatch.setattr(cpu_attention, "SHORT", short)
     rows = make_input(LAYOUTS[layout], CPU, share_prompts=True)
     own = tensors(rows, heads)
     others = [x.detach().clone().requires_grad_() for x in own]
@@ -158,19 +164,27 @@ def test_flex_attention_sees_the_same(layout, window, softcap):
     assert len(rows.segments.block_masks) == 1
 
 
-def test_the_work_of_attention_is_a_few_calls_and_no_prompt_is_copied(monkeypatch):
-    """32 groups of 8: three flash calls a layer, over keys that hold each prompt once."""
+@pytest.mark.parametrize(("completion", "flash"), [(30, False), (90, True)])
+def test_the_work_of_attention_is_a_few_calls_and_no_prompt_is_copied(completion, flash, monkeypatch):
+    """32 groups of 8: three attentions a layer, over keys that hold each prompt once; flash only of what is long."""
     calls: list[tuple[int, ...]] = []
-    forward = shared_attention._forward
+    flashed: list[tuple[int, ...]] = []
+    attention, flash_forward = shared_attention.attention, cpu_attention._flash
 
-    def counting(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def counting(query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(tuple(key.shape))
-        return forward(query, key, value, *args, **kwargs)
+        return attention(query, key, *args, **kwargs)
 
-    monkeypatch.setattr(shared_attention, "_forward", counting)
-    rows = make_input(groups(0, (22,) * 32, (30,), 8), CPU, share_prompts=True)
+    def counting_flash(query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+        flashed.append(tuple(key.shape))
+        return flash_forward(query, key, *args, **kwargs)
+
+    monkeypatch.setattr(shared_attention, "attention", counting)
+    monkeypatch.setattr(cpu_attention, "_flash", counting_flash)
+    rows = make_input(groups(0, (22,) * 32, (completion,), 8), CPU, share_prompts=True)
     attend(rows.segments, *tensors(rows))
-    assert sorted(calls) == [(32, 2, 22, 8), (32, 2, 22, 8), (256, 2, 29, 8)]
+    assert sorted(calls) == [(32, 2, 22, 8), (32, 2, 22, 8), (256, 2, completion - 1, 8)]
+    assert flashed == [(256, 2, 89, 8)] * flash
 
 
 # ---- whole models

@@ -1,0 +1,92 @@
+"""Attention of a padded batch on a CPU, and its gradients, both by log-sum-exps: the two pieces of `shared_attention`.
+
+Flash attention makes a few calls for every head of every sequence, which on short ones take longer than the arithmetic;
+those are done by products of the whole batch, which hold all scores.
+
+Letters: n sequences, H heads of queries, K of keys and values, L queries, S keys, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LOG2_E = 1 / math.log(2)  # exp2 is fast where exp is not: on CPUs it takes many times as long far below zero
+SHORT = 64  # keys up to which products of the whole batch are faster
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def attention(
+    query: Float[Tensor, "n H L D"],
+    key: Float[Tensor, "n K S D"],
+    value: Float[Tensor, "n K S D"],
+    scale: float,
+    *,
+    causal: bool = False,
+    bias: Float[Tensor, "n 1 1 S"] | None = None,
+) -> tuple[Float[Tensor, "n H L D"], Float[Tensor, "n H L"]]:
+    """What the queries see, and the log-sum-exps of their scores. `causal`: L and S are the same tokens."""
+    if not _short(key):
+        return _flash(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
+    keys = key.flatten(0, 1)
+    scores = torch.baddbmm(_hidden(query, key, causal, bias), _by_key(query, key), keys.transpose(1, 2), alpha=scale)
+    logs = scores.log_softmax(-1)
+    norm = scores[..., 0] - logs[..., 0]  # nothing hides the first key
+    seen = torch.bmm(logs.mul_(LOG2_E).exp2_(), value.flatten(0, 1))
+    return _by_query(seen, query), norm.view(query.shape[:3])
+
+
+def attention_gradients(
+    grad: Float[Tensor, "n H L D"],
+    query: Float[Tensor, "n H L D"],
+    key: Float[Tensor, "n K S D"],
+    value: Float[Tensor, "n K S D"],
+    out: Float[Tensor, "n H L D"],
+    norm: Float[Tensor, "n H L"],
+    scale: float,
+    *,
+    causal: bool = False,
+    bias: Float[Tensor, "n 1 1 S"] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of query, key and value, when `out` and `norm` may be those of more keys than these."""
+    if not _short(key):
+        return _flash_backward(grad, query, key, value, out, norm, 0.0, causal, attn_mask=bias, scale=scale)
+    queries, keys, values, grads = _by_key(query, key), key.flatten(0, 1), value.flatten(0, 1), _by_key(grad, key)
+    start = (_hidden(query, key, causal, bias) - norm.view(len(keys), -1, 1)).mul_(LOG2_E)
+    weights = torch.baddbmm(start, queries, keys.transpose(1, 2), alpha=scale * LOG2_E).exp2_()
+    along = (grads * _by_key(out, key)).sum(-1, keepdim=True)
+    of_scores = torch.bmm(grads, values.transpose(1, 2)).sub_(along).mul_(weights).mul_(scale)
+    return (
+        _by_query(torch.bmm(of_scores, keys), query),
+        torch.bmm(of_scores.transpose(1, 2), queries).view(key.shape),
+        torch.bmm(weights.transpose(1, 2), grads).view(value.shape),
+    )
+
+
+def _short(key: Tensor) -> bool:
+    """Half precision is left to flash attention, which adds up in fp32."""
+    return key.shape[2] <= SHORT and key.dtype in (torch.float32, torch.float64)
+
+
+def _by_key(x: Float[Tensor, "n H L D"], key: Float[Tensor, "n K S D"]) -> Float[Tensor, "nK hL D"]:
+    """Heads that share a head of keys under one another."""
+    return x.reshape(key.shape[0] * key.shape[1], -1, x.shape[-1])
+
+
+def _by_query(x: Float[Tensor, "nK hL D"], query: Float[Tensor, "n H L D"]) -> Float[Tensor, "n H L D"]:
+    return x.view(*query.shape[:3], x.shape[-1])
+
+
+def _hidden(query: Tensor, key: Tensor, causal: bool, bias: Tensor | None) -> Float[Tensor, "#nK #hL S"]:
+    """Minus infinity where a query does not see a key."""
+    length, keys = query.shape[2], key.shape[2]
+    if causal:
+        mask = query.new_full((length, keys), -torch.inf).triu_(1)
+        return mask.repeat(query.shape[1] // key.shape[1], 1)
+    if bias is None:
+        return query.new_zeros(())
+    return bias.expand(-1, key.shape[1], -1, -1).reshape(-1, 1, keys)
