@@ -72,7 +72,7 @@ def measure(name: str, beta: float, steps: int, threads: int, folder: Path, rows
 
 
 def compared(ours: list[dict[str, Any]], trl: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of each side, and TRL's figures over ours: ratios of medians, quartiles of the ratios step by step."""
+    """Medians of each side, and TRL's figures over ours: median and quartiles of the ratios step by step."""
     sides = {"ours": [split(step) for step in ours], "trl": [split(step) for step in trl]}
     medians = {
         side: {
@@ -84,8 +84,8 @@ def compared(ours: list[dict[str, Any]], trl: list[dict[str, Any]]) -> dict[str,
     ratios = {}
     for key in ("seconds", "generation", "update"):
         each = [b[key] / a[key] for a, b in zip(sides["ours"], sides["trl"], strict=True)]
-        low, _, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
-        ratios[key] = {"ratio": medians["trl"][key] / medians["ours"][key], "quartiles": [low, high]}
+        low, middle, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
+        ratios[key] = {"ratio": middle, "quartiles": [low, high]}
     memory = medians["ours"]["peak_mb"] / medians["trl"]["peak_mb"]
     mfu = [step["mfu"] for step in ours if step.get("mfu") is not None]
     return {**medians, "trl/ours": ratios, "peak ours/trl": memory, "mfu": statistics.median(mfu) if mfu else None}
@@ -134,8 +134,8 @@ def settings_of(results: list[dict[str, Any]], threads: int, steps: int) -> str:
     return (
         f"{work}. Medians of {steps} steps after a warm-up, trainers in turn, {threads} threads, {versions}. TRL: no "
         f"gradient checkpointing, its chunked head, completions per forward (its fastest) {rows}. Ours: tokens per "
-        f"forward {tokens}. Completions have the same lengths on both sides. In brackets the quartiles of the ratios "
-        "step by step. Peak memory: above the loaded models.\n"
+        f"forward {tokens}. Completions have the same lengths on both sides. Ratios are medians over the steps, each "
+        "with its neighbour, with their quartiles in brackets. Peak memory: above the loaded models.\n"
     )
 
 
