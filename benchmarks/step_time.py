@@ -48,6 +48,7 @@ def measure(name: str, beta: float, steps: int, threads: int, folder: Path, rows
     for worker in workers:
         worker.read()  # it is ready
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    steps *= work.repeats
     for number in range(steps + 1):  # the first is warm-up
         for worker in workers if number % 2 else workers[::-1]:
             found[worker.side].append(worker.step())
@@ -65,6 +66,7 @@ def measure(name: str, beta: float, steps: int, threads: int, folder: Path, rows
         "prompt_tokens": work.prompt_tokens,
         "completion_tokens": {"mean": statistics.mean(work.lengths(1)), "max": max(work.lengths(1))},
         "trl_rows_per_forward": rows,
+        "counted": steps,
         "our_micro_batch_tokens": work.ours.get("micro_batch_tokens", default),
         **compared(*(found[side][1:] for side in SIDES)),
         "steps": found,
@@ -116,12 +118,12 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings_of(results: list[dict[str, Any]], threads: int, steps: int) -> str:
+def settings_of(results: list[dict[str, Any]], threads: int) -> str:
     """What was compared, in words."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    rows, tokens = (
+    rows, tokens, counted = (
         ", ".join(dict.fromkeys(f"{row['workload']}: {row[key]}" for row in results))
-        for key in ("trl_rows_per_forward", "our_micro_batch_tokens")
+        for key in ("trl_rows_per_forward", "our_micro_batch_tokens", "counted")
     )
     work = "; ".join(
         dict.fromkeys(
@@ -132,9 +134,9 @@ def settings_of(results: list[dict[str, Any]], threads: int, steps: int) -> str:
         )
     )
     return (
-        f"{work}. Medians of {steps} steps after a warm-up, trainers in turn, {threads} threads, {versions}. TRL: no "
-        f"gradient checkpointing, its chunked head, completions per forward (its fastest) {rows}. Ours: tokens per "
-        f"forward {tokens}. Completions have the same lengths on both sides. Ratios are medians over the steps, each "
+        f"{work}. Medians over the steps after a warm-up ({counted}), trainers in turn, {threads} threads, {versions}. "
+        f"TRL: no gradient checkpointing, its chunked head, completions per forward (its fastest) {rows}. Ours: tokens "
+        f"per forward {tokens}. Completions have the same lengths on both sides. Ratios are medians over the steps, each "
         "with its neighbour, with their quartiles in brackets. Peak memory: above the loaded models.\n"
     )
 
@@ -150,18 +152,18 @@ def run(cases: list[tuple[str, float]], steps: int, threads: int, rows: int | No
     return results
 
 
-def write(stem: Path, results: list[dict[str, Any]], threads: int, steps: int) -> None:
+def write(stem: Path, results: list[dict[str, Any]], threads: int) -> None:
     """JSON and Markdown beside each other."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record = {"threads": threads, "versions": versions, "results": results}
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(settings_of(results, threads, steps) + "\n" + table(results))
+    stem.with_suffix(".md").write_text(settings_of(results, threads) + "\n" + table(results))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", nargs="+", choices=list(CPU_WORKLOADS))
-    parser.add_argument("--steps", type=int, default=5, help="after the warm-up")
+    parser.add_argument("--steps", type=int, default=5, help="after the warm-up; four times as many of W1's short ones")
     parser.add_argument("--beta", nargs="+", type=float)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--trl-rows", type=int, help="completions in one forward of TRL")
@@ -176,8 +178,8 @@ def main() -> None:
     results = run(cases, chosen.steps, chosen.threads, chosen.trl_rows)
     whole = cases == CASES and chosen.steps >= 5 and chosen.trl_rows is None
     if whole:
-        write(HERE / "step_time", results, chosen.threads, chosen.steps)
-    print(settings_of(results, chosen.threads, chosen.steps) + "\n" + table(results))
+        write(HERE / "step_time", results, chosen.threads)
+    print(settings_of(results, chosen.threads) + "\n" + table(results))
 
 
 if __name__ == "__main__":

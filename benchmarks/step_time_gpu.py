@@ -32,8 +32,8 @@ def main() -> int:
         return 2
     cases = [(name, beta) for name in chosen.workload for beta in chosen.beta]
     results = run(cases, chosen.steps, chosen.threads, chosen.trl_rows)
-    write(HERE / "step_time_gpu", results, chosen.threads, chosen.steps)
-    print(torch.cuda.get_device_name() + "\n" + settings_of(results, chosen.threads, chosen.steps) + table(results))
+    write(HERE / "step_time_gpu", results, chosen.threads)
+    print(torch.cuda.get_device_name() + "\n" + settings_of(results, chosen.threads) + table(results))
     for row in results:
         print(f"{row['workload']}, beta {row['beta']:g}: MFU of our update {row['mfu'] or float('nan'):.1%}")
     return 0

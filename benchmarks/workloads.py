@@ -37,6 +37,7 @@ class Workload:
     kind: str = "Qwen3"
     dtype: str = "float32"
     ours: dict[str, Any] = field(default_factory=dict)  # of our config
+    repeats: int = 1  # times as many steps as of the others: short ones vary more
 
     def lengths(self, step: int) -> list[int]:
         """Tokens of each completion of a step: the same numbers in every step, in another order, but fewer in step 0,
@@ -75,7 +76,7 @@ def long_tailed(count: int, mean: float, largest: int) -> list[int]:
 # and 1.5 GB for all at once.
 W2 = Workload("GSM8K-like", 8, 160, 300, 120, {**TINY, **LARGE}, 8)
 CPU_WORKLOADS = {
-    "W1": Workload("short", 32, 22, 22, None, {**TINY, **SMALL}, 64),
+    "W1": Workload("short", 32, 22, 22, None, {**TINY, **SMALL}, 64, repeats=4),
     "W2": W2,
     "W3": Workload("long prompt", 8, 512, 64, None, {**TINY, **LARGE}, 8),
     "W4": Workload(
