@@ -33,6 +33,7 @@ SERIES = {
     "completion": [16, 64, 128, 256, 512],
     "budget": [256, 512, 1024, 2048, 4096],
 }
+TICKS = [0.1, 0.2, 0.5, 1, 2, 5]  # seconds
 LABELS = {
     "group": "completions of a group",
     "prompt": "prompt tokens",
@@ -145,7 +146,8 @@ def plot(series: dict[str, list[dict[str, Any]]], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(series), figsize=(3.6 * len(series), 3.6), constrained_layout=True)
+    size = 3.6 * len(series), 3.6
+    figure, axes = pyplot.subplots(1, len(series), figsize=size, constrained_layout=True, sharey=True)
     for axis, (name, points) in zip(axes.flat if len(series) > 1 else [axes], series.items(), strict=True):
         values = [point["value"] for point in points]
         seconds = [point["seconds"] for point in points]
@@ -156,9 +158,9 @@ def plot(series: dict[str, list[dict[str, Any]]], file: Path) -> None:
         axis.plot(values, linear, "--", color="#888888", label="linear in tokens")
         axis.set(xscale="log", yscale="log", xlabel=LABELS[name], xticks=values, xticklabels=values)
         axis.minorticks_off()
-        axis.set_ylim(min(*seconds, *linear) / 1.6, 1.6 * max(*seconds, *linear))
+        axis.grid(alpha=0.3)
     left = axes.flat[0] if len(series) > 1 else axes
-    left.set_ylabel("seconds of forward and backward")
+    left.set(ylabel="seconds of forward and backward", yticks=TICKS, yticklabels=[f"{tick:g}" for tick in TICKS])
     left.legend(fontsize=8)
     figure.savefig(file, dpi=110)
 
@@ -172,6 +174,9 @@ def main() -> None:
 
     import torch
 
+    from grpo.runtime import keep_memory
+
+    keep_memory()
     torch.set_num_threads(chosen.threads)
     series = measure(chosen.only, chosen.repeats)
     record = {"threads": chosen.threads, "repeats": chosen.repeats, "start": START, "series": series}

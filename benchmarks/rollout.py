@@ -201,6 +201,9 @@ def main() -> None:
     import torch
     import transformers
 
+    from grpo.runtime import keep_memory
+
+    keep_memory()
     torch.set_num_threads(settings.threads)
     transformers.utils.logging.disable_progress_bar()
     results = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from launched import mark
+from test_processes import two_processes
 from torture import SHARDED, attempt, different_files, fingerprint
 
 from grpo.checkpoint import last_good
@@ -85,3 +86,31 @@ def test_a_second_signal_ends_torchruns_processes_at_once(tiny_model_folder: Pat
     assert not mark(out, "code-0").exists()
     assert last_good(out / "checkpoints") is not None
     assert attempt(model, out, "full", 2, None)
+
+
+STARVED = """
+import os, torch
+from pathlib import Path
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from grpo.parallel import World
+
+world, core = World.current(), {min(os.sched_getaffinity(0))}
+distribute_tensor(torch.ones(4), init_device_mesh("cpu", (2,)), [Shard(0)])  # as sharded weights: the group stays
+os.sched_setaffinity(0, core)
+for thread in Path("/proc/self/task").iterdir():
+    if "gloo_runloop" in (thread / "comm").read_text():
+        os.sched_setaffinity(int(thread.name), core)
+        os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+for _ in range(20):
+    world.gather(list(range(1000)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of their own priority")
+def test_a_process_waits_for_gloos_threads_before_it_ends() -> None:
+    """They run only when nothing else does; without the wait about every third process aborts."""
+    for _ in range(5):
+        for process in two_processes(["-c", STARVED], PYTHONPATH=str(ROOT)):
+            assert process.returncode == 0, process.stderr
