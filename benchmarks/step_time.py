@@ -136,8 +136,9 @@ def settings_of(results: list[dict[str, Any]], threads: int) -> str:
     return (
         f"{work}. Medians over the steps after a warm-up ({counted}), trainers in turn, {threads} threads, {versions}. "
         f"TRL: no gradient checkpointing, its chunked head, completions per forward (its fastest) {rows}. Ours: tokens "
-        f"per forward {tokens}. Completions have the same lengths on both sides. Ratios are medians over the steps, each "
-        "with its neighbour, with their quartiles in brackets. Peak memory: above the loaded models.\n"
+        f"per forward {tokens}. Completions have the same lengths on both sides. Ratios: medians over the steps, each "
+        "with its neighbour, in brackets their quartiles. Peak memory: above the loaded models. Ours has glibc keep "
+        "freed memory, as in every run.\n"
     )
 
 

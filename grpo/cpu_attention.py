@@ -29,13 +29,13 @@ def attention(
     causal: bool = False,
     bias: Float[Tensor, "n 1 1 S"] | None = None,
 ) -> tuple[Float[Tensor, "n H L D"], Float[Tensor, "n H L"]]:
-    """What the queries see, and the log-sum-exps of their scores. `causal`: L and S are the same tokens."""
+    """What the queries see, and the log-sum-exps of their scores. `causal` (L and S are the same tokens): no `bias`."""
     if not _short(key):
         return _flash(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
     keys = key.flatten(0, 1)
     scores = torch.baddbmm(_hidden(query, key, causal, bias), _by_key(query, key), keys.transpose(1, 2), alpha=scale)
     logs = scores.log_softmax(-1)
-    norm = scores[..., 0] - logs[..., 0]  # nothing hides the first key
+    norm = scores.amax(-1) - logs.amax(-1)  # by the largest: by another one, rounding would be that of its score
     seen = torch.bmm(logs.mul_(LOG2_E).exp2_(), value.flatten(0, 1))
     return _by_query(seen, query), norm.view(query.shape[:3])
 
@@ -56,7 +56,7 @@ def attention_gradients(
     if not _short(key):
         return _flash_backward(grad, query, key, value, out, norm, 0.0, causal, attn_mask=bias, scale=scale)
     queries, keys, values, grads = _by_key(query, key), key.flatten(0, 1), value.flatten(0, 1), _by_key(grad, key)
-    start = (_hidden(query, key, causal, bias) - norm.view(len(keys), -1, 1)).mul_(LOG2_E)
+    start = (_hidden(query, key, causal, bias) - norm.reshape(len(keys), -1, 1)).mul_(LOG2_E)
     weights = torch.baddbmm(start, queries, keys.transpose(1, 2), alpha=scale * LOG2_E).exp2_()
     along = (grads * _by_key(out, key)).sum(-1, keepdim=True)
     of_scores = torch.bmm(grads, values.transpose(1, 2)).sub_(along).mul_(weights).mul_(scale)

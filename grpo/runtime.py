@@ -37,8 +37,8 @@ def apply_runtime(runtime: RuntimeConfig, seed: int) -> None:
 
 def keep_memory() -> None:
     """What tensors leave is for the next ones, not given back to the system, which clears each page anew: that is half
-    of all page faults of an update, a few percent of its time. The peak stays what it is. glibc only."""
-    with contextlib.suppress(OSError, AttributeError):
+    of all page faults of an update, a few percent of its time. glibc only."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         allocator = ctypes.CDLL(None)
         allocator.mallopt(MMAP_THRESHOLD, LARGEST)
         allocator.mallopt(TRIM_THRESHOLD, KEPT)

@@ -34,8 +34,7 @@ def check_sealed(folder: Path, files: Mapping[str, str] | None, key: str) -> Non
     Raises:
         UserError: a file was edited, damaged or removed.
     """
-    if files is not None:
-        World.current().main_finds(lambda: _check_unchanged(folder, files, key))
+    World.current().main_finds(lambda: None if files is None else _check_unchanged(folder, files, key))
 
 
 def check_parent(folder: Path, key: str) -> None:

@@ -404,9 +404,8 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning(tiny_model_folder, tmp
     config = config_of(checkpoint={"every": 2, "keep": 2})
     run(tiny_model_folder, tmp_path / "whole", config)
     with pytest.MonkeyPatch.context() as patch, caplog.at_level("WARNING", "grpo"):
-        free = iter([10**12, 1000, 10**12])
-        patch.setattr("grpo.checkpoint.free_bytes", lambda folder: next(free))
-        patch.setattr("grpo.files.free_bytes", lambda folder: 1000)
+        free = iter([10**12, 1000, 1000, 10**12])  # the second time also for how much is missing
+        patch.setattr("grpo.files.free_bytes", lambda folder: next(free))
         run(tiny_model_folder, tmp_path / "full", config)
     (line,) = [record.message for record in caplog.records if "no checkpoint" in record.message]
     assert line.startswith("no checkpoint at step 4: cannot write")

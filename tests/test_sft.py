@@ -251,9 +251,8 @@ def test_a_checkpoint_that_the_disk_does_not_take_is_a_warning(how, model, tmp_p
     train(model, tmp_path / "whole", checkpoint=checkpoint)
     with monkeypatch.context() as patch:
         if how == "no room":
-            free = iter([10**12, 1000, 10**12])
-            patch.setattr("grpo.hf_checkpoints.free_bytes", lambda folder: next(free))
-            patch.setattr("grpo.files.free_bytes", lambda folder: 1000)
+            free = iter([10**12, 1000, 1000, 10**12])  # the second time also for how much is missing
+            patch.setattr("grpo.files.free_bytes", lambda folder: next(free))
         else:
             size = (checkpoints(tmp_path / "whole" / "checkpoints")[0] / "model.safetensors").stat().st_size
             limited_at(patch, 4, size - 1 if how == "safetensors" else size + 5000)

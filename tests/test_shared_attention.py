@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer
@@ -149,6 +150,20 @@ def test_attention_and_its_gradients_are_those_of_rows_by_themselves(layout, opt
     (expected * upstream).sum().backward()
     for ours, theirs in zip(own, others, strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("short", [cpu_attention.SHORT, 0], ids=["short", "long"])
+def test_scores_far_apart_cost_no_precision(short, monkeypatch):
+    """In fp32, when the first key of each stretch is far below the others."""
+    monkeypatch.setattr(cpu_attention, "SHORT", short)
+    rows = make_input(groups(6, (3, 40, 9, 30), (2, 5, 20, 33)), CPU, share_prompts=True)
+    q, k, v = (x.detach() for x in tensors(rows))
+    q[..., 0] = 1.0
+    for start in np.concatenate([rows.segments.prompts[0], rows.segments.completions[0]]):
+        k[start, :, 0] = -300 / 0.3
+    found = attend(rows.segments, q.float(), k.float(), v.float())
+    expected = plain_attention(q, k, v, rows.segments, 0.3, None, None)
+    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("layout", ["like", "unlike", "one"])

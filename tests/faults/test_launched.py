@@ -85,7 +85,7 @@ def test_a_second_signal_ends_torchruns_processes_at_once(tiny_model_folder: Pat
     assert time.monotonic() - began < 5  # of the 8 seconds that the update takes
     assert not mark(out, "code-0").exists()
     assert last_good(out / "checkpoints") is not None
-    assert attempt(model, out, "full", 2, None)
+    assert attempt(tiny_model_folder, out, "full", 2, None)
 
 
 STARVED = """
@@ -98,10 +98,11 @@ from grpo.parallel import World
 world, core = World.current(), {min(os.sched_getaffinity(0))}
 distribute_tensor(torch.ones(4), init_device_mesh("cpu", (2,)), [Shard(0)])  # as sharded weights: the group stays
 os.sched_setaffinity(0, core)
-for thread in Path("/proc/self/task").iterdir():
-    if "gloo_runloop" in (thread / "comm").read_text():
-        os.sched_setaffinity(int(thread.name), core)
-        os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+threads = [t for t in Path("/proc/self/task").iterdir() if "gloo_runloop" in (t / "comm").read_text()]
+assert threads
+for thread in threads:
+    os.sched_setaffinity(int(thread.name), core)
+    os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 for _ in range(20):
     world.gather(list(range(1000)))
 """
