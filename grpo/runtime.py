@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import os
 import random
 
 from grpo.config import RuntimeConfig
-from grpo.parallel import is_main
+from grpo.parallel import is_main, launched
 from grpo.stopping import set_grace
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
@@ -29,6 +30,8 @@ def apply_runtime(runtime: RuntimeConfig, seed: int) -> None:
     set_grace(runtime.grace)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
+        if launched():
+            os.environ["OMP_NUM_THREADS"] = str(runtime.threads)  # or accelerate takes another number on CPUs
     keep_memory()
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import grpo
 from grpo.config import RuntimeConfig
 from grpo.errors import UserError
+from grpo.runtime import apply_runtime
 from grpo.scoring import Reward
 
 ROWS = [{"question": f"{a}+1", "answer": str(a + 1)} for a in range(4)]
@@ -102,3 +104,13 @@ def test_changed_settings_go_on_when_accepted(tiny_model_folder: Path, tmp_path:
     with pytest.raises(UserError, match=r"\(steps: 1 -> 2\).*accept_changes=True"):
         grpo.train(settings | {"steps": 2}, [longer], data)
     assert grpo.train(settings | {"steps": 2}, [longer], data, accept_changes=True).steps == 2
+
+
+def test_accelerate_is_told_how_many_threads_a_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable it gives each process of a launch all cores of a CPU, whatever `runtime.threads` says."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    apply_runtime(RuntimeConfig(threads=3), 0)
+    assert os.environ["OMP_NUM_THREADS"] == ""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    apply_runtime(RuntimeConfig(threads=3), 0)
+    assert (os.environ["OMP_NUM_THREADS"], torch.get_num_threads()) == ("3", 3)

@@ -209,6 +209,7 @@ def _child(model: Path, out: Path, kind: str, processes: int, rank: int, port: i
         if processes > 1:
             os.environ |= {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun has it, or accelerate sets two, which a fork cannot start
         if kill is not None:
             watch(kill.watcher())
         code = guarded(lambda _: train(model, out, kind) or 0, [])
