@@ -183,7 +183,7 @@ def config_of(loss: dict[str, Any]) -> RLConfig:
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_loss_and_gradient_equal_trl(variant, kl, off_policy, tmp_path):
     temperature = 0.7 if variant == "asymmetric" else 1.0
-    model = make_model("qwen2", seed=5)
+    model = make_model("qwen2", seed=5).double()  # but for the norms, which compute in float32 in any case
     config = config_of(VARIANTS[variant][0] | KL[kl][0])
     settings = VARIANTS[variant][1] | KL[kl][1]
     beta = settings.pop("beta")
@@ -204,9 +204,9 @@ def test_loss_and_gradient_equal_trl(variant, kl, off_policy, tmp_path):
         for (name, own), other in zip(model.named_parameters(), trainer.model.parameters(), strict=True)
     ]
     whole = [torch.cat([pair[side].flatten() for pair in pairs]) for side in (1, 2)]
-    assert relative(*whole) < 2e-6
+    assert relative(*whole) < 1e-6
     for name, own, other in pairs:  # sums over another cut and padding: rounding is larger where terms cancel
-        assert relative(own, other) < 1e-5, name
+        assert relative(own, other) < 3e-6, name
     if off_policy:
         check_metrics(ours, trainer._metrics["train"], config, rows)
 
@@ -245,7 +245,7 @@ CORRECTIONS: dict[str, dict[str, Any]] = {
 def test_corrected_loss_equals_trl(kind, tmp_path):
     """The engine's log-probs differ from pi_old. TRL computes its weights inside the generation step, so they are
     computed here with its formula (exp of the difference, a sum over tokens for `sequence`) and given to its loss."""
-    model = make_model("qwen2", seed=5)
+    model = make_model("qwen2", seed=5).double()
     correction = CORRECTIONS[kind]
     config = config_of({}).model_copy(update={"correction": CorrectionConfig.model_validate(correction)})
     rng = random.Random(3)
@@ -281,7 +281,7 @@ def test_corrected_loss_equals_trl(kind, tmp_path):
     assert 0 < ours.corrected < ours.tokens
     assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
     whole = [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (model, trainer.model)]
-    assert relative(*whole) < 2e-6
+    assert relative(*whole) < 1e-6
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
