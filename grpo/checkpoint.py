@@ -21,7 +21,6 @@ from grpo.errors import UserError
 from grpo.files import check_room, reason, write_text
 from grpo.learner import Learner
 from grpo.optimizer_file import pack, unpack
-from grpo.parallel import is_main
 from grpo.reference import Reference
 
 log = logging.getLogger("grpo")
@@ -72,15 +71,18 @@ def save_checkpoint(
         files["reference"] = learner.full(reference.values)
     if behaviour is not None:
         files["behaviour"] = learner.full(behaviour.values)
-    error = _write(target, config, files, {"optimizer": rest, "state": vars(state)}) if is_main() else None
-    error = learner.world.gather(error)[0]
+    values = {"optimizer": rest, "state": vars(state)}
+    error = learner.world.main_finds(lambda: _write(target, config, files, values))
     if error is not None:
-        warn_of_no_checkpoint(state.step, error)
+        warn_of_no_checkpoint(target, error)
     return target if error is None else None
 
 
-def warn_of_no_checkpoint(step: int, why: str) -> None:
-    log.warning("no checkpoint at step %d: %s; training goes on, saving is tried again later", step, why)
+def warn_of_no_checkpoint(target: Path, why: str) -> None:
+    """`target`: the folder it would have had."""
+    step = int(target.name.removeprefix("step-"))
+    said = "no checkpoint at step %d: cannot write '%s': %s; training goes on, saving is tried again later"
+    log.warning(said, step, target, why)
 
 
 def _write(
@@ -103,7 +105,7 @@ def _write(
                 write_text(partial / f"{name}.json", text)
         retain(target, config)
     except OSError as error:
-        return f"cannot write '{target}': {reason(error, folder, needed)}"
+        return reason(error, folder, needed)
     return None
 
 

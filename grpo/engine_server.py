@@ -52,7 +52,7 @@ class ServerEngine:
 
             self.nccl = NcclSender(self.world.rank, config.server.timeout)
         # Other runs may have used these servers, or use them: a version of theirs must not look like ours.
-        self.name = self.world.gather(uuid.uuid4().hex[:8])[0]
+        self.name = self.world.main_finds(lambda: uuid.uuid4().hex[:8])
         self.syncs = 0
         self._sampling = Runner()
 

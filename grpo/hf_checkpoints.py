@@ -66,7 +66,7 @@ def _finish(
         except OSError as error:
             failures = [reason(error, target.parent, needed)]
     shutil.rmtree(made, ignore_errors=True)
-    warn_of_no_checkpoint(int(target.name.removeprefix("step-")), f"cannot write '{target}': {failures[0]}")
+    warn_of_no_checkpoint(target, failures[0])
 
 
 def _size(trainer: Any) -> int:

@@ -118,7 +118,7 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
         return score(groups, filters, columns=columns)[0]  # what a filter cannot judge is not kept, and said below
 
     parts = Parts(context.folder / "completions" / "parts", _origin(config, context, rows))
-    done, found = world.gather(parts.read())[0]  # the main process has written them
+    done, found = world.main_finds(parts.read)
     if done:
         log.warning("rejection sampling: going on after %d of %d prompts", done, len(prompts))
     with closing(engine), progress("rejection sampling: sampling", total=len(prompts), done=done) as bar:
