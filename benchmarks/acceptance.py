@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grpo.statistics import compare_paired
+from grpo.evaluation.statistics import compare_paired
 
 
 def stage_rows(run: Path) -> dict[str, dict[str, Any]]:

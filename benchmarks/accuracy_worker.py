@@ -18,19 +18,19 @@ from typing import Any
 import torch
 from turns import Gate, Stop
 
-from grpo.config import CheckpointConfig
-from grpo.config_file import read_config
-from grpo.data import build_prompts, load_rows
-from grpo.evaluation import evaluate
-from grpo.policy import load_tokenizer
-from grpo.prompts import Task
-from grpo.runtime import apply_runtime
-from grpo.schedule import lr_factor
-from grpo.scoring import Reward
+from grpo.config.sections import CheckpointConfig
+from grpo.config.file import read_config
+from grpo.data.prompts import build_prompts, load_rows
+from grpo.evaluation.evaluate import evaluate
+from grpo.model.policy import load_tokenizer
+from grpo.rollout.sampler import Task
+from grpo.system.runtime import apply_runtime
+from grpo.learner.schedule import lr_factor
+from grpo.scoring.groups import Reward
 from grpo.trainer import train
 from rewards.loader import load_reward
-from stages.config import RecipeConfig
-from stages.evaluation import load_judges
+from stages.recipe.config import RecipeConfig
+from stages.recipe.evaluation import load_judges
 
 TRL_ROWS = 64  # completions in one forward and backward of TRL: its fastest (W1 in workloads.py)
 SAMPLES = 2  # of each held-out problem
@@ -67,7 +67,7 @@ def make_tasks(recipe: RecipeConfig, init: str) -> dict[str, Task]:
 
 
 def ours(gate: Gate, accuracy: Accuracy, recipe: RecipeConfig, init: str, seed: int, folder: Path) -> None:
-    from grpo.engine_local import LocalEngine
+    from grpo.engines.local.engine import LocalEngine
 
     generate = LocalEngine.generate
     evaluating = False

@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.real_data import data_folder, rows_of
-from rewards.code import code_reward
-from rewards.code_tests import humaneval_row, mbpp_row
+from rewards.code.reward import code_reward
+from rewards.code.tests import humaneval_row, mbpp_row
 
 SETS = {"humaneval": humaneval_row, "mbpp": mbpp_row, "mbpp_sanitized": mbpp_row}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grpo.statistics import mean_bounds
+from grpo.evaluation.statistics import mean_bounds
 
 PROBLEMS, SAMPLES = (30, 100, 500), (1, 4, 64)
 RATES = (0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99)

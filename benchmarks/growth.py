@@ -44,7 +44,7 @@ LABELS = {
 
 def make_rows(group: int, prompt: int, completion: int) -> list[Any]:
     """Rows to train on, with log-probs of nobody and advantages of either sign."""
-    from grpo.batching import Row
+    from grpo.learner.batching import Row
     from grpo.types import Completion, Rollout
 
     draw = random.Random(0)
@@ -60,9 +60,9 @@ def make_rows(group: int, prompt: int, completion: int) -> list[Any]:
 
 def make_point(policy: Any, settings: dict[str, int]) -> Any:
     """A function that does the forward and backward of a step and returns (seconds, sums)."""
-    from grpo.config import RLConfig, RuntimeConfig
-    from grpo.learner import make_learner
-    from grpo.update import accumulate_gradients
+    from grpo.config.sections import RLConfig, RuntimeConfig
+    from grpo.learner.learner import make_learner
+    from grpo.learner.update import accumulate_gradients
 
     config = RLConfig.model_validate(
         {
@@ -88,8 +88,8 @@ def make_point(policy: Any, settings: dict[str, int]) -> Any:
 
 
 def measure(only: list[str], repeats: int) -> dict[str, list[dict[str, Any]]]:
-    from grpo.config import RuntimeConfig
-    from grpo.policy import load_policy
+    from grpo.config.sections import RuntimeConfig
+    from grpo.model.policy import load_policy
 
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), W2)
@@ -174,7 +174,7 @@ def main() -> None:
 
     import torch
 
-    from grpo.runtime import keep_memory
+    from grpo.system.runtime import keep_memory
 
     keep_memory()
     torch.set_num_threads(chosen.threads)

@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grpo.data import read_jsonl
+from grpo.data.prompts import read_jsonl
 from grpo.errors import UserError
-from grpo.files import write_json
-from grpo.statistics import compare_paired
-from stages.command import guarded
-from stages.manifest import read_json
-from stages.run_cmd import stage_command
+from grpo.system.files import write_json
+from grpo.evaluation.statistics import compare_paired
+from stages.commands.command import guarded
+from stages.recipe.lineage import read_json
+from stages.commands.run import stage_command
 
 LORA = (
     "reasoning_rl.lora={r: 64, alpha: 128}",

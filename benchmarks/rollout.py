@@ -132,10 +132,10 @@ def make_prompts(case: Case) -> list[Prompt]:
 
 
 def make_engines(folder: str, longest: int) -> dict[str, RolloutEngine]:
-    from grpo.config import EngineConfig, RuntimeConfig
-    from grpo.engine import training_engine
-    from grpo.optional import vllm_is_there
-    from grpo.policy import load_policy
+    from grpo.config.sections import EngineConfig, RuntimeConfig
+    from grpo.engines.choose import training_engine
+    from grpo.engines.installed import vllm_is_there
+    from grpo.model.policy import load_policy
 
     runtime = RuntimeConfig()
     policy = load_policy(folder, runtime)
@@ -201,7 +201,7 @@ def main() -> None:
     import torch
     import transformers
 
-    from grpo.runtime import keep_memory
+    from grpo.system.runtime import keep_memory
 
     keep_memory()
     torch.set_num_threads(settings.threads)

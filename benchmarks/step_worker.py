@@ -34,7 +34,7 @@ def force_lengths(work: Workload) -> None:
     import numpy as np
     import torch
 
-    from grpo import engine_local
+    from grpo.engines.local import engine as engine_local
 
     lengths: dict[int, int] = {}  # of the completion that a random stream belongs to
     left: tuple[int, Iterator[int]] = -1, iter(())  # the step, and its lengths that have no stream yet
@@ -70,8 +70,8 @@ def force_lengths(work: Workload) -> None:
 
 def ours(gate: Gate, work: Workload, beta: float, model: str, folder: Path, rows: int) -> None:
     import grpo
-    from grpo.config import DataConfig
-    from grpo.engine_local import LocalEngine
+    from grpo.config.sections import DataConfig
+    from grpo.engines.local.engine import LocalEngine
 
     force_lengths(work)
     generate = LocalEngine.generate

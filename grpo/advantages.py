@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from grpo.algorithm import AdvantageConfig
+from grpo.config.algorithm import AdvantageConfig
 from grpo.types import Group, Rollout
 
 

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.config import DataConfig, EngineConfig, EvalConfig, RuntimeConfig, TrainConfig
-from grpo.config_file import read_config, validate
-from grpo.data import Row, build_prompts, load_rows
+from grpo.config.sections import DataConfig, EngineConfig, EvalConfig, RuntimeConfig, TrainConfig
+from grpo.config.file import read_config, validate
+from grpo.data.prompts import Row, build_prompts, load_rows
 from grpo.errors import UserError
-from grpo.eval_metrics import Judges
-from grpo.evaluation import EvalResult
-from grpo.evaluation import evaluate as evaluate_with
-from grpo.imports import import_path
-from grpo.policy import load_tokenizer
-from grpo.prompts import Task
-from grpo.runtime import apply_runtime
-from grpo.scoring import Reward
+from grpo.evaluation.metrics import Judges
+from grpo.evaluation.evaluate import EvalResult
+from grpo.evaluation.evaluate import evaluate as evaluate_with
+from grpo.system.imports import import_path
+from grpo.model.policy import load_tokenizer
+from grpo.rollout.sampler import Task
+from grpo.system.runtime import apply_runtime
+from grpo.scoring.groups import Reward
 from grpo.trainer import TrainResult
 from grpo.trainer import train as train_tasks
 
@@ -26,7 +26,7 @@ IN_MEMORY = "rows.jsonl"  # the name that rows handed in get in messages
 LOAD, JUDGEABLE, EXTRACT = (
     "rewards.loader.load_reward",
     "rewards.rows.judgeable",
-    "rewards.accuracy.extract_answer",
+    "rewards.accuracy.reward.extract_answer",
 )
 Data = Sequence[Row] | str | Path | DataConfig
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from grpo.algorithm import CorrectionConfig, LossConfig
+from grpo.config.algorithm import CorrectionConfig, LossConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The loop: prompts -> rollouts -> rewards -> advantages -> updates -> sync. What it works with: `grpo.run_setup`."""
+"""The loop: prompts -> rollouts -> rewards -> advantages -> updates -> sync. What it works with: `grpo.run`."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Any
 import torch
 
 from grpo.advantages import assign_advantages
-from grpo.batching import contributing, rows_of, split_updates
-from grpo.checkpoint import TrainState
-from grpo.completions import save_completions
-from grpo.config import EngineConfig, RLConfig, RuntimeConfig
-from grpo.files import flush_folder, must_write
-from grpo.journal import Journal, journal
-from grpo.learner import Learner, with_old_logprobs, with_ref_logprobs
-from grpo.parallel import World, is_main
-from grpo.policy import Policy
-from grpo.prompts import Task
-from grpo.reference import Reference
-from grpo.reward_kl import mean_token_kl, take_kl
-from grpo.run_lock import lock_run
-from grpo.run_setup import Run, Settings, set_up
-from grpo.sampler_rng import stream_key
-from grpo.schedule import lr_factor
-from grpo.stopping import handled
+from grpo.learner.batching import contributing, rows_of, split_updates
+from grpo.checkpoint.store import TrainState
+from grpo.rollout.completions import save_completions
+from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig
+from grpo.system.files import flush_folder, must_write
+from grpo.monitoring.journal import Journal, journal
+from grpo.learner.learner import Learner, with_old_logprobs, with_ref_logprobs
+from grpo.system.world import World, is_main
+from grpo.model.policy import Policy
+from grpo.rollout.sampler import Task
+from grpo.model.reference import Reference
+from grpo.scoring.shaping import mean_token_kl, take_kl
+from grpo.system.lock import lock_run
+from grpo.run import Run, Settings, set_up
+from grpo.engines.draws import stream_key
+from grpo.learner.schedule import lr_factor
+from grpo.system.stopping import handled
 from grpo.types import Group
-from grpo.update import update
+from grpo.learner.update import update
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def train(
 ) -> TrainResult:
     """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any.
 
-    `accept_changes`: also when the settings, data or rewards are not those it was made with (`grpo.run_identity`).
+    `accept_changes`: also when the settings, data or rewards are not those it was made with (`grpo.checkpoint.identity`).
     SIGINT and SIGTERM save at a rollout boundary and end it, with a KeyboardInterrupt or SystemExit(143).
 
     Raises:

@@ -1,4 +1,4 @@
-"""The frozen types that flow through the loop: Prompt -> Group of Rollouts. (Then `grpo.batching.TrainBatch`.)
+"""The frozen types that flow through the loop: Prompt -> Group of Rollouts. (Then `grpo.learner.batching.TrainBatch`.)
 
 A `Group` is one prompt with all its sampled siblings, so rewards can never land on another prompt's rows.
 Token ids go in and token ids come out; text is never tokenised again for training.

@@ -15,8 +15,8 @@ from fractions import Fraction
 from typing import Any
 
 from grpo.errors import UserError
-from grpo.golds import last_boxes
-from rewards.extraction import completion_text
+from grpo.data.golds import last_boxes
+from rewards.accuracy.extraction import completion_text
 
 MAX_CHARACTERS = 500
 _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from grpo.errors import UserError
-from rewards.extraction import completion_text
+from rewards.accuracy.extraction import completion_text
 
 Opened = bool | Literal["auto"]
 

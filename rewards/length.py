@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.accuracy import accuracy_reward
-from rewards.extraction import Strict, completion_text
+from rewards.accuracy.reward import accuracy_reward
+from rewards.accuracy.extraction import Strict, completion_text
 
 LogError = Callable[[int, str], None]
 NO_TOKENS = "no completion_ids for a text that is not empty (grpo score: give --tokenizer)"
@@ -73,7 +73,7 @@ def cosine_length(
 
     Args:
         completions: strings, or lists of messages whose last one is read.
-        answer: the golds, see `rewards.accuracy.accuracy_reward`.
+        answer: the golds, see `rewards.accuracy.reward.accuracy_reward`.
         completion_ids: the sampled tokens of each completion.
         max_length: tokens.
         strict: where the answer is read, as in `accuracy_reward`.
@@ -122,7 +122,7 @@ def length_reward(
     Args:
         prompts: strings or messages.
         completions: strings, or lists of messages whose last one is read.
-        answer: the golds, see `rewards.accuracy.accuracy_reward`.
+        answer: the golds, see `rewards.accuracy.reward.accuracy_reward`.
         completion_ids: the sampled tokens of each completion.
         strict: where the answer is read, as in `accuracy_reward`.
         log_error: given by the scoring layer, takes (row, reason).

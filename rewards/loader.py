@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo.errors import UserError, nearest
-from grpo.imports import import_path
-from grpo.scoring import Reward
+from grpo.system.imports import import_path
+from grpo.scoring.groups import Reward
 
 REGISTRY = {
-    "accuracy": "rewards.accuracy.accuracy_reward",
-    "code": "rewards.code.code_reward",
+    "accuracy": "rewards.accuracy.reward.accuracy_reward",
+    "code": "rewards.code.reward.code_reward",
     "cosine_length": "rewards.length.cosine_length",
     "countdown": "rewards.countdown.countdown_reward",
     "format": "rewards.format.format_reward",
-    "judge": "rewards.judge.Judge",
-    "language": "rewards.language.language_consistency",
+    "judge": "rewards.judge.reward.Judge",
+    "language": "rewards.language.reward.language_consistency",
     "length": "rewards.length.length_reward",
     "overlong": "rewards.length.overlong_penalty",
     "reasoning_steps": "rewards.format.reasoning_steps",

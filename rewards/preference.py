@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from grpo.config import RuntimeConfig
-from grpo.conversations import turn_end
+from grpo.config.sections import RuntimeConfig
+from grpo.data.conversations import turn_end
 from grpo.errors import UserError
-from grpo.policy import load_tokenizer, pick_device
-from grpo.reward_scoring import Part, load_reward_model, response_ids, score_ids
+from grpo.model.policy import load_tokenizer, pick_device
+from grpo.supervised.reward_reader import Part, load_reward_model, response_ids, score_ids
 from rewards.rows import applying_rows, check_applies_to
 
 Device = Literal["auto", "cpu", "cuda", "mps"]

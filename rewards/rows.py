@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grpo.data import ANSWER_COLUMNS
+from grpo.data.prompts import ANSWER_COLUMNS
 from grpo.errors import UserError
-from grpo.scoring import Reward
+from grpo.scoring.groups import Reward
 from grpo.types import Prompt
-from rewards.accuracy import accuracy_reward, gold_is_parseable
+from rewards.accuracy.reward import accuracy_reward, gold_is_parseable
 from rewards.length import cosine_length, length_reward
 
 log = logging.getLogger("grpo")

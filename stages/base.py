@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grpo.config import SFTConfig
-from grpo.conversations import Example
-from grpo.data import Row, load_rows, rows_hash
+from grpo.config.sections import SFTConfig
+from grpo.data.conversations import Example
+from grpo.data.prompts import Row, load_rows, rows_hash
 from grpo.errors import UserError
-from grpo.policy import load_model, load_tokenizer, pick_device, save_model
-from stages.config import BaseConfig, PretrainConfig
-from stages.stage import StageContext, stage_main
+from grpo.model.policy import load_model, load_tokenizer, pick_device, save_model
+from stages.recipe.config import BaseConfig, PretrainConfig
+from stages.recipe.stages import StageContext, stage_main
 from stages.tiny_world.tokenizer import DOCUMENT_END, build_tokenizer, model_config
 
 
@@ -32,7 +32,7 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from grpo.sft import train_on_tokens
+    from grpo.supervised.sft import train_on_tokens
 
     settings, seed, runtime = config.pretrain, context.config.seed, context.config.runtime
     assert settings is not None

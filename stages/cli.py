@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from grpo.errors import UserError, nearest
-from stages.command import Parser, guarded
+from stages.commands.command import Parser, guarded
 
 SCORE_EXAMPLES = """\
   grpo score samples.jsonl --reward accuracy --reward format
@@ -36,37 +36,37 @@ examples:
 
 
 def _run(arguments: list[str]) -> int:
-    from stages.run_cmd import run_command
+    from stages.commands.run import run_command
 
     return run_command(arguments)
 
 
 def _eval(arguments: list[str]) -> int:
-    from stages.eval_cmd import eval_command
+    from stages.commands.eval import eval_command
 
     return eval_command(arguments)
 
 
 def _compare(arguments: list[str]) -> int:
-    from stages.compare_cmd import compare_command
+    from stages.commands.compare import compare_command
 
     return compare_command(arguments)
 
 
 def _check(arguments: list[str]) -> int:
-    from stages.check_cmd import check_command
+    from stages.check.command import check_command
 
     return check_command(arguments)
 
 
 def _view(arguments: list[str]) -> int:
-    from stages.view_cmd import view_command
+    from stages.commands.view import view_command
 
     return view_command(arguments)
 
 
 def _serve(arguments: list[str]) -> int:
-    from stages.serve_cmd import serve_command
+    from stages.commands.serve import serve_command
 
     return serve_command(arguments)
 
@@ -81,7 +81,7 @@ def _score(arguments: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
     chosen = parser.read(arguments)
 
-    from stages.score_cmd import score_file
+    from stages.commands.score import score_file
 
     score_file(chosen.file, chosen.reward, chosen.tokenizer, chosen.out)
     return 0

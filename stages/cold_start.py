@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.config import DataConfig
-from grpo.data import Row, load_rows, rows_hash
-from grpo.sft import supervised
-from stages.stage import StageContext, stage_main
+from grpo.config.sections import DataConfig
+from grpo.data.prompts import Row, load_rows, rows_hash
+from grpo.supervised.sft import supervised
+from stages.recipe.stages import StageContext, stage_main
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def conversation_rows(data: DataConfig) -> list[Row]:
 
 
 def _with_system(row: Row, system: str) -> Row:
-    from grpo.conversations import read_messages
+    from grpo.data.conversations import read_messages
 
     messages = read_messages(row, "data")
     if messages[0]["role"] == "system":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.reward_model import train_pairwise
-from stages.reward_stage import run_reward_model
-from stages.stage import StageContext, stage_main
+from grpo.supervised.reward_model import train_pairwise
+from stages.recipe.reward_stage import run_reward_model
+from stages.recipe.stages import StageContext, stage_main
 
 
 def run(context: StageContext) -> dict[str, Any]:

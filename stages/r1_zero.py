@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.rl import run_rl
-from stages.stage import StageContext, stage_main
+from stages.recipe.rl import run_rl
+from stages.recipe.stages import StageContext, stage_main
 
 
 def run(context: StageContext) -> dict[str, Any]:

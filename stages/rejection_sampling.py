@@ -10,22 +10,22 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.data import Row, build_prompts, load_rows, read_jsonl, rows_hash, write_jsonl
-from grpo.engine import load_for_sampling, sampling_engine
+from grpo.data.prompts import Row, build_prompts, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.engines.choose import load_for_sampling, sampling_engine
 from grpo.errors import UserError
-from grpo.parallel import World
-from grpo.policy import load_tokenizer
-from grpo.progress import progress
-from grpo.prompts import longest_prompt
-from grpo.scoring import Reward, column_names, score
-from grpo.sft import supervised
+from grpo.system.world import World
+from grpo.model.policy import load_tokenizer
+from grpo.system.progress import progress
+from grpo.rollout.sampler import longest_prompt
+from grpo.scoring.groups import Reward, column_names, score
+from grpo.supervised.sft import supervised
 from grpo.types import Group, Prompt, Rollout
 from rewards.loader import load_rewards
 from stages.cold_start import conversation_rows
-from stages.config import RejectionSamplingConfig
-from stages.manifest import digest, model_hash
-from stages.sampled_parts import Parts
-from stages.stage import StageContext, stage_main
+from stages.recipe.config import RejectionSamplingConfig
+from stages.recipe.lineage import digest, model_hash
+from stages.recipe.parts import Parts
+from stages.recipe.stages import StageContext, stage_main
 
 log = logging.getLogger("grpo")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from grpo.advantages import assign_advantages, group_advantages
-from grpo.algorithm import AdvantageConfig
+from grpo.config.algorithm import AdvantageConfig
 from grpo.types import Group
 
 GROUP, BATCH, NONE = (AdvantageConfig(scale=scale) for scale in ("group", "batch", "none"))

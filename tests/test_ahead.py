@@ -20,13 +20,13 @@ from test_trainer import CPU, Killed, completions, config_of, interrupt_at, leng
 from vllm_fake import GENERATE, fake_vllm
 
 from grpo import trainer
-from grpo.batching import Row
-from grpo.checkpoint import last_good, read_state
-from grpo.config import EngineConfig, RLConfig
-from grpo.engine_local import LocalEngine
+from grpo.learner.batching import Row
+from grpo.checkpoint.store import last_good, read_state
+from grpo.config.sections import EngineConfig, RLConfig
+from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.policy import load_model, load_tokenizer
-from grpo.sums import Sums
+from grpo.model.policy import load_model, load_tokenizer
+from grpo.learner.stats import Sums
 from grpo.trainer import TrainResult, train
 from grpo.types import Rollout
 
@@ -61,8 +61,8 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def put_inside(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("grpo.engine.ProcessEngine", in_this_process)
-    patch.setattr("grpo.ahead.in_background", at_once)
+    patch.setattr("grpo.engines.choose.ProcessEngine", in_this_process)
+    patch.setattr("grpo.rollout.ahead.in_background", at_once)
 
 
 def in_this_process(name: str, *_: Any) -> LocalEngine:
@@ -350,9 +350,9 @@ def test_a_stop_does_not_wait_for_what_is_sampled(name, inside, tiny_model_folde
         os.kill(os.getpid(), signal.SIGTERM)
 
     def stuck(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr("grpo.ahead.in_background", third_hangs)
+        patch.setattr("grpo.rollout.ahead.in_background", third_hangs)
         if name == "lora-and-dropout":
-            patch.setattr("grpo.ahead.wait", stop)
+            patch.setattr("grpo.rollout.ahead.wait", stop)
         else:
             in_update(5, stop)(patch)
 
@@ -470,7 +470,7 @@ def test_turned_on_or_off_in_the_middle(inside, tiny_model_folder, tmp_path):
 def test_servers_are_asked_while_the_trainer_updates_and_synced_when_they_are_done(
     tiny_model_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("grpo.run_setup.mismatch_limit", lambda *_: 1e9)  # the fake server draws from a hash
+    monkeypatch.setattr("grpo.run.mismatch_limit", lambda *_: 1e9)  # the fake server draws from a hash
     with ExitStack() as stack:
         server = stack.enter_context(fake_vllm(tmp_path))
         versions: list[str] = []
@@ -510,10 +510,10 @@ def test_what_cannot_be_honoured_is_refused(tiny_model_folder, tmp_path, monkeyp
     with pytest.raises(ValueError, match="'ahead' needs an engine beside the trainer"):
         EngineConfig.model_validate({"kind": "vllm", "ahead": True})
     with monkeypatch.context() as patch:
-        patch.setattr("grpo.run_setup.engine_kind", lambda *_: "vllm")
+        patch.setattr("grpo.run.engine_kind", lambda *_: "vllm")
         with pytest.raises(UserError, match="'ahead' needs an engine beside the trainer"):
             run(tiny_model_folder, tmp_path, ahead_of(), engine=EngineConfig(kind="auto", ahead=True))
-    monkeypatch.setattr("grpo.ahead_check.launched", lambda: True)
+    monkeypatch.setattr("grpo.rollout.ahead_check.launched", lambda: True)
     with pytest.raises(UserError, match="the trainer must be one process"):
         run(tiny_model_folder, tmp_path, ahead_of())
     assert not (tmp_path / "metrics.jsonl").exists()

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import grpo
-from grpo.config import RuntimeConfig
+from grpo.config.sections import RuntimeConfig
 from grpo.errors import UserError
-from grpo.runtime import apply_runtime
-from grpo.scoring import Reward
+from grpo.system.runtime import apply_runtime
+from grpo.scoring.groups import Reward
 
 ROWS = [{"question": f"{a}+1", "answer": str(a + 1)} for a in range(4)]
 

@@ -12,12 +12,12 @@ import pytest
 import yaml
 from conftest import CHAT_TEMPLATE, EOS, IM_END, THINK_TEMPLATE, make_model, make_tokenizer
 
-from grpo.config_file import apply_override
+from grpo.config.file import apply_override
 from grpo.errors import UserError
-from stages.checks import Skipped, Warned, listed, shortened
-from stages.checks_model import lora_targets
+from stages.check.subject import Skipped, Warned, listed, shortened
+from stages.check.model import lora_targets
 from stages.cli import main
-from stages.shown import visible
+from stages.check.shown import visible
 
 RECIPE: dict[str, Any] = {
     "evaluation": {
@@ -257,7 +257,7 @@ def test_lora_on_latent_attention_has_other_names() -> None:
     """k_proj and v_proj are those of multi-head attention: DeepSeek-V3 has none."""
     from transformers import DeepseekV3Config
 
-    from stages.checks import BaseModel
+    from stages.check.subject import BaseModel
 
     model = BaseModel(None, DeepseekV3Config(num_hidden_layers=1, vocab_size=8, first_k_dense_replace=1), ())
     with pytest.raises(UserError, match=r"'k_proj' fits no layer of the model, which has .*kv_b_proj"):
@@ -479,7 +479,7 @@ def test_what_nobody_sees_is_made_visible() -> None:
 
 # The mistakes that recipes copied around contain: how each is found, or why it cannot be made here.
 MISTAKES = {
-    "labels shifted twice": "cannot be: labels are made by grpo.conversations alone and shifted by the model; "
+    "labels shifted twice": "cannot be: labels are made by grpo.data.conversations alone and shifted by the model; "
     "no config and no data row can give them",
     "an assistant header after the last turn": "check 'chat template'; test_mistakes_of_a_model",
     "pad = eos, so that the end is never learnt": "check 'padding'; test_mistakes_of_a_model; ours masks by position",

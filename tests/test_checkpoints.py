@@ -31,16 +31,18 @@ from test_trainer import (
     weights,
 )
 
-from grpo import durable, files
-from grpo.checkpoint import FORMAT, checkpoints, last_good, read_state
-from grpo.config import SFTConfig
-from grpo.durable import damage, staged, write_tensors
-from grpo.engine_local import LocalEngine
+from grpo.checkpoint import sealed as durable
+
+from grpo.system import files
+from grpo.checkpoint.store import FORMAT, checkpoints, last_good, read_state
+from grpo.config.sections import SFTConfig
+from grpo.checkpoint.sealed import damage, staged, write_tensors
+from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.files import append_text, must_write, write_json
-from grpo.learner import make_learner
-from grpo.optimizer_file import pack, unpack
-from grpo.policy import load_model, load_policy
+from grpo.system.files import append_text, must_write, write_json
+from grpo.learner.learner import make_learner
+from grpo.checkpoint.pack import pack, unpack
+from grpo.model.policy import load_model, load_policy
 
 FILES = ["manifest.json", "model.safetensors", "optimizer.json", "optimizer.safetensors", "state.json"]
 REFRESHED = {"loss": {"beta": 0.05}, "reference_every": 2}
@@ -405,7 +407,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning(tiny_model_folder, tmp
     run(tiny_model_folder, tmp_path / "whole", config)
     with pytest.MonkeyPatch.context() as patch, caplog.at_level("WARNING", "grpo"):
         free = iter([10**12, 1000, 1000, 10**12])  # the second time also for how much is missing
-        patch.setattr("grpo.files.free_bytes", lambda folder: next(free))
+        patch.setattr("grpo.system.files.free_bytes", lambda folder: next(free))
         run(tiny_model_folder, tmp_path / "full", config)
     (line,) = [record.message for record in caplog.records if "no checkpoint" in record.message]
     assert line.startswith("no checkpoint at step 4: cannot write")
@@ -430,7 +432,7 @@ def test_metrics_that_cannot_be_written_stop_the_run_and_it_goes_on(tiny_model_f
         append_text(file, text)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grpo.metrics.append_text", full)
+        patch.setattr("grpo.monitoring.metrics.append_text", full)
         with pytest.raises(UserError, match=r"metrics\.jsonl.*bytes are needed"):
             run(tiny_model_folder, tmp_path / "full", config)
     run(tiny_model_folder, tmp_path / "full", config)

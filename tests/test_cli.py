@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from grpo import optional
+from grpo.engines import installed as optional
 from grpo.errors import UserError
-from grpo.evaluation import problems_file
+from grpo.evaluation.evaluate import problems_file
 from stages.cli import main
-from stages.command import check_out_file, find_config, guarded
-from stages.eval_cmd import data_settings
-from stages.run_cmd import stage_command
+from stages.commands.command import check_out_file, find_config, guarded
+from stages.commands.eval import data_settings
+from stages.commands.run import stage_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RL = {
@@ -324,8 +324,8 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 
 def test_accepting_changes_is_an_option_of_both_commands(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
-    monkeypatch.setattr("stages.pipeline.run_pipeline", lambda *arguments: seen.append(arguments[-1]))
-    monkeypatch.setattr("stages.planning.plan_stage", lambda *_, accept_changes, **__: seen.append(accept_changes))
+    monkeypatch.setattr("stages.recipe.pipeline.run_pipeline", lambda *arguments: seen.append(arguments[-1]))
+    monkeypatch.setattr("stages.recipe.planning.plan_stage", lambda *_, accept_changes, **__: seen.append(accept_changes))
     for words in ([], ["--accept-changes"]):
         assert main(["run", "recipe.yaml", *words]) == 0
         with pytest.raises(AttributeError):  # what `plan_stage` gave was no plan

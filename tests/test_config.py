@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo.config import DataConfig, EvalConfig, OptimizerConfig, RLConfig, RuntimeConfig, SFTConfig, TrainConfig
-from grpo.config_file import apply_override, read_config
+from grpo.config.sections import DataConfig, EvalConfig, OptimizerConfig, RLConfig, RuntimeConfig, SFTConfig, TrainConfig
+from grpo.config.file import apply_override, read_config
 from grpo.errors import UserError
-from stages.config import RecipeConfig, RLStageConfig
+from stages.recipe.config import RecipeConfig, RLStageConfig
 
 GOOD = """
 steps: 4

@@ -24,20 +24,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from grpo.algorithm import PRESETS
-from grpo.config import EvalConfig, RewardConfig, RLConfig, TrainConfig
-from grpo.config_file import apply_override, read_config, validate
-from grpo.endpoint import EndpointConfig
+from grpo.config.algorithm import PRESETS
+from grpo.config.sections import EvalConfig, RewardConfig, RLConfig, TrainConfig
+from grpo.config.file import apply_override, read_config, validate
+from grpo.evaluation.endpoint import EndpointConfig
 from grpo.errors import UserError, nearest
-from grpo.eval_metrics import GENERAL_METRICS
-from grpo.section import Section
+from grpo.evaluation.metrics import GENERAL_METRICS
+from grpo.config.section import Section
 from rewards.loader import load_reward
-from stages.check_cmd import Warned, setting_checks
-from stages.checks import Subject
+from stages.check.command import Warned, setting_checks
+from stages.check.subject import Subject
 from stages.cli import main
-from stages.config import RecipeConfig
-from stages.eval_cmd import EvalCommandConfig
-from stages.pipeline import save_config
+from stages.recipe.config import RecipeConfig
+from stages.commands.eval import EvalCommandConfig
+from stages.recipe.pipeline import save_config
 from stages.teacher import TeacherConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from grpo.conversations import IGNORE, build_examples, read_messages, turn_end
+from grpo.data.conversations import IGNORE, build_examples, read_messages, turn_end
 from grpo.errors import UserError
 from stages.tiny_world import build_tokenizer
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from conftest import BOS, CHAT_TEMPLATE, THINK_TEMPLATE, VOCABULARY, make_tokenizer
 
-from grpo.config import DataConfig
-from grpo.data import build_prompts, canonical_answer, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.config.sections import DataConfig
+from grpo.data.prompts import build_prompts, canonical_answer, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
-from grpo.golds import last_boxes, read_gold
-from rewards.extraction import read_golds
+from grpo.data.golds import last_boxes, read_gold
+from rewards.accuracy.extraction import read_golds
 
 PATH = DataConfig(path="d.jsonl")
 PLAIN = DataConfig(path="d.jsonl", template="Question: {prompt}\nAnswer:")

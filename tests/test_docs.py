@@ -15,15 +15,15 @@ import yaml
 from conftest import group_of, prompt_of
 
 from grpo.advantages import group_advantages
-from grpo.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfig
-from grpo.checkpoint import TrainState
-from grpo.config import RLConfig
-from grpo.difficulty import PassRates
-from grpo.journal import advance
+from grpo.config.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfig
+from grpo.checkpoint.store import TrainState
+from grpo.config.sections import RLConfig
+from grpo.rollout.difficulty import PassRates
+from grpo.monitoring.journal import advance
 from grpo.loss import Normaliser, grpo_loss
-from grpo.metrics import Clock
-from grpo.sums import Sums
-from stages.config import RLStageConfig
+from grpo.monitoring.metrics import Clock
+from grpo.learner.stats import Sums
+from stages.recipe.config import RLStageConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ALGORITHM = (REPOSITORY / "docs" / "algorithm.md").read_text(encoding="utf-8")

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from grpo import endpoint
-from grpo.config import EvalConfig
-from grpo.endpoint import EndpointConfig, serve
+from grpo.evaluation import endpoint
+from grpo.config.sections import EvalConfig
+from grpo.evaluation.endpoint import EndpointConfig, serve
 from grpo.errors import UserError
-from grpo.eval_endpoint import evaluate_endpoint
+from grpo.evaluation.served import evaluate_endpoint
 from grpo.types import Prompt, Sampling
 from stages.cli import main
-from stages.evaluation import load_judges
+from stages.recipe.evaluation import load_judges
 
 KEY = "sk-a-secret-of-mine"
 ROWS = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(4)]

@@ -23,20 +23,20 @@ from conftest import (
     random_prompts,
 )
 
-import grpo.engine_local as engine_local
-import grpo.kv_cache as kv_cache
-from grpo.batching import Cut, collate, rows_of
-from grpo.chunked_head import LogitShape
-from grpo.decoding import survivors
-from grpo.engine_local import LocalEngine, usual_rows
+import grpo.engines.local.engine as engine_local
+import grpo.engines.local.cache as kv_cache
+from grpo.learner.batching import Cut, collate, rows_of
+from grpo.model.head import LogitShape
+from grpo.engines.local.decoder import survivors
+from grpo.engines.local.engine import LocalEngine, usual_rows
 from grpo.errors import UserError
-from grpo.model_fit import fit_of
-from grpo.packing import make_input
-from grpo.policy import end_token_ids
-from grpo.sampler_rng import stream_key, uniforms
-from grpo.sampling_draw import draw, keep_top_p
-from grpo.shared_attention import shared_attention
-from grpo.token_scores import token_scores
+from grpo.model.fit import fit_of
+from grpo.model.packing import make_input
+from grpo.model.policy import end_token_ids
+from grpo.engines.draws import stream_key, uniforms
+from grpo.engines.sampling_draw import draw, keep_top_p
+from grpo.model.attention import shared_attention
+from grpo.model.logprobs import token_scores
 from grpo.types import Group, Sampling
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gemma3", "gpt2"]

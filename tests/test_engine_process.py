@@ -18,11 +18,11 @@ from conftest import random_prompts
 from test_ahead import ahead_of, assert_same, put_inside, run
 from test_trainer import CPU, rows_of
 
-from grpo import engine_process
-from grpo.engine_local import LocalEngine
-from grpo.engine_process import ProcessEngine, ending
+from grpo.engines.local import process as engine_process
+from grpo.engines.local.engine import LocalEngine
+from grpo.engines.local.process import ProcessEngine, ending
 from grpo.errors import UserError
-from grpo.policy import load_policy
+from grpo.model.policy import load_policy
 from grpo.types import Sampling
 
 
@@ -102,7 +102,7 @@ def test_a_process_that_is_killed_and_started_again_changes_nothing(tiny_model_f
         return made[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr("grpo.engine.ProcessEngine", start)
+        patch.setattr("grpo.engines.choose.ProcessEngine", start)
         original = ProcessEngine.generate
 
         def dying(self: ProcessEngine, *arguments: Any, step: int, **options: Any) -> Any:
@@ -124,8 +124,8 @@ def test_a_process_that_is_killed_and_started_again_changes_nothing(tiny_model_f
 
 ORPHAN = """
 import os, sys, time
-from grpo.config import RuntimeConfig
-from grpo.engine_process import ProcessEngine
+from grpo.config.sections import RuntimeConfig
+from grpo.engines.local.process import ProcessEngine
 engine = ProcessEngine(sys.argv[1], RuntimeConfig(device="cpu"), 8, 1)
 process = engine._start()
 child = os.fork()  # a worker of a data loader, say: it has the pipe open as well

@@ -19,16 +19,16 @@ from conftest import EOS, IM_END, make_model, make_tokenizer, random_prompts
 from judge_server import closed_port
 from vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 
-from grpo.algorithm import LoraConfig
-from grpo.background import in_background
-from grpo.config import EngineConfig
-from grpo.engine import Sampled
-from grpo.engine_server import ServerEngine
-from grpo.engine_vllm import prompt_seed
+from grpo.config.algorithm import LoraConfig
+from grpo.system.background import in_background
+from grpo.config.sections import EngineConfig
+from grpo.engines.choose import Sampled
+from grpo.engines.vllm.servers import ServerEngine
+from grpo.engines.vllm.in_process import prompt_seed
 from grpo.errors import UserError
-from grpo.policy import Policy
+from grpo.model.policy import Policy
 from grpo.types import Group, Sampling
-from grpo.weight_transfer import chunks, live
+from grpo.engines.vllm.weights import chunks, live
 
 SAMPLING = Sampling(group_size=3, max_tokens=6, temperature=0.7, top_p=0.9, stop=("!",))
 SAMPLED = Sampled("m", make_tokenizer(), (EOS, IM_END), 64, "cpu", "float32")
@@ -38,7 +38,7 @@ PROMPTS = random_prompts(8)
 @pytest.fixture
 def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], list[FakeVllm]]]:
     """Starts some; waiting before another attempt is left out."""
-    monkeypatch.setattr("grpo.server_api.FIRST_DELAY", 0.01)
+    monkeypatch.setattr("grpo.engines.vllm.client.FIRST_DELAY", 0.01)
     with ExitStack() as stack:
         yield lambda count: [stack.enter_context(fake_vllm(tmp_path)) for _ in range(count)]
 
@@ -241,7 +241,7 @@ def test_wrong_answers_are_never_taken(servers: Any, policy: Policy, change: Any
 def test_a_sync_brings_every_tensor_in_pieces_and_a_version(
     servers: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grpo.weight_transfer.chunks", lambda tensors: chunks(tensors, 8192))
+    monkeypatch.setattr("grpo.engines.vllm.weights.chunks", lambda tensors: chunks(tensors, 8192))
     both = servers(2)
     engine = engine_of(both)
     before = [len(server.calls) for server in both]
@@ -311,7 +311,7 @@ def test_weights_that_a_sync_did_not_bring_are_seen(
 ) -> None:
     """A sync that is never sent: the version tells."""
     engine = ready(servers(1), policy)
-    monkeypatch.setattr("grpo.engine_server.send_by_files", lambda *_: None)
+    monkeypatch.setattr("grpo.engines.vllm.servers.send_by_files", lambda *_: None)
     engine.sync(policy)
     with pytest.raises(UserError, match="not with those of this run's last sync"):
         sample(engine)
@@ -426,7 +426,7 @@ def test_a_server_that_was_left_paused_goes_on(servers: Any, policy: Policy) -> 
 
 
 def test_servers_are_waited_for(servers: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("grpo.engine_server.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("grpo.engines.vllm.servers.POLL_SECONDS", 0.02)
     both = servers(2)
     early = iter([(503, {}), (503, {})])
     both[1].fault = only("/health", lambda: next(early, None))
@@ -435,7 +435,7 @@ def test_servers_are_waited_for(servers: Any, policy: Policy, monkeypatch: pytes
 
 
 def test_a_server_that_is_not_there(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grpo.engine_server.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("grpo.engines.vllm.servers.POLL_SECONDS", 0.02)
     (server,) = servers(1)
     url = closed_port()
     config = {"kind": "vllm-server", "server": {"urls": [server.url, url], "start_timeout": 0.1}}

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from grpo.data import canonical_answer
+from grpo.data.prompts import canonical_answer
 from grpo.errors import UserError
-from rewards.accuracy import accuracy_reward, gold_is_parseable
+from rewards.accuracy.reward import accuracy_reward, gold_is_parseable
 from rewards.loader import load_reward
-from rewards.normalise import vote
-from stages.eval_cmd import data_settings, named_set
-from stages.eval_sets import ASK, SETS, read_rows
+from rewards.accuracy.normalise import vote
+from stages.commands.eval import data_settings, named_set
+from stages.commands.eval_sets import ASK, SETS, read_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from real_data import data_folder, rows_of

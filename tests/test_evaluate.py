@@ -11,11 +11,11 @@ import torch
 from conftest import make_model, prompt_of
 from transformers import Qwen2ForCausalLM
 
-from grpo.config import EvalConfig
+from grpo.config.sections import EvalConfig
 from grpo.errors import UserError
-from grpo.eval_metrics import Judges, general_metrics, math_metrics, problem_row
-from grpo.evaluation import GeneralEval, _check_length, evaluate, judge_groups
-from grpo.scoring import Reward, score
+from grpo.evaluation.metrics import Judges, general_metrics, math_metrics, problem_row
+from grpo.evaluation.evaluate import GeneralEval, _check_length, evaluate, judge_groups
+from grpo.scoring.groups import Reward, score
 from grpo.types import Completion, Group, Prompt, Rollout
 from stages.tiny_world import build_tokenizer, model_config
 
@@ -202,7 +202,7 @@ def test_the_template_hash_follows_what_renders_the_prompt(tiny: tuple[Any, Any]
         config(data={"path": "x", "suffix": "!"}).data,
         config(data={"path": "x", "system": "s"}).data,
     ]
-    from grpo.evaluation import template_hash
+    from grpo.evaluation.evaluate import template_hash
 
     assert len({template_hash(tiny[1], item) for item in data}) == 3
 
@@ -240,7 +240,7 @@ def test_counts_that_a_server_did_not_give() -> None:
 
 def test_ids_are_those_of_the_question() -> None:
     """So that models with different templates can be compared; equal questions stay apart."""
-    from grpo.evaluation import with_problem_ids
+    from grpo.evaluation.evaluate import with_problem_ids
 
     def of(template: str, **columns: Any) -> Group:
         return Group(Prompt(template, (1,), text=template, columns=columns), ())

@@ -13,15 +13,15 @@ import torch
 from conftest import VOCAB_SIZE, make_model, make_tokenizer
 
 import grpo
-from grpo.adapter import add_adapter
-from grpo.algorithm import LoraConfig
-from grpo.config import DataConfig
+from grpo.model.adapter import add_adapter
+from grpo.config.algorithm import LoraConfig
+from grpo.config.sections import DataConfig
 from grpo.errors import UserError
-from grpo.flops import ModelSize, mfu, peak_flops, positions, seen_pairs, size_of
-from grpo.packing import make_input
-from grpo.profiling import phase_table
-from stages.manifest import stage_settings
-from stages.run_cmd import run_command
+from grpo.model.flops import ModelSize, mfu, peak_flops, positions, seen_pairs, size_of
+from grpo.model.packing import make_input
+from grpo.monitoring.profiling import phase_table
+from stages.recipe.lineage import stage_settings
+from stages.commands.run import run_command
 
 CPU = torch.device("cpu")
 # Two completions, of 3 and 2 tokens, of a prompt of 4: the last token of each stays out of the rows.
@@ -161,7 +161,7 @@ def test_table_of_phases() -> None:
 def test_profile_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the setting runtime.profile, and no part of what a stage is made from."""
     asked: list[Any] = []
-    monkeypatch.setattr("stages.pipeline.run_pipeline", lambda config, *rest: asked.append(config))
+    monkeypatch.setattr("stages.recipe.pipeline.run_pipeline", lambda config, *rest: asked.append(config))
     for option in ([], ["--profile", "3"]):
         run_command(["tiny.yaml", "--out", str(tmp_path), *option])
     plain, profiled = asked

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.grader import adversarial, case_misses, is_as_expected
 from benchmarks.real_data import data_folder
-from rewards.accuracy import extract_answer, grade
+from rewards.accuracy.reward import extract_answer, grade
 
 needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from conftest import random_prompts
 
-from grpo.config import RLConfig, RuntimeConfig
-from grpo.inert import inert_settings
-from grpo.prompts import Task
-from grpo.scoring import Reward
+from grpo.config.sections import RLConfig, RuntimeConfig
+from grpo.config.inert import inert_settings
+from grpo.rollout.sampler import Task
+from grpo.scoring.groups import Reward
 from grpo.trainer import train
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo.algorithm import KLConfig, LossConfig
+from grpo.config.algorithm import KLConfig, LossConfig
 from grpo.loss import Normaliser, grpo_loss, kl_estimate
-from grpo.reward_kl import completion_kl, take_kl
+from grpo.scoring.shaping import completion_kl, take_kl
 from grpo.types import Completion, Group, Prompt, Rollout
 
 

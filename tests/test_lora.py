@@ -14,19 +14,19 @@ from safetensors.torch import load_file
 from test_trainer import CPU, Killed, completions, config_of, interrupt_at, rows_of, run, task_of, weights
 
 import grpo.trainer as trainer
-from grpo.adapter import add_adapter, target_names
-from grpo.algorithm import LoraConfig
-from grpo.batching import rows_of as sequences_of
-from grpo.config import RuntimeConfig
-from grpo.engine_local import LocalEngine
+from grpo.model.adapter import add_adapter, target_names
+from grpo.config.algorithm import LoraConfig
+from grpo.learner.batching import rows_of as sequences_of
+from grpo.config.sections import RuntimeConfig
+from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.learner import Learner, make_learner, with_ref_logprobs
-from grpo.policy import Policy, end_token_ids, load_policy
-from grpo.reference import Reference
-from grpo.token_scores import token_scores
+from grpo.learner.learner import Learner, make_learner, with_ref_logprobs
+from grpo.model.policy import Policy, end_token_ids, load_policy
+from grpo.model.reference import Reference
+from grpo.model.logprobs import token_scores
 from grpo.trainer import train
 from grpo.types import Sampling
-from grpo.update import accumulate_gradients, update
+from grpo.learner.update import accumulate_gradients, update
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "gemma2", "gpt2"]
 WITH_BIAS = ["qwen2", "gpt2"]
@@ -311,7 +311,7 @@ def policies(monkeypatch: pytest.MonkeyPatch) -> list[Policy]:
         seen.append(load_policy(*args))
         return seen[-1]
 
-    monkeypatch.setattr("grpo.run_setup.load_policy", loading)
+    monkeypatch.setattr("grpo.run.load_policy", loading)
     return seen
 
 
@@ -452,7 +452,7 @@ def test_dropout_acts_in_updates_only(tiny_model_folder, tmp_path, monkeypatch):
         modes.append(("scoring" if torch.is_inference_mode_enabled() else "update", dropping(model)))
         return token_scores(model, *args, **kwargs)
 
-    monkeypatch.setattr("grpo.learner.token_scores", noting)
+    monkeypatch.setattr("grpo.learner.learner.token_scores", noting)
     generate = LocalEngine.generate
 
     def sampling(self: LocalEngine, *args: Any, **kwargs: Any) -> Any:

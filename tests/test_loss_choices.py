@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grpo.algorithm import CorrectionConfig, LossConfig
+from grpo.config.algorithm import CorrectionConfig, LossConfig
 from grpo.loss import (
     Normaliser,
     cispo_objective,

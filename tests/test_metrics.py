@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from conftest import group_of, prompt_of
 
-from grpo.metrics import Clock, MetricsWriter, rollout_metrics
+from grpo.monitoring.metrics import Clock, MetricsWriter, rollout_metrics
 
 
 def test_rollout_metrics_by_hand():

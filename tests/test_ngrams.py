@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from stages import leaks
+from stages.recipe import leaks
 from stages.cli import main
-from stages.config import RecipeConfig
-from stages.leaks import LeakGuard
-from stages.ngrams import Ngrams, units
-from stages.stage import StageContext
+from stages.recipe.config import RecipeConfig
+from stages.recipe.leaks import LeakGuard
+from stages.recipe.ngrams import Ngrams, units
+from stages.recipe.stages import StageContext
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from real_data import data_folder, rows_of

@@ -24,22 +24,22 @@ from conftest import assert_same_metrics, make_model, make_tokenizer, random_pro
 from test_rollouts import judge_with_failures
 
 from grpo.advantages import assign_advantages
-from grpo.algorithm import AdvantageConfig
-from grpo.batching import rows_of
-from grpo.checkpoint import checkpoints
-from grpo.config import DataConfig, RLConfig, RuntimeConfig
-from grpo.data import build_prompts
-from grpo.engine_local import LocalEngine
+from grpo.config.algorithm import AdvantageConfig
+from grpo.learner.batching import rows_of
+from grpo.checkpoint.store import checkpoints
+from grpo.config.sections import DataConfig, RLConfig, RuntimeConfig
+from grpo.data.prompts import build_prompts
+from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.learner import Learner, make_learner
-from grpo.parallel import World, cut, is_main, join
-from grpo.policy import Policy, trainable, whole
-from grpo.prompts import Task
-from grpo.reference import Reference
-from grpo.scoring import Reward
+from grpo.learner.learner import Learner, make_learner
+from grpo.system.world import World, cut, is_main, join
+from grpo.model.policy import Policy, trainable, whole
+from grpo.rollout.sampler import Task
+from grpo.model.reference import Reference
+from grpo.scoring.groups import Reward
 from grpo.trainer import train, with_logprobs
 from grpo.types import Group, Sampling
-from grpo.update import accumulate_gradients, update
+from grpo.learner.update import accumulate_gradients, update
 
 ROOT = Path(__file__).parent.parent
 GROUP, MAX_TOKENS, STEPS = 4, 12, 20
@@ -409,8 +409,8 @@ def test_one_process_goes_on_from_two_and_two_from_one(together, alone, tiny_mod
 HALF_A_FAILURE = """
 import sys
 from grpo.errors import UserError
-from grpo.parallel import World
-from stages.command import guarded
+from grpo.system.world import World
+from stages.commands.command import guarded
 
 def command(arguments):
     world = World.current()

@@ -9,7 +9,7 @@ import pytest
 from conftest import prompt_of
 
 from grpo.errors import UserError
-from grpo.prompts import PromptSampler, Task, divide
+from grpo.rollout.sampler import PromptSampler, Task, divide
 
 
 def task_of(count: int = 6, name: str = "default", **settings: Any) -> Task:

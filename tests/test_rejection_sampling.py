@@ -6,17 +6,17 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from grpo.config import DataConfig, EvalConfig, OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
-from grpo.data import read_jsonl
-from grpo.engine_local import LocalEngine
+from grpo.config.sections import DataConfig, EvalConfig, OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
+from grpo.data.prompts import read_jsonl
+from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.policy import load_model, load_tokenizer, save_model
-from grpo.sft import supervised
+from grpo.model.policy import load_model, load_tokenizer, save_model
+from grpo.supervised.sft import supervised
 from grpo.types import Completion, Group, Prompt, Rollout
 from rewards.loader import load_reward
 from stages import base, cold_start, rejection_sampling
-from stages.config import BaseConfig, ColdStartConfig, EvaluationConfig, RecipeConfig, RejectionSamplingConfig
-from stages.stage import StageContext
+from stages.recipe.config import BaseConfig, ColdStartConfig, EvaluationConfig, RecipeConfig, RejectionSamplingConfig
+from stages.recipe.stages import StageContext
 from stages.tiny_world import build_tokenizer, model_config
 
 CPU = RuntimeConfig(device="cpu")
@@ -157,7 +157,7 @@ def test_rows_already_sampled_are_kept(models, tmp_path, monkeypatch, spoil, sam
 
 @pytest.mark.parametrize("part", ["data", "general"])
 def test_an_evaluation_problem_is_refused_before_anything_is_sampled_or_trained(models, tmp_path, monkeypatch, part):
-    monkeypatch.setattr("grpo.sft.train_on_tokens", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("grpo.supervised.sft.train_on_tokens", lambda *_, **__: pytest.fail("trained"))
     if part == "data":
         monkeypatch.setattr(rejection_sampling, "sampling_engine", lambda *_: pytest.fail("sampled"))
     monkeypatch.setattr(f"{HERE}.problems", questions if part == "data" else general_problem)

@@ -18,14 +18,14 @@ import pytest
 import torch
 from test_trainer import CPU, Killed, completions, config_of, digits, interrupt_at, rows_of, run, task_of, weights
 
-from grpo.config import EngineConfig, RuntimeConfig
+from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.errors import UserError
-from grpo.metrics import MetricsWriter
-from grpo.parallel import World
-from grpo.prompts import Task
-from grpo.run_identity import differences, digest, identify
-from grpo.run_lock import LOCK, lock_run
-from grpo.scoring import Reward
+from grpo.monitoring.metrics import MetricsWriter
+from grpo.system.world import World
+from grpo.rollout.sampler import Task
+from grpo.checkpoint.identity import differences, digest, identify
+from grpo.system.lock import LOCK, lock_run
+from grpo.scoring.groups import Reward
 from grpo.trainer import train
 
 ALONE = World()
@@ -160,7 +160,7 @@ def test_accepted_data_begins_at_its_first_epoch(settings, tiny_model_folder, tm
 def test_another_machine_is_a_warning_that_says_what_it_means(tiny_model_folder, tmp_path, caplog, monkeypatch):
     config = config_of()
     killed_at(5, tiny_model_folder, tmp_path, config)
-    monkeypatch.setattr("grpo.run_identity._cpu", lambda: "another CPU")
+    monkeypatch.setattr("grpo.checkpoint.identity._cpu", lambda: "another CPU")
     with caplog.at_level("WARNING", "grpo"):
         run(tiny_model_folder, tmp_path, config_of(micro_batch_tokens=90))
     (line,) = [record.message for record in caplog.records if "other conditions" in record.message]
@@ -203,8 +203,8 @@ def test_metrics_have_each_step_once_whatever_is_in_the_file(tmp_path, caplog):
 HOLD = """
 import sys, time
 from pathlib import Path
-from grpo.parallel import World
-from grpo.run_lock import lock_run
+from grpo.system.world import World
+from grpo.system.lock import lock_run
 with lock_run(Path(sys.argv[1]), World(), shared="shared" in sys.argv):
     print("held", flush=True)
     time.sleep(60)

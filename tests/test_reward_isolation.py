@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import grpo
-from grpo.data import read_jsonl
+from grpo.data.prompts import read_jsonl
 from grpo.errors import UserError
 
 ROWS = [{"question": f"{number}?", "id": str(number), "number": number} for number in range(12)]
@@ -180,7 +180,7 @@ def test_siblings_of_a_spoilt_row_are_compared_with_each_other_alone(
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Rewards have two seconds instead of ten minutes; what hangs is let go at the end."""
-    monkeypatch.setattr("grpo.rollouts.REWARD_TIMEOUT", 2.0)
+    monkeypatch.setattr("grpo.rollout.source.REWARD_TIMEOUT", 2.0)
     release = threading.Event()
     yield release
     release.set()

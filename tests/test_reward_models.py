@@ -7,15 +7,15 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from grpo.config import OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
-from grpo.conversations import turn_end
+from grpo.config.sections import OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
+from grpo.data.conversations import turn_end
 from grpo.errors import UserError
-from grpo.policy import load_tokenizer, save_model
-from grpo.reward_model import split_held_out, train_pairwise, train_pointwise
-from grpo.reward_scoring import load_reward_model, response_ids, response_text, score_ids
+from grpo.model.policy import load_tokenizer, save_model
+from grpo.supervised.reward_model import split_held_out, train_pairwise, train_pointwise
+from grpo.supervised.reward_reader import load_reward_model, response_ids, response_text, score_ids
 from rewards.loader import load_reward
 from rewards.preference import RewardModel
-from stages.rl import _rewards
+from stages.recipe.rl import _rewards
 from stages.tiny_world import build_tokenizer, model_config
 
 CPU = RuntimeConfig(device="cpu")

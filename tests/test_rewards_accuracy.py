@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from grpo.errors import UserError
-from grpo.scoring import apply_rewards
-from rewards import judging, load_reward
-from rewards.accuracy import accuracy_reward, extract_answer, gold_is_parseable, grade
+from grpo.scoring.groups import apply_rewards
+from rewards.accuracy import equality as judging
+from rewards import load_reward
+from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.real_data import data_folder, rows_of
@@ -325,7 +326,7 @@ def test_no_string_has_side_effects(tmp_path):
 
 
 def test_workers_end_with_their_process():
-    code = "import rewards.accuracy as a, rewards.judging as j; a.grade(r'\\boxed{\\sqrt{4}}', '2'); "
+    code = "import rewards.accuracy.reward as a, rewards.accuracy.equality as j; a.grade(r'\\boxed{\\sqrt{4}}', '2'); "
     code += "print([w.process.pid for w in j._pool.workers if w.process])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True

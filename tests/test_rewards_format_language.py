@@ -10,12 +10,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.real_data import data_folder, rows_of
 from grpo.errors import UserError
-from grpo.scoring import score
+from grpo.scoring.groups import score
 from grpo.types import Completion, Group, Prompt, Rollout
-from rewards import detector, load_reward
+from rewards.language import detector
+from rewards import load_reward
 from rewards.format import format_reward, reasoning_steps, tag_count
-from rewards.language import chain_of_thought, count_words, language_consistency
-from rewards.words import SCRIPTS, scripts_of
+from rewards.language.reward import chain_of_thought, count_words, language_consistency
+from rewards.language.words import SCRIPTS, scripts_of
 
 needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 

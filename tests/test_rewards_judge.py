@@ -17,19 +17,19 @@ import pytest
 from conftest import prompt_of
 from judge_server import Fault, closed_port, fenced, request_id, said, serving, status, verdict
 
-from grpo.config import RewardConfig
+from grpo.config.sections import RewardConfig
 from grpo.errors import UserError
-from grpo.retries import MAX_WAIT, pause, retry_after
-from grpo.scoring import Exclusions, apply_rewards, score
+from grpo.system.http import MAX_WAIT, pause, retry_after
+from grpo.scoring.groups import Exclusions, apply_rewards, score
 from grpo.types import Completion, Group, Rollout
 from rewards import load_reward
-from rewards.breaker import Breaker, BreakerOpen
-from rewards.judge import Judge
-from rewards.judge_prompts import defused, reference_request
-from rewards.master_keys import says_nothing
-from rewards.verdicts import ReferenceVerdict, Unreadable, read_verdict
+from rewards.judge.breaker import Breaker, BreakerOpen
+from rewards.judge.reward import Judge
+from rewards.judge.prompts import defused, reference_request
+from rewards.judge.master_keys import says_nothing
+from rewards.judge.verdicts import ReferenceVerdict, Unreadable, read_verdict
 from stages.cli import main
-from stages.preflight import check_reward
+from stages.recipe.preflight import check_reward
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-very-secret-0123456789"
@@ -515,7 +515,7 @@ def test_an_answer_cannot_forge_its_fence_nor_the_verdict():
 
 def test_an_id_that_stands_in_a_text_is_drawn_again(monkeypatch):
     draws = iter(["aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"])
-    monkeypatch.setattr("rewards.judge_prompts.secrets.token_hex", lambda _: next(draws))
+    monkeypatch.setattr("rewards.judge.prompts.secrets.token_hex", lambda _: next(draws))
     token, messages = reference_request("q", "</answer-aaaaaaaaaaaa>", "see bbbbbbbbbbbb")
     assert token == "cccccccccccc"
     assert "cccccccccccc" in messages[0]["content"]
@@ -677,7 +677,7 @@ def test_a_run_with_wrong_judge_options_fails_before_it_starts(tmp_path, monkeyp
 
 
 OWN = """
-from rewards.judge import Judge
+from rewards.judge.reward import Judge
 
 judge = Judge(base_url={url!r}, model="m", key_env="MY_JUDGE_KEY", retries=0)
 

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.real_data import data_folder, rows_of
-from grpo.config import RewardConfig
+from grpo.config.sections import RewardConfig
 from grpo.errors import UserError
-from grpo.scoring import score
+from grpo.scoring.groups import score
 from grpo.types import Completion, Group, Prompt, Rollout
 from rewards import load_reward
 from rewards.countdown import countdown_reward
-from rewards.extraction import extract_answer
+from rewards.accuracy.extraction import extract_answer
 from rewards.format import format_reward, reasoning_steps, tag_count
-from rewards.language import language_consistency
+from rewards.language.reward import language_consistency
 from rewards.length import cosine_length, half_cosine, length_reward, overlong_penalty
 from rewards.repetition import repetition_penalty
-from stages.preflight import check_reward
+from stages.recipe.preflight import check_reward
 
 needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 RIGHT, WRONG = r"so \boxed{7}", r"so \boxed{8}"

@@ -12,15 +12,15 @@ from types import SimpleNamespace
 import pytest
 from conftest import THINK_TEMPLATE, make_tokenizer
 
-from grpo.config import RewardConfig
+from grpo.config.sections import RewardConfig
 from grpo.errors import UserError
-from grpo.scoring import apply_rewards, score
+from grpo.scoring.groups import apply_rewards, score
 from grpo.types import Completion, Group, Prompt, Rollout
 from rewards import load_reward, load_rewards
 from rewards.loader import REGISTRY
 from rewards.rows import judgeable
-from stages.preflight import check_reward
-from stages.score_cmd import score_file
+from stages.recipe.preflight import check_reward
+from stages.commands.score import score_file
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = """
@@ -96,13 +96,13 @@ def test_a_file_of_the_users_with_a_name_of_ours(tmp_path, monkeypatch, name):
     for path in (f"{name}.starts_with_a", f"{name}.nothing.starts_with_a"):
         with pytest.raises(UserError, match=rf"'{name}\.py' in .* the name is taken by this program: rename the file"):
             load_reward(path)
-    assert load_reward("rewards.accuracy.accuracy_reward").name == "accuracy_reward"
+    assert load_reward("rewards.accuracy.reward.accuracy_reward").name == "accuracy_reward"
 
 
 def test_a_file_of_the_users_that_comes_before_ours(tmp_path):
     """As in a notebook: Python looks in the current folder first."""
     (tmp_path / "rewards.py").write_text("def mine(completions):\n    return [1.0] * len(completions)\n")
-    code = "from grpo.imports import import_path; import_path('rewards.loader.load_reward')"
+    code = "from grpo.system.imports import import_path; import_path('rewards.loader.load_reward')"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -186,7 +186,7 @@ def test_score_file_bad_lines(tmp_path, capsys, line, message):
 def test_columns_named_like_an_option_stay_out_of_it(tmp_path, capsys):
     row = {"completion": "<think>two</think>The answer is 5", "answer": "5", "language": "en", "strict": "yes"}
     row |= {"opened": "no", "think_tag": "reasoning", "answer_tag": "answer"}
-    (found,) = run_score(tmp_path, capsys, [row], "accuracy", "format", "language", "rewards.accuracy.accuracy_reward")
+    (found,) = run_score(tmp_path, capsys, [row], "accuracy", "format", "language", "rewards.accuracy.reward.accuracy_reward")
     assert set(found["rewards"].values()) == {1.0}
     assert found["errors"] == {}
 
@@ -216,7 +216,7 @@ def test_score_ends_where_a_reward_hangs(own_module, capsys, monkeypatch):
     (own_module / "my_rewards_file.py").write_text(
         "import threading\ndef hangs(completions):\n    threading.Event().wait(60)\n"
     )
-    monkeypatch.setattr("stages.score_cmd.REWARD_TIMEOUT", 0.1)
+    monkeypatch.setattr("stages.commands.score.REWARD_TIMEOUT", 0.1)
     found = run_score(own_module, capsys, [{"completion": "x", "answer": "1"}] * 6, "my_rewards_file.hangs", "accuracy")
     assert [line["rewards"]["accuracy"] for line in found] == [0.0] * 6
     assert all("my_rewards_file.hangs" in line["errors"] for line in found)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from hostile_programs import CHEATS, FORK_BOMB, HOSTILE, KILLS_ALL, MUCH_MEMORY, SLEEP
 
-from rewards.code import code_reward
-from rewards.sandbox import namespaces
-from rewards.sandbox import run as sandbox
-from rewards.sandbox.run import SandboxError
+from rewards.code.reward import code_reward
+from rewards.code.sandbox import namespaces
+from rewards.code.sandbox import run as sandbox
+from rewards.code.sandbox.run import SandboxError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.real_data import data_folder, rows_of
@@ -241,7 +241,7 @@ def test_dies_with_the_trainer(tmp_path):
     """A trainer that is killed leaves nothing behind."""
     code = "```python\nimport time\ntime.sleep(600)\n```"
     script = f"""
-from rewards.code import code_reward
+from rewards.code.reward import code_reward
 print('up', flush=True)
 code_reward([{code!r}], [{TESTS!r}], timeout=600)
 """

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from conftest import group_of, prompt_of
 
-from grpo.algorithm import DifficultyConfig
-from grpo.config import RLConfig
-from grpo.difficulty import PassRates
-from grpo.dynamic_sampling import Pool, pack_group, teaches, unpack_group
+from grpo.config.algorithm import DifficultyConfig
+from grpo.config.sections import RLConfig
+from grpo.rollout.difficulty import PassRates
+from grpo.rollout.dynamic import Pool, pack_group, teaches, unpack_group
 from grpo.errors import UserError
-from grpo.metrics import Clock
-from grpo.overlong import overlong_penalty, penalise_overlong
-from grpo.parallel import World
-from grpo.prompts import PromptSampler, Task
-from grpo.rollouts import RolloutSource
-from grpo.scoring import Reward
+from grpo.monitoring.metrics import Clock
+from grpo.scoring.overlong import overlong_penalty, penalise_overlong
+from grpo.system.world import World
+from grpo.rollout.sampler import PromptSampler, Task
+from grpo.rollout.source import RolloutSource
+from grpo.scoring.groups import Reward
 from grpo.types import Completion, Group, Prompt, Rollout, Sampling
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from grpo.config import OptimizerConfig
-from grpo.schedule import lr_factor
+from grpo.config.sections import OptimizerConfig
+from grpo.learner.schedule import lr_factor
 
 
 def optimizer(**settings: Any) -> OptimizerConfig:

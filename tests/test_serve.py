@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from judge_server import closed_port
 
-from grpo.config import EngineConfig
-from grpo.engine import Sampled
+from grpo.config.sections import EngineConfig
+from grpo.engines.choose import Sampled
 from grpo.errors import UserError
-from grpo.vllm_serve import Child, arguments, backend, here, watch
+from grpo.engines.vllm.serve import Child, arguments, backend, here, watch
 from stages.cli import main
 
 STAND_IN = """\
@@ -69,9 +69,9 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is started in vLLM's place."""
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
-    monkeypatch.setattr("grpo.vllm_serve.COMMAND", [sys.executable, "-S", str(program)])
-    monkeypatch.setattr("grpo.optional.vllm_is_there", lambda: True)
-    monkeypatch.setattr("grpo.vllm_serve.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("grpo.engines.vllm.serve.COMMAND", [sys.executable, "-S", str(program)])
+    monkeypatch.setattr("grpo.engines.installed.vllm_is_there", lambda: True)
+    monkeypatch.setattr("grpo.engines.vllm.serve.POLL_SECONDS", 0.05)
     monkeypatch.setenv("SEEN", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(outputs(tmp_path)))
 
@@ -124,7 +124,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
             os.kill(os.getpid(), number)
         return ""
 
-    monkeypatch.setattr("grpo.vllm_serve.how_ended", tell)
+    monkeypatch.setattr("grpo.engines.vllm.serve.how_ended", tell)
     before = signal.getsignal(number)
     assert main(["serve", str(write_config(tmp_path, tiny_model_folder, urls))]) == 128 + number
     assert signal.getsignal(number) == before
@@ -147,7 +147,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
         "--enable-scale-out",
         '--weight-transfer-config {"backend": "files"}',
         f'--additional-config {{"grpo_weights": "{tmp_path}"}}',
-        "--worker-extension-cls grpo.vllm_files.Worker",
+        "--worker-extension-cls grpo.engines.vllm.worker_extension.Worker",
         f"--host 127.0.0.1 --port {urls[0].rpartition(':')[2]}",
     ):
         assert flag in words
@@ -188,7 +188,7 @@ def test_a_server_that_ends_is_an_error(
 def test_a_server_that_ends_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("grpo.vllm_serve.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("grpo.engines.vllm.serve.POLL_SECONDS", 0.05)
     output = tmp_path / "log"
     output.touch()
     ways = {"a": "exec sleep 60", "b": "exit 3"}
@@ -210,9 +210,9 @@ def test_mistakes_are_one_line(
     tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = str(write_config(tmp_path, tiny_model_folder, ["http://192.0.2.7:8000", "http://no.such.host.invalid:1"]))
-    monkeypatch.setattr("grpo.optional.vllm_is_there", lambda: False)
+    monkeypatch.setattr("grpo.engines.installed.vllm_is_there", lambda: False)
     assert run_here(capsys, config).startswith("error: vLLM is not installed (grpo serve): pip install")
-    monkeypatch.setattr("grpo.optional.vllm_is_there", lambda: True)
+    monkeypatch.setattr("grpo.engines.installed.vllm_is_there", lambda: True)
     assert "192.0.2.7:8000, http://no.such.host.invalid:1: not an address of this machine; give --url" in run_here(
         capsys, config
     )
@@ -243,7 +243,7 @@ def test_how_weights_come() -> None:
 
 
 def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    from grpo.vllm_serve import _gpus
+    from grpo.engines.vllm.serve import _gpus
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
     assert _gpus(2, 0, 1) == {}

@@ -11,15 +11,17 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM, Trainer
 
-from grpo import durable, stopping
-from grpo.checkpoint import checkpoints, last_good
-from grpo.config import OptimizerConfig, RuntimeConfig, SFTConfig
+from grpo.checkpoint import sealed as durable
+
+from grpo.system import stopping
+from grpo.checkpoint.store import checkpoints, last_good
+from grpo.config.sections import OptimizerConfig, RuntimeConfig, SFTConfig
 from grpo.errors import UserError
-from grpo.hf_checkpoints import FORMAT
-from grpo.hf_training import StepLog, training_order
-from grpo.policy import end_token_ids, load_model, load_tokenizer, save_model
-from grpo.schedule import lr_factor
-from grpo.sft import supervised
+from grpo.supervised.checkpoints import FORMAT
+from grpo.supervised.training import StepLog, training_order
+from grpo.model.policy import end_token_ids, load_model, load_tokenizer, save_model
+from grpo.learner.schedule import lr_factor
+from grpo.supervised.sft import supervised
 from stages.tiny_world import build_tokenizer, model_config
 
 CPU = RuntimeConfig(device="cpu")
@@ -252,7 +254,7 @@ def test_a_checkpoint_that_the_disk_does_not_take_is_a_warning(how, model, tmp_p
     with monkeypatch.context() as patch:
         if how == "no room":
             free = iter([10**12, 1000, 1000, 10**12])  # the second time also for how much is missing
-            patch.setattr("grpo.files.free_bytes", lambda folder: next(free))
+            patch.setattr("grpo.system.files.free_bytes", lambda folder: next(free))
         else:
             size = (checkpoints(tmp_path / "whole" / "checkpoints")[0] / "model.safetensors").stat().st_size
             limited_at(patch, 4, size - 1 if how == "safetensors" else size + 5000)

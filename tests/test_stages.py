@@ -15,18 +15,18 @@ import yaml
 from safetensors.torch import save_file
 from test_resume import hold
 
-from grpo.config_file import read_config
+from grpo.config.file import read_config
 from grpo.errors import UserError
-from grpo.run_lock import LOCK
-from grpo.section import flatten
-from stages import summary as summaries
-from stages.config import RecipeConfig
-from stages.leaks import LeakGuard
-from stages.manifest import Lineage, model_hash, stage_settings
-from stages.pipeline import run_pipeline
-from stages.planning import plan_stage
-from stages.preflight import check_sections, in_run
-from stages.stage import STAGES, StageContext, active_parents
+from grpo.system.lock import LOCK
+from grpo.config.section import flatten
+from stages.recipe import summary as summaries
+from stages.recipe.config import RecipeConfig
+from stages.recipe.leaks import LeakGuard
+from stages.recipe.lineage import Lineage, model_hash, stage_settings
+from stages.recipe.pipeline import run_pipeline
+from stages.recipe.planning import plan_stage
+from stages.recipe.preflight import check_sections, in_run
+from stages.recipe.stages import STAGES, StageContext, active_parents
 
 METRICS = {
     "n_problems": 4,
@@ -82,7 +82,7 @@ class Fakes:
             module = types.ModuleType(f"stages.{key}")
             module.run = self.run  # type: ignore[attr-defined]
             monkeypatch.setitem(sys.modules, f"stages.{key}", module)
-        monkeypatch.setattr("stages.evaluation.evaluate_stage", self.evaluate)
+        monkeypatch.setattr("stages.recipe.evaluation.evaluate_stage", self.evaluate)
 
     def run(self, context: StageContext) -> dict[str, Any]:
         self.ran.append(context.key)
@@ -496,7 +496,7 @@ def test_rl_stages_depend_on_engine_ahead_where_it_is_on(recipe: dict[str, Any])
 def test_ahead_with_an_engine_that_turns_out_to_be_vllm_is_refused_before_anything_runs(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grpo.engine.engine_kind", lambda *_: "vllm")
+    monkeypatch.setattr("grpo.engines.choose.engine_kind", lambda *_: "vllm")
     recipe["engine"] = {"kind": "auto", "ahead": True}
     with pytest.raises(UserError, match=r"^reasoning_rl: engine: 'ahead' needs an engine beside the trainer"):
         check_sections(RecipeConfig.model_validate(recipe), tmp_path, ["reasoning_rl"])

@@ -15,14 +15,18 @@ import pytest
 import torch
 from test_trainer import completions, config_of, digits, rows_of, run, task_of, weights
 
-from grpo import durable, stopping, trainer
-from grpo.checkpoint import checkpoints
-from grpo.config import RuntimeConfig
-from grpo.engine_local import LocalEngine
+from grpo.checkpoint import sealed as durable
+
+from grpo.system import stopping
+
+from grpo import trainer
+from grpo.checkpoint.store import checkpoints
+from grpo.config.sections import RuntimeConfig
+from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.policy import Policy, load_policy, trainable
-from grpo.reference import Reference
-from stages.command import guarded
+from grpo.model.policy import Policy, load_policy, trainable
+from grpo.model.reference import Reference
+from stages.commands.command import guarded
 
 ROOT = Path(__file__).parent.parent
 SETTINGS: dict[str, Any] = {"rollout_prompts": 4, "steps": 8, "loss": {"beta": 0.05}, "reference_every": 4}
@@ -189,8 +193,8 @@ def test_processes_stop_together():
 
 STUBBORN = """
 import sys, time
-from grpo import stopping
-from stages.command import guarded
+from grpo.system import stopping
+from stages.commands.command import guarded
 def stubborn(_):
     stopping.set_grace(float(sys.argv[1]))
     with stopping.later():
@@ -235,7 +239,7 @@ def test_a_signal_does_not_leave_the_policy_half_exchanged(tiny_model_folder, mo
                     send(signal.SIGINT)
                 yield item
 
-    monkeypatch.setattr("grpo.reference.trainable", lambda model: Signalling(trainable(model)))
+    monkeypatch.setattr("grpo.model.reference.trainable", lambda model: Signalling(trainable(model)))
     with pytest.raises(KeyboardInterrupt), stopping.handled(), kept.active(policy.model):
         inside.append("heeded too late")
     assert inside == []

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from test_endpoint import KEY, right, server, stream
 
-from grpo.config import DataConfig
-from grpo.data import load_rows
+from grpo.config.sections import DataConfig
+from grpo.data.prompts import load_rows
 from grpo.errors import UserError
 from stages.teacher import demonstrations
 

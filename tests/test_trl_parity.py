@@ -16,14 +16,14 @@ import torch
 from conftest import EOS, PAD, VOCAB_SIZE, group_of, make_model, make_tokenizer, model_logprobs, prompt_of
 
 from grpo.advantages import assign_advantages
-from grpo.algorithm import AdvantageConfig, CorrectionConfig
-from grpo.batching import Row, rows_of
-from grpo.config import RLConfig
-from grpo.learner import Learner
-from grpo.model_fit import fit_of
-from grpo.sums import Sums
+from grpo.config.algorithm import AdvantageConfig, CorrectionConfig
+from grpo.learner.batching import Row, rows_of
+from grpo.config.sections import RLConfig
+from grpo.learner.learner import Learner
+from grpo.model.fit import fit_of
+from grpo.learner.stats import Sums
 from grpo.types import Completion, Rollout
-from grpo.update import accumulate_gradients
+from grpo.learner.update import accumulate_gradients
 
 pytest.importorskip("trl", minversion="1.16")
 

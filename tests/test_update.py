@@ -16,20 +16,20 @@ import torch
 from conftest import EOS, VOCAB_SIZE, assert_same_metrics, make_model, make_tokenizer, model_logprobs, random_prompts
 
 from grpo.advantages import assign_advantages
-from grpo.batching import Cut, Row, contributing, model_input, normaliser_of, rows_of, split_updates
-from grpo.config import AdvantageConfig, RLConfig, RuntimeConfig
-from grpo.engine_local import LocalEngine
+from grpo.learner.batching import Cut, Row, contributing, model_input, normaliser_of, rows_of, split_updates
+from grpo.config.sections import AdvantageConfig, RLConfig, RuntimeConfig
+from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.learner import Learner, make_learner
-from grpo.packing import ModelInput
-from grpo.parallel import World
-from grpo.policy import Policy
-from grpo.reference import Reference
-from grpo.sums import Sums
-from grpo.token_scores import token_scores
+from grpo.learner.learner import Learner, make_learner
+from grpo.model.packing import ModelInput
+from grpo.system.world import World
+from grpo.model.policy import Policy
+from grpo.model.reference import Reference
+from grpo.learner.stats import Sums
+from grpo.model.logprobs import token_scores
 from grpo.trainer import with_logprobs
 from grpo.types import Completion, Group, Rollout, Sampling
-from grpo.update import accumulate_gradients, check_mismatch, update
+from grpo.learner.update import accumulate_gradients, check_mismatch, update
 
 GROUP, MAX_TOKENS = 4, 12
 CPU = torch.device("cpu")
@@ -100,7 +100,7 @@ def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
         calls.append((torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), len(rows.targets)))
         return token_scores(model, rows, *args, **kwargs)
 
-    monkeypatch.setattr("grpo.learner.token_scores", counting)
+    monkeypatch.setattr("grpo.learner.learner.token_scores", counting)
     return calls
 
 
@@ -260,7 +260,7 @@ def test_zero_advantages_cost_no_forward_and_stay_in_the_denominators(monkeypatc
     assert calls == [(True, tokens_of(groups[:1]))]
     skipping = gradients(policy.model)
     # the same with nothing skipped
-    monkeypatch.setattr("grpo.update.contributing", lambda rows, beta: list(rows))
+    monkeypatch.setattr("grpo.learner.update.contributing", lambda rows, beta: list(rows))
     calls.clear()
     accumulate_gradients(learner, rows, config)
     assert calls == [(True, tokens_of(groups))]
@@ -550,7 +550,7 @@ def test_gradient_clipping_limits_the_norm_and_reports_the_true_one():
 
 
 def test_saved_and_loaded_policies_are_equal(tmp_path: Path):
-    from grpo.policy import load_policy
+    from grpo.model.policy import load_policy
 
     policy, _ = setup(config_of())
     policy.save(tmp_path / "model")

@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from stages.manifest import read_json
-from stages.summary import HEADINGS, SHOWN
+from stages.recipe.lineage import read_json
+from stages.recipe.summary import HEADINGS, SHOWN
 from stages.view.charts import Curves, curves_of
 from stages.view.run_folder import StageFolder, finite_number
 from stages.view.samples import StepSamples, samples_of

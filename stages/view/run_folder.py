@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError, nearest
-from stages.manifest import read_json
-from stages.stage import STAGES
+from stages.recipe.lineage import read_json
+from stages.recipe.stages import STAGES
 from stages.view.text import visible
 
 STEP_FILE = re.compile(r"step-(\d+)\.jsonl")

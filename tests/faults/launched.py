@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torture
 
-from stages.command import guarded
+from stages.commands.command import guarded
 
 LONG = 8.0  # seconds, in parts: a signal that is only remembered does not end a sleep
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torture
 from conftest import make_model, make_tokenizer
 
-from grpo.checkpoint import last_good
+from grpo.checkpoint.store import last_good
 from grpo.errors import UserError
 
 SIZES = (100, 250, 400, 700, 1000, 1600)  # KiB; the run takes about 1,100

@@ -14,7 +14,7 @@ from launched import mark
 from test_processes import two_processes
 from torture import SHARDED, attempt, different_files, fingerprint
 
-from grpo.checkpoint import last_good
+from grpo.checkpoint.store import last_good
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -93,7 +93,7 @@ import os, torch
 from pathlib import Path
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
-from grpo.parallel import World
+from grpo.system.world import World
 
 world, core = World.current(), {min(os.sched_getaffinity(0))}
 distribute_tensor(torch.ones(4), init_device_mesh("cpu", (2,)), [Shard(0)])  # as sharded weights: the group stays

@@ -19,11 +19,17 @@ import torch
 from test_whole_run import SHORT
 from torture import before, end_of
 
-from grpo import hf_checkpoints, hf_training, trainer
-from grpo.engine_local import LocalEngine
-from stages import evaluation, rejection_sampling, runner
+from grpo.supervised import checkpoints as hf_checkpoints
+
+from grpo.supervised import training as hf_training
+
+from grpo import trainer
+from grpo.engines.local.engine import LocalEngine
+from stages.recipe import evaluation
+from stages.recipe import runner
+from stages import rejection_sampling
 from stages.cli import main
-from stages.sampled_parts import Parts
+from stages.recipe.parts import Parts
 
 SMALL = [
     *SHORT,

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from test_training import config_of, folder, tasks
 
-from grpo.checkpoint import last_good
-from grpo.config import EngineConfig, RuntimeConfig
+from grpo.checkpoint.store import last_good
+from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.trainer import train
-from stages.command import guarded
+from stages.commands.command import guarded
 
 __all__ = ["folder"]  # a fixture
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -37,8 +37,8 @@ MOMENTS = [
 def main(model: str, out: Path, engine: dict[str, Any], number: int, phase: str, count: int) -> int:
     """Train, and send this process the signal then. 0: never."""
     from grpo import trainer
-    from grpo.engine_server import ServerEngine
-    from grpo.engine_vllm import VllmEngine
+    from grpo.engines.vllm.servers import ServerEngine
+    from grpo.engines.vllm.in_process import VllmEngine
 
     left = count
 

@@ -22,12 +22,12 @@ from conftest import (
     random_prompts,
 )
 
-from grpo.algorithm import LoraConfig
-from grpo.config import EngineConfig, RuntimeConfig
-from grpo.engine import Sampled, load_for_sampling, sampling_engine, training_engine
-from grpo.engine_vllm import COLDEST, MEMORY_FOLDER, VllmEngine
+from grpo.config.algorithm import LoraConfig
+from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.engines.choose import Sampled, load_for_sampling, sampling_engine, training_engine
+from grpo.engines.vllm.in_process import COLDEST, MEMORY_FOLDER, VllmEngine
 from grpo.errors import UserError
-from grpo.policy import Policy, load_policy, trainable
+from grpo.model.policy import Policy, load_policy, trainable
 from grpo.types import Group, Sampling
 
 pytestmark = pytest.mark.vllm

@@ -24,14 +24,14 @@ import torch
 from conftest import EOS, IM_END, make_model, make_tokenizer, model_logprobs, prompt_of, random_prompts
 from test_trainer import Killed, config_of, rows_of, task_of
 
-import grpo.weight_transfer as transfer
-from grpo.algorithm import LoraConfig
-from grpo.config import EngineConfig, RuntimeConfig, SamplingConfig
-from grpo.engine import training_engine
-from grpo.engine_server import GENERATE, ServerEngine
+import grpo.engines.vllm.weights as transfer
+from grpo.config.algorithm import LoraConfig
+from grpo.config.sections import EngineConfig, RuntimeConfig, SamplingConfig
+from grpo.engines.choose import training_engine
+from grpo.engines.vllm.servers import GENERATE, ServerEngine
 from grpo.errors import UserError
-from grpo.policy import Policy, load_policy, trainable
-from grpo.server_api import Server
+from grpo.model.policy import Policy, load_policy, trainable
+from grpo.engines.vllm.client import Server
 from grpo.trainer import train
 from grpo.types import Group, Sampling
 from rewards import load_reward
@@ -222,7 +222,7 @@ def test_a_sync_of_old_weights_stops_a_run_before_the_first_update(
         first.extend(fresh if not first else [])
         send(iter(first), *rest)
 
-    monkeypatch.setattr("grpo.engine_server.send_by_files", stale)
+    monkeypatch.setattr("grpo.engines.vllm.servers.send_by_files", stale)
     with pytest.raises(UserError, match="they do not hold the same weights"):
         train(str(folder), {"default": task_of()}, config_of(), tmp_path, engine_config=config_for(two), runtime=CPU)
     assert len(rows_of(tmp_path)) == 1
@@ -363,7 +363,7 @@ def test_a_stopped_server_is_noticed_in_time(two: Served, folder: Path, caplog: 
 
 def test_the_judge_asks_a_real_server(two: Served, folder: Path) -> None:
     """A random model's replies hold no verdict: each is an error that is counted, never a 0."""
-    from grpo.scoring import apply_rewards
+    from grpo.scoring.groups import apply_rewards
 
     for form in ("json_schema", "none"):
         options = {"model": str(folder), "max_tokens": 64, "response_format": form, "timeout": 120.0}

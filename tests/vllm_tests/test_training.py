@@ -12,12 +12,12 @@ import pytest
 import torch
 from conftest import CHARACTERS, make_model, make_tokenizer
 
-from grpo.config import DataConfig, EngineConfig, RLConfig, RuntimeConfig
-from grpo.data import build_prompts
-from grpo.engine_vllm import VllmEngine
+from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConfig
+from grpo.data.prompts import build_prompts
+from grpo.engines.vllm.in_process import VllmEngine
 from grpo.errors import UserError
-from grpo.prompts import Task
-from grpo.scoring import Reward
+from grpo.rollout.sampler import Task
+from grpo.scoring.groups import Reward
 from grpo.trainer import TrainResult, train
 
 pytestmark = pytest.mark.vllm

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from conftest import make_model, make_tokenizer
 
-from grpo.config import DataConfig, EngineConfig, RLConfig, RuntimeConfig
-from grpo.data import build_prompts
-from grpo.prompts import Task
-from grpo.scoring import Reward
+from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConfig
+from grpo.data.prompts import build_prompts
+from grpo.rollout.sampler import Task
+from grpo.scoring.groups import Reward
 from grpo.trainer import train
 
 pytestmark = pytest.mark.vllm

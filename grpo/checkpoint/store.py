@@ -1,0 +1,207 @@
+"""Checkpoints of an RL run at rollout boundaries: whole, checksummed, on the disk; the last few and the best stay."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from grpo.config.sections import CheckpointConfig
+from grpo.checkpoint.sealed import MANIFEST, VERSION, damage, staged, write_tensors
+from grpo.errors import UserError
+from grpo.system.files import check_room, reason, write_text
+from grpo.learner.learner import Learner
+from grpo.checkpoint.pack import pack, unpack
+from grpo.model.reference import Reference
+
+log = logging.getLogger("grpo")
+
+FORMAT = 4  # of the folder's layout
+READABLE = (3, FORMAT)  # 3: before something could wait that was sampled ahead
+OVERHEAD = 8192  # bytes of a file's header and its last block, about
+LATEST = "latest"  # file beside the checkpoints with the name of the newest
+BEST = "best"  # likewise, of the one with the highest score, where `checkpoint.best` asks for it
+
+
+@dataclass
+class TrainState:
+    """What the loop carries from step to step besides tensors."""
+
+    step: int = 0  # optimizer updates done: also the version of the policy
+    tokens: int = 0  # completion tokens sampled
+    skipped: int = 0  # updates not applied: nothing to train, or a non-finite gradient
+    nonfinite: int = 0  # of them, those whose gradient was not finite
+    nonfinite_run: int = 0  # one after the other, up to now
+    seconds: float = 0.0
+    saved_step: int = 0  # of the last checkpoint
+    score: float | None = None  # of this checkpoint, by `checkpoint.best`; None: not asked for, or saved for a signal
+    reference_step: int = 0  # the step whose weights the reference holds; 0: the model the run started from
+    source: dict[str, Any] = field(default_factory=dict)  # see `grpo.rollout.source.SourceState`
+    rng: list[dict[str, Any]] = field(default_factory=list)  # of each process, see `grpo.checkpoint.rng_state`
+    identity: dict[str, Any] = field(default_factory=dict)  # see `grpo.checkpoint.identity`
+
+
+def save_checkpoint(
+    folder: Path,
+    config: CheckpointConfig,
+    state: TrainState,
+    learner: Learner,
+    reference: Reference | None,
+    behaviour: Reference | None = None,
+) -> Path | None:
+    """Write `folder/step-000100`: trained tensors, optimizer, state, and the reference if it was ever replaced.
+    `behaviour`: the weights that are yet to draw what was begun ahead.
+
+    All processes take part, since shards have to be gathered; the main one writes. None, with a warning, when the disk
+    did not take it: what was there before is untouched.
+    """
+    target = folder / f"step-{state.step:06d}"
+    files = {"model": learner.tensors()}
+    files["optimizer"], rest = pack(learner.optimizer_state())
+    if reference is not None and state.reference_step > 0:
+        files["reference"] = learner.full(reference.values)
+    if behaviour is not None:
+        files["behaviour"] = learner.full(behaviour.values)
+    values = {"optimizer": rest, "state": vars(state)}
+    error = learner.world.main_finds(lambda: _write(target, config, files, values))
+    if error is not None:
+        warn_of_no_checkpoint(target, error)
+    return target if error is None else None
+
+
+def warn_of_no_checkpoint(target: Path, why: str) -> None:
+    """`target`: the folder it would have had."""
+    step = int(target.name.removeprefix("step-"))
+    said = "no checkpoint at step %d: cannot write '%s': %s; training goes on, saving is tried again later"
+    log.warning(said, step, target, why)
+
+
+def _write(
+    target: Path,
+    config: CheckpointConfig,
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
+    values: Mapping[str, Any],
+) -> str | None:
+    """Why it failed, if it did."""
+    texts = {name: json.dumps(value) for name, value in values.items()}
+    needed = sum(tensor.nbytes for content in tensors.values() for tensor in content.values())
+    needed += sum(len(text) for text in texts.values()) + OVERHEAD * (len(tensors) + len(texts) + 1)
+    folder = target.parent
+    try:
+        check_room(folder, needed)
+        with staged(target, FORMAT) as partial:
+            for name, content in tensors.items():
+                write_tensors(partial / f"{name}.safetensors", content)
+            for name, text in texts.items():
+                write_text(partial / f"{name}.json", text)
+        retain(target, config)
+    except OSError as error:
+        return reason(error, folder, needed)
+    return None
+
+
+def retain(good: Path, config: CheckpointConfig) -> None:
+    """After `good` was written: it is the latest; the last few before it and the best one stay.
+
+    Raises:
+        OSError: the disk did not take the name of the latest; nothing was dropped.
+    """
+    write_text(good.parent / LATEST, good.name + "\n")
+    _prune(good, config)
+    for path in good.parent.glob("step-*"):  # of a run that was taken up again before them, because they were damaged
+        if path > good:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _prune(good: Path, config: CheckpointConfig) -> None:
+    """Of `good`, which was just written or checked, and those before it keep the last few and the one of the highest
+    score; and nothing half-removed."""
+    whole = [path for path in checkpoints(good.parent) if path <= good]
+    kept = whole[-config.keep :]
+    if config.best is not None:
+        best = max(whole, key=lambda path: (_score(path), path))
+        kept.append(best)
+        with contextlib.suppress(OSError):  # a full disk: the next save tries again
+            write_text(good.parent / BEST, best.name + "\n")
+    for path in good.parent.glob("step-*"):
+        if path < good and path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _score(path: Path) -> float:
+    """The lowest for one that has none, or cannot be read."""
+    try:
+        score = read_state(path).score
+    except (OSError, ValueError, TypeError):
+        score = None
+    return -math.inf if score is None else score
+
+
+def tidy(good: Path, config: CheckpointConfig) -> None:
+    """Finish what a kill after the last save may have left undone, once a run goes on from `good`."""
+    with contextlib.suppress(OSError):  # a full disk: the next save tries again
+        write_text(good.parent / LATEST, good.name + "\n")
+    for leftover in good.parent.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    _prune(good, config)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints, oldest first. A folder is renamed into place last, so what has the name was whole."""
+    return sorted(path for path in folder.glob("step-*") if (path / MANIFEST).is_file())
+
+
+def last_good(folder: Path, forms: Collection[int] = READABLE) -> Path | None:
+    """The newest checkpoint of which every byte is as it was written; a damaged one is named. None: there are none.
+    `forms`: the versions of its layout.
+
+    Raises:
+        UserError: there are some, or were, but no good one: to begin anew is the user's to decide.
+    """
+    found = {path.name: damage(path, *forms) for path in sorted(folder.glob("step-*"), reverse=True)}
+    latest = folder / LATEST
+    named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else None
+    if named is not None and named not in found:
+        found = {named: f"'{LATEST}' names it, but it is gone", **found}
+    good = next((name for name, wrong in found.items() if wrong is None), None)
+    bad = [f"{name}: {wrong}" for name, wrong in found.items() if wrong is not None and (not good or name > good)]
+    if bad and good is None:
+        foreign = all(line.endswith(VERSION) for line in bad)
+        raise UserError(
+            f"no checkpoint in '{folder}' can be used ({'; '.join(bad)}): "
+            f"{'use that version' if foreign else 'put back a copy of one'}, "
+            "or move that folder away to train from the start"
+        )
+    if bad:
+        log.warning("damaged checkpoint in '%s' (%s): going on from the one before, %s", folder, "; ".join(bad), good)
+    return folder / good if good else None
+
+
+def read_state(path: Path) -> TrainState:
+    """Everything but the tensors of a checkpoint that `last_good` gave."""
+    return TrainState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+
+
+def load_checkpoint(path: Path, learner: Learner, reference: Reference | None) -> TrainState:
+    """Put a checkpoint back into these objects. Safetensors and JSON only: no pickle is ever read."""
+    state = read_state(path)
+    learner.load_tensors(load_file(path / "model.safetensors"))
+    rest = json.loads((path / "optimizer.json").read_text(encoding="utf-8"))
+    learner.load_optimizer_state(unpack(load_file(path / "optimizer.safetensors"), rest))
+    if reference is not None and state.reference_step > 0:
+        learner.load_shards(reference.values, load_file(path / "reference.safetensors"))
+    return state
+
+
+def load_behaviour(path: Path, learner: Learner, behaviour: Reference) -> None:
+    """Put back the weights of that name, which `save_checkpoint` was given."""
+    learner.load_shards(behaviour.values, load_file(path / "behaviour.safetensors"))

@@ -1,0 +1,59 @@
+"""Settings that are right by themselves and do nothing in the run they stand in: no error, but it should be known."""
+
+from __future__ import annotations
+
+from grpo.config.sections import EngineConfig, OptimizerConfig, RLConfig
+from grpo.config.section import changed
+
+
+def inert_settings(config: RLConfig, shared_engine: bool) -> list[str]:
+    """A line for each reason. `shared_engine`: it samples with the trainer's own weights and numerics."""
+    dropout = config.lora is not None and config.lora.dropout > 0
+    on_policy = config.updates_per_rollout == 1 and not dropout  # pi_old is pi_theta
+    fresh = shared_engine and config.dynamic_sampling is None  # pi_gen is pi_old: no leftovers either
+    said = []
+    unused = _of_the_ratio(config) if on_policy else []
+    if unused:
+        said.append(
+            f"{', '.join(unused)}: one update follows a rollout, so the ratio is 1 (rollout_prompts or inner_epochs "
+            "gives more)"
+        )
+    if fresh and on_policy and config.loss.off_policy_mask is not None:
+        said.append("loss.off_policy_mask: every sequence was drawn by the weights that are trained on it")
+    if fresh and config.correction is not None:
+        said.append("correction: the engine samples with the trainer's weights, so it is 1 but for rounding")
+    return said + _of_the_schedule(config.optimizer, config.steps)
+
+
+def inert_engine_settings(config: EngineConfig, kind: str, *, lora: bool, on_gpu: bool) -> list[str]:
+    """A line for each reason: settings of engines that this run does not have. `kind`: with `auto` resolved."""
+    said = []
+    if kind != "local" and config.vllm.lora == "adapter" and not lora:
+        said.append("engine.vllm.lora: adapter: without 'lora' whole weights are delivered")
+    # A server's are read where it is started; only sleeping is of the engine that shares the trainer's GPU.
+    of_others = {"local": tuple(type(config.vllm).model_fields), "vllm-server": ("sleep",)}.get(kind, ())
+    unused = [f"engine.vllm.{name}" for name in changed(config.vllm, of_others)]
+    if kind != "vllm-server":
+        unused += [f"engine.server.{name}" for name in changed(config.server, type(config.server).model_fields)]
+    if unused:
+        said.append(f"{', '.join(unused)}: the engine is '{kind}'")
+    of_gpus = changed(config.vllm, ("memory", "sleep", "eager")) if kind == "vllm" and not on_gpu else ()
+    if of_gpus:
+        said.append(f"{', '.join(f'engine.vllm.{name}' for name in of_gpus)}: vLLM runs on a CPU")
+    return said
+
+
+def _of_the_ratio(config: RLConfig) -> list[str]:
+    """Changed settings that act on the ratio alone, which is 1 in the first update of a rollout."""
+    loss = config.loss
+    # Tokens and sequences still differ in what a weighted KL has for a gradient, and in what a correction leaves.
+    level = [] if config.correction or (loss.kl_in_loss and loss.kl.weighted) else ["ratio"]
+    return [f"loss.{name}" for name in changed(loss, (*level, "clip", "clip_low", "clip_high", "dual_clip"))]
+
+
+def _of_the_schedule(optimizer: OptimizerConfig, steps: int) -> list[str]:
+    if optimizer.warmup_steps >= steps:
+        return [f"optimizer.lr: never reached, since the warm-up lasts {optimizer.warmup_steps} of {steps} steps"]
+    if optimizer.schedule != "constant" and optimizer.warmup_steps == steps - 1:
+        return [f"optimizer.schedule: the warm-up leaves one of {steps} steps, and that has 'lr'"]
+    return []

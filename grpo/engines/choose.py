@@ -1,0 +1,113 @@
+"""Which engine samples: the factory behind `engine.kind`, for training and for a model that only samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from grpo.config.algorithm import LoraConfig
+from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.engines.local.engine import LocalEngine
+from grpo.engines.local.process import ProcessEngine
+from grpo.engines.installed import check_engine, vllm_is_there
+from grpo.model.policy import Policy, end_token_ids, inference_dtype, load_model, load_outline, pick_device
+from grpo.types import RolloutEngine
+from grpo.learner.update import MISMATCH_LIMIT
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The model that an engine with weights of its own samples from."""
+
+    name: str  # folder or hub name of the weights it starts with
+    tokenizer: Any
+    end_ids: tuple[int, ...]
+    longest: int  # tokens of the longest prompt and completion together
+    device: str
+    dtype: str  # of the weights it samples with, as runtime.dtype says
+    lora: LoraConfig | None = None
+
+
+def engine_kind(config: EngineConfig, runtime: RuntimeConfig) -> str:
+    """`engine.kind`, with `auto` resolved: vLLM where it is installed and the run is on a GPU.
+
+    Raises:
+        UserError: vLLM is asked for and is not there.
+    """
+    check_engine(config)
+    if config.kind == "auto":
+        return "vllm" if vllm_is_there() and pick_device(runtime).type == "cuda" else "local"
+    return config.kind
+
+
+def training_engine(
+    config: EngineConfig,
+    policy: Policy,
+    runtime: RuntimeConfig,
+    *,
+    name: str,
+    longest: int,
+    model: Any = None,
+    lora: LoraConfig | None = None,
+) -> RolloutEngine:
+    """The engine of a training run, to be filled by `sync` before it samples.
+
+    `name`: what the policy was loaded from. `model`: the one that the embedded engine samples from, None when every
+    forward of the policy's own is a collective (FSDP): it then has a copy. With `ahead` it has one in another process.
+    """
+    kind = engine_kind(config, runtime)
+    if kind == "local" and config.ahead:
+        # On two cores as many threads as the trainer has made a step 1.8 times as long, half of them cost nothing.
+        return ProcessEngine(name, runtime, config.max_rows, max(1, torch.get_num_threads() // 2))
+    if kind == "local":
+        own = load_model(name, policy.device, inference_dtype(runtime)) if model is None else model
+        return LocalEngine(own, policy.tokenizer, config.max_rows, shared=model is not None)
+    ends = end_token_ids(policy.model, policy.tokenizer)
+    sampled = Sampled(name, policy.tokenizer, ends, longest, policy.device.type, runtime.dtype, lora)
+    return _with_own_weights(kind, config, sampled)
+
+
+def sampling_engine(
+    config: EngineConfig, model: Any, tokenizer: Any, runtime: RuntimeConfig, *, name: str, longest: int
+) -> RolloutEngine:
+    """The engine for a model that is not trained: `load_for_sampling` of `name`, or one in memory."""
+    kind = engine_kind(config, runtime)
+    if kind == "local":
+        return LocalEngine(model, tokenizer, config.max_rows)
+    ends = end_token_ids(model, tokenizer)
+    sampled = Sampled(name, tokenizer, ends, longest, pick_device(runtime).type, runtime.dtype)
+    engine = _with_own_weights(kind, config, sampled)
+    try:
+        if model.device.type != "meta":
+            engine.sync(Policy(model, tokenizer, model.device))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def load_for_sampling(name: str, config: EngineConfig, runtime: RuntimeConfig) -> Any:
+    """What `sampling_engine` needs of the model: vLLM in this process reads the weights itself."""
+    kind = engine_kind(config, runtime)
+    if kind == "vllm":
+        return load_outline(name)
+    device = pick_device(runtime) if kind == "local" else torch.device("cpu")
+    return load_model(name, device, inference_dtype(runtime))
+
+
+def _with_own_weights(kind: str, config: EngineConfig, sampled: Sampled) -> RolloutEngine:
+    if kind == "vllm":
+        from grpo.engines.vllm.in_process import VllmEngine
+
+        return VllmEngine(config, sampled)
+    from grpo.engines.vllm.servers import ServerEngine
+
+    return ServerEngine(config, sampled)
+
+
+def mismatch_limit(config: EngineConfig, runtime: RuntimeConfig) -> float:
+    """How far the engine's log-probs may be from the trainer's, on average, before a rollout is refused."""
+    quantised = engine_kind(config, runtime) != "local" and config.vllm.quantization
+    return MISMATCH_LIMIT[quantised or runtime.dtype]

@@ -1,0 +1,173 @@
+"""One `vllm serve` process, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import ssl
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from grpo.evaluation.endpoint import FIRST_DELAY, holds_secret, is_address
+from grpo.errors import UserError
+from grpo.system.http import may_pass, pause
+
+if TYPE_CHECKING:
+    from httpx2 import AsyncClient
+
+ResultT = TypeVar("ResultT")
+log = logging.getLogger("grpo")
+
+HEALTH_SECONDS = 5.0  # a server that runs says so at once
+
+
+class ServerFailed(Exception):
+    """A request without a proper answer. `status`: of HTTP; None: there was none, so the server is gone or hangs."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Server:
+    """A server that runs, or is left out until the run ends."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self.url = address(url)
+        self.timeout = timeout  # seconds for one request
+        self.left_out: str | None = None  # why
+
+    def leave_out(self, why: str) -> None:
+        """Not asked any more, until the run ends."""
+        if self.left_out is None:
+            self.left_out = why
+            log.warning("vLLM at %s is left out from now on: %s", self.url, why)
+
+    async def get(self, client: AsyncClient, path: str, timeout: float | None = None) -> Any:
+        return await self._once(client, "GET", path, None, timeout or self.timeout)
+
+    async def post(self, client: AsyncClient, path: str, body: Any = None, retries: int = 0) -> Any:
+        """The answer's JSON. What may pass is tried `retries` times more; a server that hangs is not asked again.
+
+        Raises:
+            ServerFailed: no answer, or an error of the server.
+            UserError: it refuses the request: another server would, too.
+        """
+        for attempt in range(retries + 1):
+            try:
+                return await self._once(client, "POST", path, body, self.timeout)
+            except ServerFailed as failure:
+                if attempt == retries or isinstance(failure.__cause__, TimeoutError):
+                    raise
+                await asyncio.sleep(pause(attempt, FIRST_DELAY, None))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _once(self, client: AsyncClient, method: str, path: str, body: Any, timeout: float) -> Any:
+        import httpx2
+
+        try:
+            async with asyncio.timeout(timeout):
+                response = await client.request(method, self.url + path, json=body)
+        except TimeoutError as error:
+            raise ServerFailed(f"no answer within {timeout:g} s") from error
+        except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+            text = " ".join(str(error).split())
+            raise ServerFailed(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
+        if may_pass(response.status_code):
+            raise ServerFailed(f"HTTP {response.status_code}: {_message(response)}", response.status_code)
+        if response.status_code != 200:
+            raise UserError(f"vLLM at {self.url}{path}: HTTP {response.status_code}: {_message(response)}")
+        try:
+            return response.json() if response.content else None
+        except ValueError as error:
+            raise ServerFailed("its answer is not JSON", response.status_code) from error
+
+
+def address(url: str) -> str:
+    """The root of a server.
+
+    Raises:
+        UserError: it is none, or holds a secret, which would be shown in messages.
+    """
+    if not is_address(url) or holds_secret(url):
+        raise UserError("engine.server.urls: give addresses like http://localhost:8000, without user or query")
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def new_client() -> AsyncClient:
+    """Without limits of its own: how many requests run, and for how long, is decided where they are sent."""
+    import httpx2
+
+    return httpx2.AsyncClient(timeout=None, limits=httpx2.Limits(max_connections=None), verify=_certificates())
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Reading them takes longer than most requests."""
+    return ssl.create_default_context()
+
+
+async def health(server: Server) -> str:
+    """Why it does not answer; empty when it does."""
+    try:
+        async with new_client() as client:
+            await server.get(client, "/health", timeout=min(HEALTH_SECONDS, server.timeout))
+    except (ServerFailed, UserError) as failure:
+        return str(failure)
+    return ""
+
+
+def run(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """The coroutine's result, also where a loop is running already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
+class Runner:
+    """`run`, which `close` ends from another thread."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """
+        Raises:
+            asyncio.CancelledError: it was closed.
+        """
+
+        async def noted() -> ResultT:
+            task = asyncio.create_task(coroutine)
+            self._running = asyncio.get_running_loop(), task
+            if self._closed:
+                task.cancel()
+            try:
+                return await task
+            finally:
+                self._running = None
+
+        return run(noted())
+
+    def close(self) -> None:
+        """Nothing runs any more, now and later."""
+        self._closed = True
+        if (running := self._running) is not None:
+            with contextlib.suppress(RuntimeError):  # it has just come to its end
+                running[0].call_soon_threadsafe(running[1].cancel)
+
+
+def _message(response: Any) -> str:
+    """One line, of OpenAI's form of an error or of any other."""
+    try:
+        found = response.json()["error"]
+        text = found["message"] if isinstance(found, dict) else str(found)
+    except (ValueError, TypeError, KeyError):
+        text = response.text or response.reason_phrase
+    return " ".join(text.split())[:500]

@@ -1,0 +1,195 @@
+"""vLLM in this process: samples groups with weights of its own, which `sync` replaces by the policy's.
+
+What can go silently wrong with it is refused: weights or an adapter that did not arrive, a prefix cache that was not
+emptied, an answer that another version of the weights gave. What is left shows in the log-probs (`grpo.learner.update`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo.config.sections import EngineConfig
+from grpo.engines.choose import Sampled
+from grpo.errors import UserError
+from grpo.system.world import launched
+from grpo.engines.draws import stream_key
+from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
+from grpo.engines.vllm.start import start
+from grpo.engines.vllm.weights import weight_files
+
+MEMORY_FOLDER = Path("/dev/shm")  # an adapter, and what other processes load, goes through files: not on a disk
+COLDEST = 0.01  # vLLM samples at this temperature when a lower one is asked for, and only logs that
+
+
+class VllmEngine:
+    """Groups by `n`, token ids in and out, log-probs of the distribution that is sampled from."""
+
+    def __init__(self, config: EngineConfig, sampled: Sampled):
+        self.sampled = sampled
+        self.as_adapter = sampled.lora is not None and config.vllm.lora == "adapter"
+        if self.as_adapter and sampled.lora is not None and sampled.lora.bias != "none":
+            raise UserError("engine.vllm.lora: adapter: vLLM takes no trained bias ('lora.bias'): use merged")
+        self.folder = Path(tempfile.mkdtemp(prefix="grpo-", dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None))
+        self.elsewhere = config.vllm.tensor_parallel > 1  # its workers are processes of their own
+        try:
+            self.llm = start(config, sampled, self.folder)
+        except BaseException:
+            shutil.rmtree(self.folder)
+            raise
+        self.sleeps = config.vllm.sleep and sampled.device == "cuda"
+        self.asleep: set[str] = set()  # parts of its memory that the trainer has
+        self.version = 0  # of the weights: the number of syncs
+        self.adapter: Any = None  # vLLM's handle of the adapter in use
+
+    def sync(self, policy: PolicyWeights) -> None:
+        """Take over the policy's weights, or its adapter; nothing that older weights computed is used again.
+
+        Raises:
+            UserError: they did not arrive.
+        """
+        self._wake("weights")
+        self.version += 1
+        if self.as_adapter:
+            self._take_adapter(policy)
+        elif self.elsewhere:
+            self.llm.start_weight_update()
+            for part in weight_files(policy.export(), self.folder, str(self.version)):
+                self.llm.update_weights({"update_info": part})
+            self.llm.finish_weight_update()
+        else:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy.export()})
+        self.llm.update_weight_version(str(self.version))
+        if not self.llm.reset_prefix_cache():
+            raise UserError("engine: vLLM did not empty its prefix cache after new weights: it would mix old and new")
+
+    def _take_adapter(self, policy: PolicyWeights) -> None:
+        from vllm.lora.request import LoRARequest
+
+        folder = self.folder / f"adapter-{self.version}"
+        policy.save_adapter(folder)
+        adapter = LoRARequest(folder.name, self.version, str(folder))
+        self.llm.llm_engine.add_lora(adapter)
+        if adapter.lora_int_id not in self.llm.llm_engine.list_loras():
+            raise UserError("engine.vllm.lora: adapter: vLLM did not take the adapter; use merged")
+        if self.adapter is not None:
+            self.llm.llm_engine.remove_lora(self.adapter.lora_int_id)
+            shutil.rmtree(self.adapter.lora_path)
+        self.adapter = adapter
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
+        """One group of `sampling.group_size` completions per prompt, in the order of the prompts.
+
+        Raises:
+            UserError: vLLM cannot sample so.
+        """
+        check_sampling(sampling)
+        if not prompts:
+            return []
+        self._wake("kv_cache")
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
+            [self._parameters(prompt, sampling, seed, step) for prompt in prompts],
+            use_tqdm=False,
+            lora_request=self.adapter,
+        )
+        size = sampling.group_size
+        return [self._group(prompt, output, step, size) for prompt, output in zip(prompts, outputs, strict=True)]
+
+    def _parameters(self, prompt: Prompt, sampling: Sampling, seed: int, step: int) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            n=sampling.group_size,
+            # Sibling i draws with this + i: hashed, so that the next prompt's siblings have other seeds.
+            seed=prompt_seed(seed, step, prompt),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop),
+            stop_token_ids=list(self.sampled.end_ids),
+            ignore_eos=True,  # vLLM's own end token is one of ours, or none
+            detokenize=bool(sampling.stop),  # the text is made from the ids below, as every engine does
+            skip_special_tokens=False,  # a stop text may be, or contain, one
+            logprobs=0,  # of the sampled token
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _group(self, prompt: Prompt, output: Any, step: int, size: int) -> Group:
+        if tuple(output.prompt_token_ids) != prompt.token_ids:
+            raise RuntimeError(f"vLLM answered another prompt than '{prompt.id}'")
+        by_index = sorted(output.outputs, key=lambda sample: sample.index)
+        if [sample.index for sample in by_index] != list(range(size)):
+            raise RuntimeError(f"vLLM gave {len(by_index)} completions of {size} for prompt '{prompt.id}'")
+        return Group(prompt, tuple(Rollout(self._completion(prompt, sample, step)) for sample in by_index))
+
+    def _completion(self, prompt: Prompt, sample: Any, step: int) -> Completion:
+        if sample.finish_reason not in ("stop", "length"):
+            raise UserError(f"engine: vLLM ended a completion of prompt '{prompt.id}' with '{sample.finish_reason}'")
+        reason: FinishReason = sample.finish_reason
+        ids = tuple(sample.token_ids)
+        logprobs = tuple(sample.logprobs.logprobs)
+        if len(logprobs) != len(ids) or tuple(sample.logprobs.token_ids) != ids:
+            raise RuntimeError("vLLM's log-probs are not those of the sampled tokens alone")
+        text = self.sampled.tokenizer.decode(ids, skip_special_tokens=True)
+        return Completion(ids, logprobs, reason, text, step)
+
+    def release(self) -> None:
+        """Give the GPU's memory to the trainer until the next `sync`, which brings new weights."""
+        if self.sleeps and "weights" not in self.asleep:  # after a rollout without prompts the cache is still asleep
+            self.llm.sleep(level=1 if self.as_adapter else 2)  # 2: the weights are dropped
+            self.asleep = {"weights", "kv_cache"}
+
+    def _wake(self, part: str) -> None:
+        if part in self.asleep:
+            self.llm.wake_up(tags=[part])
+            self.asleep.remove(part)
+
+    def close(self) -> None:
+        """Stop vLLM and free its memory. (Another engine may be started in this process afterwards.)"""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.asleep:  # vLLM frees what it has mapped; where there is no room for it the run is over anyway
+            with contextlib.suppress(RuntimeError):
+                self.llm.wake_up(tags=sorted(self.asleep))
+        with process_group_kept():
+            self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        gc.collect()
+
+
+@contextlib.contextmanager
+def process_group_kept() -> Iterator[None]:
+    """vLLM ends the default process group with itself; in a run of several processes that is the run's own."""
+    from torch import distributed
+
+    end = distributed.destroy_process_group
+    if launched():
+        distributed.destroy_process_group = lambda group=None: None if group is None else end(group)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group = end
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """
+    Raises:
+        UserError: vLLM would silently sample otherwise.
+    """
+    if 0 < sampling.temperature < COLDEST:
+        raise UserError(
+            f"sampling temperature {sampling.temperature:g}: vLLM's lowest is {COLDEST}; take that, 0 to evaluate "
+            "greedily, or engine=local"
+        )
+
+
+def prompt_seed(seed: int, step: int, prompt: Prompt) -> int:
+    """A 62-bit seed, with room for the sibling's number."""
+    return stream_key(seed, step, prompt.task, prompt.id) >> 2

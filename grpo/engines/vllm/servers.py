@@ -1,0 +1,261 @@
+"""vLLM in processes of its own, here or elsewhere: `vllm serve`, started by `grpo serve` or by hand.
+
+The prompts of a rollout are shared among the servers; each group is one request, with token ids in and out. A server
+that dies or hangs is left out and the others do its prompts. Every completion says which weights drew it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from grpo.config.sections import EngineConfig
+from grpo.engines.choose import Sampled
+from grpo.engines.vllm.in_process import check_sampling, prompt_seed
+from grpo.errors import UserError
+from grpo.system.world import World
+from grpo.system.progress import progress
+from grpo.engines.vllm.client import Runner, Server, ServerFailed, health, new_client, run
+from grpo.engines.vllm.check import check_server
+from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
+from grpo.engines.vllm.weights import NCCL, live, pause, post_all, resume, send_by_files
+
+log = logging.getLogger("grpo")
+
+GENERATE = "/inference/v1/generate"  # vLLM's API of token ids
+POLL_SECONDS = 1.0  # between two looks at a server that is starting
+
+
+class ServerEngine:
+    """Groups from the servers of `engine.server.urls`; `sync` gives them the policy's weights."""
+
+    def __init__(self, config: EngineConfig, sampled: Sampled):
+        if sampled.lora is not None and config.vllm.lora == "adapter":
+            raise UserError("engine.vllm.lora: adapter: servers are given whole weights: use merged")
+        self.engine_config, self.config, self.sampled = config, config.server, sampled
+        self.world = World.current()
+        self.servers = [Server(url, config.server.timeout) for url in config.server.urls]
+        if len({server.url for server in self.servers}) < len(self.servers):
+            raise UserError("engine.server.urls: one of them is there twice")
+        backends = {run(self._connect(server)) for server in self._started()}
+        if len(backends) > 1:
+            raise UserError(f"engine.server.urls: they were started with different transfers: {sorted(backends)}")
+        self.nccl: Any = None
+        if NCCL in backends:
+            from grpo.engines.vllm.weights_nccl import NcclSender
+
+            self.nccl = NcclSender(self.world.rank, config.server.timeout)
+        # Other runs may have used these servers, or use them: a version of theirs must not look like ours.
+        self.name = self.world.main_finds(lambda: uuid.uuid4().hex[:8])
+        self.syncs = 0
+        self._sampling = Runner()
+
+    @property
+    def version(self) -> str:
+        """Of the weights that the servers have."""
+        return f"{self.name}-{self.syncs}"
+
+    def _started(self) -> list[Server]:
+        """The servers, when all of them answer."""
+        until = time.monotonic() + self.config.start_timeout
+        waiting = {server.url: failure for server in self.servers if (failure := run(health(server)))}
+        if waiting:
+            with progress("vLLM servers", len(self.servers), len(self.servers) - len(waiting)) as bar:
+                while waiting:
+                    if time.monotonic() > until:
+                        url, failure = next(iter(waiting.items()))
+                        raise UserError(
+                            f"vLLM at {url} is not there after {self.config.start_timeout:g} s "
+                            f"(engine.server.start_timeout): {failure}; start it with `grpo serve CONFIG`"
+                        )
+                    time.sleep(POLL_SECONDS)
+                    still = {server.url: failure for server in self.servers if (failure := run(health(server)))}
+                    bar.advance(len(waiting) - len(still))
+                    waiting = still
+        return self.servers
+
+    async def _connect(self, server: Server) -> str:
+        """How this server takes weights, when it is one that this run can use.
+
+        Raises:
+            UserError: it is not.
+        """
+        try:
+            async with new_client() as client:
+                return await check_server(client, server, self.engine_config, self.sampled)
+        except ServerFailed as failure:
+            raise UserError(f"vLLM at {server.url}: {failure}") from failure
+
+    def sync(self, policy: PolicyWeights) -> None:
+        """Give all servers the policy's weights and a version; nothing that older ones computed is used again.
+
+        Raises:
+            UserError: they did not arrive.
+        """
+        self.syncs += 1
+        failure = ""
+        tensors = policy.export()
+        try:
+            self._share_losses()
+            if self.nccl is not None:
+                self._send_by_nccl(policy)
+            elif self.world.rank == 0:
+                send_by_files(tensors, self.servers, Path(self.config.folder), self.version)
+        except UserError as error:
+            failure = str(error)
+        if self.nccl is None:
+            for _ in tensors:  # sharded weights are gathered: every process goes through all of them
+                pass
+        self._raise_together(failure)
+        self._share_losses()
+
+    def _raise_together(self, failure: str) -> None:
+        """
+        Raises:
+            UserError: in every process, when one has failed.
+        """
+        for failed in self.world.gather(failure):
+            if failed:
+                raise UserError(failed)
+
+    def _send_by_nccl(self, policy: PolicyWeights) -> None:
+        """All processes go through the weights once for each server: they must agree on which are there."""
+        failure = ""
+        try:
+            if self.world.rank == 0:
+                pause(self.servers)
+        except UserError as error:
+            failure = str(error)
+        self._raise_together(failure)
+        self._share_losses()
+        self.nccl.send(policy, self.servers)
+        if self.world.rank == 0:
+            post_all(self.servers, "/update_weight_version", {"new_version": self.version})
+            resume(self.servers, self.version)
+
+    def _share_losses(self) -> None:
+        """A server that one process has lost gets no more weights, so none may use it."""
+        everyone = self.world.gather({s.url: s.left_out for s in self.servers if s.left_out})
+        for lost in everyone:
+            for server in self.servers:
+                if server.url in lost:
+                    server.leave_out(lost[server.url])
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
+        """One group of `sampling.group_size` completions per prompt, in the order of the prompts.
+
+        Raises:
+            UserError: vLLM cannot sample so; no server is left, one refuses a request, or has other weights than those
+            of the last sync.
+        """
+        check_sampling(sampling)
+        groups: dict[int, Group] = {}
+        while waiting := deque(index for index in range(len(prompts)) if index not in groups):
+            self._sampling.run(self._round(waiting, prompts, sampling, seed, step, groups))
+        return [groups[index] for index in range(len(prompts))]
+
+    async def _round(
+        self,
+        waiting: deque[int],
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        seed: int,
+        step: int,
+        groups: dict[int, Group],
+    ) -> None:
+        """All live servers take prompts until none waits. Those of a server that is lost wait again."""
+        there = live(self.servers)
+        # No more than a server computes at a time: a request that waits there would seem to hang.
+        fitting = max(1, self.engine_config.max_rows // (sampling.group_size * self.world.size))
+        width = min(fitting, -(-len(waiting) // len(there)))
+
+        async def work(server: Server, taken: set[int]) -> None:
+            while waiting and server.left_out is None:
+                index = waiting.popleft()
+                taken.add(index)
+                body = self._request(prompts[index], sampling, seed, step)
+                answer = await server.post(client, GENERATE, body, self.config.retries)
+                groups[index] = self._group(server, prompts[index], sampling, answer, step)
+                taken.remove(index)
+
+        async def use(server: Server) -> None:
+            taken: set[int] = set()
+            tasks = [asyncio.create_task(work(server, taken)) for _ in range(width)]
+            _, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in rest:
+                task.cancel()
+            errors = [error for error in await asyncio.gather(*tasks, return_exceptions=True) if error is not None]
+            for error in errors:
+                if not isinstance(error, (ServerFailed, asyncio.CancelledError)):
+                    raise error
+            waiting.extend(sorted(taken))
+            for error in errors:
+                if isinstance(error, ServerFailed):
+                    server.leave_out(str(error))
+
+        async with new_client() as client:
+            await asyncio.gather(*(use(server) for server in there))
+
+    def _request(self, prompt: Prompt, sampling: Sampling, seed: int, step: int) -> dict[str, Any]:
+        """The same parameters as those of vLLM in this process."""
+        parameters = {
+            "n": sampling.group_size,
+            "seed": prompt_seed(seed, step, prompt),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "stop": list(sampling.stop),
+            "stop_token_ids": list(self.sampled.end_ids),
+            "ignore_eos": True,
+            "detokenize": bool(sampling.stop),
+            "skip_special_tokens": False,
+            "logprobs": 0,
+        }
+        return {"token_ids": list(prompt.token_ids), "return_token_ids": True, "sampling_params": parameters}
+
+    def _group(self, server: Server, prompt: Prompt, sampling: Sampling, answer: Any, step: int) -> Group:
+        """
+        Raises:
+            ServerFailed: the answer is not one of vLLM's.
+        """
+        try:
+            if tuple(answer["prompt_token_ids"]) != prompt.token_ids:
+                raise ValueError(f"it answers another prompt than '{prompt.id}'")
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            if [choice["index"] for choice in choices] != list(range(sampling.group_size)):
+                raise ValueError(f"{len(choices)} completions of {sampling.group_size}")
+            return Group(prompt, tuple(Rollout(self._completion(server, choice, step)) for choice in choices))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ServerFailed(f"not an answer of vLLM: {type(error).__name__}: {error}", 200) from error
+
+    def _completion(self, server: Server, choice: dict[str, Any], step: int) -> Completion:
+        versions = {span["version"] for span in choice["weight_versions"]}
+        if versions != {self.version}:
+            raise UserError(
+                f"vLLM at {server.url} sampled with weights of version {', '.join(sorted(versions))}, not with "
+                f"those of this run's last sync ({self.version}): was it started again, or does another run use it?"
+            )
+        reason: FinishReason = choice["finish_reason"]
+        if reason not in ("stop", "length"):
+            raise UserError(f"vLLM at {server.url} ended a completion with '{reason}': does another run use it?")
+        ids = tuple(choice["token_ids"])
+        content = choice["logprobs"]["content"]
+        if tuple(entry["token_id"] for entry in content) != ids:
+            raise ValueError("its log-probs are not those of the sampled tokens")
+        text = self.sampled.tokenizer.decode(ids, skip_special_tokens=True)
+        return Completion(ids, tuple(float(entry["logprob"]) for entry in content), reason, text, step)
+
+    def release(self) -> None:
+        """Their memory is their own."""
+
+    def close(self) -> None:
+        """The servers go on; what they are asked for is not waited for."""
+        self._sampling.close()
+        if self.nccl is not None:
+            self.nccl.close()

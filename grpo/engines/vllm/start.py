@@ -1,0 +1,121 @@
+"""How vLLM is started: settings under which it samples what the trainer scores, in this process or as a server."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from grpo.config.sections import EngineConfig
+from grpo.engines.choose import Sampled
+from grpo.errors import UserError
+from grpo.system.world import launched
+from grpo.engines.vllm.weights import FILES, FOLDER_KEY, WORKER
+
+GIB = 2**30
+CPU_CACHE_GIB = 1.0
+
+
+def settings(config: EngineConfig, sampled: Sampled) -> dict[str, Any]:
+    """vLLM's engine arguments, by their names in Python."""
+    own = config.vllm
+    on_gpu = sampled.device == "cuda"
+    chosen: dict[str, Any] = {
+        "model": sampled.name,
+        "dtype": sampled.dtype,
+        "max_model_len": sampled.longest,
+        "max_num_seqs": config.max_rows,
+        "tensor_parallel_size": own.tensor_parallel,
+        "quantization": own.quantization,
+        "enforce_eager": own.eager or not on_gpu,
+        # The log-probs of the distribution that is drawn from, temperature included (the default is T = 1).
+        "logprobs_mode": "processed_logprobs",
+        # Nothing of the model's generation config: a repetition penalty there would be applied silently.
+        "generation_config": "vllm",
+        "seed": 0,  # each request has its own
+    }
+    if own.kv_cache_gib is not None or not on_gpu:
+        chosen["kv_cache_memory_bytes"] = int((own.kv_cache_gib or CPU_CACHE_GIB) * GIB)
+    if on_gpu:
+        chosen |= {"gpu_memory_utilization": own.memory}
+    else:  # the CPU's generator cannot be given to a prompt that is computed in parts
+        chosen |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(16384, sampled.longest)}
+    if sampled.lora is not None and own.lora == "adapter":
+        chosen |= {"enable_lora": True, "max_lora_rank": lora_rank(sampled.lora.r), "max_loras": 1, "max_cpu_loras": 2}
+    return chosen
+
+
+def lora_rank(rank: int) -> int:
+    """The smallest of vLLM's adapter sizes that holds this rank."""
+    sizes = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+    fitting = [size for size in sizes if size >= rank]
+    if not fitting:
+        raise UserError(f"engine.vllm.lora: adapter: vLLM takes ranks up to {sizes[-1]}, and 'lora.r' is {rank}")
+    return fitting[0]
+
+
+def environment() -> dict[str, str]:
+    """What vLLM reads from the environment; what the user has set there stays."""
+    debug = logging.getLogger("grpo").isEnabledFor(logging.DEBUG)
+    wanted = {
+        "VLLM_LOGGING_LEVEL": "INFO" if debug else "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else the trainer's threads are bound with vLLM's
+    }
+    return {name: value for name, value in wanted.items() if name not in os.environ}
+
+
+def start(config: EngineConfig, sampled: Sampled, folder: Path) -> Any:
+    """vLLM's `LLM` in this process; with tensor parallelism its workers are others, which read weights in `folder`.
+
+    Raises:
+        UserError: it cannot start with these settings.
+    """
+    import torch
+
+    own = config.vllm
+    if own.tensor_parallel > 1 and launched():
+        raise UserError(
+            "engine.vllm.tensor_parallel: each of several trainer processes has a vLLM of its own: set it to 1, or use "
+            "engine=vllm-server"
+        )
+    os.environ.update(environment())
+    # With one worker, the engine's core is in this process too: weights are handed over, not sent.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if own.tensor_parallel == 1 else "1"
+    set_threads = torch.set_num_threads
+    try:
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        if current_platform.device_type != sampled.device:
+            raise ValueError(
+                f"this one is built for '{current_platform.device_type}' and the run is on '{sampled.device}' "
+                "(runtime.device)"
+            )
+        extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if launched() else {}
+        if own.tensor_parallel > 1:
+            extra |= {
+                "worker_extension_cls": WORKER,
+                "weight_transfer_config": {"backend": FILES},
+                "additional_config": {FOLDER_KEY: str(folder)},
+            }
+        sleeps = own.sleep and sampled.device == "cuda"
+        quiet: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
+        return LLM(**settings(config, sampled), **extra, **quiet, enable_sleep_mode=sleeps)
+    except (ValueError, RuntimeError, OSError, ImportError, AssertionError) as error:
+        raise UserError(f"engine.kind=vllm: vLLM cannot start: {_reason(error)}") from error
+    finally:
+        torch.set_num_threads = set_threads  # on a CPU vLLM replaces it by one that does nothing
+
+
+def _reason(error: Exception) -> str:
+    """One line. The first of pydantic's error says only that there is one."""
+    if isinstance(error, ValidationError):
+        found = error.errors()[0]
+        name = ".".join(map(str, found["loc"]))
+        text = found["msg"].removeprefix("Value error, ")
+        return f"{name}: {text}" if name else text
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,269 @@
+"""Completions from a server with OpenAI's chat API: streamed, timed, counted, tried again when that may help.
+
+The key comes from the environment (OPENAI_API_KEY) and from nowhere else, and is in no message, file or log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from grpo.errors import UserError
+from grpo.system.progress import progress
+from grpo.system.http import may_pass, pause, retry_after
+from grpo.config.section import Section
+from grpo.types import FinishReason, Prompt, Sampling
+
+MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none
+FIRST_DELAY = 0.5  # seconds before the second attempt
+REFUSED = (401, 403, 404)  # key, permission, address or model: no request will do better
+
+
+class EndpointConfig(Section):
+    """A served model."""
+
+    model: str = Field(min_length=1)
+    base_url: str | None = None  # such as http://localhost:8000/v1; None: OPENAI_BASE_URL, else OpenAI's own
+    concurrency: int = Field(8, ge=1)  # requests at a time
+    timeout: float = Field(600.0, gt=0)  # seconds for one completion, from the request to its last token
+    retries: int = Field(5, ge=0)  # after a 408, 409, 429, 5xx, a timeout or a broken stream
+    price_in: float | None = Field(None, ge=0)  # of a million prompt tokens, in any currency
+    price_out: float | None = Field(None, ge=0)  # of a million completion tokens
+    # Other fields of the request; null leaves one out: {max_tokens: null, max_completion_tokens: 4096}.
+    fields: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion. Seconds are of the attempt that succeeded; a count is None where the server gave none."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int | None
+    tokens: int | None
+    first_token: float | None  # seconds to the first token; None: it wrote none
+    seconds: float
+
+
+@dataclass
+class Served:
+    """What came of the requests."""
+
+    answers: dict[tuple[int, int], Answer] = field(default_factory=dict)  # (prompt, sample), without the failed ones
+    failed: int = 0
+    retries: int = 0
+    first_error: str = ""
+    seconds: float = 0.0
+
+
+class _Failed(Exception):
+    """An attempt without an answer. `again`: another one may have it, after `wait` seconds if the server says so."""
+
+    def __init__(self, reason: str, *, again: bool, hopeless: bool = False, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.again, self.hopeless, self.wait = again, hopeless, wait
+
+
+def serve(config: EndpointConfig, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Served:
+    """Ask for `sampling.group_size` completions of every prompt.
+
+    Raises:
+        UserError: the endpoint refuses, cannot be reached, or more than `MAX_FAILED` of the requests have no answer;
+            no key where one is needed, or an address that is none.
+    """
+    return asyncio.run(_serve(config, prompts, sampling, seed))
+
+
+async def _serve(config: EndpointConfig, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Served:
+    server = _Server(config, sampling, seed)
+    total = len(prompts) * sampling.group_size
+    jobs = iter([(number, sample) for number in range(len(prompts)) for sample in range(sampling.group_size)])
+    served = Served()
+    start = time.monotonic()
+
+    async def work() -> None:
+        for job in jobs:  # shared by all workers
+            try:
+                served.answers[job] = await server.ask(prompts[job[0]], job[1])
+            except _Failed as failure:
+                _count(served, failure, total, server.name)
+            bar.advance(1)
+
+    with progress("endpoint", total=total) as bar:
+        async with server.client:
+            await asyncio.gather(*(work() for _ in range(min(config.concurrency, total))))
+    served.seconds, served.retries = time.monotonic() - start, server.retries
+    return served
+
+
+def _count(served: Served, failure: _Failed, total: int, name: str) -> None:
+    """The first error that shows that the others need not be waited for ends it all."""
+    served.failed += 1
+    served.first_error = served.first_error or str(failure)
+    if failure.hopeless or (failure.again and not served.answers):  # nothing has ever worked
+        raise UserError(f"{name}: {failure}")
+    if served.failed > int(MAX_FAILED * total):
+        raise UserError(
+            f"{name}: {served.failed} of {total} requests have no answer, more than {MAX_FAILED:.0%}; "
+            f"first: {served.first_error}"
+        )
+
+
+class _Server:
+    """Sends the requests."""
+
+    def __init__(self, config: EndpointConfig, sampling: Sampling, seed: int) -> None:
+        import openai
+
+        self.config, self.seed, self.retries = config, seed, 0
+        address = base_url(config)
+        self.name = f"openai:{config.model}" + (f" at {address}" if address else "")
+        self.fields = request_fields(config, sampling)
+        # Retries are ours: the time of an attempt must not hold the waiting before it.
+        self.client = openai.AsyncOpenAI(api_key=_key(address), base_url=address, max_retries=0, timeout=config.timeout)
+
+    async def ask(self, prompt: Prompt, sample: int) -> Answer:
+        for attempt in range(self.config.retries + 1):
+            try:
+                return await self._attempt(prompt, sample)
+            except _Failed as failure:
+                if not failure.again or attempt == self.config.retries:
+                    raise
+                self.retries += 1
+                await asyncio.sleep(pause(attempt, FIRST_DELAY, failure.wait))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, prompt: Prompt, sample: int) -> Answer:
+        import httpx2
+        import openai
+
+        seed = hashlib.blake2b(f"{self.seed}/{prompt.id}/{sample}".encode(), digest_size=4).digest()
+        fields = {"seed": int.from_bytes(seed) >> 1, **self.fields}
+        sent = {name: value for name, value in fields.items() if value is not None}
+        messages: Any = prompt.messages
+        try:
+            async with asyncio.timeout(self.config.timeout):  # the client's own is for each read: it bounds no drip
+                start = time.monotonic()
+                stream = await self.client.chat.completions.create(
+                    model=self.config.model, messages=messages, stream=True, extra_body=sent
+                )
+                async with stream:
+                    return await read_stream(stream, start)
+        except openai.APIStatusError as error:
+            raise self._refused(error) from None
+        except (TimeoutError, openai.APITimeoutError):
+            raise _Failed(f"no answer within {self.config.timeout:g} s", again=True) from None
+        except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+            reason = error.__cause__ or error
+            raise _Failed(self._line(f"{type(reason).__name__}: {reason}"), again=True) from None
+        except (ValueError, TypeError, AttributeError) as error:  # the client does not validate what it is sent
+            raise _Failed(self._line(f"not a stream of completions: {error}"), again=True) from None
+
+    def _refused(self, error: Any) -> _Failed:
+        status = error.status_code
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        text = self._line(f"HTTP {status}: {message or error.message}")
+        if status in (400, 422):
+            text += " (endpoint.fields={NAME: null} leaves a field out)"
+        wait = retry_after(error.response.headers.get("retry-after"))
+        return _Failed(text, again=may_pass(status), hopeless=status in REFUSED, wait=wait)
+
+    def _line(self, text: str) -> str:
+        """One line, without the key that a server may repeat."""
+        key = self.client.api_key
+        return " ".join(text.replace(key, "***").split())[:300]
+
+
+async def read_stream(chunks: AsyncIterable[Any], start: float) -> Answer:
+    """Put a stream together. Thinking that the server sends apart goes into the tags that it took away.
+
+    Raises:
+        ValueError: it ends before the completion does.
+    """
+    thinking: list[str] = []
+    content: list[str] = []
+    first: float | None = None
+    finish: str | None = None
+    usage: Any = None
+    async for chunk in chunks:
+        usage = getattr(chunk, "usage", None) or usage
+        for choice in chunk.choices or ():
+            thought = getattr(choice.delta, "reasoning_content", None) or getattr(choice.delta, "reasoning", None)
+            if first is None and (thought or choice.delta.content):
+                first = time.monotonic() - start
+            thinking.append(thought or "")
+            content.append(choice.delta.content or "")
+            finish = choice.finish_reason or finish
+    if finish is None:
+        raise ValueError("it ends before the completion does")
+    thoughts = "".join(thinking)
+    return Answer(
+        text=f"<think>\n{thoughts.strip()}\n</think>\n{''.join(content)}" if thoughts else "".join(content),
+        finish_reason="length" if finish == "length" else "stop",
+        prompt_tokens=getattr(usage, "prompt_tokens", None),
+        tokens=getattr(usage, "completion_tokens", None),
+        first_token=first,
+        seconds=time.monotonic() - start,
+    )
+
+
+def request_fields(config: EndpointConfig, sampling: Sampling) -> dict[str, Any]:
+    """What every request holds besides its messages and seed; a value of None is not sent."""
+    limit = "max_tokens" if base_url(config) else "max_completion_tokens"  # OpenAI's newer models know only the latter
+    return {
+        "model": config.model,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        limit: sampling.max_tokens,
+        "stream_options": {"include_usage": True},
+        **config.fields,
+    }
+
+
+def base_url(config: EndpointConfig) -> str | None:
+    """The address, or None for OpenAI's own.
+
+    Raises:
+        UserError: it is none, or holds a secret; nothing of such an address is repeated.
+    """
+    text = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
+    if not text:
+        return None
+    if not is_address(text):
+        raise UserError("--base-url (or OPENAI_BASE_URL) must be an address like http://localhost:8000/v1")
+    if holds_secret(text):
+        raise UserError("--base-url must not hold a user, a password, a query or a fragment; set OPENAI_API_KEY")
+    return text
+
+
+def is_address(text: str) -> bool:
+    """Whether this is an http(s) address."""
+    try:
+        url = urlsplit(text)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    return valid and not any(map(str.isspace, text))
+
+
+def holds_secret(address: str) -> bool:
+    """Whether an address holds what may be a key: it would be shown in messages."""
+    url = urlsplit(address)
+    return url.username is not None or url.password is not None or bool(url.query or url.fragment)
+
+
+def _key(address: str | None) -> str:
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key and address is None:
+        raise UserError("openai:MODEL: set OPENAI_API_KEY, or give --base-url of a server that wants no key")
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise UserError("OPENAI_API_KEY: its value has characters that no HTTP header may hold")
+    return key or "none"  # a server without keys ignores it

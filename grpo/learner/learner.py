@@ -1,0 +1,250 @@
+"""The trained model with its optimizer, behind accelerate: one process or many, fp32, bf16 or fp16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from typing import Any
+
+import torch
+
+from grpo.model.adapter import base_model
+from grpo.learner.batching import Cut, Row, TrainBatch, collate, model_input
+from grpo.config.sections import RLConfig, RuntimeConfig
+from grpo.errors import UserError
+from grpo.model.fit import ModelFit, fit_of
+from grpo.model.packing import ModelInput, make_input
+from grpo.system.world import World, check_sharding
+from grpo.model.policy import Policy, local, trainable
+from grpo.model.reference import Reference
+from grpo.model.attention import shared_attention
+from grpo.model.logprobs import TokenScores, token_scores
+from grpo.types import Group
+
+PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What an update works on. `dropout`: the adapter's, which acts in updates only."""
+
+    model: Any
+    optimizer: Any
+    accelerator: Any
+    fit: ModelFit
+    micro_batch_tokens: int
+    world: World = field(default_factory=World)
+    sharded: bool = False  # FSDP: every forward is a collective, so all processes need equally many
+    dropout: bool = False
+    checkpointing: bool = False  # of activations
+
+    @property
+    def cut(self) -> Cut:
+        return Cut(self.micro_batch_tokens, self.fit.share_prompts)
+
+    def batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+        """This process's micro-batches of the step's `rows`; with sharded weights as many in every process, the last
+        ones empty where there is less to do."""
+        everyone = [self.cut.micro_batches(share) for share in self.cut.share(rows, self.world)]
+        own = everyone[self.world.rank]
+        if self.sharded:
+            own = own + [[]] * (max(map(len, everyone)) - len(own))
+        return own
+
+    def score(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
+        """Log-probs of the completion tokens of each row, without gradient or dropout; every process scores its share
+        and gets all."""
+        shares = self.cut.share(rows, self.world)
+        everyone = self.world.spread(shares, lambda _: [self._score(self.batches(rows))])
+        order = [row for share in shares for batch in self.cut.micro_batches(share) for row in batch]
+        found = {id(row): line for row, line in zip(order, chain.from_iterable(everyone), strict=True)}
+        return [found[id(row)] for row in rows]
+
+    def _score(self, batches: Sequence[list[Row]]) -> list[tuple[float, ...]]:
+        scores = []
+        with torch.inference_mode(not self.sharded), torch.no_grad(), self.forwards():
+            for batch in batches:
+                if not batch:
+                    self.idle()
+                    continue
+                given = model_input(batch, self.accelerator.device, share_prompts=self.fit.share_prompts)
+                values = iter(self.token_scores(given).logprobs.tolist())
+                scores += [tuple(islice(values, len(row.rollout.completion.token_ids))) for row in batch]
+        return scores
+
+    def collate(self, rows: Sequence[Row]) -> TrainBatch:
+        """A micro-batch in the form that the model takes."""
+        return collate(rows, self.accelerator.device, share_prompts=self.fit.share_prompts)
+
+    def token_scores(self, rows: ModelInput, **options: bool) -> TokenScores:
+        """`grpo.model.logprobs.token_scores` of the model; inside `forwards`."""
+        dtype = AUTOCAST.get(self.accelerator.mixed_precision)
+        on = dtype is not None and not self.sharded  # sharded weights are gathered in it
+        with torch.autocast(self.accelerator.device.type, dtype, enabled=on):
+            return token_scores(self.model, rows, self.fit.shape, **options)
+
+    def idle(self) -> torch.Tensor:
+        """A forward on one token whose result is 0: the part of a process that has no rows left."""
+        one = make_input([((0,), (0,))], self.accelerator.device, share_prompts=self.fit.share_prompts)
+        return self.token_scores(one).logprobs.sum() * 0.0
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Name -> full trained tensor, on the CPU; with sharded weights in the main process only."""
+        return self.full({name: parameter.detach() for name, parameter in trainable(self.model).items()})
+
+    def full(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Full tensors of what the processes hold of each trained one, as in `tensors`."""
+        if self.sharded:
+            from grpo.model.sharding import gathered
+
+            return gathered(values, trainable(self.model))
+        return {name: value.cpu().contiguous() for name, value in values.items()}
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `tensors` gave."""
+        own = {name: local(parameter.detach()) for name, parameter in trainable(self.model).items()}
+        self.load_shards(own, tensors)
+
+    def load_shards(self, own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy full tensors into what this process holds of them."""
+        if own.keys() != tensors.keys():
+            missing = sorted(own.keys() ^ tensors.keys())[0]
+            raise UserError(f"the checkpoint was made with other trained parameters (for one, '{missing}')")
+        if self.sharded:
+            from grpo.model.sharding import shards
+
+            tensors = shards(tensors, trainable(self.model))
+        with torch.no_grad():
+            for name, value in own.items():
+                if value.shape != tensors[name].shape:  # of another rank: rank 1 would be spread over all rows
+                    raise UserError(f"the checkpoint's '{name}' has another shape: it was made with other settings")
+                value.copy_(tensors[name])
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimizer's state and the loss scale."""
+        scaler = self.accelerator.scaler
+        if self.sharded:
+            from grpo.model.sharding import full_optimizer_state
+
+            state = full_optimizer_state(self.optimizer)
+        else:
+            state = self.optimizer.state_dict()
+        return {"optimizer": state, "scaler": scaler.state_dict() if scaler is not None else {}}
+
+    def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        if self.sharded:
+            from grpo.model.sharding import load_full_optimizer_state
+
+            load_full_optimizer_state(self.optimizer, state["optimizer"])
+        else:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    @contextmanager
+    def forwards(self, *, training: bool = False) -> Iterator[None]:
+        """Around every forward and its backward, which may run layers again. When `training`, the adapter's dropout is
+        on, if it has any (the model's own stays off), and activations are not kept if so set."""
+        kinds = self.model.named_modules() if training and (self.dropout or self.checkpointing) else ()
+        switched = [m for name, m in kinds if "lora_dropout" in name or getattr(m, "gradient_checkpointing", False)]
+        with ExitStack() as stack:
+            if self.fit.share_prompts:
+                stack.enter_context(shared_attention(base_model(self.model)))
+            for module in switched:
+                module.training = True
+                stack.callback(setattr, module, "training", False)
+            yield
+
+
+def make_learner(policy: Policy, config: RLConfig, runtime: RuntimeConfig) -> Learner:
+    """AdamW over the policy's trainable parameters, on accelerate (device, processes, autocast, loss scaling).
+
+    Raises:
+        UserError: nothing is trainable, or there is nothing to shard over.
+    """
+    check_sharding(runtime.parallel)
+    world = World.current()
+    accelerator = make_accelerator(policy.device, runtime)
+    if not trainable(policy.model):
+        raise UserError("no parameter of the model is trainable: nothing would be learnt")
+    world.share_weights([parameter.data for parameter in trainable(policy.model).values()])
+    fit = fit_of(policy.model, config.sampling.temperature)
+    if config.gradient_checkpointing:
+        enable_checkpointing(policy.model)
+    sharded = runtime.parallel == "fsdp"
+    if sharded:
+        from grpo.model.sharding import shard
+
+        model = shard(policy.model, accelerator, world)
+    else:  # not wrapped for gradients: `World.sum_gradients` adds them up once a step, after the last micro-batch
+        model = accelerator.prepare_model(policy.model, evaluation_mode=True)
+    settings = config.optimizer
+    optimizer = torch.optim.AdamW(
+        trainable(model).values(),
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        fused=policy.device.type in ("cpu", "cuda"),
+    )
+    if accelerator.scaler is not None:  # it makes its scale at the first loss, which this process may not have
+        accelerator.scaler.scale(torch.zeros((), device=accelerator.device))
+    return Learner(
+        model,
+        accelerator.prepare_optimizer(optimizer),
+        accelerator,
+        fit,
+        config.micro_batch_tokens,
+        world,
+        sharded,
+        dropout=config.lora is not None and config.lora.dropout > 0,
+        checkpointing=config.gradient_checkpointing,
+    )
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Have decoder layers keep their inputs alone and run again in the backward, in `Learner.forwards(training=True)`.
+
+    Raises:
+        UserError: the model's code has no layers of that kind.
+    """
+    base = base_model(model)
+    if not base.supports_gradient_checkpointing:
+        raise UserError(f"gradient_checkpointing: {type(base).__name__} does not support it; remove it")
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def make_accelerator(device: torch.device, runtime: RuntimeConfig) -> Any:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    precision = PRECISION[runtime.dtype]
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
+        AcceleratorState._reset_state()  # an earlier run of this process had another dtype
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+
+
+def with_old_logprobs(learner: Learner, groups: list[Group], chosen: Sequence[Row]) -> list[Group]:
+    """The groups with log pi_old of the `chosen` rows' tokens, by the policy as it is now."""
+    return _with_scores(groups, chosen, learner.score(chosen), "old_logprobs")
+
+
+def with_ref_logprobs(
+    learner: Learner, groups: list[Group], chosen: Sequence[Row], reference: Reference
+) -> list[Group]:
+    """The groups with log pi_ref of the `chosen` rows' tokens."""
+    with reference.active(learner.model):
+        return _with_scores(groups, chosen, learner.score(chosen), "ref_logprobs")
+
+
+def _with_scores(groups: list[Group], rows: Sequence[Row], scores: Sequence[Any], name: str) -> list[Group]:
+    found = {id(row.rollout): score for row, score in zip(rows, scores, strict=True)}
+    return [
+        replace(
+            group,
+            rollouts=tuple(replace(r, **{name: found[id(r)]}) if id(r) in found else r for r in group.rollouts),
+        )
+        for group in groups
+    ]

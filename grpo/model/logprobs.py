@@ -1,0 +1,84 @@
+"""Log-probs and entropies of trained tokens: one forward through the decoder, and the head on what is needed of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from grpo.model.adapter import base_model
+from grpo.model.head import LogitShape, score_tokens
+from grpo.errors import UserError
+from grpo.model.packing import ModelInput
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Of each trained token, completion after completion."""
+
+    logprobs: Float[Tensor, " N"]
+    entropy: Float[Tensor, " N"]  # in nats; zero when not asked for
+
+
+def token_scores(
+    model: Any, rows: ModelInput, shape: LogitShape, *, with_entropy: bool = False, entropy_gradient: bool = False
+) -> TokenScores:
+    """Log-probs (and entropies) of the trained tokens, at the sampling temperature.
+
+    Rows with `segments` need `grpo.model.attention.shared_attention` around this and its backward.
+    """
+    run = getattr(model, "run_inside", None)  # sharded: weights are whole only inside the model's own forward
+    arguments = (rows, shape, with_entropy, entropy_gradient)
+    return TokenScores(*(run(_scores, *arguments) if run is not None else _scores(model, *arguments)))
+
+
+def _scores(
+    model: Any, rows: ModelInput, shape: LogitShape, with_entropy: bool, entropy_gradient: bool
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    states = hidden_states(model, rows).flatten(0, 1).index_select(0, rows.predictors)
+    states, weight, bias = _head(states, base_model(model).get_output_embeddings())
+    return score_tokens(
+        states, weight, bias, rows.targets, shape, with_entropy=with_entropy, entropy_gradient=entropy_gradient
+    )
+
+
+def hidden_states(model: Any, rows: ModelInput) -> Float[Tensor, "R T D"]:
+    """What the decoder gives to the head."""
+    base = base_model(model)
+    decoder = base.get_decoder()
+    if decoder is base:  # Llama 4's text model does not say
+        decoder = base.model
+    if rows.segments is None:
+        return decoder(input_ids=rows.token_ids, use_cache=False).last_hidden_state
+    # A mask of four dimensions is passed on as it is: none is made, and `segments` says what is seen.
+    mask = torch.empty(1, 1, 1, 1, device=rows.token_ids.device)
+    return decoder(
+        input_ids=rows.token_ids,
+        position_ids=rows.positions,
+        attention_mask=mask,
+        segments=rows.segments,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def _head(states: Float[Tensor, "N D"], head: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    """States, weight and bias whose product are the logits. An adapter adds columns: x W + (x A) B = [x, x A] [W; B].
+
+    Raises:
+        UserError: the head is no linear layer.
+    """
+    base = head.get_base_layer() if hasattr(head, "get_base_layer") else head
+    if not isinstance(base, nn.Linear) or base.weight.shape[-1] != states.shape[-1]:
+        raise UserError(f"the model's output layer is a {type(base).__name__}, which the trainer cannot score with")
+    if base is head:
+        return states, base.weight, base.bias
+    name = head.active_adapters[0]
+    inner = head.lora_A[name](head.lora_dropout[name](states)) * head.scaling[name]
+    return (
+        torch.cat([states, inner.to(states.dtype)], -1),
+        torch.cat([base.weight, head.lora_B[name].weight], -1),
+        base.bias,
+    )

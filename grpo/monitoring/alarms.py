@@ -1,0 +1,172 @@
+"""What the metrics of a run say when it goes wrong: pure functions over its rows, one line of advice for each cause.
+
+They see the first rows of a run and the latest (`grpo.monitoring.metrics.MetricsWriter.rows`). A threshold is where a run that
+does well does not come; a difference counts only when it is larger than the rows' own noise explains.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from grpo.system.world import is_main
+
+log = logging.getLogger("grpo")
+
+Rows = Sequence[Mapping[str, Any]]
+
+BEGIN = 16  # rows whose mean is where the run began: one row is a handful of prompts
+NOW = 8  # rows whose mean is where it is: few enough to notice in time
+PATIENT = 100  # rows before something that ought to change is missed: R1-like gains take tens of steps
+CLEAR = 16  # rows without the cause before it may be said again: a value at its threshold goes to and fro
+KL_LIMIT = 1.0  # nats a token; DeepSeekMath's and open runs stay below 0.5, where texts still resemble the reference's
+ENTROPY_SHARE = 0.1  # of where it began. What is left below that is one answer to each prompt
+SHARP = 0.15  # nats a token; a model that begins below, after long SFT (the tiny recipe's: 0.07), has none to lose
+TRUNCATED = 0.95  # share of completions; a cut completion nearly never holds the answer
+LONGER = 2.0  # times where it began, and many of them cut: growth that still fits is what reasoning looks like
+CUT = 0.5  # share of completions
+FALL = 0.5  # share of what was gained
+SIGMAS = 4.0  # standard errors: of a hundred windows the best one is 2.5 above the mean by chance
+
+
+def rl_alarms(rows: Rows) -> dict[str, str]:
+    """Cause -> what is wrong and what to do, of a GRPO run."""
+    falls = _reward_falls(rows)
+    found = {
+        "reward does not rise": None if falls else _reward_flat(rows),
+        "reward collapses": falls,
+        "entropy collapses": _entropy(rows),
+        "KL runs away": _kl(rows),
+        "length explodes": _length(rows),
+        "everything is truncated": _truncated(rows),
+    }
+    return {cause: said for cause, said in found.items() if said}
+
+
+def sft_alarms(rows: Rows) -> dict[str, str]:
+    """The same of a supervised training."""
+    losses = _values(rows, "loss")
+    if len(losses) < PATIENT:
+        return {}
+    first, last = _mean(losses[:BEGIN]), _mean(losses[-BEGIN:])
+    if last < first:
+        return {}
+    return {
+        "loss does not fall": f"the loss was {first:.3g} at the beginning and is {last:.3g} now: change optimizer.lr "
+        "(up if it is flat, down if it jumps), and read what is trained in data/"
+    }
+
+
+class Alarms:
+    """Says each cause once, until it has been gone for a while."""
+
+    def __init__(self, judge: Callable[[Rows], Mapping[str, str]]) -> None:
+        self._judge = judge
+        self._last: dict[str, int] = {}  # cause -> the step it was last there
+
+    def look(self, rows: Rows) -> None:
+        """At the rows so far, after each new one."""
+        step = rows[-1]["step"]
+        for cause, said in self._judge(rows).items():
+            if step - self._last.get(cause, -CLEAR) >= CLEAR and is_main():
+                log.warning("step %d: %s: %s", step, cause, said)
+            self._last[cause] = step
+
+
+def _values(rows: Rows, name: str) -> list[float]:
+    return [float(value) for row in rows if (value := row.get(name)) is not None and math.isfinite(value)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _begin_and_now(rows: Rows, name: str) -> tuple[float, float] | None:
+    """Means of the first and of the latest rows; None: there are too few."""
+    values = _values(rows, name)
+    return (_mean(values[:BEGIN]), _mean(values[-NOW:])) if len(values) >= BEGIN + NOW else None
+
+
+def _noise(values: Sequence[float], other: Sequence[float]) -> float:
+    """Standard error of the difference of two means, from the rows' own spread."""
+    return math.sqrt(sum(statistics.variance(part) / len(part) for part in (values, other)))
+
+
+def _reward_flat(rows: Rows) -> str | None:
+    rewards = _values(rows, "reward")
+    if len(rewards) < PATIENT:
+        return None
+    first, last = rewards[:BEGIN], rewards[-BEGIN:]
+    if _mean(last) - _mean(first) > _noise(first, last):
+        return None
+    equal = _values(rows[-BEGIN:], "frac_zero_variance")
+    if equal and _mean(equal) >= 0.9:
+        why = "nearly all groups are judged alike: choose harder or easier prompts, or see whether the reward is right"
+    else:
+        why = "raise optimizer.lr or group_size, and read completions/ for what is rewarded"
+    return f"{_mean(first):.3g} at the beginning, {_mean(last):.3g} now: {why}"
+
+
+def _reward_falls(rows: Rows) -> str | None:
+    rewards = _values(rows, "reward")
+    if len(rewards) < 2 * BEGIN:
+        return None
+    windows = [rewards[start : start + BEGIN] for start in range(len(rewards) - BEGIN + 1)]
+    best, now = max(windows, key=_mean), rewards[-NOW:]
+    low = min(_mean(window) for window in windows[: windows.index(best) + 1])
+    drop = _mean(best) - _mean(now)
+    gained = _mean(best) - low
+    # A run that never rose has nothing to lose a share of: then the fall is measured by the noise alone.
+    if drop <= FALL * gained or drop <= SIGMAS * _noise(best, now):
+        return None
+    return (
+        f"it was {_mean(best):.3g} and is {_mean(now):.3g}: go back to an earlier checkpoint with a lower "
+        "optimizer.lr, or with a KL (loss.beta)"
+    )
+
+
+def _entropy(rows: Rows) -> str | None:
+    found = _begin_and_now(rows, "entropy")
+    if found is None or found[0] < SHARP or found[1] >= ENTROPY_SHARE * found[0]:
+        return None
+    equal = _values(rows[-NOW:], "frac_zero_variance")
+    rewards = _begin_and_now(rows, "reward")
+    if equal and _mean(equal) >= 0.9 and rewards is not None and rewards[1] > rewards[0]:
+        return None  # the task is learnt
+    return (
+        f"{found[0]:.3g} nats a token at the beginning, {found[1]:.3g} now: siblings become alike; lower optimizer.lr, "
+        "raise loss.clip_high or set loss.entropy_bonus"
+    )
+
+
+def _kl(rows: Rows) -> str | None:
+    values = _values(rows, "kl")[-NOW:]
+    if len(values) < NOW or _mean(values) <= KL_LIMIT:
+        return None
+    return (
+        f"{_mean(values):.3g} nats a token from the reference: lower optimizer.lr, raise loss.beta, "
+        "or renew the reference (reference_every)"
+    )
+
+
+def _length(rows: Rows) -> str | None:
+    found, cut = _begin_and_now(rows, "completion_length"), _values(rows[-NOW:], "truncated_fraction")
+    if found is None or not cut or found[1] <= LONGER * found[0] or _mean(cut) <= CUT:
+        return None
+    return (
+        f"{found[0]:.0f} tokens at the beginning, {found[1]:.0f} now, and {_mean(cut):.0%} are cut at the limit: raise "
+        "sampling.max_tokens, or punish it (truncated: penalise)"
+    )
+
+
+def _truncated(rows: Rows) -> str | None:
+    cut = _values(rows, "truncated_fraction")[-NOW:]
+    if len(cut) < NOW or _mean(cut) < TRUNCATED:
+        return None
+    return (
+        f"{_mean(cut):.0%} of the completions are cut at the limit: raise sampling.max_tokens, or see whether "
+        "the model knows its end token and template"
+    )

@@ -1,0 +1,78 @@
+"""Steps that are not finite, and running out of memory: what is done, what is said, what is kept to look at."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from grpo.learner.batching import Row
+from grpo.checkpoint.store import TrainState
+from grpo.data.prompts import write_jsonl
+from grpo.errors import UserError
+from grpo.system.world import is_main
+
+log = logging.getLogger("grpo")
+
+NONFINITE_LIMIT = 20  # in a row: float16's scale comes down from 65536 in fewer
+EXPECTED = 16  # in a row, of a float16 run, that say nothing about its data: 65536 is 2**16
+DUMPS = 5  # a batch may be megabytes
+
+
+def count_nonfinite(state: TrainState, grad_norm: float | None) -> None:
+    """Count the step, which is not applied, if its loss or gradient is not finite (`update` gives a norm that is not
+    finite for either; None: nothing to train, which says nothing)."""
+    if grad_norm is None:
+        return
+    if math.isfinite(grad_norm):
+        state.nonfinite_run = 0
+        return
+    state.nonfinite += 1
+    state.nonfinite_run += 1
+
+
+def report_nonfinite(out: Path, state: TrainState, grad_norm: float | None, rows: Sequence[Row], scaled: bool) -> None:
+    """Say that the step just counted was not finite, and keep its batch; a run that has nothing else is over.
+
+    `scaled`: the loss is (float16), so that the first of them are no wonder.
+
+    Raises:
+        UserError: too many of them one after the other.
+    """
+    if grad_norm is None or math.isfinite(grad_norm):
+        return
+    file = None if scaled and state.nonfinite_run <= EXPECTED else dump(out / "nonfinite", state.step, rows)
+    kept = f"; its batch is in '{file}'" if file else ""
+    log.warning("step %d: the loss or gradient is not finite; the step was not applied%s", state.step, kept)
+    if state.nonfinite_run >= NONFINITE_LIMIT:
+        raise UserError(
+            f"step {state.step}: the gradient was not finite {NONFINITE_LIMIT} times in a row: lower optimizer.lr, "
+            f"bound the loss (loss.dual_clip) or train in float32 (runtime.dtype); the batches are in "
+            f"'{out / 'nonfinite'}'"
+        )
+
+
+def dump(folder: Path, step: int, rows: Sequence[Row]) -> Path | None:
+    """One line a sequence that was trained: its ids, log-probs by engine, pi_old and pi_ref, rewards and advantage.
+    None: there are enough, another process writes it, or the disk does not take it."""
+    if not is_main() or len(list(folder.glob("step-*.jsonl"))) >= DUMPS:
+        return None
+    file = folder / f"step-{step:06d}.jsonl"
+    try:
+        write_jsonl(file, [{"prompt_ids": row.prompt_ids, **asdict(row.rollout)} for row in rows])
+    except OSError as error:  # what it is about is said all the same
+        log.warning("cannot write '%s': %s", file, error.strerror)
+        return None
+    return file
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: of a GPU, or of the CPU, where torch raises a plain RuntimeError."""
+    from torch import OutOfMemoryError
+
+    said = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
+    return isinstance(error, (OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in said)
+    )

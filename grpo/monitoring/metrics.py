@@ -1,0 +1,132 @@
+"""metrics.jsonl: one JSON object a step, undefined values null."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import record_function
+
+from grpo.config.sections import OVERLONG
+from grpo.system.files import append_text, must_write, write_text
+from grpo.system.world import is_main
+from grpo.types import Group
+
+log = logging.getLogger("grpo")
+
+FIRST, RECENT = 16, 128  # rows that are kept in memory
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: such numbers become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class MetricsWriter:
+    """Appends to `path`. On resume, rows after the `done` steps are dropped first: the run writes them again.
+
+    Of several processes the main one writes.
+
+    Raises:
+        UserError: the disk does not take it.
+    """
+
+    def __init__(self, path: Path, done: int = 0):
+        self.path = path
+        kept = {row["step"]: line for line, row in read_rows(path) if row["step"] <= done}
+        read = [json.loads(kept[step]) for step in sorted(kept)]
+        self.last: dict[str, Any] = read[-1] if read else {}  # of this run, or of what it goes on
+        self._first, self._recent = read[:FIRST], deque(read[FIRST:], maxlen=RECENT)
+        if is_main() and done > len(kept):
+            log.warning("'%s' has lost the rows of %d earlier steps", path, done - len(kept))
+        text = "".join(f"{kept[step]}\n" for step in sorted(kept))
+        with must_write(path, len(text)):
+            write_text(path, text)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The first few rows of the run and the latest, in order."""
+        return [*self._first, *self._recent]
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self.last = {key: finite(value) for key, value in row.items()}
+        if len(self._first) < FIRST:
+            self._first.append(self.last)
+        else:
+            self._recent.append(self.last)
+        if not is_main():
+            return
+        line = json.dumps(self.last) + "\n"
+        with must_write(self.path, len(line)):
+            if not self.path.exists():
+                log.warning("'%s' was removed while the run wrote to it: its earlier rows are lost", self.path)
+            append_text(self.path, line)
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(line, row) of each whole row; a kill may have cut the last one short, a power cut left zeros."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # its step comes again
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            yield line, row
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def rollout_metrics(groups: list[Group], names: Sequence[str]) -> dict[str, float | None]:
+    """What one update's groups say: rewards (each name over the rows it applies to), spread, lengths. `names`: of all
+    rewards of the run, so that one whose task is not there is null."""
+    rollouts = [r for group in groups for r in group.rollouts]
+    stds, zero_variance = [], []
+    for group in groups:
+        judged = [r for r in group.rollouts if r.reward is not None]
+        rewards = [r.reward for r in judged if r.reward is not None]
+        if len(rewards) > 1:
+            mean = sum(rewards) / len(rewards)
+            stds.append(math.sqrt(sum((x - mean) ** 2 for x in rewards) / (len(rewards) - 1)))
+            # Of what the reward functions gave: a KL or an over-long penalty taken from it nearly always differs.
+            said = [{name: value for name, value in r.rewards.items() if name != OVERLONG} for r in judged]
+            zero_variance.append(float(all(values == said[0] for values in said)))
+    return {
+        "reward": _mean([r.reward for r in rollouts if r.reward is not None]),
+        **{f"reward/{name}": _mean([v for r in rollouts if (v := r.rewards.get(name)) is not None]) for name in names},
+        "reward_std": _mean(stds),
+        "frac_zero_variance": _mean(zero_variance),
+        "excluded_fraction": _mean([float(r.reward is None) for r in rollouts]),
+        "completion_length": _mean([float(len(r.completion.token_ids)) for r in rollouts]),
+        "truncated_fraction": _mean([float(r.completion.finish_reason == "length") for r in rollouts]),
+    }
+
+
+class Clock:
+    """Seconds by phase since the last lap."""
+
+    PHASES = ("generate", "reward", "score", "update", "sync", "save")
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(self.PHASES, 0.0)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with record_function(phase):  # its name in a profiler's trace
+            yield
+        self.seconds[phase] += time.perf_counter() - start
+
+    def lap(self) -> dict[str, float]:
+        seconds, self.seconds = self.seconds, dict.fromkeys(self.PHASES, 0.0)
+        return seconds

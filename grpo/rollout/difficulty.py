@@ -1,0 +1,64 @@
+"""Running pass rates of prompts: which rest because they teach nothing now, and in what order the others come."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grpo.config.algorithm import DifficultyConfig
+from grpo.types import Group
+
+log = logging.getLogger("grpo")
+
+NEW_WEIGHT = 0.5  # of the latest group in the running rate: the policy changes
+
+
+class PassRates:
+    """The mean of the named reward, by prompt, over its groups so far; the newer groups weigh more."""
+
+    def __init__(self, config: DifficultyConfig):
+        self.config = config
+        self.rates: dict[str, float] = {}
+        self.rests: dict[str, int] = {}  # prompt -> the last epoch it sits out
+
+    def state(self) -> dict[str, Any]:
+        return {"rates": dict(self.rates), "rests": dict(self.rests)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.rates, self.rests = dict(state["rates"]), {name: int(last) for name, last in state["rests"].items()}
+
+    def observe(self, prompt: str, group: Group, epoch: int) -> None:
+        """Take in a group that was drawn in this epoch; rollouts to which the reward does not apply say nothing."""
+        values = [v for r in group.rollouts if (v := r.rewards.get(self.config.reward)) is not None]
+        if not values:
+            return
+        latest = sum(values) / len(values)
+        running = NEW_WEIGHT * latest + (1 - NEW_WEIGHT) * self.rates.get(prompt, latest)
+        self.rates[prompt] = running
+        # The latest group as well: a running mean that was once in between never comes back to 0 or 1.
+        if any(rate <= self.config.low or rate >= self.config.high for rate in (latest, running)):
+            self.rests[prompt] = epoch + self.config.rest_epochs
+        else:
+            self.rests.pop(prompt, None)
+
+    def arrange(self, prompts: Sequence[str], epoch: int) -> list[int]:
+        """Places of the prompts that take part in this epoch, in the order they come; unknown ones count as on target.
+
+        When all of them rest, all take part: the run goes on.
+        """
+        places = [place for place, prompt in enumerate(prompts) if self.rests.get(prompt, -1) < epoch]
+        if not places:
+            log.warning("every prompt's pass rate on '%s' is out of range: none rests now", self.config.reward)
+            places = list(range(len(prompts)))
+        target = self.config.target
+        if target is None:
+            return places
+        # In tenths, so that the shuffle still decides among prompts of like difficulty.
+        return sorted(places, key=lambda place: round(abs(self.rates.get(prompts[place], target) - target), 1))
+
+    def metrics(self, epoch: int) -> dict[str, float]:
+        """The mean running rate and how many prompts sit out this epoch or a later one."""
+        known = list(self.rates.values())
+        resting = sum(last >= epoch for last in self.rests.values())
+        return {"pass_rate": sum(known) / len(known) if known else float("nan"), "resting": float(resting)}

@@ -1,0 +1,181 @@
+"""Rewards for groups of completions: one broken reward function or one bad row never spoils the others.
+
+`apply_rewards` works on plain lists (the command `grpo score` uses it), `score` on the types of the training loop.
+What can go wrong with a reward function and what happens then (invariant 6 of the design):
+
+- it raises, hangs past `timeout`, or returns something that is not a list of the right length: it is called again row
+  by row, and the rows on which it fails again get an error;
+- a value is NaN, infinite or not a number: that row gets an error;
+- a value is None: the reward does not apply to that row and adds nothing;
+- a row with an error, or to which no reward applies, is excluded: its reward is None. Past the share `MAX_FAILED` of
+  a task's rows in a rollout (`Exclusions`) the run stops with a `UserError`, since it would train on what is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from grpo.errors import UserError
+from grpo.scoring.table import START, Reward, RewardTable, TrainerState, apply_rewards
+from grpo.types import Group, Prompt, Rollout
+
+__all__ = [
+    "Exclusions",
+    "Reward",
+    "RewardFunction",
+    "RewardTable",
+    "ScoreStats",
+    "TrainerState",
+    "apply_rewards",
+    "column_names",
+    "score",
+]
+
+MAX_FAILED = 0.1  # share of excluded rows past which training stops
+
+
+class RewardFunction(Protocol):
+    """TRL's calling convention; everything is passed by keyword. A coroutine function is welcome too.
+
+    A function that cannot judge a row may return None for it and say why through `log_error(row, text)`, which is
+    passed to functions that name it: the row is then excluded and counted (TRL has no such argument).
+    """
+
+    def __call__(
+        self, *, prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **columns: Any
+    ) -> list[float | None]: ...
+
+
+@dataclass(frozen=True)
+class ScoreStats:
+    """What `score` saw; the trainer puts it in its metrics."""
+
+    rows: int
+    excluded: int  # rows whose reward is None
+    reason: tuple[str, str] | None  # (reward, why) of the first of them
+    errors: dict[str, int]  # errors by reward name
+    first_error: str | None
+    failed: frozenset[tuple[int, str]]  # (row, reward name) of the errors that the function did not log itself
+    metrics: dict[str, float]  # means of what functions gave to log_metric
+    extra: dict[str, list[Any]]  # columns from log_extra, one value a row (groups in order, siblings in order)
+
+
+def score(
+    groups: Sequence[Group],
+    rewards: Sequence[Reward],
+    *,
+    columns: Iterable[str] | None = None,
+    trainer_state: Any = START,
+    timeout: float | None = None,
+    max_failed: int | None = None,
+) -> tuple[list[Group], ScoreStats]:
+    """Fill in `rewards` and `reward` of every rollout.
+
+    Functions are offered `columns`, the `column_names` of all the prompts that these were taken from (None: of these
+    alone): what a function finds must not depend on how the rows were drawn and cut over processes. `max_failed`: see
+    `apply_rewards`.
+
+    Raises:
+        UserError: a function needs a missing column, or fails on more than `max_failed` rows.
+    """
+    pairs = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+    table = apply_rewards(
+        rewards,
+        [prompt.text or "" if prompt.messages is None else prompt.messages for prompt, _ in pairs],
+        [_as_completion(prompt, rollout.completion.text) for prompt, rollout in pairs],
+        [list(rollout.completion.token_ids) for _, rollout in pairs],
+        _columns([prompt for prompt, _ in pairs], columns),
+        trainer_state=trainer_state,
+        timeout=timeout,
+        max_failed=max_failed,
+    )
+    totals = [table.total(row, rewards) for row in range(len(pairs))]
+    rows = iter(range(len(pairs)))
+    scored = [
+        replace(group, rollouts=tuple(_rewarded(rollout, next(rows), table, totals) for rollout in group.rollouts))
+        for group in groups
+    ]
+    return scored, _stats(table, rewards, totals)
+
+
+def _stats(table: RewardTable, rewards: Sequence[Reward], totals: list[float | None]) -> ScoreStats:
+    excluded = sum(total is None for total in totals)
+    return ScoreStats(
+        rows=table.rows,
+        excluded=excluded,
+        reason=_reason(table, rewards) if excluded else None,
+        errors=dict(Counter(name for _, name in table.errors)),
+        first_error=next((f"{name}: {text}" for (_, name), text in table.errors.items()), None),
+        failed=frozenset(table.failed),
+        metrics={name: math.fsum(values) / len(values) for name, values in table.metrics.items()},
+        extra=table.extra,
+    )
+
+
+def _rewarded(rollout: Rollout, row: int, table: RewardTable, totals: list[float | None]) -> Rollout:
+    return replace(rollout, rewards={name: column[row] for name, column in table.values.items()}, reward=totals[row])
+
+
+def _as_completion(prompt: Prompt, text: str) -> Any:
+    return text if prompt.messages is None else [{"role": "assistant", "content": text}]
+
+
+def column_names(prompts: Iterable[Prompt]) -> tuple[str, ...]:
+    """What functions are offered besides TRL's own arguments: `answer` (the canonical gold), every column that one of
+    the prompts has, and `prefill` (what the chat template already wrote of the completion)."""
+    names = dict.fromkeys(["answer", *(name for prompt in prompts for name in prompt.columns), "prefill"])
+    return tuple(name for name in names if name not in ("prompt", "completion", "completion_ids"))
+
+
+def _columns(prompts: Sequence[Prompt], names: Iterable[str] | None) -> dict[str, list[Any]]:
+    """Columns of all prompts; a row that lacks one has None there."""
+    rows = [{"answer": prompt.answer, **prompt.columns, "prefill": prompt.prefill} for prompt in prompts]
+    return {name: [row.get(name) for row in rows] for name in (column_names(prompts) if names is None else names)}
+
+
+def _reason(table: RewardTable, rewards: Sequence[Reward]) -> tuple[str, str]:
+    """(reward, why) of the first row that got no reward."""
+    voters = {reward.name for reward in rewards if reward.weight != 0.0}
+    failures = ((name, text) for (_, name), text in table.errors.items() if name in voters)
+    return next(failures, (", ".join(sorted(voters)), "every reward is None: none applies"))
+
+
+@dataclass
+class Exclusions:
+    """Rows of one rollout without a reward, by task, over all its draws and all processes."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    excluded: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, tuple[str, str]] = field(default_factory=dict)  # the first that this process saw
+
+    def limit(self, task: str) -> int:
+        """As many rows of the task may be excluded."""
+        return int(MAX_FAILED * self.rows[task])
+
+    def draw(self, groups: Iterable[Group]) -> None:
+        """Count what is to be judged, everywhere."""
+        for group in groups:
+            self.rows[group.prompt.task] += len(group.rollouts)
+
+    def judge(self, groups: Iterable[Group]) -> None:
+        """Count what got no reward, everywhere."""
+        for group in groups:
+            self.excluded[group.prompt.task] += sum(rollout.reward is None for rollout in group.rollouts)
+
+    def check(self, gather: Callable[[Any], list[Any]]) -> None:
+        """The counts are the same in every process, so all come to the same end; why, only one of them may know.
+
+        Raises:
+            UserError: of a task, more than the share `MAX_FAILED` is excluded.
+        """
+        for task, excluded in self.excluded.items():
+            if excluded > self.limit(task):
+                name, text = next(reason for reason in gather(self.reasons.get(task)) if reason is not None)
+                raise UserError(
+                    f"task '{task}': no reward from '{name}' on {excluded} of {self.rows[task]} completions, more than "
+                    f"{MAX_FAILED:.0%} of the rollout; first error: {text}"
+                )

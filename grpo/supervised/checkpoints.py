@@ -1,0 +1,117 @@
+"""Checkpoints of a training on a Hugging Face Trainer: its own files, with the guarantees of `grpo.checkpoint.sealed`.
+
+The Trainer reads its tensors back with `weights_only`: no pickle in these files is ever executed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from grpo.checkpoint.store import last_good, retain, tidy, warn_of_no_checkpoint
+from grpo.config.sections import CheckpointConfig
+from grpo.checkpoint.sealed import adopt
+from grpo.system.files import as_os_error, check_room, reason, write_json
+from grpo.system.world import World, is_main
+from grpo.checkpoint.identity import conditions, differences, warn_of_rounding
+
+log = logging.getLogger("grpo")
+
+FORMAT = 1  # of a checkpoint: the Trainer's files, CONDITIONS, and the manifest of `grpo.checkpoint.sealed`
+CONDITIONS = "conditions.json"  # what its sums were rounded by
+OVERHEAD = 1 << 16  # bytes of the files beside the tensors, about
+
+
+class Saved:
+    """Mixed into the trainers: a checkpoint appears whole or not at all; when the disk does not take it, that is a
+    warning and the training goes on. `keeping`: how many stay; `run_trainer` sets it."""
+
+    keeping: CheckpointConfig
+
+    def _save_checkpoint(self: Any, *arguments: Any, **options: Any) -> None:
+        """The Trainer's own method writes into a folder of the final name, and drops old ones without a look."""
+        folder, step = Path(str(self.args.output_dir)), self.state.global_step
+        made, target = folder / f"checkpoint-{step}", folder / f"step-{step:06d}"
+        needed = _size(self)
+        failure: str | None = None
+        try:
+            if is_main():
+                check_room(folder, needed)
+            super()._save_checkpoint(*arguments, **options)  # type: ignore[misc]
+        except (OSError, SafetensorError, RuntimeError) as error:
+            failure = reason(_as_os_error(error, made), folder, needed)
+        failures = [said for said in World.current().gather(failure) if said]  # every process has written its part
+        if is_main():
+            _finish(made, target, self.keeping, _conditions(self), failures, needed)
+        World.current().wait()
+
+
+def _finish(
+    made: Path, target: Path, keeping: CheckpointConfig, here: dict[str, Any], failures: list[str], needed: int
+) -> None:
+    """With its checksums and its name the checkpoint is complete; only then are old ones dropped."""
+    if not failures:
+        try:
+            write_json(made / CONDITIONS, here)
+            adopt(made, target, FORMAT)
+            retain(target, keeping)
+            return
+        except OSError as error:
+            failures = [reason(error, target.parent, needed)]
+    shutil.rmtree(made, ignore_errors=True)
+    warn_of_no_checkpoint(target, failures[0])
+
+
+def _size(trainer: Any) -> int:
+    """Bytes of a checkpoint, about."""
+    moments = (value for entry in trainer.optimizer.state.values() for value in entry.values())
+    tensors = [*trainer.model.state_dict().values(), *(v for v in moments if isinstance(v, torch.Tensor))]
+    return sum(tensor.nbytes for tensor in tensors) + OVERHEAD
+
+
+def _as_os_error(error: Exception, file: Path) -> OSError:
+    """A disk that does not take a file, as safetensors and torch say it; any other error is raised."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, SafetensorError):
+        return as_os_error(error, file)
+    if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+        raise error
+    return OSError(errno.EIO, "a file of it could not be written whole", str(file))
+
+
+def _conditions(trainer: Any) -> dict[str, Any]:
+    return conditions(World.current()) | {
+        "micro_batch_size": trainer.args.per_device_train_batch_size,
+        "device": trainer.args.device.type,
+    }
+
+
+def checkpoint_to_resume(folder: Path, trainer: Any, keeping: CheckpointConfig) -> Path | None:
+    """The newest checkpoint that is whole, as the main process finds it; None: begin. Half-written ones are removed.
+
+    Raises:
+        UserError: there are some, but every one is damaged.
+    """
+    found = World.current().main_finds(lambda: _last_whole(folder, keeping))
+    if found is not None:
+        before = json.loads((found / CONDITIONS).read_text(encoding="utf-8")) if (found / CONDITIONS).is_file() else {}
+        warn_of_rounding(differences(before, _conditions(trainer) if before else {}).rounding)
+        log.warning("going on from %s", found)
+    return found
+
+
+def _last_whole(folder: Path, keeping: CheckpointConfig) -> Path | None:
+    for partial in folder.glob("checkpoint-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    good = last_good(folder, (FORMAT,))
+    if good is not None:
+        tidy(good, keeping)
+    return good

@@ -1,0 +1,68 @@
+"""How a reward model reads and scores a response: the same at training and at use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from grpo.data.conversations import as_turns, render
+from grpo.errors import UserError
+
+Part = Literal["answer", "response"]
+
+
+def response_text(completion: Any, part: Part) -> str:
+    """What a reward model reads of a completion (string or messages): the final answer only, or the whole response."""
+    text = completion if isinstance(completion, str) else completion[-1]["content"]
+    return text.rpartition("</think>")[2].strip() if part == "answer" else text.strip()
+
+
+def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: int) -> list[int]:
+    """Prompt through the chat template, the response, and the end token, on which the score is read."""
+    opened = render(tokenizer, as_turns(prompt, "user", "prompt"), open_answer=True)
+    prompt_ids = tokenizer(opened, add_special_tokens=False)["input_ids"]
+    return prompt_ids + tokenizer(response_text(completion, part), add_special_tokens=False)["input_ids"] + [end]
+
+
+def load_reward_model(path: str, tokenizer: Any, device: torch.device) -> Any:
+    """A sequence classifier with one output; from a causal LM the head is new."""
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # a new head in place of the LM head is what we want, not a warning
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f"reward model '{path}': cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    # The classifier reads its score at the last token that is not padding.
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model.to(device)
+
+
+@torch.no_grad()
+def score_ids(model: Any, rows: Sequence[list[int]], pad: int, batch_size: int) -> list[float]:
+    """Scores of token sequences, in order; batches of similar length, right-padded."""
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    scores = [0.0] * len(rows)
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids, mask = (tensor.to(model.device) for tensor in padded([rows[row] for row in batch], pad))
+        values = model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+        for row, value in zip(batch, values, strict=True):
+            scores[row] = value
+    return scores
+
+
+def padded(rows: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and their attention mask, both [B, T]."""
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+    return ids, (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()

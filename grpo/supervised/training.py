@@ -1,0 +1,218 @@
+"""What every training on a Hugging Face Trainer shares: data order, optimizer, arguments, metrics, the end by a signal.
+
+The order of the data is a pure function of (seed, rows, steps) and handed to the Trainer as a sequence, so every batch
+is full, an epoch needs no special case, and an interrupted training goes on with the rows it had not seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from grpo.system import stopping
+from grpo.monitoring.alarms import Alarms, sft_alarms
+from grpo.config.sections import OptimizerConfig, RuntimeConfig, SFTConfig
+from grpo.errors import UserError
+from grpo.supervised.checkpoints import checkpoint_to_resume
+from grpo.monitoring.metrics import MetricsWriter
+from grpo.system.world import World, cut
+from grpo.model.policy import pick_device
+from grpo.system.progress import Bar, progress
+from grpo.learner.schedule import lr_factor
+
+log = logging.getLogger("grpo")
+
+ExampleT = TypeVar("ExampleT")
+
+
+class Quiet:
+    """Mixed into TRL's trainers: no usage report over the network, no model card written."""
+
+    def _send_telemetry(self) -> None:
+        return
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        return
+
+
+def step_count(config: SFTConfig, rows: int) -> int:
+    """Optimizer steps: as asked, or enough for the epochs asked."""
+    return config.steps or max(1, math.ceil((config.epochs or 0) * rows / config.batch_size))
+
+
+def drop_overlong(
+    examples: Sequence[ExampleT], length: Callable[[ExampleT], int], limit: int, title: str
+) -> list[ExampleT]:
+    """The examples of at most `limit` tokens; how many were dropped is said.
+
+    Raises:
+        UserError: none is left.
+    """
+    kept = [example for example in examples if length(example) <= limit]
+    if not kept:
+        raise UserError(f"{title}: every example is over max_tokens={limit}; raise it")
+    if len(kept) < len(examples):
+        dropped = len(examples) - len(kept)
+        log.warning("%s: %d of %d examples over %d tokens: dropped", title, dropped, len(examples), limit)
+    return kept
+
+
+def in_training_order(
+    rows: Sequence[dict[str, Any]], lengths: Sequence[int], config: SFTConfig, seed: int
+) -> tuple[int, Dataset, list[int]]:
+    """(steps, the rows as the Trainer takes them one after the other, tokens of each step)."""
+    steps = step_count(config, len(rows))
+    order = training_order(lengths, config.batch_size, steps, seed)
+    data = Dataset.from_list(list(rows)).select([row for batch in order for row in batch])
+    return steps, data, [sum(lengths[row] for row in batch) for batch in order]
+
+
+def training_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+    """Row numbers of each step's batch: one random permutation of all rows after the other.
+
+    Batches are never grouped by length: that would save padding, but a step then sees one kind of row only, and the
+    tiny world's base model needs several times the tokens to learn (measured).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    while len(order) < steps * batch_size:
+        order += torch.randperm(len(lengths), generator=generator).tolist()
+    batches = [order[start : start + batch_size] for start in range(0, steps * batch_size, batch_size)]
+    # Within a batch the order is free: neighbours in length share a micro-batch, which saves padding.
+    return [sorted(batch, key=lambda row: lengths[row]) for batch in batches]
+
+
+def make_optimizer(model: Any, config: OptimizerConfig, steps: int) -> tuple[Any, Any]:
+    """AdamW and its schedule. Biases and norms (vectors) are not decayed."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=trained[0].device.type in ("cpu", "cuda"))
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step, steps))
+
+
+def trainer_arguments(config: SFTConfig, out: Path, steps: int, seed: int, runtime: RuntimeConfig) -> dict[str, Any]:
+    """Keyword arguments for TrainingArguments and for TRL's versions of it: nothing but the training itself."""
+    processes = World.current().size
+    micro, accumulated = cut(config.batch_size, config.micro_batch_size, processes)
+    device = pick_device(runtime).type
+    if runtime.parallel == "fsdp":
+        log.warning("runtime.parallel=fsdp shards RL stages; here every process holds a whole model")
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "max_steps": steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": accumulated,
+        "train_sampling_strategy": "sequential",  # the data set is already in training order
+        "max_grad_norm": config.optimizer.max_grad_norm,
+        "seed": seed,
+        "use_cpu": device == "cpu",
+        "bf16": runtime.dtype == "bfloat16",
+        "fp16": runtime.dtype == "float16",  # with loss scaling; the weights stay fp32
+        "gradient_checkpointing": False,
+        "ddp_find_unused_parameters": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": device == "cuda",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a loss that is not a number stops the run, see StepLog
+        "eval_strategy": "no",
+        "save_strategy": "no" if config.checkpoint.every is None else "steps",
+        "save_steps": config.checkpoint.every or steps,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
+
+
+def fit(
+    make_trainer: Callable[[Dataset, dict[str, Any], Any], Trainer],
+    model: Any,
+    rows: Sequence[dict[str, Any]],
+    lengths: Sequence[int],
+    config: SFTConfig,
+    out: Path,
+    *,
+    seed: int,
+    runtime: RuntimeConfig,
+    title: str,
+) -> dict[str, Any]:
+    """Train `model` in place with what `make_trainer` (of the data, the arguments, and optimizer and schedule) gives,
+    or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`. `lengths`: tokens of each row.
+
+    Returns steps, loss (mean of the last 20 steps), tokens, seconds.
+
+    Raises:
+        UserError: the checkpoints are damaged, or the loss is no number.
+        Stopped: by a signal, after the step; it is saved.
+    """
+    steps, data, tokens = in_training_order(rows, lengths, config, seed)
+    optimizers = make_optimizer(model, config.optimizer, steps)
+    trainer = make_trainer(data, trainer_arguments(config, out, steps, seed, runtime), optimizers)
+    trainer.keeping = config.checkpoint
+    checkpoint = checkpoint_to_resume(out / "checkpoints", trainer, config.checkpoint)
+    done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+    trainer.remove_callback(PrinterCallback)
+    began = time.perf_counter()
+    with progress(title, total=steps, done=done) as bar:
+        metrics = MetricsWriter(out / "metrics.jsonl", done)
+        step_log = StepLog(metrics, bar, tokens)
+        trainer.add_callback(step_log)
+        with stopping.later():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    losses = [row["loss"] for row in metrics.rows][-20:]
+    return {
+        "steps": steps,
+        "loss": sum(losses) / len(losses) if losses else None,
+        "tokens": sum(tokens),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+class StepLog(TrainerCallback):
+    """One row in metrics.jsonl and one tick of the bar a step, and the end after a signal."""
+
+    def __init__(self, writer: MetricsWriter, bar: Bar, tokens: Sequence[int]) -> None:
+        self._metrics, self._alarms = writer, Alarms(sft_alarms)
+        self._bar, self._tokens = bar, tokens
+        self._last = time.perf_counter()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._last = time.perf_counter()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        if not logs or "loss" not in logs:  # the summary at the end
+            return
+        now = time.perf_counter()
+        row = {
+            "step": state.global_step,
+            "loss": logs["loss"],
+            "lr": logs.get("learning_rate"),
+            "grad_norm": logs.get("grad_norm"),
+            "tokens": self._tokens[state.global_step - 1],
+            "seconds": now - self._last,
+        }
+        self._last = now
+        self._metrics.write(row)
+        self._alarms.look(self._metrics.rows)
+        if not math.isfinite(row["loss"]):
+            advice = "lower optimizer.lr or add warmup_steps"
+            raise UserError(f"step {state.global_step}: the loss is {row['loss']}; {advice}")
+        self._bar.advance(1, f"loss {row['loss']:.3f}")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After a signal: save, and stop. All processes at the same step."""
+        if any(World.current().gather(stopping.asked())):
+            control.should_save = control.should_training_stop = True

@@ -1,0 +1,134 @@
+"""Files that appear whole or not at all and survive a power cut, and what is said when one cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from grpo.errors import UserError
+from grpo.system.world import is_main
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
+
+
+def flush(path: Path) -> None:
+    """What is in a file, or which names are in a folder, is on the disk when this returns."""
+    if path.is_dir() and os.name != "posix":
+        return  # elsewhere a folder cannot be opened, and a rename is durable by itself
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def flush_folder(folder: Path) -> None:
+    """`flush` of every file below a folder, of the folders, and of its own name."""
+    for path in sorted(folder.rglob("*")):
+        flush(path)
+    flush(folder)
+    flush(folder.parent)
+
+
+def write_lines(file: Path, lines: Iterable[str]) -> None:
+    """Write beside the file, flush to the disk, rename: a crash leaves the old file or the new one.
+
+    Of several processes the main one writes.
+    """
+    if not is_main():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as out:
+            out.writelines(lines)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(partial, file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)  # on a full disk it would be in the way of the next try
+        error.filename = str(file)  # which a failed write does not know
+        raise
+    flush(file.parent)  # the rename itself
+
+
+def write_text(file: Path, text: str) -> None:
+    """`write_lines` of one text."""
+    write_lines(file, [text])
+
+
+def write_json(file: Path, value: Any) -> None:
+    """`write_text` of indented JSON; NaN and infinity are a programming error, not a value."""
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_text(file: Path, text: str) -> None:
+    """Add to the end of a file; when that fails nothing is added, not half of it."""
+    with file.open("ab", buffering=0) as out:
+        size = os.fstat(out.fileno()).st_size
+        data = memoryview(text.encode())
+        try:
+            while data:
+                data = data[out.write(data) :]
+        except OSError:
+            out.truncate(size)
+            raise
+
+
+def reason(error: OSError, folder: Path, needed: int) -> str:
+    """What the system says of a failed write; of a full disk also how many bytes are missing."""
+    said = error.strerror or str(error)
+    if error.errno not in FULL:
+        return said
+    free = free_bytes(folder)
+    return f"{said}: {needed:,} bytes are needed, {free:,} are free, {max(0, needed - free):,} are missing"
+
+
+def as_os_error(error: Exception, file: Path) -> OSError:
+    """What a library in Rust raises when a disk does not take a file, as Python has it; any other error is raised."""
+    code = re.search(r"os error (\d+)", str(error))
+    if code is None:
+        raise error
+    return OSError(int(code[1]), os.strerror(int(code[1])), str(file))
+
+
+def free_bytes(folder: Path) -> int:
+    """Of the disk that this folder, or the nearest one above it that is there, lies on."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Before anything is written.
+
+    Raises:
+        OSError: so many bytes do not fit, as a write would have found later.
+    """
+    if free_bytes(folder) < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+@contextmanager
+def must_write(path: Path, needed: int) -> Iterator[None]:
+    """For what a run cannot do without: `path`, of about so many bytes.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        failure = as_os_error(error, path) if isinstance(error, SafetensorError) else error
+        raise UserError(
+            f"cannot write '{path}': {reason(failure, path.parent, needed)}; once that is mended, "
+            "the same command goes on from the last checkpoint"
+        ) from error

@@ -1,0 +1,128 @@
+"""One run to a folder: the second is refused.
+
+A POSIX record lock on `<folder>/.lock`: the kernel drops it when the process dies, whatever way, and children do not
+inherit it, so there are no stale locks. Of several processes of a run the main one holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo.errors import UserError
+from grpo.system.files import must_write
+from grpo.system.world import World
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  (not POSIX)
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger("grpo")
+
+LOCK = ".lock"
+TAKEN = (errno.EACCES, errno.EAGAIN)
+_held: dict[Path, int] = {}  # by this process: a pipeline holds what its stages ask for again
+
+
+@dataclass(frozen=True)
+class RunLock:
+    """Of a folder that is ours."""
+
+    folder: Path
+    identity: tuple[int, int] | None  # (device, inode); None: another process looks after it
+
+    def check(self) -> None:
+        """Is the folder still there, and the one that was locked?
+
+        Raises:
+            UserError: it was removed or replaced; to write on would leave a run without a beginning.
+        """
+        if self.identity is not None and _identity(self.folder) != self.identity:
+            raise UserError(f"the run folder '{self.folder}' was removed or replaced while the run was writing to it")
+
+
+@contextmanager
+def lock_run(folder: Path, world: World, *, shared: bool = False) -> Iterator[RunLock]:
+    """Hold the folder, which is made if need be, while the block runs. `shared`: others may hold it so too.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    key = folder.resolve()
+    if world.rank or key in _held or fcntl is None:
+        _agree(world, None)
+        yield RunLock(folder, None if world.rank else _identity(folder))
+        return
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    handle, refusal = _take(folder, shared)
+    try:
+        _agree(world, refusal)
+        _held[key] = handle
+        yield RunLock(folder, _identity(folder))
+    finally:
+        if _held.pop(key, None) is not None:
+            _tidy(handle, folder, new)
+        os.close(handle)
+
+
+def _tidy(handle: int, folder: Path, new: list[Path]) -> None:
+    """No lock file stays behind, and none of the `new` folders in which nothing was written."""
+    with contextlib.suppress(OSError):
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while others share it
+        (folder / LOCK).unlink()
+        for path in new:
+            path.rmdir()
+
+
+def _agree(world: World, refusal: str | None) -> None:
+    """What the main process found is raised in all."""
+    said = world.gather(refusal)[0]
+    if said is not None:
+        raise UserError(said)
+
+
+def _take(folder: Path, shared: bool) -> tuple[int, str | None]:
+    """(open lock file, why the lock was not granted)."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        with must_write(folder / LOCK, 100):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(handle, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in TAKEN:
+                who = f"another run ({_holder(handle)})"
+                return handle, f"{who} is writing to '{folder}': wait for its end, or give another folder"
+            log.warning("'%s' cannot be locked (%s): do not start a second run there", folder, error.strerror)
+            return handle, None
+        if _identity(folder / LOCK) == _inode(os.fstat(handle)):
+            break
+        os.close(handle)  # it was removed, with the run that held it, before we had it
+    with contextlib.suppress(OSError):  # a full disk: the lock holds, it only has no name
+        os.truncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return handle, None
+
+
+def _holder(handle: int) -> str:
+    return os.pread(handle, 200, 0).decode(errors="replace").strip() or "of another process"
+
+
+def _inode(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        return _inode(path.stat())
+    except FileNotFoundError:
+        return None

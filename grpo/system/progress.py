@@ -1,0 +1,94 @@
+"""One line that says how far a long piece of work is: rich with an ETA on a terminal, nearly silent elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from grpo.system.world import is_main
+
+QUIET_SECONDS = 30.0  # between two plain lines when nobody watches
+
+
+class Bar(Protocol):
+    """What `progress` hands out."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None: ...
+
+
+class _SilentBar:
+    """Of the processes that do not speak."""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        return
+
+
+class _TerminalBar:
+    def __init__(self, display: Progress, task: TaskID) -> None:
+        self._display, self._task = display, task
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self._display.update(self._task, advance=amount, note=note)
+
+
+class _PlainBar:
+    """At most one line every `QUIET_SECONDS`, and one at the end."""
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        self._label, self._total, self._start, self._done = label, total, done, done
+        self._began = self._spoke = time.monotonic()
+        self._note = ""
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self._done += amount
+        self._note = note or self._note
+        now = time.monotonic()
+        if now - self._spoke >= QUIET_SECONDS and self._done < self._total:
+            self._spoke = now
+            remaining = (now - self._began) * (self._total - self._done) / max(1, self._done - self._start)
+            self._say(f"about {_clock(remaining)} left")
+
+    def finish(self) -> None:
+        self._say(f"took {_clock(time.monotonic() - self._began)}")
+
+    def _say(self, timing: str) -> None:
+        parts = [f"{self._label}: {self._done}/{self._total}", timing, self._note]
+        print(", ".join(part for part in parts if part), flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def progress(label: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """Show work of `total` units of which `done` are finished already.
+
+    >>> with progress("reasoning RL", total=30) as bar:
+    ...     bar.advance(1, "reward 0.52")
+    """
+    if not is_main():
+        yield _SilentBar()
+        return
+    if not sys.stdout.isatty():
+        plain = _PlainBar(label, total, done)
+        yield plain
+        plain.finish()  # not after an exception: the work did not finish
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(file=sys.stdout)) as display:
+        yield _TerminalBar(display, display.add_task(label, total=total, completed=done, note=""))

@@ -1,0 +1,165 @@
+"""SIGINT and SIGTERM: a run stops where nothing is lost, within a set time, and says how to go on.
+
+The first signal raises `Stopped` in the main thread, at once where work can be dropped, and inside `later` at the next
+`check`. The second one, or the end of the grace time, ends the process there and then: what is on the disk is whole at
+every moment. Torch's and the scheduler's own SIGKILL usually follows 30 seconds after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grpo.system.world import is_main, launched
+
+if TYPE_CHECKING:
+    from grpo.system.world import World
+
+GRACE = 25.0  # seconds
+ECHO = 1.0  # seconds: Ctrl-C reaches a process from the terminal and once more from the launcher it passes through
+DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+class Stopped(KeyboardInterrupt):
+    """The user or the scheduler asked the run to stop. What may catch a KeyboardInterrupt may catch this."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.signal = number
+
+
+@dataclass
+class _State:
+    """Of this process."""
+
+    installed: bool = False
+    ends: bool = False  # a second signal ends the process; otherwise, as in a notebook, it raises at once
+    held: bool = False  # a first signal is only remembered
+    asked: int | None = None
+    at: float = 0.0
+    grace: float = GRACE
+    timer: threading.Timer | None = None
+
+
+_state = _State()
+
+
+@contextmanager
+def handled(*, ends: bool = False) -> Iterator[None]:
+    """Take the signals that have their default handler, while the block runs; the outermost block decides.
+
+    `ends`: for a command line, see the top of this file. Without it SIGINT is a KeyboardInterrupt as everywhere in
+    Python, and SIGTERM exits with 143.
+    """
+    if _state.installed or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _reset()
+    ours = [number for number, default in DEFAULTS.items() if signal.getsignal(number) == default]
+    for number in ours:
+        signal.signal(number, _on_signal)
+    _state.installed, _state.ends = True, ends
+    try:
+        yield
+    except Stopped as stopped:
+        if ends or stopped.signal == signal.SIGINT:
+            raise
+        raise SystemExit(128 + stopped.signal) from stopped
+    finally:
+        for number in ours:
+            signal.signal(number, DEFAULTS[number])
+        if _state.timer is not None:
+            _state.timer.cancel()
+        _reset()
+
+
+def _reset() -> None:
+    global _state
+    _state = _State()
+
+
+def set_grace(seconds: float) -> None:
+    """How long after a signal the process may go on."""
+    _state.grace = seconds
+
+
+@contextmanager
+def later() -> Iterator[None]:
+    """Signals wait while the block runs: `check` heeds them, or its end."""
+    before, _state.held = _state.held, True
+    try:
+        yield
+    finally:
+        _state.held = before
+    hold(before)
+
+
+@contextmanager
+def between(before: Callable[[], None], after: Callable[[], None]) -> Iterator[None]:
+    """`before` and `after` the block, which run whole: signals wait for them, and in the block are heeded as ever."""
+    held, _state.held = _state.held, True
+    try:
+        before()
+        try:
+            try:
+                hold(held)
+                yield
+            finally:
+                _state.held = True
+        finally:
+            after()
+    finally:
+        _state.held = held
+    hold(held)
+
+
+def hold(held: bool) -> None:
+    """As the beginning of `later`, or as its end."""
+    _state.held = held
+    if not held:
+        check()
+
+
+def check(world: World | None = None) -> None:
+    """Stop here if that was asked, of any process of the `world`: they stop together.
+
+    Raises:
+        Stopped: it was.
+    """
+    asked = [_state.asked] if world is None else world.gather(_state.asked)
+    first = next((number for number in asked if number is not None), None)
+    if first is not None:
+        raise Stopped(first)
+
+
+def asked() -> bool:
+    """Whether a signal came to this process."""
+    return _state.asked is not None
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    if _state.asked is not None:
+        if launched() and time.monotonic() - _state.at < ECHO:
+            return
+        if _state.ends:
+            os._exit(128 + number)
+        raise Stopped(number)
+    _state.asked, _state.at = number, time.monotonic()
+    if _state.ends:
+        _state.timer = threading.Timer(_state.grace, os._exit, (128 + number,))
+        _state.timer.daemon = True
+        _state.timer.start()
+    if not _state.held:
+        raise Stopped(number)
+    if is_main():
+        limit = f" within {_state.grace:g} s" if _state.ends else ""
+        said = f"{signal.Signals(number).name}: finishing the step and saving{limit}; once more ends the run at once\n"
+        with contextlib.suppress(OSError):  # not print: it may have been interrupted itself
+            os.write(2, said.encode())

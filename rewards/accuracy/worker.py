@@ -1,0 +1,117 @@
+"""The grader's child process: math-verify and sympy live here, where a string can only hurt a process that is replaced.
+
+Run as a script by `rewards.accuracy.equality`. The process imports math-verify once, then forks; the fork reads one JSON request
+a line, `{"gold": ..., "answer": ..., "cpu": ..., "wall": ...}`, and writes one verdict a line: equal, unequal,
+unparseable (the gold). Interval timers with the default action end the fork even inside a C loop, which no exception
+could; the parent process then writes "died" and forks again, in milliseconds, so an endless answer costs its limit and
+no more. The limit that counts is of CPU time: on a busy machine a verdict comes later, but it is the same verdict.
+
+This file imports nothing of the project: it must work whatever folder it is started from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+from dataclasses import replace
+from typing import Any
+
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from sympy import Basic
+
+_ARITHMETIC = re.compile(r"[\d\s.,+\-*/^()%]+")
+_LATEX = LatexExtractionConfig()
+# Its units include single letters: nothing is left of "\\sin^2 t" (tons) or "a + b + c".
+_LATEX_NO_UNITS = LatexExtractionConfig(normalization_config=replace(_LATEX.normalization_config, units=False))
+MEMORY = 4 << 30  # bytes of address space; sympy itself needs well under one GiB
+logging.disable(logging.CRITICAL)  # math-verify warns at every call that its own (signal) timeouts are off
+
+
+def main() -> None:
+    """Fork servers until one ends cleanly (its input was closed)."""
+    read("$1$")  # the parsers' first use is slow: before the first fork, not in every one
+    print("ready", flush=True)
+    while True:
+        child = os.fork()
+        if child == 0:
+            serve()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return
+        print("died", flush=True)
+
+
+def serve() -> None:
+    """Answer requests until the input ends."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":  # macOS refuses a limit below what is mapped already
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    for line in sys.stdin:
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, request["cpu"])
+        signal.setitimer(signal.ITIMER_REAL, request["wall"])
+        verdict = judge(request["gold"], request["answer"])
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(verdict, flush=True)
+
+
+def judge(gold: str, answer: str | None) -> str:
+    """The verdict on one answer; `answer` None asks only whether the gold can be parsed."""
+    try:
+        expected = read(gold)
+        if not expected:
+            return "unparseable"
+        if answer is None:
+            return "equal"
+        given = read(answer)
+        same = bool(given) and verify(expected, given, timeout_seconds=None, allow_set_relation_comp=True)
+        return "equal" if same and close(expected, given) else "unequal"
+    except Exception:  # noqa: BLE001 - any string may break sympy in any way: what it cannot compare is not equal
+        return "unequal"
+
+
+def read(text: str) -> list[Any]:
+    """The expressions that `text` writes, as LaTeX or else as a plain expression; never a string."""
+    flat = " ".join(text.split())
+    wrapped = (f"${flat}$", f"\\boxed{{{flat}}}")
+    attempts = ((config, form) for config in (_LATEX, _LATEX_NO_UNITS) for form in wrapped)
+    parsed = (parse(form, [config], "no_fallback", parsing_timeout=None) for config, form in attempts)
+    found: list[Any] = next(filter(None, parsed), [])
+    if not found and _ARITHMETIC.fullmatch(flat):  # of any other text it would read just some number in it
+        found = parse(flat, [ExprExtractionConfig()], "no_fallback", parsing_timeout=None)
+    return list(found)
+
+
+def close(expected: list[Any], given: list[Any]) -> bool:
+    """Whether two numbers that math-verify found equal are so relative to their size.
+
+    It compares numbers rounded to six decimals, which makes 1/2^98 equal to 1/2^99.
+    """
+    for gold in expected:
+        for answer in given:
+            if not (isinstance(gold, Basic) and isinstance(answer, Basic)):
+                return True
+            if not (gold.is_number and answer.is_number):
+                return True
+            if gold == answer or agree(gold, answer):
+                return True
+    return False
+
+
+def agree(gold: Any, answer: Any) -> bool:
+    """Six digits of two numeric expressions, at 30 digits of working precision; percent may stand for its number."""
+    a, b = gold.doit().evalf(30), answer.doit().evalf(30)
+    return any(bool(abs(a - scale * b) <= 1e-6 * abs(a)) for scale in (1, 100, 0.01))
+
+
+if __name__ == "__main__":
+    main()

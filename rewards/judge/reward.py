@@ -1,0 +1,263 @@
+"""A judge model behind an OpenAI-compatible endpoint as a reward function.
+
+A row that cannot be judged is None, with the reason through `log_error`; it is never a silent 0. What is hardened, and
+what is not, is said at `Judge`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from openai import AsyncOpenAI
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
+
+from grpo.config.file import explain
+from grpo.errors import UserError
+from grpo.scoring.calls import REWARD_TIMEOUT
+from grpo.supervised.reward_reader import Part, response_text
+from grpo.config.section import Section, changed
+from rewards.judge.breaker import Breaker
+from rewards.judge.endpoint import Endpoint, RequestFailed
+from rewards.judge.cases import Case, NoReference, as_text, cut_middle, reference_answer, reference_completion
+from rewards.judge.prompts import pairwise_request, reference_request, rubric_request
+from rewards.judge.master_keys import says_nothing
+from rewards.rows import applying_rows, check_applies_to
+from rewards.judge.verdicts import (
+    PairVerdict,
+    ReferenceVerdict,
+    Unreadable,
+    Verdict,
+    read_verdict,
+    rubric_value,
+    rubric_verdict,
+)
+
+ASKS = 3  # times that one vote is asked for while the replies hold no readable verdict
+OWN = {"criteria": ("rubric",), "seed": ("pairwise",), "reference": ("reference", "pairwise")}  # options of some modes
+
+
+class Judge(Section):
+    """`{fn: judge, kwargs: {base_url: http://localhost:8000/v1, model: my-judge, mode: reference}}`
+
+    Modes: `reference` is 1.0 when more than half of the votes find the answer right against the reference, else 0.0
+    (also on a tie), as in DeepSeek-R1's stage 3; `rubric` is the mean of scores from 1 to 7 over criteria and votes,
+    mapped to 0..1; `pairwise` is the mean of 1.0 for a win, 0.5 for a tie and 0.0 for a loss against the completion in
+    a column, asked equally often in both orders, so that a judge's liking for a position cancels. All votes of a row
+    have to come, or it is None.
+
+    Hardened: answers that say nothing (`rewards.judge.master_keys`) are 0.0 by rule, in every mode and without a request,
+    unless they equal the reference; texts cannot forge their fence or the judge's verdict (`rewards.judge.prompts`).
+    Not hardened: a judge that believes what an answer claims; only another judge helps, or rules beside it.
+
+    Args:
+        base_url: up to and including the version.
+        model: as the endpoint names it.
+        key_env: name of the environment variable that holds the key; None for a server without keys.
+        criteria: `{name: what it asks for}` (rubric).
+        reference: column with the reference answer (default `answer`; a list means any of them), or with the
+            completion to compare with (pairwise, where it has to be given).
+        votes: requests per row; default 1, in pairwise mode 2 (even: half in each order).
+        seed: decides which order is asked first, with the row's texts (pairwise).
+        part: `answer` is what follows `</think>`, `response` the whole completion.
+        applies_to: `{column: kind, values: [...]}`; None for rows whose column holds another value.
+        max_chars: longer answers are cut in the middle.
+        temperature: None leaves it to the endpoint. Several votes in the same order want one above 0.
+        max_tokens: of a reply, reasoning included.
+        response_format: what the endpoint is asked to enforce: the schema, some JSON object, or nothing. Validated
+            here in any case.
+        extra_body: further fields of every request, e.g. `{chat_template_kwargs: {enable_thinking: false}}`.
+        concurrency: requests in flight at a time, in this process.
+        timeout: seconds for one request.
+        retries: further attempts on 408, 409, 429, 5xx, timeouts, connection errors and garbage.
+        backoff: seconds before the first of them, doubled each time, with jitter; a Retry-After is heeded up to 60 s.
+        breaker_failures: failures in a row (5xx, timeouts, connection, garbage; of all requests) after which requests
+            fail at once for `cooldown` seconds; then one probes.
+        max_seconds: for all rows of one call; what is open then is None.
+
+    Raises:
+        UserError: wrong options, or rows without the needed column.
+    """
+
+    base_url: str
+    model: str = Field(min_length=1)
+    key_env: str | None = None
+    mode: Literal["reference", "rubric", "pairwise"] = "reference"
+    criteria: dict[str, str] = {}
+    reference: str | None = None
+    votes: int | None = Field(None, ge=1)
+    seed: int = 0
+    part: Part = "answer"
+    applies_to: dict[str, Any] | None = None
+    max_chars: int = Field(20_000, ge=100)
+    temperature: float | None = Field(0.0, ge=0)
+    max_tokens: int = Field(2048, ge=1)
+    response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    extra_body: dict[str, Any] = {}
+    concurrency: int = Field(16, ge=1)
+    timeout: float = Field(60.0, gt=0)
+    retries: int = Field(5, ge=0)
+    backoff: float = Field(1.0, ge=0)
+    breaker_failures: int = Field(100, ge=1)
+    cooldown: float = Field(30.0, ge=0)
+    max_seconds: float = Field(500.0, gt=0, lt=REWARD_TIMEOUT)  # past that the scoring layer gives the call up
+
+    _endpoint: Endpoint = PrivateAttr()
+    _verdict: type[Verdict] = PrivateAttr()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_line(cls, options: Any, handler: ModelWrapValidatorHandler[Judge]) -> Judge:
+        try:
+            return handler(options)
+        except ValidationError as error:
+            raise UserError(f"reward 'judge': {explain(cls, error)}") from None  # its own text would repeat values
+
+    def model_post_init(self, context: Any) -> None:
+        self._check()
+        kinds: dict[str, type[Verdict]] = {"reference": ReferenceVerdict, "pairwise": PairVerdict}
+        self._verdict = kinds.get(self.mode) or rubric_verdict(self.criteria)
+        try:
+            self._endpoint = Endpoint(
+                self.base_url,
+                self.key_env,
+                self._fields(),
+                concurrency=self.concurrency,
+                timeout=self.timeout,
+                retries=self.retries,
+                backoff=self.backoff,
+                breaker=Breaker(self.breaker_failures, self.cooldown),
+            )
+        except UserError as error:
+            raise UserError(f"reward 'judge': {error}") from None
+
+    async def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        log_error: Callable[[int, str], None] | None = None,
+        **columns: Sequence[Any],
+    ) -> list[float | None]:
+        """Values in [0, 1], or None."""
+        rows = applying_rows("reward 'judge'", self.applies_to, len(completions), columns)
+        values: list[float | None] = [None] * len(completions)
+        if not rows:
+            return values
+        references = self._references(columns)
+        reasons: dict[int, str] = {}
+
+        async def judge(row: int) -> None:
+            try:
+                reference = None if references is None else references[row]
+                values[row] = await self._value(client, self._case(prompts[row], completions[row], reference))
+            except (RequestFailed, Unreadable, NoReference) as failure:
+                reasons[row] = f"judge: {failure}"
+
+        async with self._endpoint.client() as client:
+            try:
+                async with asyncio.timeout(self.max_seconds), asyncio.TaskGroup() as group:
+                    for row in rows:
+                        group.create_task(judge(row))
+            except ExceptionGroup as group_error:  # nothing that a row should do: say which, not that there was one
+                raise group_error.exceptions[0] from None
+            except TimeoutError:
+                trouble = (
+                    f"; the endpoint's last error: {self._endpoint.last_error}" if self._endpoint.last_error else ""
+                )
+                late = [row for row in rows if values[row] is None and row not in reasons]
+                reasons |= dict.fromkeys(late, f"judge: no verdict within {self.max_seconds:g} s{trouble}")
+        for row, reason in sorted(reasons.items()):
+            if log_error is not None:
+                log_error(row, reason)
+        return values
+
+    def _case(self, prompt: Any, completion: Any, reference: Any) -> Case:
+        if self.mode == "reference":
+            reference = reference_answer(reference)
+        elif self.mode == "pairwise":
+            reference = reference_completion(reference, self.part)
+        texts = (cut_middle(text, self.max_chars) for text in (response_text(completion, self.part), reference or ""))
+        return Case(as_text(prompt), *texts)
+
+    async def _value(self, client: AsyncOpenAI, case: Case) -> float:
+        if says_nothing(case.answer) and case.answer.strip() != (case.reference.strip() or None):
+            return 0.0
+        if self.mode == "pairwise":
+            if case.answer == case.reference:
+                return 0.5
+            scores = []
+            for first in self._orders(case):
+                winner = (await self._vote(client, case, first)).winner
+                scores.append(0.5 if winner == "tie" else float((winner == "A") == first))
+            return sum(scores) / len(scores)
+        verdicts = [await self._vote(client, case) for _ in range(self.votes or 1)]
+        if self.mode == "rubric":
+            return sum(map(rubric_value, verdicts)) / len(verdicts)
+        return float(2 * sum(verdict.verdict == "correct" for verdict in verdicts) > len(verdicts))
+
+    async def _vote(self, client: AsyncOpenAI, case: Case, first: bool = True) -> Any:
+        """One verdict; asked again, with a new id, while the reply holds none."""
+        problem = Unreadable()
+        for _ in range(ASKS):
+            expected, messages = self._request(case, first)
+            reply = await self._endpoint.ask(client, messages)
+            try:
+                return read_verdict(reply.text, self._verdict, expected)
+            except Unreadable as unreadable:
+                cut = f" (the reply was cut at max_tokens={self.max_tokens})" if reply.cut else ""
+                problem = Unreadable(f"{unreadable}{cut}, asked {ASKS} times")
+        raise problem
+
+    def _request(self, case: Case, first: bool) -> tuple[str, list[dict[str, str]]]:
+        if self.mode == "rubric":
+            return rubric_request(case.question, case.answer, self.criteria)
+        if self.mode == "pairwise":
+            pair = (case.answer, case.reference) if first else (case.reference, case.answer)
+            return pairwise_request(case.question, *pair)
+        return reference_request(case.question, case.answer, case.reference)
+
+    def _orders(self, case: Case) -> Iterator[bool]:
+        """Whether the answer comes first, vote by vote; by the row's own texts, not by its place among others."""
+        first = random.Random(f"{self.seed}\0{case.question}\0{case.answer}").random() < 0.5
+        return (first == (vote % 2 == 0) for vote in range(self.votes or 2))
+
+    def _references(self, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any] | None:
+        if self.mode == "rubric":
+            return None
+        name = self.reference or "answer"
+        if name not in columns:
+            raise UserError(
+                f"reward 'judge': the data has no column '{name}' to judge against; name one in 'reference'"
+            )
+        return columns[name]
+
+    def _fields(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"model": self.model, "max_tokens": self.max_tokens}
+        if self.temperature is not None:
+            fields["temperature"] = self.temperature
+        if self.response_format == "json_schema":
+            schema = {"name": "verdict", "schema": self._verdict.model_json_schema(), "strict": True}
+            fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif self.response_format == "json_object":
+            fields["response_format"] = {"type": "json_object"}
+        return {**fields, "extra_body": self.extra_body}
+
+    def _check(self) -> None:
+        def refuse(text: str) -> UserError:
+            return UserError(f"reward 'judge': {text}")
+
+        check_applies_to("reward 'judge'", self.applies_to)
+        for name, modes in OWN.items():
+            if self.mode not in modes and changed(self, [name]):
+                raise refuse(f"'{name}' does nothing in mode {self.mode}: remove it")
+        if self.mode == "rubric" and not self.criteria:
+            raise refuse("mode rubric needs 'criteria': {name: what it asks for}")
+        if self.mode == "pairwise" and self.reference is None:
+            raise refuse("mode pairwise needs 'reference': the column with the completion to compare with")
+        if self.mode == "pairwise" and (self.votes or 2) % 2:
+            raise refuse(f"mode pairwise asks in both orders equally often: 'votes' must be even, not {self.votes}")
+        same = (self.votes or 1) > (2 if self.mode == "pairwise" else 1)
+        if same and self.temperature == 0:
+            raise refuse(f"{self.votes} votes at temperature 0 are the same vote: set 'temperature' above 0")

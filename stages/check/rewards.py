@@ -1,0 +1,213 @@
+"""Checks of rewards by trying them: a gold solution must be worth more than a wrong answer, nothing, or rambling."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from grpo.config.sections import RewardConfig
+from grpo.errors import UserError
+from grpo.scoring.calls import is_async
+from grpo.scoring.groups import Reward, column_names, score
+from grpo.types import Group, Rollout
+from stages.check.subject import Asked, Skipped, Subject, Warned, listed
+from stages.check.prompts import Rendered, spread
+from stages.recipe.preflight import RUN
+from stages.check.synthetic import EMPTY, GOLD, KINDS, OTHER_HEAD, RAMBLING, WRONG, Tags, completions, written_head
+
+TRIED = 8  # rows
+SECONDS = 20.0  # for one call of a reward
+HAVE_OWN_SOLUTIONS = ("code", "countdown")  # no box shows what these reward
+Values = Mapping[str, list[float | None]]  # kind -> one value a row
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What rewards gave. `rows`: row numbers, for messages."""
+
+    rows: list[int]
+    by_name: dict[str, Values]
+    total: Values
+    failed: frozenset[str]  # rewards that raised, hung or returned no number
+    first_error: str
+    untried: dict[str, str]  # reward -> why
+
+
+def rewards_on_synthetic(asked: Asked, found: Rendered, tags: Tags) -> str:
+    """Try every reward that costs nothing to try and judge what they say.
+
+    Raises:
+        UserError: a set of rewards that teaches nothing, or that cannot see what it judges.
+        Warned: a reward that is the same for everything, or fails.
+        Skipped: none can be tried.
+    """
+    tried = try_rewards(asked, found, tags)
+    text = summary(asked, tried)
+    for problem in errors(asked, tried, found, tags):
+        raise UserError(f"{problem} ({text})")
+    for problem in warnings(asked, tried):
+        raise Warned(f"{problem} ({text})")
+    return text
+
+
+def try_rewards(asked: Asked, found: Rendered, tags: Tags) -> Tried:
+    """Each tried reward's values for each kind of completion of a few rows."""
+    untried = {spec.label: why for spec in asked.rewards if (why := why_untried(spec))}
+    rewards = [_load(spec) for spec in asked.rewards if spec.label not in untried]
+    if not rewards:
+        raise Skipped("; ".join(f"{name}: {why}" for name, why in untried.items()))
+    places = spread(found.prompts, TRIED)
+    groups, kinds = [], []
+    for place in places:
+        made = completions(found.prompts[place], asked, tags, found.model)
+        groups.append(Group(found.prompts[place], tuple(Rollout(done) for done in made.values())))
+        kinds.append(list(made))
+    scored, stats = score(groups, rewards, columns=column_names(found.prompts), timeout=SECONDS)
+    by_name = {reward.name: _column(scored, kinds, partial(_value, reward.name)) for reward in rewards}
+    total = _column(scored, kinds, lambda rollout: rollout.reward)
+    failed = frozenset(name for _, name in stats.failed)
+    return Tried([found.numbers[place] for place in places], by_name, total, failed, stats.first_error or "", untried)
+
+
+def why_untried(spec: RewardConfig) -> str | None:
+    """Why a reward is not called here; None: it is."""
+    from rewards.loader import find_reward
+
+    if RUN in str(spec.kwargs):
+        return "needs a model of the run"
+    target = find_reward(spec)[1]
+    if inspect.isclass(target):
+        return "a class, which may load a model"
+    return "asynchronous, it may call a service" if is_async(target) else None
+
+
+def _load(spec: RewardConfig) -> Reward:
+    from rewards.loader import load_reward
+
+    return replace(load_reward(spec), name=spec.label)
+
+
+def _value(name: str, rollout: Rollout) -> float | None:
+    return rollout.rewards[name]
+
+
+def _column(groups: Sequence[Group], kinds: Sequence[list[str]], read: Any) -> Values:
+    values: dict[str, list[float | None]] = {}
+    for kind in (*KINDS, OTHER_HEAD):
+        rows = [
+            (group, names.index(kind) if kind in names else None) for group, names in zip(groups, kinds, strict=True)
+        ]
+        values[kind] = [None if place is None else read(group.rollouts[place]) for group, place in rows]
+    return values
+
+
+def errors(asked: Asked, tried: Tried, found: Rendered, tags: Tags) -> Iterator[str]:
+    """What makes training, or the evaluation, useless."""
+    yield from _blind(asked, tried, written_head(found.prompts[0], tags), tags)
+    voters = {spec.label for spec in asked.rewards if spec.weight or asked.kind != "task"}
+    for name in voters & set(tried.by_name):
+        if name in tried.failed and all(value is None for kind in KINDS for value in tried.by_name[name][kind]):
+            yield f"'{name}' fails on every completion: {tried.first_error}"
+    yield from _accuracy_errors(asked, tried)
+    required = tried.by_name.get("format") if asked.kind in ("evaluation", "filters") else None
+    if required and 1.0 not in (*required[GOLD], *required[WRONG]):
+        yield "'format' gives 1.0 to nothing in the required format, so no answer could count"
+    if asked.kind == "task":
+        yield from _total_errors(asked, tried)
+
+
+def _accuracy_errors(asked: Asked, tried: Tried) -> Iterator[str]:
+    name = asked.accuracy.label if asked.accuracy is not None else ""
+    values = tried.by_name.get(name, {})
+    pairs = list(zip(tried.rows, values.get(GOLD, []), values.get(WRONG, []), strict=True)) if values else []
+    judged = [(row, gold, wrong) for row, gold, wrong in pairs if gold is not None]
+    if judged and all(gold == wrong for _, gold, wrong in judged):
+        yield f"'{name}' gives a wrong answer what it gives the gold: {_number(judged[0][1])}"
+    elif any(wrong is not None and gold < wrong for _, gold, wrong in judged):
+        yield f"'{name}' gives a wrong answer more than the gold"
+
+
+def _total_errors(asked: Asked, tried: Tried) -> Iterator[str]:
+    everything = {value for kind in KINDS for value in tried.total[kind] if value is not None}
+    unknown = [spec.fn for spec in asked.rewards if spec.fn in HAVE_OWN_SOLUTIONS]
+    silent = any(spec.weight for spec in asked.rewards if spec.label in tried.untried) or unknown
+    if len(everything) == 1 and not silent:
+        yield f"the sum of the rewards is {_number(everything.pop())} whatever the completion says: nothing to learn"
+    gold, wrong = _mean(tried.total[GOLD]), _mean(tried.total[WRONG])
+    if gold is not None and wrong is not None and gold < wrong:
+        yield "in sum, a wrong answer is worth more than the gold"
+
+
+def warnings(asked: Asked, tried: Tried) -> Iterator[str]:
+    """What is probably not meant."""
+    for name in sorted(tried.failed):
+        yield f"'{name}' fails on some completions, which are then not trained on: {tried.first_error}"
+    missed = _missed_golds(asked, tried)
+    if missed:
+        yield f"the gold in the required format is not graded as right: {listed(missed)}"
+    for name, values in tried.by_name.items():
+        seen = {value for kind in KINDS for value in values[kind]}
+        if seen == {None}:
+            yield f"'{name}' applies to none of the rows tried"
+        elif len(seen) == 1:
+            yield f"'{name}' is {_number(seen.pop())} for everything tried"
+    best, rambling = _mean(tried.total[GOLD]), _mean(tried.total[RAMBLING])
+    if asked.kind == "task" and best is not None and rambling is not None and rambling > best:
+        yield "in sum, rambling up to max_tokens is worth more than the gold"
+    if asked.kind == "filters":
+        for name, values in tried.by_name.items():
+            if values[GOLD] and 1.0 not in values[GOLD]:
+                yield f"'{name}' is 1.0 for none of the gold solutions, and a filter keeps nothing else"
+
+
+def _missed_golds(asked: Asked, tried: Tried) -> list[int]:
+    values = tried.by_name.get(asked.accuracy.label) if asked.accuracy is not None else None
+    return [row for row, value in zip(tried.rows, values[GOLD], strict=True) if value == 0.0] if values else []
+
+
+def _blind(asked: Asked, tried: Tried, head: str, tags: Tags) -> Iterator[str]:
+    """Rewards that look for an opening tag in the wrong place: where they look, the gold is worth more."""
+    ours = {spec.label for spec in asked.rewards if spec.fn == "format"}
+    for name, values in tried.by_name.items():
+        gold, other = _mean(values[GOLD]), _mean(values[OTHER_HEAD])
+        if gold is None or other is None or other <= gold:
+            continue
+        as_sampled, moved = _number(gold), _number(other)
+        # Not what likes longer texts: that gives the gold more than nothing.
+        if head and gold in (_mean(values[EMPTY]), _mean(values[RAMBLING])):
+            yield (
+                f"the prompt already opens the answer with {head!r}, which '{name}' does not know: it gives "
+                f"{as_sampled} to what is sampled after it and {moved} with it"
+            )
+        elif not head and name in ours:
+            yield (
+                f"'{name}' takes <{tags.think}> for written by the prompt, which does not write it: it gives "
+                f"{as_sampled} to a completion that opens it and {moved} to one that does not"
+            )
+
+
+def summary(asked: Asked, tried: Tried) -> str:
+    """ "accuracy 1 0 0 0, format 1 1 0 0, sum 2 1 0 0 for gold, wrong, empty, rambling; means of 8 rows"."""
+    present = [kind for kind in KINDS if any(value is not None for value in tried.total[kind]) or kind == EMPTY]
+    columns = {**tried.by_name, **({"sum": tried.total} if asked.kind == "task" else {})}
+    parts = [f"{name} {' '.join(_number(_mean(values[kind])) for kind in present)}" for name, values in columns.items()]
+    notes = [f"; '{name}' not tried: {why}" for name, why in tried.untried.items()]
+    return f"{', '.join(parts)} for {', '.join(present)}; means of {len(tried.rows)} rows{''.join(notes)}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def required_format(subject: Subject) -> Asked:
+    """Where the required format is named when a task's rewards do not: the evaluation."""
+    return next(subject.asked())

@@ -1,0 +1,45 @@
+"""Prompts and completions as `grpo check` prints them: whole, with the characters that nobody sees made visible."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from stages.check.subject import Asked
+from stages.check.prompts import Rendered
+from stages.check.synthetic import GOLD, WRONG, Tags, texts, written_head
+
+MOST = 1600  # characters; longer ones lose their middle
+NAMED = {"\t": "→", "\r": "␍", "\u00a0": "⍽", "\ufeff": "␂"}
+
+
+def show(asked: Asked, found: Rendered, tags: Tags) -> str:
+    """The first prompt in full, and what its rewards are given: the synthetic gold solution after what the prompt has
+    written of the answer."""
+    prompt = found.prompts[0]
+    ids = len(prompt.token_ids)
+    lines = [f"--- {asked.path}, row {found.numbers[0]}: the prompt, {ids} tokens", visible(prompt.text or "")]
+    if asked.rewards:
+        made = texts(prompt, asked, tags, 1)
+        kind, of = (GOLD, "the gold solution") if GOLD in made else (WRONG, "an answer in the required format")
+        head = written_head(prompt, tags)
+        before = f", after {head!r} of the prompt" if head else ""
+        lines += [f"--- what its format reward reads of {of}{before}", visible(head + made[kind])]
+    return "\n".join(lines)
+
+
+def visible(text: str) -> str:
+    """Line ends as ⏎, blanks at the end of a line as ·, tabs as →, other unseen characters as \\uXXXX."""
+    if len(text) > MOST:
+        cut = f"\n[... {len(text) - MOST} characters ...]\n"
+        return visible(text[: MOST // 2]) + cut + visible(text[-(MOST // 2) :])
+    lines = []
+    for line in text.split("\n"):
+        bare = line.rstrip(" ")
+        lines.append("".join(map(_character, bare)) + "·" * (len(line) - len(bare)))
+    return "⏎\n".join(lines)
+
+
+def _character(char: str) -> str:
+    if char in NAMED:
+        return NAMED[char]
+    return char if unicodedata.category(char)[0] != "C" else f"\\u{ord(char):04x}"

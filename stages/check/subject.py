@@ -1,0 +1,199 @@
+"""What the checks of `grpo check` share: how one ends, and the rows and the model that they look at, loaded once.
+
+A check is a function that returns what it saw, or raises `Warned`, `Skipped` or `UserError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from grpo.config.sections import DataConfig, RewardConfig
+from grpo.data.prompts import Row, load_rows
+from grpo.errors import UserError
+from grpo.model.path import check_model
+from grpo.types import Prompt
+from stages.recipe.config import RecipeConfig, RLStageConfig
+from stages.recipe.leaks import LeakGuard
+from stages.recipe.preflight import check_source
+
+Check = tuple[str, Callable[[], str]]
+SHOWN = 10  # rows that are named one by one
+
+
+class Warned(Exception):
+    """Something to think about, but nothing that stops a run."""
+
+
+class Skipped(Exception):
+    """What the check needs is not there yet."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One place of the config where prompts are sampled from and completions judged."""
+
+    path: str
+    data: DataConfig
+    rewards: tuple[RewardConfig, ...]  # none: judged by rules of its own
+    max_tokens: int
+    kind: str  # task, filters, evaluation, general
+
+    @property
+    def accuracy(self) -> RewardConfig | None:
+        """The reward that compares with a gold."""
+        return next((spec for spec in self.rewards if "accuracy" in f"{spec.fn} {spec.label}"), None)
+
+    @property
+    def graded(self) -> RewardConfig | None:
+        """A reward that needs a gold that can be read: the accuracy, or one that pays right and wrong differently."""
+        return self.accuracy or next((spec for spec in self.rewards if spec.fn in ("cosine_length", "length")), None)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What can be known of the base model without its weights."""
+
+    tokenizer: Any
+    settings: Any  # the architecture's, as transformers has them
+    ends: tuple[int, ...]  # what stops a completion, as `grpo.model.policy.end_token_ids` has it
+
+    @property
+    def embeddings(self) -> int:
+        return int(self.settings.get_text_config().vocab_size)
+
+    @property
+    def positions(self) -> int | None:
+        return getattr(self.settings.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def rotary(self) -> bool:
+        return getattr(self.settings.get_text_config(), "rope_parameters", None) is not None
+
+
+@dataclass
+class Subject:
+    """The config under check. What cannot be loaded is None here: one check says why, the others are left out."""
+
+    config: RecipeConfig
+    run: Path
+    prompts: dict[str, list[Prompt]] = field(default_factory=dict)  # those rendered so far, by their data section
+    _rows: dict[str, list[Row] | None] = field(default_factory=dict)
+
+    def rows(self, data: DataConfig) -> list[Row] | None:
+        """The rows of a local file or a function; the hub is not asked."""
+        key = data.model_dump_json()
+        if key not in self._rows:
+            try:
+                check_source(data)
+                self._rows[key] = None if on_hub(data) else load_rows(data)
+            except (UserError, OSError):
+                self._rows[key] = None
+        return self._rows[key]
+
+    @cached_property
+    def guard(self) -> LeakGuard:
+        """The evaluation's problems and their n-grams, for every section that is trained on.
+
+        Raises:
+            UserError: `evaluation.leak_check` is no function.
+        """
+        return LeakGuard(self.config, lambda data: self.rows(data) or ())
+
+    @cached_property
+    def model(self) -> BaseModel | None:
+        try:
+            return self.load_model()
+        except (UserError, OSError):
+            return None
+
+    def load_model(self) -> BaseModel:
+        """The base model's tokenizer, settings and end tokens.
+
+        Raises:
+            UserError: one of them cannot be had.
+        """
+        base = self.config.base
+        return existing_model(base.model) if base.model is not None else self._future_model()
+
+    def _future_model(self) -> BaseModel:
+        """The tokenizer exactly as the base stage will make it, which takes a second; nothing is trained."""
+        from stages.base import architecture
+        from stages.tiny_world.tokenizer import DOCUMENT_END, build_tokenizer
+
+        settings = self.config.base.pretrain
+        assert settings is not None
+        rows = self.rows(settings.corpus)
+        if rows is None or not all(isinstance(row.get("text"), str) for row in rows):
+            raise UserError("base.pretrain.corpus: no rows with a 'text', so no tokenizer")
+        tokenizer = build_tokenizer([row["text"] for row in rows], settings.vocab_size)
+        ends = (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(DOCUMENT_END))
+        return BaseModel(tokenizer, architecture(settings, len(tokenizer)), ends)
+
+    def asked(self) -> Iterator[Asked]:
+        """Every place where prompts are sampled from, in the order of the config."""
+        evaluation = self.config.evaluation
+        math = evaluation.math
+        judges = {"accuracy": math.accuracy, "format": math.format, "language": math.language}
+        present = tuple(spec.model_copy(update={"name": key}) for key, spec in judges.items() if spec is not None)
+        yield Asked("evaluation.math", math.data, present, math.max_tokens, "evaluation")
+        if evaluation.general is not None:
+            general = evaluation.general
+            yield Asked("evaluation.general", general.data, (), general.max_tokens, "general")
+        for key in RecipeConfig.model_fields:
+            section = getattr(self.config, key)
+            if isinstance(section, RLStageConfig):
+                for name, task in section.tasks.items():
+                    path = f"{key}.tasks.{name}"
+                    yield Asked(path, task.data, task.rewards, section.sampling.max_tokens, "task")
+        sampled = self.config.rejection_sampling
+        if sampled is not None:
+            tokens = sampled.sampling.max_tokens
+            yield Asked("rejection_sampling", sampled.data, sampled.filters, tokens, "filters")
+
+
+def on_hub(data: DataConfig) -> bool:
+    """Whether the rows would have to be fetched."""
+    return data.path is not None and not Path(data.path).is_file()
+
+
+def existing_model(name: str) -> BaseModel:
+    """A model of a folder or the hub; its weights are not read."""
+    from transformers import AutoConfig, GenerationConfig
+
+    from grpo.model.policy import end_token_ids, load_tokenizer
+
+    check_model(name)
+    tokenizer = load_tokenizer(name)
+    try:
+        settings = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model '{name}': its config.json cannot be read: {str(error).splitlines()[0]}") from error
+    try:
+        generation = GenerationConfig.from_pretrained(name)
+    except OSError:  # there is no such file: transformers takes the model's own settings
+        generation = GenerationConfig.from_model_config(settings)
+    return BaseModel(tokenizer, settings, end_token_ids(_Stub(generation), tokenizer))
+
+
+@dataclass(frozen=True)
+class _Stub:
+    """What `end_token_ids` reads of a model."""
+
+    generation_config: Any
+
+
+def listed(rows: list[int], texts: list[str] | None = None) -> str:
+    """ "row 3: x; row 7: y; and 5 more": the first ten."""
+    shown = [f"row {row}" + (f": {texts[place]}" if texts else "") for place, row in enumerate(rows[:SHOWN])]
+    more = [f"and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+    return "; ".join([*shown, *more])
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """One line of at most `most` characters, with what cannot be seen written out."""
+    shown = repr(text)
+    return shown if len(shown) <= most else f"{shown[: most - 4]}...{shown[-1]}"

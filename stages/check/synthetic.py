@@ -1,0 +1,138 @@
+"""Completions made up to try rewards on: the gold in the required format, a wrong answer, nothing, rambling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from grpo.errors import UserError
+from grpo.types import Completion, Prompt
+from rewards.accuracy.extraction import read_golds
+from rewards.format import opening
+from stages.check.subject import Asked, BaseModel
+from stages.check.prompts import question_of
+
+GOLD, WRONG, EMPTY, RAMBLING = KINDS = ("gold", "wrong", "empty", "rambling")
+OTHER_HEAD = "other head"  # the gold again, with the opening tag where the template writes it, without it where not
+WRONG_ANSWER = "987654321"  # where the gold has no digits to change
+OTHER_DIGITS = str.maketrans("0123456789", "9876543210")
+THOUGHTS = 400  # characters of the question that serve as thoughts: they are in its language
+CODE_COLUMNS = ("code", "canonical_solution")  # of a data row: a program that passes its tests
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What the required format is made of."""
+
+    think: str = "think"
+    answer: str | None = None
+
+
+def tags_of(asked: Asked, fallback: Asked | None = None) -> Tags:
+    """As the format reward wants them; where there is none, as `fallback` has it."""
+    spec = next((spec for spec in asked.rewards if spec.fn == "format"), None)
+    if spec is None and fallback is not None:
+        return tags_of(fallback)
+    kwargs = spec.kwargs if spec is not None else {}
+    strict = asked.accuracy.kwargs.get("strict") if asked.accuracy is not None else None
+    return Tags(
+        kwargs.get("think_tag", "think"), kwargs.get("answer_tag") or ("answer" if strict == "answer" else None)
+    )
+
+
+def gold_text(prompt: Prompt, asked: Asked) -> str | None:
+    """The first acceptable answer of a row; None when it has none that can be read."""
+    from rewards.accuracy.reward import gold_is_parseable
+
+    column = asked.accuracy.columns.get("answer") if asked.accuracy is not None else None
+    golds = read_golds(prompt.columns.get(column) if column else prompt.answer)
+    return next((text for text in golds if gold_is_parseable(text)), None)
+
+
+def wrong_answer(gold: str | None) -> str:
+    """The gold with other digits: as long as it, so that a reward of length gives both the same."""
+    changed = (gold or "").translate(OTHER_DIGITS)
+    return WRONG_ANSWER if gold is None or changed == gold else changed
+
+
+def texts(prompt: Prompt, asked: Asked, tags: Tags, max_tokens: int) -> dict[str, str]:
+    """The completion of each kind; no `gold` where there is none."""
+    head = written_head(prompt, tags)
+    code = next((prompt.columns[name] for name in CODE_COLUMNS if isinstance(prompt.columns.get(name), str)), None)
+    gold, answers = gold_text(prompt, asked), {}
+    if gold is not None or code is not None:
+        answers[GOLD] = "\n".join([*(_program(prompt, code) if code else ()), *(_boxed(gold) if gold else ())])
+    answers[WRONG] = "\n".join(_boxed(wrong_answer(gold)))
+    thoughts = re.sub(r"</?\w+>", "", question_of(prompt, asked.data))[:THOUGHTS]
+    bodies = {kind: _formatted(answer, thoughts, tags, head) for kind, answer in answers.items()}
+    found = {kind: bodies[kind] for kind in (GOLD, WRONG) if kind in bodies} | {EMPTY: ""}
+    found[RAMBLING] = "and so on " * max_tokens
+    if GOLD in found:
+        tag = f"<{tags.think}>"
+        found[OTHER_HEAD] = head + found[GOLD] if head else found[GOLD].removeprefix(tag)
+    return found
+
+
+def written_head(prompt: Prompt, tags: Tags) -> str:
+    """What the prompt already holds of the answer, from its thinking tag on."""
+    return opening(prompt.prefill, prompt.text if prompt.messages is None else prompt.messages, tags.think)
+
+
+def _boxed(answer: str) -> list[str]:
+    return [rf"\boxed{{{answer}}}"]
+
+
+def _program(prompt: Prompt, code: str) -> list[str]:
+    """HumanEval's canonical solution is the body of the function that its prompt begins."""
+    before = str(prompt.columns.get("prompt", "")) if code[:1].isspace() else ""
+    return [f"```python\n{before}{code.rstrip()}\n```"]
+
+
+def _formatted(answer: str, thoughts: str, tags: Tags, head: str) -> str:
+    if tags.answer is not None:
+        answer = f"<{tags.answer}>{answer}</{tags.answer}>"
+    closed = f"</{tags.think}>"
+    if closed in head:  # a template that switches thinking off
+        return answer
+    return ("" if head else f"<{tags.think}>") + f"\n{thoughts}\n{closed}\n{answer}"
+
+
+def as_sampled(text: str, model: BaseModel, tags: Tags, max_tokens: int) -> Completion:
+    """As the engine would hand it over: through the tokenizer, cut at the limit, special tokens left out.
+
+    Raises:
+        UserError: a tag does not survive that.
+    """
+    tokenizer = model.tokenizer
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    decoded = tokenizer.decode(ids, skip_special_tokens=True)
+    names = [tags.think] if tags.answer is None else [tags.think, tags.answer]
+    for tag in (f"<{slash}{name}>" for name in names for slash in ("", "/")):
+        if tag in text and tag not in decoded:
+            raise UserError(f"no reward would ever see {tag}: {_why_lost(tag, tokenizer)}")
+    if len(ids) > max_tokens:
+        decoded = tokenizer.decode(ids[:max_tokens], skip_special_tokens=True)
+    kept = tuple(ids[:max_tokens])
+    return Completion(kept, (0.0,) * len(kept), "length" if len(ids) > max_tokens else "stop", decoded)
+
+
+def _why_lost(tag: str, tokenizer: Any) -> str:
+    if tag in tokenizer.decode(tokenizer(tag, add_special_tokens=False)["input_ids"]):
+        return (
+            "it is a special token of the tokenizer, and completions are decoded without these; "
+            "set special: false in its tokenizer.json"
+        )
+    return "the tokenizer has no tokens to write it with"
+
+
+def completions(prompt: Prompt, asked: Asked, tags: Tags, model: BaseModel) -> Mapping[str, Completion]:
+    """One completion of each kind."""
+    made: dict[str, Completion] = {}
+    for kind, text in texts(prompt, asked, tags, asked.max_tokens).items():
+        limit = (
+            asked.max_tokens if kind == RAMBLING else 10**9
+        )  # a gold is not cut: it may be longer than a small limit
+        made[kind] = as_sampled(text, model, tags, limit)
+    return made

@@ -1,0 +1,141 @@
+"""What every command shares: one-line errors, exit codes, and where shipped configs lie. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import io
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from grpo.errors import UserError, nearest
+from grpo.system.files import FULL
+from grpo.system.world import first_failure, is_main, join
+from grpo.system.stopping import Stopped, handled
+
+log = logging.getLogger("grpo")
+
+UNWRITABLE = (*FULL, errno.EROFS, errno.EFBIG, errno.EIO)  # of a disk: full, read-only, a file too large for it, broken
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are `UserError`s: one line instead of the usage. Options are never abbreviated."""
+
+    def __init__(self, prog: str, description: str, examples: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Overrides may stand between the options; an unknown option gets the nearest known one."""
+        known, unknown = self.parse_known_intermixed_args(list(arguments))
+        for word in unknown:
+            options = [option for action in self._actions for option in action.option_strings]
+            raise UserError(f"{self.prog}: unknown option '{word}'{nearest(word.split('=')[0], options)}")
+        return known
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings to override, from the root")
+
+
+def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
+    """Run a command: 0 only on success, 2 on a user error with one line, 130 on Ctrl-C, 143 on SIGTERM, 1 on a bug.
+
+    Of several processes the main one speaks; when they fail, the first that does says why.
+    """
+    with handled(ends=True):
+        return _guarded(command, arguments)
+
+
+def _guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
+    try:
+        join()
+        with contextlib.redirect_stdout(sys.stdout if is_main() else io.StringIO()):
+            code = command(list(arguments))
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _failed(2, f"error: {' '.join(str(error).split())}")
+    except Stopped as stopped:
+        return _failed(128 + stopped.signal, f"{stopped}: the same command goes on from here")
+    except KeyboardInterrupt:  # of a library, in its own name
+        return _failed(130, "interrupted: the same command goes on from here")
+    except BrokenPipeError:  # the reader of our output is gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
+        return 141
+    except OSError as error:  # a full disk, a file that is not ours to read: nothing that a traceback would explain
+        log.debug("%s", traceback.format_exc())
+        again = "; once that is mended, the same command goes on from here" if error.errno in UNWRITABLE else ""
+        return _failed(2, f"error: {reason(error)}{again}")
+    except Exception:  # noqa: BLE001  a bug: shown whole, and an exit code that is not 2
+        return _failed(1, traceback.format_exc())
+
+
+def reason(error: OSError) -> str:
+    """One line: the file and what the system says of it, or the library that raised it."""
+    if error.strerror is None:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"'{error.filename}': {error.strerror}" if error.filename is not None else error.strerror
+
+
+def _failed(code: int, text: str) -> int:
+    code, speaks = first_failure(code)
+    if speaks:
+        print(text, file=sys.stderr)
+    return code
+
+
+def check_out(run: Path, option: str = "--out") -> None:
+    """The output folder must be one that we can write to, or not exist below such a folder."""
+    for part in (run, *run.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise UserError(f"{option} '{run}': '{part}' is a file, not a folder; give another {option}")
+            if not os.access(part, os.W_OK | os.X_OK):
+                raise UserError(f"{option} '{run}': no permission to write to '{part}'; give another {option}")
+            return
+
+
+def check_out_file(out: str, option: str = "--out", example: str = "out.json") -> Path:
+    """The output file, of a name that is not a folder's, in a folder as `check_out` wants it."""
+    file = Path(out)
+    if file.is_dir() or out.endswith("/"):
+        raise UserError(f"{option} '{out}': a folder; give the name of a file, such as {file / example}")
+    if file.exists() and not file.is_file():  # a device would be replaced by a file
+        raise UserError(f"{option} '{out}': not a regular file; give another {option}")
+    check_out(file.parent, option)
+    return file
+
+
+def find_config(name: str) -> Path:
+    """A local file, or a config shipped with the package (``tiny.yaml`` or ``configs/tiny.yaml``)."""
+    local = Path(name)
+    if local.is_file():
+        return local
+    shipped = shipped_configs()
+    if local.parent in (Path("."), Path("configs")) and local.name in shipped:
+        return shipped[local.name]
+    if local.is_dir():
+        raise UserError(f"config '{name}': a folder, not a YAML file")
+    raise UserError(f"config '{name}': no such file{nearest(local.name, shipped)}")
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name -> file. In a wheel they lie inside this package, in a checkout beside it."""
+    here = Path(__file__).resolve().parent
+    folder = next((path for path in (here / "configs", here.parent / "configs") if path.is_dir()), None)
+    return {file.name: file for file in sorted(folder.glob("*.yaml"))} if folder else {}

@@ -1,0 +1,238 @@
+"""`grpo eval`: a model on a named set or a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import model_validator
+
+from grpo.config.sections import EngineConfig, EvalConfig, RewardConfig, RuntimeConfig, Section, Seed
+from grpo.config.file import apply_override, validate
+from grpo.evaluation.endpoint import EndpointConfig, base_url
+from grpo.errors import UserError, nearest
+from grpo.model.path import check_model
+from grpo.config.section import changed
+from stages.commands.command import Parser, add_overrides, check_out_file
+from stages.commands.eval_sets import SETS, read_rows
+from stages.recipe.preflight import check_reward, find
+from stages.recipe.runtime import quiet
+
+if TYPE_CHECKING:  # torch, which a mistake need not wait for
+    from grpo.evaluation.metrics import Judges
+    from grpo.evaluation.evaluate import EvalResult
+
+EXAMPLES = """\
+  grpo eval Qwen/Qwen2.5-0.5B-Instruct --data gsm8k --limit 100 --out gsm8k.json
+  grpo eval runs/a/2-reasoning-rl/model --data aime24=aime.jsonl --samples 64 eval.k=[8,64]
+  grpo eval MODEL --data mine.jsonl --temperature 0 --require-format runtime.threads=2
+  grpo eval openai:MODEL --data math500 --base-url http://localhost:8000/v1 --price-in 0.3 --price-out 1.2
+settings that overrides reach: seed, engine.*, runtime.*, eval.* (data, k, accuracy, format, language, top_p),
+endpoint.* of openai:MODEL (concurrency, timeout, retries, fields); its key: the environment's OPENAI_API_KEY"""
+SERVED = "openai:"
+SERVING = (
+    "first_token_p50", "first_token_p99", "latency_p50", "latency_p99", "tokens_per_second", "failed_requests", "cost",
+)  # fmt: skip
+
+
+class EvalCommandConfig(Section):
+    """What the command's options and overrides fill in."""
+
+    seed: Seed = 0
+    engine: EngineConfig = EngineConfig()
+    runtime: RuntimeConfig = RuntimeConfig(log_level="warning")
+    eval: EvalConfig
+    endpoint: EndpointConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> EvalCommandConfig:
+        if self.endpoint is not None:
+            for section in (self.engine, self.runtime):
+                for name in changed(section, [name for name in type(section).model_fields if name != "log_level"]):
+                    raise ValueError(f"'{name}' has no effect on {SERVED}MODEL, which runs elsewhere; remove it")
+        return self
+
+
+def named_set(text: str) -> str | None:
+    """The name in `--data NAME` or `--data NAME=FILE`; None for a file or a hub name."""
+    name = text if text in SETS else text.partition("=")[0]
+    return name if name in SETS and not Path(text).is_file() else None
+
+
+def data_settings(text: str) -> dict[str, Any]:
+    """`--data`: a named set, a file, NAME=FILE, or a hub name. Named sets ask for a boxed answer."""
+    name, equals, file = text.partition("=")
+    if equals and not Path(text).is_file():  # a path may hold a "=" too
+        if name not in SETS:
+            raise UserError(f"--data '{text}': no set named '{name}'{nearest(name, SETS)}")
+        if not Path(file).is_file():
+            raise UserError(f"--data '{text}': no such file '{file}'")
+        return {"path": file, "suffix": SETS[name].suffix}
+    if text in SETS:
+        if not SETS[text].hub:
+            raise UserError(f"--data {text}: this set needs a file: {text}=FILE")
+        return {**SETS[text].hub, "suffix": SETS[text].suffix}
+    if Path(text).is_file():
+        return {"path": text}
+    if text.endswith((".jsonl", ".json", ".parquet")):
+        raise UserError(f"--data '{text}': no such file")
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise UserError(f"--data '{text}': neither a named set nor a file{nearest(text, SETS)}")
+    return {"path": text, "split": "test"}
+
+
+def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:
+    name = named_set(chosen.data)
+    data = {**data_settings(chosen.data), **({"limit": chosen.limit} if chosen.limit is not None else {})}
+    tree: dict[str, Any] = {
+        "seed": chosen.seed,
+        "eval": {
+            "data": data,
+            "samples": chosen.samples,
+            "temperature": chosen.temperature,
+            "top_p": chosen.top_p,
+            "max_tokens": chosen.max_tokens,
+            "accuracy": {"fn": SETS[name].accuracy if name else "accuracy"},
+            "format": {"fn": "format"},
+            "language": {"fn": "language"},
+        },
+        "runtime": {"log_level": "warning"},
+        **_endpoint(chosen),
+    }
+    for override in chosen.overrides:
+        apply_override(tree, override)
+    return validate(EvalCommandConfig, tree, "grpo eval")
+
+
+def _endpoint(chosen: argparse.Namespace) -> dict[str, Any]:
+    given = {"base_url": chosen.base_url, "price_in": chosen.price_in, "price_out": chosen.price_out}
+    given = {name: value for name, value in given.items() if value is not None}
+    if chosen.model.startswith(SERVED):
+        return {"endpoint": {"model": chosen.model.removeprefix(SERVED), **given}}
+    for name in given:
+        raise UserError(f"--{name.replace('_', '-')} is for a served model: grpo eval {SERVED}MODEL")
+    return {}
+
+
+def _rows(config: EvalConfig, name: str | None) -> list[dict[str, Any]]:
+    """Of a named set, as questions; the limit counts those."""
+    from grpo.data.prompts import load_rows
+
+    if name is None:
+        return load_rows(config.data)
+    whole = load_rows(config.data.model_copy(update={"limit": None}))
+    return read_rows(name, whole)[: config.data.limit]
+
+
+def _with_language(config: EvalConfig, rows: list[dict[str, Any]], language: str | None) -> EvalConfig:
+    """The language to measure: as asked, else each row's own, else English."""
+    if config.language is None or config.language.fn != "language" or config.language.kwargs:
+        return config
+    if language is None and all(row.get("language") is not None for row in rows):
+        return config
+    spec = config.language.model_copy(update={"kwargs": {"language": language or "en"}})
+    return config.model_copy(update={"language": spec})
+
+
+def _check_judges(config: EvalConfig, language: str | None) -> None:
+    """Before any sampling: the judges are there and take their arguments, a given language is one."""
+    for _, spec in find(config, RewardConfig):
+        check_reward(spec, Path())
+    if language is not None:
+        from rewards.language.reward import scripts_of
+
+        scripts_of(language)
+
+
+def eval_command(arguments: list[str]) -> int:
+    """`grpo eval`."""
+    parser = Parser("grpo eval", "Evaluate a model: pass@1 with its 95% interval over problems, and more.", EXAMPLES)
+    parser.add_argument("model", metavar="MODEL", help="folder or hub name, or openai:MODEL for a served one")
+    parser.add_argument(
+        "--data", required=True, metavar="SET", help=f"{', '.join(SETS)}, a FILE, NAME=FILE, a hub name"
+    )
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="samples per problem (default 1)")
+    parser.add_argument("--temperature", type=float, default=0.6, metavar="T", help="0: greedy (default 0.6)")
+    parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="(default 0.95)")
+    parser.add_argument("--max-tokens", type=int, default=2048, metavar="M", help="per completion (default 2048)")
+    parser.add_argument("--limit", type=int, metavar="K", help="only the first K problems")
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--language", metavar="CODE", help="of the thinking (default: the column language, else en)")
+    parser.add_argument("--require-format", action="store_true", help="an answer counts only in the required format")
+    parser.add_argument("--base-url", metavar="URL", help="of openai:MODEL (default: OPENAI_BASE_URL, else OpenAI)")
+    parser.add_argument("--price-in", type=float, metavar="X", help="of a million prompt tokens, for the cost")
+    parser.add_argument("--price-out", type=float, metavar="X", help="of a million completion tokens")
+    parser.add_argument("--out", metavar="FILE", help="write the JSON there, per-problem results beside it")
+    add_overrides(parser)
+    chosen = parser.read(arguments)
+    settings = _settings(chosen)
+    if settings.endpoint is None:
+        check_model(chosen.model)
+    else:
+        base_url(settings.endpoint)
+    out = check_out_file(chosen.out) if chosen.out else None
+    _check_judges(settings.eval, chosen.language)
+    quiet(settings.runtime.log_level)
+
+    from stages.recipe.evaluation import load_judges
+
+    rows = _rows(settings.eval, named_set(chosen.data))
+    judges = load_judges(_with_language(settings.eval, rows, chosen.language), chosen.require_format)
+    result = _evaluate(chosen.model, settings, judges, rows)
+    _print(result.metrics)
+    if out is None:
+        import json
+
+        print(json.dumps(result.metrics))
+    else:
+        from grpo.evaluation.evaluate import problems_file
+
+        result.write(out)
+        print(f"written: {out}, {problems_file(out)}")
+    return 0
+
+
+def _evaluate(model: str, settings: EvalCommandConfig, judges: Judges, rows: list[dict[str, Any]]) -> EvalResult:
+    if settings.endpoint is not None:
+        from grpo.evaluation.served import evaluate_endpoint
+
+        return evaluate_endpoint(settings.endpoint, settings.eval, judges=judges, seed=settings.seed, rows=rows)
+    from grpo.evaluation.evaluate import evaluate
+    from stages.recipe.runtime import apply_runtime
+
+    apply_runtime(settings.runtime, settings.seed)
+    return evaluate(
+        model,
+        settings.eval,
+        judges=judges,
+        engine=settings.engine,
+        runtime=settings.runtime,
+        seed=settings.seed,
+        rows=rows,
+    )
+
+
+def _print(metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from stages.recipe.summary import percent
+
+    table = Table(title=f"{metrics['model']} on {metrics['data']}", show_header=False)
+    at_k = [name for name in metrics if name.startswith(("pass@", "maj@")) and not name.endswith("_ci95")]
+    rates = ("format_rate", "language_consistency", "truncation_rate", "no_answer_rate")
+    for name in (*at_k, *rates):
+        table.add_row(name, percent(metrics[name], metrics.get(f"{name}_ci95")))
+    for name in ("n_problems", "samples_per_problem"):
+        table.add_row(name, str(metrics[name]))
+    for name in ("mean_tokens", *SERVING):
+        if metrics.get(name) is not None:
+            table.add_row(name, f"{metrics[name]:.4g}")
+    counts = "counts only in the required format" if metrics["format_required"] else "counts in any format"
+    console = Console()
+    console.print(table)
+    console.print(
+        f"In per cent, 95% interval over problems; temperature {metrics['temperature']}, an answer {counts}.",
+        style="dim",
+    )

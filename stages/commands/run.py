@@ -1,0 +1,105 @@
+"""`grpo run` and the scripts of single stages."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from grpo.errors import UserError
+from stages.commands.command import Parser, add_overrides, check_out, find_config
+
+RUN_EXAMPLES = """\
+  grpo run tiny.yaml                                the shipped tiny recipe, to runs/tiny
+  grpo run my.yaml --out runs/a seed=1 reasoning_rl.steps=50
+  grpo run my.yaml --from reasoning_rl              this stage and all later ones anew
+  grpo run my.yaml --until cold_start               stop after this stage
+  grpo run my.yaml --profile 3                      where the time of three steps of each RL stage goes
+  accelerate launch --multi_gpu --num_processes 4 -m stages.cli run my.yaml        several processes"""
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped config")
+    parser.add_argument("--out", metavar="DIR", help="run folder (default: runs/<config name>)")
+    parser.add_argument(
+        "--accept-changes", action="store_true", help="go on inside a stage though its settings or data changed"
+    )
+    parser.add_argument(
+        "--profile", metavar="N", help="trace N steps of each RL stage after its first (runtime.profile=N)"
+    )
+    add_overrides(parser)
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    return [*arguments.overrides, *([f"runtime.profile={arguments.profile}"] if arguments.profile else [])]
+
+
+def _out(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.out) if arguments.out else Path("runs") / Path(arguments.config).stem
+
+
+def run_command(arguments: list[str]) -> int:
+    """`grpo run`."""
+    parser = Parser("grpo run", "Run the recipe. Finished stages are skipped, an unfinished one goes on.", RUN_EXAMPLES)
+    _common(parser)
+    parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="run this stage and all later ones anew")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    chosen = parser.read(arguments)
+
+    from grpo.config.file import read_config
+    from stages.recipe.config import RecipeConfig
+    from stages.recipe.runtime import quiet
+
+    config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
+    quiet(config.runtime.log_level)
+
+    from stages.recipe.pipeline import run_pipeline
+
+    run_pipeline(config, _out(chosen), Path(chosen.config).name, chosen.from_stage, chosen.until, chosen.accept_changes)
+    return 0
+
+
+def stage_command(key: str, arguments: list[str]) -> int:
+    """``python stages/<stage>.py``."""
+    parser = Parser(
+        f"python stages/{key}.py",
+        f"Run the stage {key}. Its input is the previous stage's model in the run folder, or --init.",
+        f"  python stages/{key}.py configs/tiny.yaml\n"
+        f"  python -m stages.{key} my.yaml --out runs/a --init MODEL seed=1",
+    )
+    _common(parser)
+    parser.add_argument("--init", metavar="MODEL", help="model folder or hub name to start from")
+    chosen = parser.read(arguments)
+
+    from grpo.config.file import read_config
+    from stages.recipe.config import RecipeConfig
+    from stages.recipe.runtime import quiet
+
+    config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
+    quiet(config.runtime.log_level)
+    if getattr(config, key) is None:
+        raise UserError(f"config '{chosen.config}': no section '{key}', so there is no such stage to run")
+    if chosen.init is not None and key == "base":
+        raise UserError("--init: the base stage has no input; set base.model instead")
+
+    from grpo.model.path import check_model
+    from grpo.system.world import World
+    from grpo.system.lock import lock_run
+    from stages.recipe.pipeline import save_config
+    from stages.recipe.planning import plan_stage
+    from stages.recipe.runner import check_inputs, check_ready, run_stage
+    from stages.recipe.stages import STAGES
+    from stages.recipe.summary import print_table, summarise
+
+    run = _out(chosen)
+    check_out(run)
+    if chosen.init is not None:
+        check_model(chosen.init)
+    with lock_run(run, World.current(), shared=True), lock_run(run / STAGES[key].folder, World.current()):
+        planned = plan_stage(config, STAGES[key], run, init=chosen.init, accept_changes=chosen.accept_changes)
+        if not planned.finished:
+            check_inputs(config, planned, chosen.init)
+        check_ready(config, [planned])
+        save_config(config, run)
+        run_stage(config, planned, init=chosen.init)
+        print_table(summarise(config, run, Path(chosen.config).name), config)
+    return 0

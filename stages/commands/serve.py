@@ -1,0 +1,107 @@
+"""`grpo serve`: the vLLM servers of a config, on this machine."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+from grpo.errors import UserError
+from stages.commands.command import Parser, add_overrides, find_config
+
+if TYPE_CHECKING:
+    from grpo.engines.choose import Sampled
+    from stages.recipe.config import RecipeConfig
+
+EXAMPLES = """\
+  grpo serve my.yaml                                        every address of engine.server.urls on this machine
+  grpo serve my.yaml --url http://localhost:8001            this one alone
+  CUDA_VISIBLE_DEVICES=1 grpo serve my.yaml runtime.dtype=bfloat16
+  grpo serve tiny.yaml --init runs/base/0-base/model        a model of the same sizes; a run brings its own weights
+then, elsewhere: grpo run my.yaml engine=vllm-server"""
+
+
+def serve_command(arguments: list[str]) -> int:
+    """Runs until it is told to end: 128 + the number of the signal."""
+    parser = Parser(
+        "grpo serve",
+        "Serve the config's model with vLLM, for runs with engine=vllm-server, which bring weights of their own.",
+        EXAMPLES,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped config")
+    parser.add_argument("--init", metavar="MODEL", help="model folder or hub name (default: the base model)")
+    parser.add_argument("--url", metavar="URL", help="address to serve at (default: those of engine.server.urls)")
+    add_overrides(parser)
+    chosen = parser.read(arguments)
+
+    from grpo.config.file import read_config
+    from stages.recipe.config import RecipeConfig
+    from stages.recipe.runtime import quiet
+
+    config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
+    quiet(config.runtime.log_level)
+
+    from grpo.engines.installed import require_vllm
+    from grpo.engines.vllm.serve import here
+
+    require_vllm("grpo serve")
+    urls = here([chosen.url] if chosen.url else config.engine.server.urls)
+    if not urls:
+        named = chosen.url or ", ".join(config.engine.server.urls)
+        raise UserError(f"{named}: not an address of this machine; give --url, or run this where it is")
+    model = chosen.init or config.base.model
+    if model is None:
+        raise UserError(
+            "the run trains its base model itself: give one of the same sizes, whose weights do not matter: first "
+            "`grpo run CONFIG --out runs/base --until base engine=local`, then --init runs/base/0-base/model"
+        )
+    return _serve(config, _sampled(config, model), urls)
+
+
+def _sampled(config: RecipeConfig, model: str) -> Sampled:
+    """What is served.
+
+    Raises:
+        UserError: it is no model.
+    """
+    from transformers import AutoConfig
+
+    from grpo.engines.choose import Sampled
+    from grpo.model.path import check_model
+    from grpo.model.policy import pick_device
+
+    check_model(model)
+    try:
+        found = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model '{model}': cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    longest = int(getattr(found.get_text_config(), "max_position_embeddings", 0))
+    device = pick_device(config.runtime).type
+    return Sampled(model, None, (), longest, device, config.runtime.dtype)
+
+
+def _serve(config: RecipeConfig, sampled: Sampled, urls: list[str]) -> int:
+    from grpo.engines.vllm.serve import Child, drop_output, how_ended, start_servers, stop, wait_until_ready, watch
+
+    told: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    children: list[Child] = []
+    try:
+        start_servers(config.engine, config.runtime, sampled, urls, children)
+        wait_until_ready(children, config.engine.server.start_timeout)
+        watch(children)
+    except KeyboardInterrupt:
+        return 128 + told[0]
+    finally:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # what is started must be ended
+        as_told = bool(told) and not any(how_ended(child) for child in children)
+        stop(children)
+        if as_told:
+            drop_output(children)
+        for number, handler in before.items():
+            signal.signal(number, handler)

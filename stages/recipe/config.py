@@ -1,0 +1,182 @@
+"""The file that `grpo run` reads: the core's sections, one per stage of the recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from grpo.config.sections import (
+    CheckpointConfig,
+    DataConfig,
+    EngineConfig,
+    EvalConfig,
+    JudgeConfig,
+    OptimizerConfig,
+    RewardConfig,
+    Rewards,
+    RLConfig,
+    RuntimeConfig,
+    SamplingConfig,
+    Section,
+    Seed,
+    SFTCheckpointConfig,
+    SFTConfig,
+    distinct,
+)
+from grpo.config.section import without
+
+_OF_PROMPTS = ("suffix", "template", "max_prompt_tokens")
+Conversations = Annotated[DataConfig, without(*_OF_PROMPTS, because="it is for prompts, and these are conversations")]
+PlainRows = Annotated[DataConfig, without(*_OF_PROMPTS, "system", because="it is for prompts, and these rows are none")]
+Filters = Annotated[
+    tuple[Annotated[RewardConfig, without("weight", because="a filter keeps or drops")], ...],
+    Field(min_length=1),
+    AfterValidator(distinct),
+]
+
+
+class PretrainConfig(Section):
+    """A base model trained from scratch on a plain-text corpus: the tiny world's own stage 0."""
+
+    corpus: PlainRows  # rows with a "text" column
+    vocab_size: int = Field(ge=300)
+    hidden_size: int = Field(ge=8)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    intermediate_size: int = Field(ge=8)
+    max_tokens: int = Field(ge=8)  # longer documents are cut
+    batch_size: int = Field(ge=1)  # documents per step
+    micro_batch_size: int | None = Field(None, ge=1)  # per forward, rows of like length; None: batch_size
+    optimizer: OptimizerConfig
+    checkpoint: SFTCheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _sizes(self) -> PretrainConfig:
+        if self.hidden_size % (2 * self.heads):  # rotary embeddings turn pairs of a head's channels
+            raise ValueError("'hidden_size' must be an even multiple of 'heads'")
+        if self.heads % self.kv_heads:
+            raise ValueError("'heads' must be a multiple of 'kv_heads'")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError("'batch_size' must be a multiple of 'micro_batch_size'")
+        return self
+
+
+class BaseConfig(Section):
+    """Where the base model comes from: an existing one (folder or hub name), or trained from scratch for `steps`."""
+
+    model: str | None = None
+    steps: int | None = Field(None, ge=1)
+    pretrain: PretrainConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BaseConfig:
+        if (self.model is None) == (self.pretrain is None):
+            raise ValueError("give exactly one of 'model' and 'pretrain'")
+        if (self.pretrain is None) != (self.steps is None):
+            raise ValueError("'steps' and 'pretrain' belong together")
+        return self
+
+
+class TaskConfig(Section):
+    """Data and the rewards that judge it. `last_steps`: it joins only for the last N steps of the stage,
+    so in a stage cut shorter than that it is there from the start."""
+
+    data: DataConfig
+    rewards: Rewards
+    share: float = Field(1.0, gt=0)  # of the prompts of a rollout, relative to the other tasks
+    last_steps: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _judged(self) -> TaskConfig:
+        if all(reward.weight == 0 for reward in self.rewards):
+            raise ValueError("'rewards': each has weight 0, so there is nothing to train on")
+        return self
+
+
+class RLStageConfig(RLConfig):
+    """A stage of GRPO: each task's prompts are judged by the task's own rewards."""
+
+    tasks: dict[str, TaskConfig] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _tasks(self) -> RLStageConfig:
+        if all(task.last_steps is not None for task in self.tasks.values()):
+            raise ValueError("every task has 'last_steps': nothing to train on before them")
+        return self
+
+    @model_validator(mode="after")
+    def _named_rewards(self) -> RLStageConfig:
+        self.check_names({reward.label for task in self.tasks.values() for reward in task.rewards})
+        return self
+
+
+class ColdStartConfig(SFTConfig):
+    data: Conversations  # rows with "messages"
+
+
+class RejectionSamplingConfig(SFTConfig):
+    """Sample the previous stage's model, keep correct and readable outputs, mix general data, SFT from the base."""
+
+    data: DataConfig  # the reasoning prompts
+    group_size: int = Field(ge=1)  # samples per prompt
+    sampling: SamplingConfig
+    filters: Filters  # an output is kept when each of them gives 1.0
+    keep_per_prompt: int = Field(1, ge=1)  # outputs kept per prompt, the first ones
+    general: Conversations | None = None  # rows with "messages", mixed in
+
+
+class RewardModelConfig(SFTConfig):
+    """A reward model trained on the run's data: pairwise (prompt, chosen, rejected) or pointwise (label)."""
+
+    data: PlainRows
+
+
+class GeneralEvalConfig(Section):
+    """General prompts and the rules that judge them; none of these rules is seen by a reward model."""
+
+    data: DataConfig
+    max_tokens: int = Field(ge=1)
+    general: JudgeConfig
+    helpfulness: JudgeConfig
+    safety: JudgeConfig
+    over_refusal: JudgeConfig
+
+
+class DecontaminateConfig(Section):
+    """No training row may hold so much of an evaluation problem: see `stages.recipe.ngrams`."""
+
+    ngram: int = Field(10, ge=2)  # words in a row; characters in writing without spaces
+    share: float = Field(0.5, ge=0, le=1)  # of a problem's n-grams; 0: one is enough
+
+
+class EvaluationConfig(Section):
+    math: EvalConfig
+    general: GeneralEvalConfig | None = None
+    # Import path of f(row or rows) -> set of problem keys: no key of an evaluation problem may be in training data.
+    leak_check: str | None = None
+    decontaminate: DecontaminateConfig | None = None  # None: only copies of the whole text are looked for
+
+
+class RecipeConfig(Section):
+    """The whole run. A stage whose section is absent is not part of it."""
+
+    seed: Seed = 0
+    engine: EngineConfig = EngineConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    evaluation: EvaluationConfig
+    base: BaseConfig
+    r1_zero: RLStageConfig | None = None
+    cold_start: ColdStartConfig | None = None
+    reasoning_rl: RLStageConfig | None = None
+    rejection_sampling: RejectionSamplingConfig | None = None
+    helpfulness_model: RewardModelConfig | None = None
+    safety_model: RewardModelConfig | None = None
+    helpfulness_rl: RLStageConfig | None = None
+
+
+def training_settings(config: RecipeConfig, key: str) -> SFTConfig | PretrainConfig | RLStageConfig | None:
+    """Of the training of stage `key`; None: an existing base model is taken as it is."""
+    section = getattr(config, key)
+    return section.pretrain if isinstance(section, BaseConfig) else section

@@ -1,0 +1,58 @@
+"""The evaluation of a stage's model: loads the judges that the config names and calls the core."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from grpo.config.sections import EvalConfig
+from grpo.evaluation.metrics import GENERAL_METRICS, Judges
+from grpo.evaluation.evaluate import GeneralEval, evaluate
+from rewards.accuracy.reward import extract_answer
+from rewards.loader import load_reward
+from rewards.accuracy.normalise import vote
+from stages.recipe.config import EvaluationConfig, GeneralEvalConfig, RecipeConfig
+from stages.recipe.lineage import digest, input_hashes, without_paths
+
+
+def load_judges(config: EvalConfig, require_format: bool = True) -> Judges:
+    """The rewards of an evaluation, loaded; answers are read as the accuracy reward reads them. A program is no answer
+    that could be voted on."""
+    options = {name: config.accuracy.kwargs[name] for name in ("strict", "anywhere") if name in config.accuracy.kwargs}
+    reads = config.accuracy.fn != "code"
+    return Judges(
+        accuracy=load_reward(config.accuracy),
+        format=load_reward(config.format) if config.format else None,
+        language=load_reward(config.language) if config.language else None,
+        extract_answer=partial(extract_answer, **options) if reads else None,
+        vote=vote,
+        require_format=require_format,
+    )
+
+
+def load_general(config: GeneralEvalConfig) -> GeneralEval:
+    """The rules of the general prompts, loaded."""
+    rewards = {name: load_reward(getattr(config, name)) for name in GENERAL_METRICS}
+    return GeneralEval(config.data, config.max_tokens, rewards)
+
+
+def evaluation_hash(config: EvaluationConfig) -> str:
+    """Changes when the evaluation would: settings or the contents of local files."""
+    settings = without_paths(config.model_dump(mode="json", exclude={"decontaminate"}))  # a guard, not a setting of it
+    return digest([settings, sorted(input_hashes(config).values())])
+
+
+def evaluate_stage(config: RecipeConfig, folder: Path) -> dict[str, Any]:
+    """Evaluate `folder`/model; writes eval.json, eval.problems.jsonl and completions/evaluation.jsonl."""
+    result = evaluate(
+        str(folder / "model"),
+        config.evaluation.math,
+        judges=load_judges(config.evaluation.math),
+        engine=config.engine,
+        runtime=config.runtime,
+        seed=config.seed,
+        general=load_general(config.evaluation.general) if config.evaluation.general else None,
+    )
+    result.write(folder / "eval.json", folder / "completions" / "evaluation.jsonl")
+    return result.metrics

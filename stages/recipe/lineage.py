@@ -1,0 +1,187 @@
+"""Lineage: what a stage was made from, hashed, so that a changed config, input or parent is noticed.
+
+`stage.json` is written when a stage begins, `manifest.json` when it is done; both hold the same hash. It covers the
+stage's own settings, the contents of its local data files and its parents' hashes; not paths, timings or logging.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from grpo.errors import UserError
+from grpo.config.section import flatten
+from stages.recipe.config import RecipeConfig, RLStageConfig
+
+PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "accelerate", "datasets")
+PROJECT = "grpo"
+# How often a stage saves and how it cuts its batches change nothing of what it computes: who runs out of memory may
+# lower them and go on.
+IRRELEVANT = ("checkpoint", "micro_batch_size", "micro_batch_tokens", "gradient_checkpointing")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What determines a stage's result."""
+
+    settings: dict[str, Any]  # {"seed", "engine.kind", "runtime.dtype", "<section>.<key>": value}
+    inputs: dict[str, str]  # {local data file or model folder: hash of its content}
+    parents: dict[str, str]  # {stage key or "init": hash}
+
+    @property
+    def hash(self) -> str:
+        # Names of files are left out: a moved file is the same input.
+        return digest([self.settings, sorted(self.inputs.values()), self.parents])
+
+
+def digest(value: Any) -> str:
+    """Short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The slice of the config that a stage depends on, by key path. `known`: see `input_hashes`."""
+    own = getattr(config, key)
+    section = own.model_dump(mode="json")
+    for part in (section, section.get("pretrain") or {}):
+        for name in IRRELEVANT:
+            part.pop(name, None)
+    return {
+        "seed": config.seed,
+        "engine.kind": config.engine.kind,
+        # Not where it is off: stages made before there was a choice stay what they are.
+        **({"engine.ahead": True} if config.engine.ahead and isinstance(own, RLStageConfig) else {}),
+        "runtime.dtype": config.runtime.dtype,
+        **flatten(without_paths(section, known), key),
+    }
+
+
+def without_paths(section: Any, known: Mapping[str, str] | None = None) -> Any:
+    """Names of local files and model folders are not settings: their contents are hashed as inputs."""
+    if isinstance(section, dict):
+        return {
+            key: f"({kind})" if (kind := _kind(key, item, known or {})) else without_paths(item, known)
+            for key, item in section.items()
+        }
+    return [without_paths(item, known) for item in section] if isinstance(section, list) else section
+
+
+def input_hashes(section: BaseModel, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Content hashes of the local files and model folders that a section names.
+
+    `known`: the inputs that the stage was begun with; one that is gone since counts as what it was.
+    """
+    known = known or {}
+    found = sorted(set(_inputs(section.model_dump(mode="json"), known)))
+    return {
+        name: known[name]
+        if not Path(name).exists()
+        else model_hash(name)
+        if kind == "folder"
+        else file_hash(Path(name))
+        for name, kind in found
+    }
+
+
+def _inputs(section: Any, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(name, kind) of each."""
+    if isinstance(section, dict):
+        for key, item in section.items():
+            if kind := _kind(key, item, known):
+                yield item, kind
+            else:
+                yield from _inputs(item, known)
+    elif isinstance(section, list):
+        for item in section:
+            yield from _inputs(item, known)
+
+
+def _kind(key: str, value: Any, known: Mapping[str, str]) -> str | None:
+    """What a setting names: the "file" of local data, the "folder" of a model; None: neither."""
+    if key not in ("path", "model") or not isinstance(value, str):
+        return None
+    gone = value in known and not Path(value).exists()
+    if key == "path":
+        return "file" if gone or Path(value).is_file() else None
+    return "folder" if gone or Path(value).is_dir() else None
+
+
+def file_hash(file: Path) -> str:
+    state = file.stat()
+    return _file_hash(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _file_hash(file: Path, size: int, changed: int) -> str:
+    """Weights are gigabytes, and a run asks for their hash at every stage: read once while size and time stay."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
+
+
+def model_hash(model: str) -> str:
+    """Identity of a model that no stage of this run made: its manifest's hash, its files, or its hub name."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return digest(["hub", model])
+    made = _stage_hash(folder.parent / "manifest.json")
+    return made or digest([(file.name, file_hash(file)) for file in sorted(folder.iterdir()) if file.is_file()])
+
+
+def _stage_hash(manifest: Path) -> str | None:
+    """The hash in a stage's manifest; None when there is none, or another program's file of that name."""
+    try:
+        content = read_json(manifest)
+    except (OSError, UserError):
+        return None
+    return str(content["hash"]) if {"stage", "hash", "parents"} <= content.keys() else None
+
+
+def changes(old: Mapping[str, Any], new: Lineage) -> list[str]:
+    """What differs between a recorded stage and the lineage it would have now, one phrase each."""
+    found = _differences(old["settings"], new.settings)
+    before, after = sorted(old["inputs"].values()), sorted(new.inputs.values())
+    if before != after:
+        names = [name for name, value in new.inputs.items() if value not in before] or list(old["inputs"])
+        found.append(f"contents of {', '.join(names)}")
+    return found + [f"parent {change}" for change in _differences(old["parents"], new.parents)]
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    keys = [*new, *(key for key in old if key not in new)]
+    missing = "(not set)"
+    return [
+        f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}"
+        for key in keys
+        if old.get(key, missing) != new.get(key, missing)
+    ]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file of a run folder; damage is the user's to know."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"'{file}': not valid JSON ({error}); rerun its stage with --from") from error
+    if not isinstance(value, dict):
+        raise UserError(f"'{file}': expected a JSON object")
+    return value
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the packages that results depend on; null when not installed."""
+    return {name: _version(name) for name in (*PACKAGES, PROJECT)}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

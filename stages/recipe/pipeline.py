@@ -1,0 +1,96 @@
+"""The whole recipe as one resumable run: plan everything, then run what is left, then print the table."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+
+from grpo.errors import UserError, nearest
+from grpo.system.files import write_text
+from grpo.system.world import World, is_main
+from grpo.system.lock import lock_run
+from stages.commands.command import check_out
+from stages.recipe.config import RecipeConfig
+from stages.recipe.planning import plan_stage
+from stages.recipe.runner import check_ready, run_stage
+from stages.recipe.stages import Stage, active_stages
+from stages.recipe.summary import print_table, summarise
+
+log = logging.getLogger("grpo")
+
+
+def run_pipeline(
+    config: RecipeConfig,
+    run: Path,
+    name: str,
+    from_stage: str | None = None,
+    until: str | None = None,
+    accept_changes: bool = False,
+) -> dict[str, object]:
+    """Run every stage of `config` in `run`, skipping the finished ones; returns what summary.json holds.
+
+    Everything that lies there is compared with the config before anything is written. `from_stage` runs that stage
+    and all later ones anew and moves what was there to `old-<time>/`. `accept_changes`: an unfinished stage goes on
+    with the settings it is given now.
+    """
+    check_out(run)
+    with lock_run(run, World.current()):
+        return _run_pipeline(config, run, name, from_stage, until, accept_changes)
+
+
+def _run_pipeline(
+    config: RecipeConfig, run: Path, name: str, from_stage: str | None, until: str | None, accept_changes: bool
+) -> dict[str, object]:
+    stages = active_stages(config)
+    first = _position(stages, from_stage, "--from") if from_stage else len(stages)
+    last = _position(stages, until, "--until") if until else len(stages) - 1
+    if from_stage and last < first:
+        raise UserError(f"--from {from_stage} comes after --until {until}: nothing to run")
+    anew = frozenset(stage.key for stage in stages[first:])
+    # Both refuse before anything is touched.
+    planned = [plan_stage(config, stage, run, anew=anew, accept_changes=accept_changes) for stage in stages[: last + 1]]
+    check_ready(config, planned)
+    world = World.current()
+    world.wait()
+    if anew and is_main():
+        move_aside(run, stages[first:])
+    world.wait()
+    save_config(config, run)
+    for stage in stages[: last + 1]:
+        run_stage(config, plan_stage(config, stage, run, accept_changes=accept_changes))
+    summary = summarise(config, run, name)
+    print_table(summary, config)
+    return summary
+
+
+def _position(stages: list[Stage], key: str, option: str) -> int:
+    keys = [stage.key for stage in stages]
+    if key not in keys:
+        raise UserError(f"{option} '{key}': no such stage in this config{nearest(key, keys)}")
+    return keys.index(key)
+
+
+def move_aside(run: Path, stages: list[Stage]) -> None:
+    """Move the folders of `stages` to old-<time>/; nothing is ever deleted."""
+    present = [run / stage.folder for stage in stages if (run / stage.folder).exists()]
+    if not present:
+        return
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    aside = run / f"old-{stamp}"
+    count = 1
+    while aside.exists():  # twice in one second
+        count += 1
+        aside = run / f"old-{stamp}-{count}"
+    aside.mkdir()
+    for folder in reversed(present):  # the last stage first: what remains after a crash has its parents
+        folder.rename(aside / folder.name)
+    log.info("moved %s to %s", ", ".join(folder.name for folder in present), aside)
+
+
+def save_config(config: RecipeConfig, run: Path) -> None:
+    """config.yaml: the resolved config of the run as it was last started."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text(run / "config.yaml", text)

@@ -1,0 +1,116 @@
+"""What is to be done for a stage: is it finished, was it made from something else, may it go on? Nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo.config.sections import RLConfig
+from grpo.errors import UserError
+from grpo.system.world import World, check_sharding, cut
+from grpo.system.lock import LOCK
+from stages.recipe.config import RecipeConfig, training_settings
+from stages.recipe.lineage import Lineage, changes, input_hashes, model_hash, read_json, stage_settings
+from stages.recipe.stages import STAGES, Stage, active_parents
+
+NOTHING_YET = ("stage.json", LOCK)  # a folder with no more than that: the stage stopped before it made anything
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage, where it lies, what determines it, and whether it is done."""
+
+    stage: Stage
+    folder: Path
+    lineage: Lineage
+    finished: bool
+    accept_changes: bool = False
+    accepted: tuple[str, ...] = ()  # what differs from what it was begun with, and may
+
+
+def is_finished(folder: Path) -> bool:
+    """The manifest is written last: its presence means the stage is done."""
+    return (folder / "manifest.json").is_file()
+
+
+def plan_stage(
+    config: RecipeConfig,
+    stage: Stage,
+    run: Path,
+    init: str | None = None,
+    anew: frozenset[str] = frozenset(),
+    accept_changes: bool = False,
+) -> PlannedStage:
+    """Compare what is in the run folder with what the config asks for. Nothing is written.
+
+    `anew`: keys of stages that will be moved aside, so what lies there does not count. `accept_changes`: a stage that
+    is not finished may go on from something else than it was begun with.
+
+    Raises:
+        UserError: the stage's folder was made from other settings, inputs or parents, or is no stage's folder.
+    """
+    _check_processes(config, stage)
+    folder = run / stage.folder
+    lineage = _lineage(config, stage, run, init, anew)
+    if stage.key in anew:
+        return PlannedStage(stage, folder, lineage, finished=False)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"'{folder}' is a file, but stage {stage.key} needs a folder there: give another --out")
+    record = read_record(folder)
+    if record is None and folder.is_dir() and any(path.name not in NOTHING_YET for path in folder.iterdir()):
+        raise UserError(f"'{folder}' holds files but no stage.json: not a stage's folder; give another --out")
+    finished = is_finished(folder)
+    accepted: list[str] = []
+    if record is not None and record["hash"] != lineage.hash:
+        accepted = changes(record, lineage)
+        if finished or not accept_changes:
+            _refuse_changes(stage, folder, accepted, finished)
+    if finished and not (folder / "model").is_dir():
+        raise UserError(f"'{folder}': its model/ is gone; rerun it with --from {stage.key}")
+    return PlannedStage(stage, folder, lineage, finished, accept_changes, tuple(accepted))
+
+
+def _check_processes(config: RecipeConfig, stage: Stage) -> None:
+    """Whether the processes can share the stage's work, before hours go into an earlier one."""
+    settings = training_settings(config, stage.key)
+    if isinstance(settings, RLConfig):
+        check_sharding(config.runtime.parallel)
+    elif settings is not None:
+        where = "base.pretrain" if stage.key == "base" else stage.key
+        cut(settings.batch_size, settings.micro_batch_size, World.current().size, f"{where}: ")
+
+
+def _lineage(config: RecipeConfig, stage: Stage, run: Path, init: str | None, anew: frozenset[str]) -> Lineage:
+    parents = {key: _parent_hash(config, key, run, anew) for key in active_parents(stage, config)}
+    if init is not None:
+        parents.pop(active_parents(stage, config)[0], None)
+        parents = {"init": model_hash(init), **parents}
+    record = None if stage.key in anew else read_record(run / stage.folder)
+    known = record["inputs"] if record else {}
+    settings = stage_settings(config, stage.key, known)
+    return Lineage(settings, input_hashes(getattr(config, stage.key), known), parents)
+
+
+def _parent_hash(config: RecipeConfig, key: str, run: Path, anew: frozenset[str]) -> str:
+    record = read_record(run / STAGES[key].folder)
+    if record is not None and key not in anew:
+        return str(record["hash"])
+    return _lineage(config, STAGES[key], run, None, anew).hash
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What the stage was begun from (stage.json); None when it was not, or stopped before it made anything."""
+    file = folder / "stage.json"
+    if not file.is_file() or all(path.name in NOTHING_YET for path in folder.iterdir()):
+        return None
+    return read_json(file)
+
+
+def _refuse_changes(stage: Stage, folder: Path, found: list[str], finished: bool) -> None:
+    shown = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    state, way = ("was made", "") if finished else ("was begun", "go on all the same with --accept-changes, ")
+    raise UserError(
+        f"stage {stage.key} in '{folder}' {state} from something else ({shown}): "
+        f"{way}give another --out, or run it and all later stages anew with grpo run --from {stage.key}"
+    )

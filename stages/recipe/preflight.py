@@ -1,0 +1,190 @@
+"""What can be wrong with a config before anything is computed: names that lead nowhere, files that are not there.
+
+Nothing is loaded, fetched or generated, so it costs no time. `grpo run` and the stage scripts check what is left to do
+before they touch the run folder; `grpo check` starts from the same checks and reads the data as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from grpo.rollout.ahead_check import check_ahead
+from grpo.config.sections import DataConfig, RewardConfig
+from grpo.errors import UserError, nearest
+from grpo.system.imports import import_path
+from grpo.model.path import check_model, is_local
+from grpo.engines.installed import check_engine
+from grpo.scoring.calls import REWARD_TIMEOUT, call_async, is_async
+from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig
+from stages.recipe.stages import active_stages
+
+RUN = "{run}"  # in the arguments of a reward: the run's folder
+FILES = (".jsonl", ".json", ".parquet")
+
+
+def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None:
+    """Everything that these sections of the config name: rewards, data, models, functions.
+
+    Raises:
+        UserError: the first that is wrong, with its key path.
+    """
+    for path, check in checks(config, run, keys):
+        try:
+            check()
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """(key path, check that raises `UserError`)."""
+    yield "engine", partial(check_engine, config.engine)
+    for key in keys:
+        section = getattr(config, key)
+        if isinstance(section, RLStageConfig):
+            yield key, partial(_check_ahead, config, section)
+        for path, spec in find(section, RewardConfig, key):
+            yield path, partial(check_reward, spec, run, folders_before(config, key))
+        for path, data in find(section, DataConfig, key):
+            yield path, partial(check_source, data)
+        if isinstance(section, EvaluationConfig) and section.leak_check is not None:
+            yield "evaluation.leak_check", partial(check_function, section.leak_check)
+        if key == "base" and section.model is not None:
+            yield "base.model", partial(check_model, section.model)
+
+
+def _check_ahead(config: RecipeConfig, section: RLStageConfig) -> None:
+    kind: str = config.engine.kind
+    if config.engine.ahead and kind == "auto":  # only then: it takes seconds to import what knows
+        from grpo.engines.choose import engine_kind
+
+        kind = engine_kind(config.engine, config.runtime)
+    check_ahead(config.engine, kind, section.correction)
+
+
+def find(value: Any, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """All settings of one kind with their key paths."""
+    if isinstance(value, kind):
+        yield path, value
+        return
+    if isinstance(value, BaseModel):
+        items: Any = ((name, getattr(value, name)) for name in type(value).model_fields)
+    elif isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, tuple):
+        items = enumerate(value)
+    else:
+        return
+    for name, item in items:
+        yield from find(item, kind, f"{path}.{name}" if path else str(name))
+
+
+def folders_before(config: RecipeConfig, key: str) -> list[str] | None:
+    """Folders that the stages before an RL stage leave; None where `{run}` is not filled in."""
+    if not isinstance(getattr(config, key), RLStageConfig):
+        return None
+    keys = [stage.key for stage in active_stages(config)]
+    return [stage.folder for stage in active_stages(config)[: keys.index(key)]]
+
+
+def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = None) -> None:
+    """The function is found and takes its arguments. `made`: folders of the run that earlier stages will make.
+
+    Our own rewards also try the values of their options. A class of the user's is not instantiated: that may load a
+    model, or one that an earlier stage of this run has yet to make.
+    """
+    from rewards.loader import REGISTRY, find_reward, load_reward
+
+    _check_places(spec, run, made)
+    if spec.fn not in REGISTRY:
+        find_reward(spec)
+        return
+    reward = load_reward(spec.model_copy(update={"kwargs": in_run(spec.kwargs, run)}))
+    try:  # on no rows: what they check, they check first
+        arguments: dict[str, Any] = {name: [] for name in _columns_of(reward.fn)}
+        if is_async(reward.fn):
+            call_async([(reward.fn, arguments)], REWARD_TIMEOUT)
+        else:
+            reward.fn(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"reward '{spec.fn}': kwargs: {error}") from error
+    model = spec.kwargs.get("model")
+    if spec.fn == "reward_model" and isinstance(model, str) and RUN not in model:  # a judge's is a name at its endpoint
+        check_model(model)
+
+
+def _columns_of(fn: Callable[..., Any]) -> Iterator[str]:
+    """The columns that one of our rewards may take: what is neither a bound option nor a place to log to."""
+    bound = fn.keywords if isinstance(fn, partial) else {}
+    for name, parameter in inspect.signature(fn).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD and name not in bound and name != "log_error":
+            yield name
+
+
+def _check_places(spec: RewardConfig, run: Path, made: Collection[str] | None) -> None:
+    for text in _texts(spec.kwargs):
+        if RUN not in text:
+            continue
+        if made is None:
+            raise UserError(f"reward '{spec.fn}': '{text}': only the rewards of RL tasks can name the run's folder")
+        folder = text.partition(RUN)[2].strip("/").partition("/")[0]
+        if folder not in made and not Path(in_run(text, run)).exists():
+            raise UserError(
+                f"reward '{spec.fn}': '{text}': no earlier stage of this config makes '{folder}'{nearest(folder, made)}"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def in_run(value: Any, run: Path) -> Any:
+    """Arguments of a reward with `{run}`, this run's folder (reward models trained by it), filled in."""
+    if isinstance(value, str):
+        return value.replace(RUN, str(run))
+    if isinstance(value, dict):
+        return {key: in_run(item, run) for key, item in value.items()}
+    return [in_run(item, run) for item in value] if isinstance(value, list) else value
+
+
+def check_source(data: DataConfig) -> None:
+    """A local file is there and can be opened, a function is found and takes its arguments; the hub is not asked."""
+    if data.fn is not None:
+        check_function(data.fn, data.kwargs)
+        return
+    path = str(data.path)
+    file = Path(path)
+    if file.is_dir():
+        raise UserError(f"data '{path}': a folder; give a .jsonl or .parquet file")
+    if file.is_file() and file.suffix not in FILES:
+        raise UserError(f"data '{path}': neither .jsonl nor .parquet; convert it to one of them")
+    if is_local(path) or file.suffix in FILES:
+        if not file.is_file():
+            raise UserError(f"data '{path}': no such file")
+        file.open("rb").close()
+
+
+def check_function(path: str, kwargs: dict[str, Any] | None = None) -> None:
+    """There is a function at this import path; with `kwargs`, one that takes them."""
+    function = import_path(path, "function")
+    if not callable(function):
+        raise UserError(f"'{path}' is no function but {type(function).__name__}")
+    if kwargs is None:
+        return
+    try:
+        signature = inspect.signature(function)
+        signature.bind_partial(**kwargs)  # a misspelt one first: it is also missing
+        signature.bind(**kwargs)
+    except ValueError:  # no signature to check against
+        return
+    except TypeError as error:
+        raise UserError(f"function '{path}': kwargs: {error}") from error

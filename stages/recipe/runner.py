@@ -1,0 +1,186 @@
+"""One stage of a run, as `stages/planning.py` found it: run what is left of it, evaluate it, write its manifest."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from grpo.errors import UserError
+from grpo.system.files import write_json
+from grpo.system.world import World, is_main
+from stages.recipe.config import RecipeConfig, training_settings
+from stages.recipe.handover import check_parent, check_sealed, sealed
+from stages.recipe.lineage import digest, read_json, versions
+from stages.recipe.planning import PlannedStage, is_finished, read_record
+from stages.recipe.preflight import check_sections
+from stages.recipe.stages import STAGES, StageContext, active_parents
+
+log = logging.getLogger("grpo")
+
+
+def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> dict[str, Any]:
+    """Run what is left of a stage and return its manifest. A finished stage is skipped, or only evaluated again.
+
+    Every process runs it, and waits wherever it reads what the main one writes.
+    """
+    from stages.recipe.evaluation import evaluation_hash
+
+    world = World.current()
+    world.wait()  # all have planned, by what was there before this stage
+    stage, folder = planned.stage, planned.folder
+    evaluation = evaluation_hash(config.evaluation) if stage.evaluated else None
+    if planned.finished:
+        manifest = read_json(folder / "manifest.json")
+        if not _evaluation_due(config, planned):
+            log.info("%s: finished, skipped", stage.folder)
+            return manifest
+        log.info("%s: finished, but the evaluation settings changed: evaluating again", stage.folder)
+        check_parent(folder, stage.key)
+        return _evaluated(config, planned, manifest, evaluation)
+    context = _context(config, planned, init)
+    for key in active_parents(stage, config)[init is not None :]:
+        if key in context.models:
+            check_parent(context.models[key].parent, key)
+    record = _begin(planned)
+    trained = "result" in record and (folder / "model").is_dir()
+    world.wait()
+    if not trained:
+        record = _train(context, record, world)
+    return _evaluated(config, planned, _manifest(config, planned, record), evaluation)
+
+
+def check_ready(config: RecipeConfig, planned: Sequence[PlannedStage]) -> None:
+    """What the stages that will really run need, and their evaluation: before anything is moved, written or computed.
+
+    Raises:
+        UserError: a reward, judge, data source or model is not there, or does not take its arguments.
+    """
+    keys = [one.stage.key for one in planned if not one.finished]
+    if keys or any(_evaluation_due(config, one) for one in planned):
+        check_sections(config, planned[0].folder.parent, [*keys, "evaluation"])
+
+
+def _evaluation_due(config: RecipeConfig, planned: PlannedStage) -> bool:
+    """Whether the model of a finished stage has to be evaluated again."""
+    from stages.recipe.evaluation import evaluation_hash
+
+    manifest = read_json(planned.folder / "manifest.json")
+    return planned.stage.evaluated and manifest["evaluation_hash"] != evaluation_hash(config.evaluation)
+
+
+def check_inputs(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> None:
+    """A parent that is not finished is the user's to run first; `init` stands in for the first one."""
+    run, stage = planned.folder.parent, planned.stage
+    needed = active_parents(stage, config)
+    for key in needed[1:] if init is not None else needed:
+        if is_finished(run / STAGES[key].folder) or (init is not None and key == "base" and config.base.model):
+            continue
+        more = ", or give its input by --init MODEL" if key == needed[0] else ""
+        raise UserError(
+            f"stage {stage.key} needs the model of stage {key}, which is not finished in '{run}': "
+            f"run `python stages/{key}.py CONFIG --out {run}` first{more}"
+        )
+
+
+def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> StageContext:
+    check_inputs(config, planned, init)
+    run, stage = planned.folder.parent, planned.stage
+    models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
+    base = str(models["base"]) if "base" in models else config.base.model or ""
+    first = next((str(models[key]) for key in active_parents(stage, config)[:1] if key in models), base)
+    return StageContext(config, stage.key, planned.folder, init or first, base, models, planned.accept_changes)
+
+
+def _begin(planned: PlannedStage) -> dict[str, Any]:
+    record = read_record(planned.folder)
+    log.info("%s: %s", planned.stage.folder, "begins" if record is None else "going on")
+    if record is not None and not planned.accepted:
+        return record
+    lineage = planned.lineage
+    record = {
+        "stage": planned.stage.folder,
+        "hash": lineage.hash,
+        "settings": lineage.settings,
+        "inputs": lineage.inputs,
+        "parents": lineage.parents,
+        "accepted_changes": [*(record or {}).get("accepted_changes", []), *planned.accepted],
+    }
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    write_json(planned.folder / "stage.json", record)
+    return record
+
+
+def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[str, Any]:
+    """The stage's own work. Its result is kept in stage.json, so that an interrupted evaluation repeats no training."""
+    from stages.recipe.runtime import apply_runtime
+
+    stage = STAGES[context.key]
+    apply_runtime(context.config.runtime, context.config.seed)
+    start = time.monotonic()
+    result = importlib.import_module(stage.module).run(context)
+    world.wait()  # the model is there
+    if not (context.folder / "model").is_dir():
+        raise RuntimeError(f"stage {stage.key} left no model in {context.folder}")
+    seconds = round(time.monotonic() - start, 3)
+    record = {**record, "result": result, "seconds": seconds, "model_files": sealed(context.folder)}
+    write_json(context.folder / "stage.json", record)
+    _drop_checkpoints(context)
+    gc.collect()  # the stage's model and optimizer, before the evaluation loads the model again
+    return record
+
+
+def _drop_checkpoints(context: StageContext) -> None:
+    """Where none were asked for, those that a signal saved, now that the model is there."""
+    settings = training_settings(context.config, context.key)
+    if is_main() and (settings is None or settings.checkpoint.every is None):
+        shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
+
+
+def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any]) -> dict[str, Any]:
+    lineage, result = planned.lineage, dict(record["result"])
+    return {
+        "stage": planned.stage.folder,
+        "status": "finished",
+        "config": getattr(config, planned.stage.key).model_dump(mode="json"),
+        "config_hash": digest(lineage.settings),
+        "hash": lineage.hash,
+        "parents": lineage.parents,
+        "parent_hash": next(iter(lineage.parents.values()), None),
+        "accepted_changes": record.get("accepted_changes", []),
+        "input_hashes": lineage.inputs,
+        "data_hashes": result.pop("data_hashes", {}),
+        "model_files": record.get("model_files"),
+        "evaluation_hash": None,
+        "versions": versions(),
+        "seed": config.seed,
+        "engine": config.engine.kind,
+        "seconds": record["seconds"],
+        "tokens": result.pop("tokens", None),
+        "training": result,
+        "metrics": {},
+        "finished": None,
+    }
+
+
+def _evaluated(
+    config: RecipeConfig, planned: PlannedStage, manifest: dict[str, Any], evaluation: str | None
+) -> dict[str, Any]:
+    """The manifest with the evaluation's numbers in it, written once everything it speaks of is there."""
+    from stages.recipe import evaluation as evaluations
+    from stages.recipe.runtime import apply_runtime
+
+    if planned.stage.evaluated:
+        apply_runtime(config.runtime, config.seed)
+        manifest["metrics"] = evaluations.evaluate_stage(config, planned.folder)
+    manifest["evaluation_hash"] = evaluation
+    check_sealed(planned.folder, manifest.get("model_files"), planned.stage.key)
+    manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(planned.folder / "manifest.json", manifest)
+    World.current().wait()
+    return manifest

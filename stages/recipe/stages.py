@@ -1,0 +1,99 @@
+"""The table of stages, what a stage is given, and where it gets its input from.
+
+A stage is a module with `run(context: StageContext) -> dict[str, Any]` that leaves `context.folder / "model"` and
+returns numbers for its manifest. Everything around it (order, lineage, evaluation) is the work of `stages/runner.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo.data.prompts import Row, write_jsonl
+from stages.recipe.config import RecipeConfig
+
+if TYPE_CHECKING:  # it needs this module
+    from stages.recipe.leaks import LeakGuard
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table. The first parent's model is what the stage starts from."""
+
+    key: str  # config section, script, --from and --until
+    folder: str  # run folder, manifest, table
+    parents: tuple[str, ...] = ()
+    evaluated: bool = True  # reward models are not in the table
+
+    @property
+    def module(self) -> str:
+        return f"stages.{self.key}"
+
+
+STAGES = {
+    stage.key: stage
+    for stage in (
+        Stage("base", "0-base"),
+        Stage("r1_zero", "r1-zero", ("base",)),
+        Stage("cold_start", "1-cold-start", ("base",)),
+        Stage("reasoning_rl", "2-reasoning-rl", ("cold_start",)),
+        Stage("rejection_sampling", "3-rejection-sampling", ("reasoning_rl", "base")),
+        Stage("helpfulness_model", "reward-helpfulness", ("rejection_sampling",), evaluated=False),
+        Stage("safety_model", "reward-safety", ("rejection_sampling",), evaluated=False),
+        Stage("helpfulness_rl", "4-helpfulness-rl", ("rejection_sampling", "helpfulness_model", "safety_model")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage is given."""
+
+    config: RecipeConfig  # the whole recipe: stages may read it, the core may not
+    key: str  # "cold_start"
+    folder: Path  # <run>/1-cold-start, exists
+    init: str  # model folder or hub name that the stage starts from
+    base: str  # the base model: rejection_sampling restarts its SFT from it
+    models: dict[str, Path]  # finished stages of this run: key -> its model/ folder, reward models included
+    accept_changes: bool = False  # go on inside the stage with other settings than it was begun with
+
+    def write_data(self, name: str, rows: Sequence[Row]) -> None:
+        """data/<name>.jsonl, the rows that the stage is about to train on: no evaluation problem may be among them."""
+        file = self.folder / "data" / f"{name}.jsonl"
+        write_jsonl(file, rows)
+        self._guard.check(rows, file)
+
+    @cached_property
+    def _guard(self) -> LeakGuard:
+        from stages.recipe.leaks import LeakGuard
+
+        return LeakGuard(self.config)
+
+
+def active_stages(config: RecipeConfig) -> list[Stage]:
+    """The stages that the config has a section for, in order."""
+    return [stage for stage in STAGES.values() if getattr(config, stage.key) is not None]
+
+
+def active_parents(stage: Stage, config: RecipeConfig) -> list[str]:
+    """The parents that are part of the run; the place of an absent first parent is taken by its own first parent."""
+    if not stage.parents:
+        return []
+    first, *others = stage.parents
+    while getattr(config, first) is None:
+        first = STAGES[first].parents[0]
+    present = [key for key in others if getattr(config, key) is not None]
+    return list(dict.fromkeys([first, *present]))
+
+
+def stage_main(key: str) -> None:
+    """What ``python stages/<stage>.py`` runs."""
+    import sys
+
+    from stages.commands.command import guarded
+    from stages.commands.run import stage_command
+
+    sys.exit(guarded(lambda arguments: stage_command(key, arguments), sys.argv[1:]))
