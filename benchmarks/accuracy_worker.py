@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from turns import Gate, Stop
 
-from grpo.config.sections import CheckpointConfig
 from grpo.config.file import read_config
+from grpo.config.sections import CheckpointConfig
 from grpo.data.prompts import build_prompts, load_rows
 from grpo.evaluation.evaluate import evaluate
+from grpo.learner.schedule import lr_factor
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
-from grpo.system.runtime import apply_runtime
-from grpo.learner.schedule import lr_factor
 from grpo.scoring.groups import Reward
+from grpo.system.runtime import apply_runtime
 from grpo.trainer import train
 from rewards.loader import load_reward
 from stages.recipe.config import RecipeConfig

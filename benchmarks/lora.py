@@ -17,11 +17,11 @@ from typing import Any
 
 from grpo.data.prompts import read_jsonl
 from grpo.errors import UserError
-from grpo.system.files import write_json
 from grpo.evaluation.statistics import compare_paired
+from grpo.system.files import write_json
 from stages.commands.command import guarded
-from stages.recipe.lineage import read_json
 from stages.commands.run import stage_command
+from stages.recipe.lineage import read_json
 
 LORA = (
     "reasoning_rl.lora={r: 64, alpha: 128}",

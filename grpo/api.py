@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import DataConfig, EngineConfig, EvalConfig, RuntimeConfig, TrainConfig
 from grpo.config.file import read_config, validate
+from grpo.config.sections import DataConfig, EngineConfig, EvalConfig, RuntimeConfig, TrainConfig
 from grpo.data.prompts import Row, build_prompts, load_rows
 from grpo.errors import UserError
-from grpo.evaluation.metrics import Judges
 from grpo.evaluation.evaluate import EvalResult
 from grpo.evaluation.evaluate import evaluate as evaluate_with
-from grpo.system.imports import import_path
+from grpo.evaluation.metrics import Judges
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
-from grpo.system.runtime import apply_runtime
 from grpo.scoring.groups import Reward
+from grpo.system.imports import import_path
+from grpo.system.runtime import apply_runtime
 from grpo.trainer import TrainResult
 from grpo.trainer import train as train_tasks
 

@@ -8,24 +8,24 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.rollout.ahead import Ahead
-from grpo.rollout.ahead_check import check_ahead
+from grpo.checkpoint.identity import identify
+from grpo.checkpoint.resume import resume
+from grpo.checkpoint.saver import Saver
 from grpo.checkpoint.store import TrainState
+from grpo.config.inert import inert_engine_settings, inert_settings
 from grpo.config.sections import OVERLONG, EngineConfig, RLConfig, RuntimeConfig
 from grpo.engines.choose import engine_kind, mismatch_limit, training_engine
 from grpo.errors import UserError
-from grpo.config.inert import inert_engine_settings, inert_settings
 from grpo.learner.learner import Learner, make_learner
-from grpo.monitoring.metrics import Clock
-from grpo.system.world import is_main
 from grpo.model.policy import Policy, load_policy
-from grpo.rollout.sampler import PromptSampler, Task, longest_prompt
 from grpo.model.reference import Reference
-from grpo.checkpoint.resume import resume
+from grpo.monitoring.metrics import Clock
+from grpo.rollout.ahead import Ahead
+from grpo.rollout.ahead_check import check_ahead
+from grpo.rollout.sampler import PromptSampler, Task, longest_prompt
 from grpo.rollout.source import RolloutSource
-from grpo.checkpoint.identity import identify
 from grpo.system.lock import RunLock
-from grpo.checkpoint.saver import Saver
+from grpo.system.world import is_main
 from grpo.types import RolloutEngine
 
 log = logging.getLogger("grpo")

@@ -12,25 +12,25 @@ from typing import Any
 import torch
 
 from grpo.advantages import assign_advantages
-from grpo.learner.batching import contributing, rows_of, split_updates
 from grpo.checkpoint.store import TrainState
-from grpo.rollout.completions import save_completions
 from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig
-from grpo.system.files import flush_folder, must_write
-from grpo.monitoring.journal import Journal, journal
-from grpo.learner.learner import Learner, with_old_logprobs, with_ref_logprobs
-from grpo.system.world import World, is_main
-from grpo.model.policy import Policy
-from grpo.rollout.sampler import Task
-from grpo.model.reference import Reference
-from grpo.scoring.shaping import mean_token_kl, take_kl
-from grpo.system.lock import lock_run
-from grpo.run import Run, Settings, set_up
 from grpo.engines.draws import stream_key
+from grpo.learner.batching import contributing, rows_of, split_updates
+from grpo.learner.learner import Learner, with_old_logprobs, with_ref_logprobs
 from grpo.learner.schedule import lr_factor
-from grpo.system.stopping import handled
-from grpo.types import Group
 from grpo.learner.update import update
+from grpo.model.policy import Policy
+from grpo.model.reference import Reference
+from grpo.monitoring.journal import Journal, journal
+from grpo.rollout.completions import save_completions
+from grpo.rollout.sampler import Task
+from grpo.run import Run, Settings, set_up
+from grpo.scoring.shaping import mean_token_kl, take_kl
+from grpo.system.files import flush_folder, must_write
+from grpo.system.lock import lock_run
+from grpo.system.stopping import handled
+from grpo.system.world import World, is_main
+from grpo.types import Group
 
 
 @dataclass(frozen=True)

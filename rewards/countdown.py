@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from grpo.errors import UserError
 from grpo.data.golds import last_boxes
+from grpo.errors import UserError
 from rewards.accuracy.extraction import completion_text
 
 MAX_CHARACTERS = 500

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.accuracy.reward import accuracy_reward
 from rewards.accuracy.extraction import Strict, completion_text
+from rewards.accuracy.reward import accuracy_reward
 
 LogError = Callable[[int, str], None]
 NO_TOKENS = "no completion_ids for a text that is not empty (grpo score: give --tokenizer)"

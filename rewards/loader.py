@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo.errors import UserError, nearest
-from grpo.system.imports import import_path
 from grpo.scoring.groups import Reward
+from grpo.system.imports import import_path
 
 REGISTRY = {
     "accuracy": "rewards.accuracy.reward.accuracy_reward",

@@ -13,12 +13,12 @@ from typing import Any
 from grpo.data.prompts import Row, build_prompts, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.engines.choose import load_for_sampling, sampling_engine
 from grpo.errors import UserError
-from grpo.system.world import World
 from grpo.model.policy import load_tokenizer
-from grpo.system.progress import progress
 from grpo.rollout.sampler import longest_prompt
 from grpo.scoring.groups import Reward, column_names, score
 from grpo.supervised.sft import supervised
+from grpo.system.progress import progress
+from grpo.system.world import World
 from grpo.types import Group, Prompt, Rollout
 from rewards.loader import load_rewards
 from stages.cold_start import conversation_rows

@@ -26,15 +26,15 @@ from typing import Any
 
 from pydantic import Field
 
-from grpo.config.sections import DataConfig, RewardConfig
 from grpo.config.file import validate
-from grpo.data.prompts import Row, load_rows, read_jsonl, rows_hash, write_jsonl
-from grpo.evaluation.endpoint import EndpointConfig, Served, serve
-from grpo.errors import UserError
-from grpo.evaluation.served import chat_prompts
-from grpo.evaluation.judging import judge_groups
-from grpo.system.world import World
 from grpo.config.section import Section
+from grpo.config.sections import DataConfig, RewardConfig
+from grpo.data.prompts import Row, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.errors import UserError
+from grpo.evaluation.endpoint import EndpointConfig, Served, serve
+from grpo.evaluation.judging import judge_groups
+from grpo.evaluation.served import chat_prompts
+from grpo.system.world import World
 from grpo.types import Completion, Group, Prompt, Rollout, Sampling
 from rewards.loader import load_rewards
 

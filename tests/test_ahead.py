@@ -20,13 +20,13 @@ from test_trainer import CPU, Killed, completions, config_of, interrupt_at, leng
 from vllm_fake import GENERATE, fake_vllm
 
 from grpo import trainer
-from grpo.learner.batching import Row
 from grpo.checkpoint.store import last_good, read_state
 from grpo.config.sections import EngineConfig, RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.model.policy import load_model, load_tokenizer
+from grpo.learner.batching import Row
 from grpo.learner.stats import Sums
+from grpo.model.policy import load_model, load_tokenizer
 from grpo.trainer import TrainResult, train
 from grpo.types import Rollout
 

@@ -15,8 +15,8 @@ import torch
 import grpo
 from grpo.config.sections import RuntimeConfig
 from grpo.errors import UserError
-from grpo.system.runtime import apply_runtime
 from grpo.scoring.groups import Reward
+from grpo.system.runtime import apply_runtime
 
 ROWS = [{"question": f"{a}+1", "answer": str(a + 1)} for a in range(4)]
 

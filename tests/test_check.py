@@ -14,10 +14,10 @@ from conftest import CHAT_TEMPLATE, EOS, IM_END, THINK_TEMPLATE, make_model, mak
 
 from grpo.config.file import apply_override
 from grpo.errors import UserError
-from stages.check.subject import Skipped, Warned, listed, shortened
 from stages.check.model import lora_targets
-from stages.cli import main
 from stages.check.shown import visible
+from stages.check.subject import Skipped, Warned, listed, shortened
+from stages.cli import main
 
 RECIPE: dict[str, Any] = {
     "evaluation": {

@@ -32,17 +32,16 @@ from test_trainer import (
 )
 
 from grpo.checkpoint import sealed as durable
-
-from grpo.system import files
+from grpo.checkpoint.pack import pack, unpack
+from grpo.checkpoint.sealed import damage, staged, write_tensors
 from grpo.checkpoint.store import FORMAT, checkpoints, last_good, read_state
 from grpo.config.sections import SFTConfig
-from grpo.checkpoint.sealed import damage, staged, write_tensors
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.system.files import append_text, must_write, write_json
 from grpo.learner.learner import make_learner
-from grpo.checkpoint.pack import pack, unpack
 from grpo.model.policy import load_model, load_policy
+from grpo.system import files
+from grpo.system.files import append_text, must_write, write_json
 
 FILES = ["manifest.json", "model.safetensors", "optimizer.json", "optimizer.safetensors", "state.json"]
 REFRESHED = {"loss": {"beta": 0.05}, "reference_every": 2}

@@ -9,13 +9,13 @@ import torch
 from conftest import make_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from grpo.config.algorithm import LoraConfig
 from grpo.model import head as chunked_head
 from grpo.model.adapter import add_adapter
-from grpo.config.algorithm import LoraConfig
-from grpo.model.head import LogitShape, score_tokens
 from grpo.model.fit import fit_of
-from grpo.model.packing import make_input
+from grpo.model.head import LogitShape, score_tokens
 from grpo.model.logprobs import token_scores
+from grpo.model.packing import make_input
 
 TOKENS, VOCABULARY, WIDTH = 11, 7, 5
 SHAPES = [LogitShape(), LogitShape(temperature=0.7, scale=0.5), LogitShape(temperature=0.7, softcap=1.5)]

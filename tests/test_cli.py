@@ -325,7 +325,9 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 def test_accepting_changes_is_an_option_of_both_commands(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     monkeypatch.setattr("stages.recipe.pipeline.run_pipeline", lambda *arguments: seen.append(arguments[-1]))
-    monkeypatch.setattr("stages.recipe.planning.plan_stage", lambda *_, accept_changes, **__: seen.append(accept_changes))
+    monkeypatch.setattr(
+        "stages.recipe.planning.plan_stage", lambda *_, accept_changes, **__: seen.append(accept_changes)
+    )
     for words in ([], ["--accept-changes"]):
         assert main(["run", "recipe.yaml", *words]) == 0
         with pytest.raises(AttributeError):  # what `plan_stage` gave was no plan

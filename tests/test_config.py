@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from grpo.config.sections import DataConfig, EvalConfig, OptimizerConfig, RLConfig, RuntimeConfig, SFTConfig, TrainConfig
 from grpo.config.file import apply_override, read_config
+from grpo.config.sections import (
+    DataConfig,
+    EvalConfig,
+    OptimizerConfig,
+    RLConfig,
+    RuntimeConfig,
+    SFTConfig,
+    TrainConfig,
+)
 from grpo.errors import UserError
 from stages.recipe.config import RecipeConfig, RLStageConfig
 

@@ -25,18 +25,18 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from grpo.config.algorithm import PRESETS
-from grpo.config.sections import EvalConfig, RewardConfig, RLConfig, TrainConfig
 from grpo.config.file import apply_override, read_config, validate
-from grpo.evaluation.endpoint import EndpointConfig
-from grpo.errors import UserError, nearest
-from grpo.evaluation.metrics import GENERAL_METRICS
 from grpo.config.section import Section
+from grpo.config.sections import EvalConfig, RewardConfig, RLConfig, TrainConfig
+from grpo.errors import UserError, nearest
+from grpo.evaluation.endpoint import EndpointConfig
+from grpo.evaluation.metrics import GENERAL_METRICS
 from rewards.loader import load_reward
 from stages.check.command import Warned, setting_checks
 from stages.check.subject import Subject
 from stages.cli import main
-from stages.recipe.config import RecipeConfig
 from stages.commands.eval import EvalCommandConfig
+from stages.recipe.config import RecipeConfig
 from stages.recipe.pipeline import save_config
 from stages.teacher import TeacherConfig
 

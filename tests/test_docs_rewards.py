@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from grpo.errors import UserError
-from grpo.system.imports import import_path
 from grpo.scoring.groups import Reward, RewardTable, apply_rewards
+from grpo.system.imports import import_path
 from rewards.loader import REGISTRY, find_reward, load_reward, load_rewards
 from stages.cli import main
 

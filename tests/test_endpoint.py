@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from grpo.evaluation import endpoint
 from grpo.config.sections import EvalConfig
-from grpo.evaluation.endpoint import EndpointConfig, serve
 from grpo.errors import UserError
+from grpo.evaluation import endpoint
+from grpo.evaluation.endpoint import EndpointConfig, serve
 from grpo.evaluation.served import evaluate_endpoint
 from grpo.types import Prompt, Sampling
 from stages.cli import main

@@ -23,20 +23,20 @@ from conftest import (
     random_prompts,
 )
 
-import grpo.engines.local.engine as engine_local
 import grpo.engines.local.cache as kv_cache
-from grpo.learner.batching import Cut, collate, rows_of
-from grpo.model.head import LogitShape
+import grpo.engines.local.engine as engine_local
+from grpo.engines.draws import stream_key, uniforms
 from grpo.engines.local.decoder import survivors
 from grpo.engines.local.engine import LocalEngine, usual_rows
+from grpo.engines.sampling_draw import draw, keep_top_p
 from grpo.errors import UserError
+from grpo.learner.batching import Cut, collate, rows_of
+from grpo.model.attention import shared_attention
 from grpo.model.fit import fit_of
+from grpo.model.head import LogitShape
+from grpo.model.logprobs import token_scores
 from grpo.model.packing import make_input
 from grpo.model.policy import end_token_ids
-from grpo.engines.draws import stream_key, uniforms
-from grpo.engines.sampling_draw import draw, keep_top_p
-from grpo.model.attention import shared_attention
-from grpo.model.logprobs import token_scores
 from grpo.types import Group, Sampling
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gemma3", "gpt2"]

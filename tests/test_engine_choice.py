@@ -11,19 +11,19 @@ from conftest import make_model, make_tokenizer, random_prompts
 from test_trainer import config_of as rl_config_of
 from test_trainer import task_of
 
+from grpo.config.inert import inert_engine_settings
+from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines import choose as engines
 from grpo.engines import installed as optional
-from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines.choose import engine_kind, mismatch_limit
 from grpo.engines.local.engine import LocalEngine
-from grpo.engines.vllm.servers import ServerEngine
 from grpo.engines.vllm.in_process import VllmEngine, check_sampling
+from grpo.engines.vllm.servers import ServerEngine
 from grpo.errors import UserError
-from grpo.config.inert import inert_engine_settings
+from grpo.learner.update import MISMATCH_LIMIT
 from grpo.run import check_quantization
 from grpo.trainer import train
 from grpo.types import Sampling
-from grpo.learner.update import MISMATCH_LIMIT
 
 
 @pytest.mark.parametrize(

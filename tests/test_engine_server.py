@@ -20,15 +20,15 @@ from judge_server import closed_port
 from vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 
 from grpo.config.algorithm import LoraConfig
-from grpo.system.background import in_background
 from grpo.config.sections import EngineConfig
 from grpo.engines.choose import Sampled
-from grpo.engines.vllm.servers import ServerEngine
 from grpo.engines.vllm.in_process import prompt_seed
+from grpo.engines.vllm.servers import ServerEngine
+from grpo.engines.vllm.weights import chunks, live
 from grpo.errors import UserError
 from grpo.model.policy import Policy
+from grpo.system.background import in_background
 from grpo.types import Group, Sampling
-from grpo.engines.vllm.weights import chunks, live
 
 SAMPLING = Sampling(group_size=3, max_tokens=6, temperature=0.7, top_p=0.9, stop=("!",))
 SAMPLED = Sampled("m", make_tokenizer(), (EOS, IM_END), 64, "cpu", "float32")

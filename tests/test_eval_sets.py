@@ -11,9 +11,9 @@ import pytest
 
 from grpo.data.prompts import canonical_answer
 from grpo.errors import UserError
+from rewards.accuracy.normalise import vote
 from rewards.accuracy.reward import accuracy_reward, gold_is_parseable
 from rewards.loader import load_reward
-from rewards.accuracy.normalise import vote
 from stages.commands.eval import data_settings, named_set
 from stages.commands.eval_sets import ASK, SETS, read_rows
 

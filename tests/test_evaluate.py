@@ -13,8 +13,8 @@ from transformers import Qwen2ForCausalLM
 
 from grpo.config.sections import EvalConfig
 from grpo.errors import UserError
-from grpo.evaluation.metrics import Judges, general_metrics, math_metrics, problem_row
 from grpo.evaluation.evaluate import GeneralEval, _check_length, evaluate, judge_groups
+from grpo.evaluation.metrics import Judges, general_metrics, math_metrics, problem_row
 from grpo.scoring.groups import Reward, score
 from grpo.types import Completion, Group, Prompt, Rollout
 from stages.tiny_world import build_tokenizer, model_config

@@ -13,15 +13,15 @@ import torch
 from conftest import VOCAB_SIZE, make_model, make_tokenizer
 
 import grpo
-from grpo.model.adapter import add_adapter
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import DataConfig
 from grpo.errors import UserError
+from grpo.model.adapter import add_adapter
 from grpo.model.flops import ModelSize, mfu, peak_flops, positions, seen_pairs, size_of
 from grpo.model.packing import make_input
 from grpo.monitoring.profiling import phase_table
-from stages.recipe.lineage import stage_settings
 from stages.commands.run import run_command
+from stages.recipe.lineage import stage_settings
 
 CPU = torch.device("cpu")
 # Two completions, of 3 and 2 tokens, of a prompt of 4: the last token of each stays out of the rows.

@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer, model_logprobs, random_prompts
 
-from grpo.model.adapter import add_adapter, merged_tensors
 from grpo.config.algorithm import LoraConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.engines.local.fused import FusedLayer, fused_layers
+from grpo.model.adapter import add_adapter, merged_tensors
 from grpo.types import Group, Sampling
 
 KINDS: list[tuple[str, dict[str, Any]]] = [

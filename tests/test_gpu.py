@@ -12,22 +12,22 @@ import torch
 from conftest import make_model
 
 from grpo.advantages import assign_advantages
-from grpo.config.algorithm import AdvantageConfig
-from grpo.learner.batching import Row, rows_of
 from grpo.checkpoint.store import TrainState, load_checkpoint, save_checkpoint
+from grpo.config.algorithm import AdvantageConfig
 from grpo.config.sections import CheckpointConfig, RLConfig, RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
+from grpo.learner.batching import Row, rows_of
 from grpo.learner.learner import Learner, make_learner
+from grpo.learner.update import MISMATCH_LIMIT, update
+from grpo.model.attention import shared_attention
 from grpo.model.fit import fit_of
+from grpo.model.logprobs import token_scores
 from grpo.model.packing import make_input
 from grpo.model.policy import load_policy
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
-from grpo.model.attention import shared_attention
-from grpo.model.logprobs import token_scores
 from grpo.trainer import train
 from grpo.types import Prompt, Sampling
-from grpo.learner.update import MISMATCH_LIMIT, update
 
 pytestmark = pytest.mark.gpu
 

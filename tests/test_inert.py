@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from conftest import random_prompts
 
-from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.config.inert import inert_settings
+from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
 from grpo.trainer import train

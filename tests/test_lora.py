@@ -14,19 +14,19 @@ from safetensors.torch import load_file
 from test_trainer import CPU, Killed, completions, config_of, interrupt_at, rows_of, run, task_of, weights
 
 import grpo.trainer as trainer
-from grpo.model.adapter import add_adapter, target_names
 from grpo.config.algorithm import LoraConfig
-from grpo.learner.batching import rows_of as sequences_of
 from grpo.config.sections import RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
+from grpo.learner.batching import rows_of as sequences_of
 from grpo.learner.learner import Learner, make_learner, with_ref_logprobs
+from grpo.learner.update import accumulate_gradients, update
+from grpo.model.adapter import add_adapter, target_names
+from grpo.model.logprobs import token_scores
 from grpo.model.policy import Policy, end_token_ids, load_policy
 from grpo.model.reference import Reference
-from grpo.model.logprobs import token_scores
 from grpo.trainer import train
 from grpo.types import Sampling
-from grpo.learner.update import accumulate_gradients, update
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "gemma2", "gpt2"]
 WITH_BIAS = ["qwen2", "gpt2"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from stages.recipe import leaks
 from stages.cli import main
+from stages.recipe import leaks
 from stages.recipe.config import RecipeConfig
 from stages.recipe.leaks import LeakGuard
 from stages.recipe.ngrams import Ngrams, units

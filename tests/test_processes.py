@@ -24,22 +24,22 @@ from conftest import assert_same_metrics, make_model, make_tokenizer, random_pro
 from test_rollouts import judge_with_failures
 
 from grpo.advantages import assign_advantages
-from grpo.config.algorithm import AdvantageConfig
-from grpo.learner.batching import rows_of
 from grpo.checkpoint.store import checkpoints
+from grpo.config.algorithm import AdvantageConfig
 from grpo.config.sections import DataConfig, RLConfig, RuntimeConfig
 from grpo.data.prompts import build_prompts
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
+from grpo.learner.batching import rows_of
 from grpo.learner.learner import Learner, make_learner
-from grpo.system.world import World, cut, is_main, join
+from grpo.learner.update import accumulate_gradients, update
 from grpo.model.policy import Policy, trainable, whole
-from grpo.rollout.sampler import Task
 from grpo.model.reference import Reference
+from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
+from grpo.system.world import World, cut, is_main, join
 from grpo.trainer import train, with_logprobs
 from grpo.types import Group, Sampling
-from grpo.learner.update import accumulate_gradients, update
 
 ROOT = Path(__file__).parent.parent
 GROUP, MAX_TOKENS, STEPS = 4, 12, 20

@@ -18,14 +18,14 @@ import pytest
 import torch
 from test_trainer import CPU, Killed, completions, config_of, digits, interrupt_at, rows_of, run, task_of, weights
 
+from grpo.checkpoint.identity import differences, digest, identify
 from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.errors import UserError
 from grpo.monitoring.metrics import MetricsWriter
-from grpo.system.world import World
 from grpo.rollout.sampler import Task
-from grpo.checkpoint.identity import differences, digest, identify
-from grpo.system.lock import LOCK, lock_run
 from grpo.scoring.groups import Reward
+from grpo.system.lock import LOCK, lock_run
+from grpo.system.world import World
 from grpo.trainer import train
 
 ALONE = World()

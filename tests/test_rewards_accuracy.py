@@ -17,8 +17,8 @@ import pytest
 
 from grpo.errors import UserError
 from grpo.scoring.groups import apply_rewards
-from rewards.accuracy import equality as judging
 from rewards import load_reward
+from rewards.accuracy import equality as judging
 from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -11,8 +11,8 @@ from grpo.errors import UserError
 from grpo.scoring.groups import apply_rewards
 from rewards import load_reward
 from rewards.code.reward import code_reward, extract_code
-from rewards.code.tests import CodeTests, humaneval_row, mbpp_row, read_tests
 from rewards.code.sandbox.run import SandboxError, choose
+from rewards.code.tests import CodeTests, humaneval_row, mbpp_row, read_tests
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.real_data import data_folder, rows_of

@@ -12,9 +12,9 @@ from benchmarks.real_data import data_folder, rows_of
 from grpo.errors import UserError
 from grpo.scoring.groups import score
 from grpo.types import Completion, Group, Prompt, Rollout
-from rewards.language import detector
 from rewards import load_reward
 from rewards.format import format_reward, reasoning_steps, tag_count
+from rewards.language import detector
 from rewards.language.reward import chain_of_thought, count_words, language_consistency
 from rewards.language.words import SCRIPTS, scripts_of
 

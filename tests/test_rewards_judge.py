@@ -19,14 +19,14 @@ from judge_server import Fault, closed_port, fenced, request_id, said, serving, 
 
 from grpo.config.sections import RewardConfig
 from grpo.errors import UserError
-from grpo.system.http import MAX_WAIT, pause, retry_after
 from grpo.scoring.groups import Exclusions, apply_rewards, score
+from grpo.system.http import MAX_WAIT, pause, retry_after
 from grpo.types import Completion, Group, Rollout
 from rewards import load_reward
 from rewards.judge.breaker import Breaker, BreakerOpen
-from rewards.judge.reward import Judge
-from rewards.judge.prompts import defused, reference_request
 from rewards.judge.master_keys import says_nothing
+from rewards.judge.prompts import defused, reference_request
+from rewards.judge.reward import Judge
 from rewards.judge.verdicts import ReferenceVerdict, Unreadable, read_verdict
 from stages.cli import main
 from stages.recipe.preflight import check_reward

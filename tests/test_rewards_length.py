@@ -18,8 +18,8 @@ from grpo.errors import UserError
 from grpo.scoring.groups import score
 from grpo.types import Completion, Group, Prompt, Rollout
 from rewards import load_reward
-from rewards.countdown import countdown_reward
 from rewards.accuracy.extraction import extract_answer
+from rewards.countdown import countdown_reward
 from rewards.format import format_reward, reasoning_steps, tag_count
 from rewards.language.reward import language_consistency
 from rewards.length import cosine_length, half_cosine, length_reward, overlong_penalty

@@ -19,8 +19,8 @@ from grpo.types import Completion, Group, Prompt, Rollout
 from rewards import load_reward, load_rewards
 from rewards.loader import REGISTRY
 from rewards.rows import judgeable
-from stages.recipe.preflight import check_reward
 from stages.commands.score import score_file
+from stages.recipe.preflight import check_reward
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = """
@@ -186,7 +186,9 @@ def test_score_file_bad_lines(tmp_path, capsys, line, message):
 def test_columns_named_like_an_option_stay_out_of_it(tmp_path, capsys):
     row = {"completion": "<think>two</think>The answer is 5", "answer": "5", "language": "en", "strict": "yes"}
     row |= {"opened": "no", "think_tag": "reasoning", "answer_tag": "answer"}
-    (found,) = run_score(tmp_path, capsys, [row], "accuracy", "format", "language", "rewards.accuracy.reward.accuracy_reward")
+    (found,) = run_score(
+        tmp_path, capsys, [row], "accuracy", "format", "language", "rewards.accuracy.reward.accuracy_reward"
+    )
     assert set(found["rewards"].values()) == {1.0}
     assert found["errors"] == {}
 

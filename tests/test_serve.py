@@ -19,8 +19,8 @@ from judge_server import closed_port
 
 from grpo.config.sections import EngineConfig
 from grpo.engines.choose import Sampled
-from grpo.errors import UserError
 from grpo.engines.vllm.serve import Child, arguments, backend, here, watch
+from grpo.errors import UserError
 from stages.cli import main
 
 STAND_IN = """\

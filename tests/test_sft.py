@@ -12,16 +12,15 @@ import torch
 from transformers import Qwen2ForCausalLM, Trainer
 
 from grpo.checkpoint import sealed as durable
-
-from grpo.system import stopping
 from grpo.checkpoint.store import checkpoints, last_good
 from grpo.config.sections import OptimizerConfig, RuntimeConfig, SFTConfig
 from grpo.errors import UserError
-from grpo.supervised.checkpoints import FORMAT
-from grpo.supervised.training import StepLog, training_order
-from grpo.model.policy import end_token_ids, load_model, load_tokenizer, save_model
 from grpo.learner.schedule import lr_factor
+from grpo.model.policy import end_token_ids, load_model, load_tokenizer, save_model
+from grpo.supervised.checkpoints import FORMAT
 from grpo.supervised.sft import supervised
+from grpo.supervised.training import StepLog, training_order
+from grpo.system import stopping
 from stages.tiny_world import build_tokenizer, model_config
 
 CPU = RuntimeConfig(device="cpu")

@@ -13,22 +13,20 @@ import torch
 from conftest import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer
 from torch import nn
 
-from grpo.model import head as chunked_head
-
-from grpo.model import attention_cpu as cpu_attention
-
-from grpo.model import attention as shared_attention
-from grpo.learner.batching import Row
-from grpo.model.head import LogitShape
 from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.errors import UserError
+from grpo.learner.batching import Row
 from grpo.learner.learner import Learner, make_learner
+from grpo.learner.update import accumulate_gradients
+from grpo.model import attention as shared_attention
+from grpo.model import attention_cpu as cpu_attention
+from grpo.model import head as chunked_head
 from grpo.model.fit import fit_of
+from grpo.model.head import LogitShape
+from grpo.model.logprobs import token_scores
 from grpo.model.packing import ModelInput, Segments, make_input
 from grpo.model.policy import Policy
-from grpo.model.logprobs import token_scores
 from grpo.types import Completion, Rollout
-from grpo.learner.update import accumulate_gradients
 
 CPU = torch.device("cpu")
 Sequences = list[tuple[tuple[int, ...], tuple[int, ...]]]
@@ -537,8 +535,8 @@ def count_calls(modules: list[nn.Module]) -> list[nn.Module]:
 @pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8, "dropout": 0.3}], ids=["full", "lora"])
 def test_activations_made_again_give_the_same_gradient(lora):
     """Counted: layers run twice in an update, once in scoring; dropout drops the same again."""
-    from grpo.model.adapter import add_adapter
     from grpo.config.algorithm import LoraConfig
+    from grpo.model.adapter import add_adapter
 
     found = {}
     for again in (False, True):

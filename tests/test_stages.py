@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from test_resume import hold
 
 from grpo.config.file import read_config
+from grpo.config.section import flatten
 from grpo.errors import UserError
 from grpo.system.lock import LOCK
-from grpo.config.section import flatten
 from stages.recipe import summary as summaries
 from stages.recipe.config import RecipeConfig
 from stages.recipe.leaks import LeakGuard

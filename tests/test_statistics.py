@@ -8,7 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from grpo.evaluation.statistics import beta_quantile, compare_paired, maj_at_k, mean_bounds, mean_interval, pass_at_k, sign_flip_p
+from grpo.evaluation.statistics import (
+    beta_quantile,
+    compare_paired,
+    maj_at_k,
+    mean_bounds,
+    mean_interval,
+    pass_at_k,
+    sign_flip_p,
+)
 
 
 def test_right_or_wrong_scores_give_the_interval_of_clopper_and_pearson() -> None:

@@ -15,17 +15,15 @@ import pytest
 import torch
 from test_trainer import completions, config_of, digits, rows_of, run, task_of, weights
 
-from grpo.checkpoint import sealed as durable
-
-from grpo.system import stopping
-
 from grpo import trainer
+from grpo.checkpoint import sealed as durable
 from grpo.checkpoint.store import checkpoints
 from grpo.config.sections import RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy, trainable
 from grpo.model.reference import Reference
+from grpo.system import stopping
 from stages.commands.command import guarded
 
 ROOT = Path(__file__).parent.parent

@@ -12,20 +12,20 @@ import pytest
 import torch
 from conftest import make_tokenizer
 
-from grpo.learner import batching
 from grpo.checkpoint.store import checkpoints
 from grpo.config.sections import DataConfig, RLConfig, RuntimeConfig
 from grpo.data.prompts import build_prompts, read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
+from grpo.learner import batching
 from grpo.learner.learner import Learner, make_learner
-from grpo.model.policy import load_policy
-from grpo.rollout.sampler import Task
-from grpo.model.reference import Reference
 from grpo.learner.schedule import lr_factor
+from grpo.learner.update import update
+from grpo.model.policy import load_policy
+from grpo.model.reference import Reference
+from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
 from grpo.trainer import TrainResult, train
-from grpo.learner.update import update
 
 CPU = RuntimeConfig(device="cpu")
 PLAIN = DataConfig(path="d", template="{prompt}=")

@@ -17,13 +17,13 @@ from conftest import EOS, PAD, VOCAB_SIZE, group_of, make_model, make_tokenizer,
 
 from grpo.advantages import assign_advantages
 from grpo.config.algorithm import AdvantageConfig, CorrectionConfig
-from grpo.learner.batching import Row, rows_of
 from grpo.config.sections import RLConfig
+from grpo.learner.batching import Row, rows_of
 from grpo.learner.learner import Learner
-from grpo.model.fit import fit_of
 from grpo.learner.stats import Sums
-from grpo.types import Completion, Rollout
 from grpo.learner.update import accumulate_gradients
+from grpo.model.fit import fit_of
+from grpo.types import Completion, Rollout
 
 pytest.importorskip("trl", minversion="1.16")
 

@@ -16,20 +16,20 @@ import torch
 from conftest import EOS, VOCAB_SIZE, assert_same_metrics, make_model, make_tokenizer, model_logprobs, random_prompts
 
 from grpo.advantages import assign_advantages
-from grpo.learner.batching import Cut, Row, contributing, model_input, normaliser_of, rows_of, split_updates
 from grpo.config.sections import AdvantageConfig, RLConfig, RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
+from grpo.learner.batching import Cut, Row, contributing, model_input, normaliser_of, rows_of, split_updates
 from grpo.learner.learner import Learner, make_learner
+from grpo.learner.stats import Sums
+from grpo.learner.update import accumulate_gradients, check_mismatch, update
+from grpo.model.logprobs import token_scores
 from grpo.model.packing import ModelInput
-from grpo.system.world import World
 from grpo.model.policy import Policy
 from grpo.model.reference import Reference
-from grpo.learner.stats import Sums
-from grpo.model.logprobs import token_scores
+from grpo.system.world import World
 from grpo.trainer import with_logprobs
 from grpo.types import Completion, Group, Rollout, Sampling
-from grpo.learner.update import accumulate_gradients, check_mismatch, update
 
 GROUP, MAX_TOKENS = 4, 12
 CPU = torch.device("cpu")

@@ -25,11 +25,11 @@ from typing import Any
 
 import torch
 
+from grpo.config.section import flatten
 from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig
-from grpo.system.world import World
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
-from grpo.config.section import flatten
+from grpo.system.world import World
 
 log = logging.getLogger("grpo")
 

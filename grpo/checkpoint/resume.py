@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from grpo.checkpoint import rng_state
+from grpo.checkpoint.identity import ABSENT, differences, shown, warn_of_rounding
 from grpo.checkpoint.store import TrainState, last_good, load_behaviour, load_checkpoint, read_state, tidy
-from grpo.rollout.completions import drop_completions
 from grpo.config.sections import CheckpointConfig
 from grpo.errors import UserError
 from grpo.learner.learner import Learner
-from grpo.system.world import is_main
 from grpo.model.reference import Reference
+from grpo.rollout.completions import drop_completions
 from grpo.rollout.source import RolloutSource
-from grpo.checkpoint.identity import ABSENT, differences, shown, warn_of_rounding
+from grpo.system.world import is_main
 
 log = logging.getLogger("grpo")
 

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from grpo.checkpoint import rng_state
-
-from grpo.system import stopping
 from grpo.checkpoint.store import TrainState, save_checkpoint
 from grpo.config.sections import CheckpointConfig
-from grpo.system.files import flush, must_write
 from grpo.learner.learner import Learner
-from grpo.monitoring.metrics import read_rows
-from grpo.system.world import is_main
 from grpo.model.reference import Reference
+from grpo.monitoring.metrics import read_rows
 from grpo.rollout.source import RolloutSource, SourceState
+from grpo.system import stopping
+from grpo.system.files import flush, must_write
+from grpo.system.world import is_main
 
 
 @dataclass

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from grpo.config.sections import CheckpointConfig
-from grpo.checkpoint.sealed import MANIFEST, VERSION, damage, staged, write_tensors
-from grpo.errors import UserError
-from grpo.system.files import check_room, reason, write_text
-from grpo.learner.learner import Learner
 from grpo.checkpoint.pack import pack, unpack
+from grpo.checkpoint.sealed import MANIFEST, VERSION, damage, staged, write_tensors
+from grpo.config.sections import CheckpointConfig
+from grpo.errors import UserError
+from grpo.learner.learner import Learner
 from grpo.model.reference import Reference
+from grpo.system.files import check_room, reason, write_text
 
 log = logging.getLogger("grpo")
 

@@ -21,8 +21,8 @@ from grpo.config.algorithm import (
     Preset,
     with_preset,
 )
-from grpo.errors import nearest
 from grpo.config.section import Section, changed, without
+from grpo.errors import nearest
 from grpo.types import Sampling
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and transformers take

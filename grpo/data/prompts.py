@@ -12,9 +12,9 @@ from typing import Any
 
 from grpo.config.sections import DataConfig
 from grpo.data.conversations import as_turns, render
+from grpo.data.golds import read_gold
 from grpo.errors import UserError
 from grpo.system.files import write_lines
-from grpo.data.golds import read_gold
 from grpo.system.imports import import_path
 from grpo.types import Message, Prompt
 

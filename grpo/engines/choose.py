@@ -9,12 +9,12 @@ import torch
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.engines.installed import check_engine, vllm_is_there
 from grpo.engines.local.engine import LocalEngine
 from grpo.engines.local.process import ProcessEngine
-from grpo.engines.installed import check_engine, vllm_is_there
+from grpo.learner.update import MISMATCH_LIMIT
 from grpo.model.policy import Policy, end_token_ids, inference_dtype, load_model, load_outline, pick_device
 from grpo.types import RolloutEngine
-from grpo.learner.update import MISMATCH_LIMIT
 
 
 @dataclass(frozen=True)

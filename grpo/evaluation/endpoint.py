@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from grpo.errors import UserError
-from grpo.system.progress import progress
-from grpo.system.http import may_pass, pause, retry_after
 from grpo.config.section import Section
+from grpo.errors import UserError
+from grpo.system.http import may_pass, pause, retry_after
+from grpo.system.progress import progress
 from grpo.types import FinishReason, Prompt, Sampling
 
 MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none

@@ -22,12 +22,12 @@ from grpo.engines.choose import engine_kind, load_for_sampling, sampling_engine
 from grpo.errors import UserError
 from grpo.evaluation.judging import check_golds, judge_groups
 from grpo.evaluation.metrics import Judges, general_metrics, general_row, math_metrics, problem_row
-from grpo.system.files import write_json
-from grpo.system.world import World
 from grpo.model.policy import load_tokenizer
-from grpo.system.progress import progress
 from grpo.rollout.sampler import longest_prompt
 from grpo.scoring.groups import Reward
+from grpo.system.files import write_json
+from grpo.system.progress import progress
+from grpo.system.world import World
 from grpo.types import Group, Prompt, RolloutEngine, Sampling
 
 log = logging.getLogger("grpo")

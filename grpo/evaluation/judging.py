@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from grpo.data.prompts import ANSWER_COLUMNS, Row
 from grpo.errors import UserError
-from grpo.system.world import World
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.groups import Reward, column_names, score
+from grpo.system.world import World
 from grpo.types import Group, Rollout
 
 log = logging.getLogger("grpo")

@@ -9,8 +9,8 @@ from typing import Any
 
 from grpo.config.sections import EvalConfig
 from grpo.errors import UserError
-from grpo.scoring.groups import Reward
 from grpo.evaluation.statistics import maj_at_k, mean_interval, pass_at_k
+from grpo.scoring.groups import Reward
 from grpo.types import Group, Rollout
 
 log = logging.getLogger("grpo")

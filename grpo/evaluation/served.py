@@ -13,11 +13,11 @@ from typing import Any
 
 from grpo.config.sections import DataConfig, EvalConfig
 from grpo.data.prompts import PROMPT_COLUMNS, Row, as_messages, canonical_answer, load_rows
-from grpo.evaluation.endpoint import Answer, EndpointConfig, Served, base_url, request_fields, serve
 from grpo.errors import UserError
+from grpo.evaluation.endpoint import Answer, EndpointConfig, Served, base_url, request_fields, serve
+from grpo.evaluation.evaluate import EvalResult, completion_rows, settings_of, with_problem_ids, without_votes
 from grpo.evaluation.judging import check_golds, judge_groups
 from grpo.evaluation.metrics import Judges, general_metrics, math_metrics, problem_row
-from grpo.evaluation.evaluate import EvalResult, completion_rows, settings_of, with_problem_ids, without_votes
 from grpo.system.world import World
 from grpo.types import Completion, Group, Prompt, Rollout, Sampling
 

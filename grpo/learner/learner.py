@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from grpo.model.adapter import base_model
-from grpo.learner.batching import Cut, Row, TrainBatch, collate, model_input
 from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.errors import UserError
+from grpo.learner.batching import Cut, Row, TrainBatch, collate, model_input
+from grpo.model.adapter import base_model
+from grpo.model.attention import shared_attention
 from grpo.model.fit import ModelFit, fit_of
+from grpo.model.logprobs import TokenScores, token_scores
 from grpo.model.packing import ModelInput, make_input
-from grpo.system.world import World, check_sharding
 from grpo.model.policy import Policy, local, trainable
 from grpo.model.reference import Reference
-from grpo.model.attention import shared_attention
-from grpo.model.logprobs import TokenScores, token_scores
+from grpo.system.world import World, check_sharding
 from grpo.types import Group
 
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}

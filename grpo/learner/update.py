@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import torch
 
-from grpo.learner.batching import Row, contributing, normaliser_of
 from grpo.config.sections import RLConfig
 from grpo.errors import UserError
-from grpo.monitoring.health import out_of_memory
+from grpo.learner.batching import Row, contributing, normaliser_of
 from grpo.learner.learner import Learner
-from grpo.loss import grpo_loss
 from grpo.learner.stats import Sums
+from grpo.loss import grpo_loss
+from grpo.monitoring.health import out_of_memory
 
 log = logging.getLogger("grpo")
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from grpo.model.adapter import base_model
-from grpo.model.head import LogitShape
 from grpo.errors import UserError
-from grpo.model.flops import ModelSize, size_of
-from grpo.model.packing import ModelInput, make_input
+from grpo.model.adapter import base_model
 from grpo.model.attention import shared_attention
+from grpo.model.flops import ModelSize, size_of
+from grpo.model.head import LogitShape
 from grpo.model.logprobs import hidden_states, token_scores
+from grpo.model.packing import ModelInput, make_input
 
 log = logging.getLogger("grpo")
 

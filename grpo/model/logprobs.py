@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from grpo.errors import UserError
 from grpo.model.adapter import base_model
 from grpo.model.head import LogitShape, score_tokens
-from grpo.errors import UserError
 from grpo.model.packing import ModelInput
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from grpo.model.adapter import add_adapter, base_model, is_adapted, merged_tensors, save_adapter
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import RuntimeConfig
 from grpo.errors import UserError
-from grpo.system.files import as_os_error, must_write
+from grpo.model.adapter import add_adapter, base_model, is_adapted, merged_tensors, save_adapter
 from grpo.model.path import check_model
+from grpo.system.files import as_os_error, must_write
 from grpo.system.world import is_main, launched, local_rank
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from grpo.system import stopping
 from grpo.model.policy import Policy, local, trainable
+from grpo.system import stopping
 
 
 @dataclass

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from grpo.model.adapter import base_model
 from grpo.errors import UserError
-from grpo.system.world import World, is_main
+from grpo.model.adapter import base_model
 from grpo.model.policy import local, whole
+from grpo.system.world import World, is_main
 
 COMPUTE = {"no": None, "bf16": torch.bfloat16}  # what weights are gathered in; masters and gradients stay fp32
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from grpo.learner.batching import Row
 from grpo.checkpoint.store import TrainState
 from grpo.data.prompts import write_jsonl
 from grpo.errors import UserError
+from grpo.learner.batching import Row
 from grpo.system.world import is_main
 
 log = logging.getLogger("grpo")

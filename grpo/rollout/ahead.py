@@ -15,17 +15,17 @@ from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from grpo.learner.batching import Row
+from grpo.learner.learner import Learner
+from grpo.learner.stats import Sums
+from grpo.learner.update import check_mismatch, measure
+from grpo.model.policy import Policy
+from grpo.model.reference import Reference
+from grpo.rollout.dynamic import named_prompt, pack_group, unpack_group
+from grpo.rollout.sampler import Drawn
 from grpo.system import stopping
 from grpo.system.background import in_background
-from grpo.learner.batching import Row
-from grpo.rollout.dynamic import named_prompt, pack_group, unpack_group
-from grpo.learner.learner import Learner
-from grpo.model.policy import Policy
-from grpo.rollout.sampler import Drawn
-from grpo.model.reference import Reference
-from grpo.learner.stats import Sums
 from grpo.types import Group, Prompt, Sampling
-from grpo.learner.update import check_mismatch, measure
 
 LOOK_SECONDS = 0.2  # between two looks whether the run is to stop
 

@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from grpo.config.algorithm import DifficultyConfig
-from grpo.rollout.difficulty import PassRates
 from grpo.errors import UserError
+from grpo.rollout.difficulty import PassRates
 from grpo.scoring.groups import Reward, column_names
 from grpo.types import Group, Prompt
 

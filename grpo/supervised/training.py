@@ -17,16 +17,16 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from grpo.system import stopping
-from grpo.monitoring.alarms import Alarms, sft_alarms
 from grpo.config.sections import OptimizerConfig, RuntimeConfig, SFTConfig
 from grpo.errors import UserError
-from grpo.supervised.checkpoints import checkpoint_to_resume
-from grpo.monitoring.metrics import MetricsWriter
-from grpo.system.world import World, cut
-from grpo.model.policy import pick_device
-from grpo.system.progress import Bar, progress
 from grpo.learner.schedule import lr_factor
+from grpo.model.policy import pick_device
+from grpo.monitoring.alarms import Alarms, sft_alarms
+from grpo.monitoring.metrics import MetricsWriter
+from grpo.supervised.checkpoints import checkpoint_to_resume
+from grpo.system import stopping
+from grpo.system.progress import Bar, progress
+from grpo.system.world import World, cut
 
 log = logging.getLogger("grpo")
 

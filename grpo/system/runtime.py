@@ -9,8 +9,8 @@ import os
 import random
 
 from grpo.config.sections import RuntimeConfig
-from grpo.system.world import is_main, launched
 from grpo.system.stopping import set_grace
+from grpo.system.world import is_main, launched
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 LARGEST, KEPT = 32 << 20, 1 << 30  # bytes: the most that glibc takes for the first, and comes to by itself

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.accuracy.extraction import Strict, completion_text, extract_answer, read_golds
 from rewards.accuracy.equality import is_equal, is_parseable, pool_size
+from rewards.accuracy.extraction import Strict, completion_text, extract_answer, read_golds
 
 __all__ = ["accuracy_reward", "extract_answer", "gold_is_parseable", "grade"]
 

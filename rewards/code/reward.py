@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
 from grpo.errors import UserError
-from rewards.code.tests import CodeTests, read_tests
 from rewards.accuracy.extraction import completion_text
 from rewards.code.sandbox.run import Bounds, Isolation, Program, SandboxError, choose, run
+from rewards.code.tests import CodeTests, read_tests
 
 _FENCE = re.compile(r"([ \t]*)(`{3,})[ \t]*([^`\s]*)[^`]*")
 _LANGUAGES = ("", "python", "python3", "py")

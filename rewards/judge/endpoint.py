@@ -16,8 +16,8 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 from pydantic import BaseModel, Field, ValidationError
 
 from grpo.config.file import shorten
-from grpo.evaluation.endpoint import holds_secret, is_address
 from grpo.errors import UserError
+from grpo.evaluation.endpoint import holds_secret, is_address
 from grpo.system.http import may_pass, pause, retry_after
 from rewards.judge.breaker import Breaker, BreakerOpen
 

@@ -15,16 +15,15 @@ from openai import AsyncOpenAI
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
 from grpo.config.file import explain
+from grpo.config.section import Section, changed
 from grpo.errors import UserError
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.supervised.reward_reader import Part, response_text
-from grpo.config.section import Section, changed
 from rewards.judge.breaker import Breaker
-from rewards.judge.endpoint import Endpoint, RequestFailed
 from rewards.judge.cases import Case, NoReference, as_text, cut_middle, reference_answer, reference_completion
-from rewards.judge.prompts import pairwise_request, reference_request, rubric_request
+from rewards.judge.endpoint import Endpoint, RequestFailed
 from rewards.judge.master_keys import says_nothing
-from rewards.rows import applying_rows, check_applies_to
+from rewards.judge.prompts import pairwise_request, reference_request, rubric_request
 from rewards.judge.verdicts import (
     PairVerdict,
     ReferenceVerdict,
@@ -34,6 +33,7 @@ from rewards.judge.verdicts import (
     rubric_value,
     rubric_verdict,
 )
+from rewards.rows import applying_rows, check_applies_to
 
 ASKS = 3  # times that one vote is asked for while the replies hold no readable verdict
 OWN = {"criteria": ("rubric",), "seed": ("pairwise",), "reference": ("reference", "pairwise")}  # options of some modes

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.language.detector import foreign_words, identifier, rivals
 from rewards.accuracy.extraction import completion_text
 from rewards.format import opening
+from rewards.language.detector import foreign_words, identifier, rivals
 from rewards.language.words import count_words, scripts_of
 
 __all__ = ["chain_of_thought", "consistency", "count_words", "language_consistency", "scripts_of"]

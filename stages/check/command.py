@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from grpo.config.sections import DataConfig, EvalConfig, RewardConfig, RLConfig, SFTConfig
 from grpo.config.file import read_config
+from grpo.config.sections import DataConfig, EvalConfig, RewardConfig, RLConfig, SFTConfig
 from grpo.errors import UserError
 from stages.check.subject import Asked, Check, Skipped, Subject, Warned, on_hub
 from stages.commands.command import Parser, add_overrides, find_config, reason

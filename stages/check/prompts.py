@@ -13,8 +13,8 @@ from grpo.data.conversations import build_examples
 from grpo.data.prompts import PROMPT_COLUMNS, Row, build_prompts, canonical_answer
 from grpo.errors import UserError
 from grpo.types import Prompt
-from stages.check.subject import Asked, BaseModel, Subject, Warned, listed, shortened
 from stages.check.model import CHATML, is_one_token
+from stages.check.subject import Asked, BaseModel, Subject, Warned, listed, shortened
 
 MEASURED = 10_000  # rows that are rendered and measured; of more, so many evenly spread ones
 MEASURED_CONVERSATIONS = 2_000

@@ -14,10 +14,10 @@ from grpo.errors import UserError
 from grpo.scoring.calls import is_async
 from grpo.scoring.groups import Reward, column_names, score
 from grpo.types import Group, Rollout
-from stages.check.subject import Asked, Skipped, Subject, Warned, listed
 from stages.check.prompts import Rendered, spread
-from stages.recipe.preflight import RUN
+from stages.check.subject import Asked, Skipped, Subject, Warned, listed
 from stages.check.synthetic import EMPTY, GOLD, KINDS, OTHER_HEAD, RAMBLING, WRONG, Tags, completions, written_head
+from stages.recipe.preflight import RUN
 
 TRIED = 8  # rows
 SECONDS = 20.0  # for one call of a reward

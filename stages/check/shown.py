@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-from stages.check.subject import Asked
 from stages.check.prompts import Rendered
+from stages.check.subject import Asked
 from stages.check.synthetic import GOLD, WRONG, Tags, texts, written_head
 
 MOST = 1600  # characters; longer ones lose their middle

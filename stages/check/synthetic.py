@@ -11,8 +11,8 @@ from grpo.errors import UserError
 from grpo.types import Completion, Prompt
 from rewards.accuracy.extraction import read_golds
 from rewards.format import opening
-from stages.check.subject import Asked, BaseModel
 from stages.check.prompts import question_of
+from stages.check.subject import Asked, BaseModel
 
 GOLD, WRONG, EMPTY, RAMBLING = KINDS = ("gold", "wrong", "empty", "rambling")
 OTHER_HEAD = "other head"  # the gold again, with the opening tag where the template writes it, without it where not

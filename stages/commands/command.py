@@ -16,8 +16,8 @@ from typing import NoReturn
 
 from grpo.errors import UserError, nearest
 from grpo.system.files import FULL
-from grpo.system.world import first_failure, is_main, join
 from grpo.system.stopping import Stopped, handled
+from grpo.system.world import first_failure, is_main, join
 
 log = logging.getLogger("grpo")
 
@@ -135,7 +135,7 @@ def find_config(name: str) -> Path:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Name -> file. In a wheel they lie inside this package, in a checkout beside it."""
-    here = Path(__file__).resolve().parent
+    """Name -> file. In a wheel they lie inside `stages`, in a checkout beside it."""
+    here = Path(__file__).resolve().parents[1]
     folder = next((path for path in (here / "configs", here.parent / "configs") if path.is_dir()), None)
     return {file.name: file for file in sorted(folder.glob("*.yaml"))} if folder else {}

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
-from grpo.config.sections import EngineConfig, EvalConfig, RewardConfig, RuntimeConfig, Section, Seed
 from grpo.config.file import apply_override, validate
-from grpo.evaluation.endpoint import EndpointConfig, base_url
-from grpo.errors import UserError, nearest
-from grpo.model.path import check_model
 from grpo.config.section import changed
+from grpo.config.sections import EngineConfig, EvalConfig, RewardConfig, RuntimeConfig, Section, Seed
+from grpo.errors import UserError, nearest
+from grpo.evaluation.endpoint import EndpointConfig, base_url
+from grpo.model.path import check_model
 from stages.commands.command import Parser, add_overrides, check_out_file
 from stages.commands.eval_sets import SETS, read_rows
 from stages.recipe.preflight import check_reward, find
 from stages.recipe.runtime import quiet
 
 if TYPE_CHECKING:  # torch, which a mistake need not wait for
-    from grpo.evaluation.metrics import Judges
     from grpo.evaluation.evaluate import EvalResult
+    from grpo.evaluation.metrics import Judges
 
 EXAMPLES = """\
   grpo eval Qwen/Qwen2.5-0.5B-Instruct --data gsm8k --limit 100 --out gsm8k.json

@@ -82,8 +82,8 @@ def stage_command(key: str, arguments: list[str]) -> int:
         raise UserError("--init: the base stage has no input; set base.model instead")
 
     from grpo.model.path import check_model
-    from grpo.system.world import World
     from grpo.system.lock import lock_run
+    from grpo.system.world import World
     from stages.recipe.pipeline import save_config
     from stages.recipe.planning import plan_stage
     from stages.recipe.runner import check_inputs, check_ready, run_stage

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
+from grpo.config.section import without
 from grpo.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -24,7 +25,6 @@ from grpo.config.sections import (
     SFTConfig,
     distinct,
 )
-from grpo.config.section import without
 
 _OF_PROMPTS = ("suffix", "template", "max_prompt_tokens")
 Conversations = Annotated[DataConfig, without(*_OF_PROMPTS, because="it is for prompts, and these are conversations")]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import EvalConfig
-from grpo.evaluation.metrics import GENERAL_METRICS, Judges
 from grpo.evaluation.evaluate import GeneralEval, evaluate
+from grpo.evaluation.metrics import GENERAL_METRICS, Judges
+from rewards.accuracy.normalise import vote
 from rewards.accuracy.reward import extract_answer
 from rewards.loader import load_reward
-from rewards.accuracy.normalise import vote
 from stages.recipe.config import EvaluationConfig, GeneralEvalConfig, RecipeConfig
 from stages.recipe.lineage import digest, input_hashes, without_paths
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from grpo.errors import UserError
 from grpo.config.section import flatten
+from grpo.errors import UserError
 from stages.recipe.config import RecipeConfig, RLStageConfig
 
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "accelerate", "datasets")

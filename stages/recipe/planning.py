@@ -8,8 +8,8 @@ from typing import Any
 
 from grpo.config.sections import RLConfig
 from grpo.errors import UserError
-from grpo.system.world import World, check_sharding, cut
 from grpo.system.lock import LOCK
+from grpo.system.world import World, check_sharding, cut
 from stages.recipe.config import RecipeConfig, training_settings
 from stages.recipe.lineage import Lineage, changes, input_hashes, model_hash, read_json, stage_settings
 from stages.recipe.stages import STAGES, Stage, active_parents

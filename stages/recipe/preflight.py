@@ -14,13 +14,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from grpo.rollout.ahead_check import check_ahead
 from grpo.config.sections import DataConfig, RewardConfig
-from grpo.errors import UserError, nearest
-from grpo.system.imports import import_path
-from grpo.model.path import check_model, is_local
 from grpo.engines.installed import check_engine
+from grpo.errors import UserError, nearest
+from grpo.model.path import check_model, is_local
+from grpo.rollout.ahead_check import check_ahead
 from grpo.scoring.calls import REWARD_TIMEOUT, call_async, is_async
+from grpo.system.imports import import_path
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig
 from stages.recipe.stages import active_stages
 

@@ -7,8 +7,8 @@ import os
 import sys
 import warnings
 
-from grpo.system import runtime as core
 from grpo.config.sections import RuntimeConfig
+from grpo.system import runtime as core
 
 CHATTY = ("transformers", "datasets", "trl", "accelerate", "huggingface_hub", "httpx")
 

@@ -19,16 +19,13 @@ import torch
 from test_whole_run import SHORT
 from torture import before, end_of
 
-from grpo.supervised import checkpoints as hf_checkpoints
-
-from grpo.supervised import training as hf_training
-
 from grpo import trainer
 from grpo.engines.local.engine import LocalEngine
-from stages.recipe import evaluation
-from stages.recipe import runner
+from grpo.supervised import checkpoints as hf_checkpoints
+from grpo.supervised import training as hf_training
 from stages import rejection_sampling
 from stages.cli import main
+from stages.recipe import evaluation, runner
 from stages.recipe.parts import Parts
 
 SMALL = [

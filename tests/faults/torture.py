@@ -32,19 +32,16 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent.parent)]
 import torch  # noqa: E402
 from conftest import make_model, make_tokenizer  # noqa: E402
 
-from grpo.checkpoint import sealed as durable  # noqa: E402
-
-from grpo.system import files  # noqa: E402
-
-from grpo.monitoring import metrics  # noqa: E402
-
 from grpo import trainer  # noqa: E402
+from grpo.checkpoint import sealed as durable  # noqa: E402
 from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConfig  # noqa: E402
 from grpo.data.prompts import build_prompts  # noqa: E402
 from grpo.engines.local.engine import LocalEngine  # noqa: E402
 from grpo.model.policy import Policy  # noqa: E402
+from grpo.monitoring import metrics  # noqa: E402
 from grpo.rollout.sampler import Task  # noqa: E402
 from grpo.scoring.groups import Reward  # noqa: E402
+from grpo.system import files  # noqa: E402
 from stages.commands.command import guarded  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -37,8 +37,8 @@ MOMENTS = [
 def main(model: str, out: Path, engine: dict[str, Any], number: int, phase: str, count: int) -> int:
     """Train, and send this process the signal then. 0: never."""
     from grpo import trainer
-    from grpo.engines.vllm.servers import ServerEngine
     from grpo.engines.vllm.in_process import VllmEngine
+    from grpo.engines.vllm.servers import ServerEngine
 
     left = count
 

@@ -11,14 +11,14 @@ import psutil
 import pytest
 from conftest import make_model, make_tokenizer, random_prompts
 
-from grpo.engines.vllm import in_process as engine_vllm
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines.choose import Sampled, training_engine
+from grpo.engines.vllm import in_process as engine_vllm
 from grpo.engines.vllm.in_process import VllmEngine
+from grpo.engines.vllm.start import lora_rank, settings
 from grpo.model.policy import load_policy
 from grpo.types import Sampling
-from grpo.engines.vllm.start import lora_rank, settings
 
 pytestmark = pytest.mark.vllm
 

@@ -28,10 +28,10 @@ import grpo.engines.vllm.weights as transfer
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig, SamplingConfig
 from grpo.engines.choose import training_engine
+from grpo.engines.vllm.client import Server
 from grpo.engines.vllm.servers import GENERATE, ServerEngine
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy, trainable
-from grpo.engines.vllm.client import Server
 from grpo.trainer import train
 from grpo.types import Group, Sampling
 from rewards import load_reward

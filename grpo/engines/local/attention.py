@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from grpo.errors import UserError
 from grpo.engines.local.cache import LayerCache
+from grpo.errors import UserError
 
 NAME = "grpo_decoding"
 LAYER_TYPES = {"full_attention", "sliding_attention"}

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from grpo.engines.draws import stream_key, uniforms
 from grpo.engines.local.attention import check_attention, own_attention
 from grpo.engines.local.decoder import Decoder, survivors
-from grpo.errors import UserError
 from grpo.engines.local.fused import fused_layers
-from grpo.model.policy import end_token_ids
-from grpo.engines.draws import stream_key, uniforms
 from grpo.engines.sampling_draw import draw
+from grpo.errors import UserError
+from grpo.model.policy import end_token_ids
 from grpo.types import Completion, Group, PolicyWeights, Prompt, Rollout, Sampling
 
 TURNOVER = 1 / 16  # of the running completions have finished: then their slots are given on, or closed

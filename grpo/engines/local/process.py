@@ -25,15 +25,15 @@ from typing import Any
 import psutil
 import torch
 
-from grpo.system.background import in_background
 from grpo.config.sections import RuntimeConfig
 from grpo.errors import UserError
+from grpo.system.background import in_background
 from grpo.types import Group, PolicyWeights, Prompt, Sampling
 
 PATIENCE = 120  # seconds in which a process that computes nothing is given up
 ALIGNMENT = 64  # bytes; of each tensor in the shared memory
 COMMAND = "from grpo.engines.local.worker import main; main()"
-PACKAGES = str(Path(__file__).parents[1])  # where the process finds this package, wherever it is started
+PACKAGES = str(Path(__file__).parents[3])  # where the process finds this package, wherever it is started
 NAME = "the process that samples ahead (engine.ahead)"
 AGAIN = "the same command goes on from the last checkpoint"
 LOOK_SECONDS = 1.0  # between two looks whether the other side still is there

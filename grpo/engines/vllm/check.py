@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from grpo.config.sections import EngineConfig
 from grpo.engines.choose import Sampled
-from grpo.errors import UserError
 from grpo.engines.vllm.client import Server
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL
+from grpo.errors import UserError
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient

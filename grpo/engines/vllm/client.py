@@ -11,8 +11,8 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from grpo.evaluation.endpoint import FIRST_DELAY, holds_secret, is_address
 from grpo.errors import UserError
+from grpo.evaluation.endpoint import FIRST_DELAY, holds_secret, is_address
 from grpo.system.http import may_pass, pause
 
 if TYPE_CHECKING:

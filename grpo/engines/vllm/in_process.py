@@ -16,12 +16,12 @@ from typing import Any
 
 from grpo.config.sections import EngineConfig
 from grpo.engines.choose import Sampled
-from grpo.errors import UserError
-from grpo.system.world import launched
 from grpo.engines.draws import stream_key
-from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 from grpo.engines.vllm.start import start
 from grpo.engines.vllm.weights import weight_files
+from grpo.errors import UserError
+from grpo.system.world import launched
+from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 
 MEMORY_FOLDER = Path("/dev/shm")  # an adapter, and what other processes load, goes through files: not on a disk
 COLDEST = 0.01  # vLLM samples at this temperature when a lower one is asked for, and only logs that

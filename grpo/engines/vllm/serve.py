@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines.choose import Sampled
-from grpo.errors import UserError
 from grpo.engines.vllm.client import Server, address, health, run
 from grpo.engines.vllm.start import environment, settings
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL, WORKER
+from grpo.errors import UserError
 
 log = logging.getLogger("grpo")
 

@@ -17,14 +17,14 @@ from typing import Any
 
 from grpo.config.sections import EngineConfig
 from grpo.engines.choose import Sampled
-from grpo.engines.vllm.in_process import check_sampling, prompt_seed
-from grpo.errors import UserError
-from grpo.system.world import World
-from grpo.system.progress import progress
-from grpo.engines.vllm.client import Runner, Server, ServerFailed, health, new_client, run
 from grpo.engines.vllm.check import check_server
-from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
+from grpo.engines.vllm.client import Runner, Server, ServerFailed, health, new_client, run
+from grpo.engines.vllm.in_process import check_sampling, prompt_seed
 from grpo.engines.vllm.weights import NCCL, live, pause, post_all, resume, send_by_files
+from grpo.errors import UserError
+from grpo.system.progress import progress
+from grpo.system.world import World
+from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 
 log = logging.getLogger("grpo")
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from grpo.config.sections import EngineConfig
 from grpo.engines.choose import Sampled
+from grpo.engines.vllm.weights import FILES, FOLDER_KEY, WORKER
 from grpo.errors import UserError
 from grpo.system.world import launched
-from grpo.engines.vllm.weights import FILES, FOLDER_KEY, WORKER
 
 GIB = 2**30
 CPU_CACHE_GIB = 1.0

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo.errors import UserError
 from grpo.engines.vllm.client import Server, ServerFailed, new_client, run
+from grpo.errors import UserError
 
 if TYPE_CHECKING:
     import torch

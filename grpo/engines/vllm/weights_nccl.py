@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from grpo.errors import UserError
 from grpo.engines.installed import vllm_is_there
 from grpo.engines.vllm.client import Server, new_client, run
-from grpo.types import PolicyWeights
 from grpo.engines.vllm.weights import live
+from grpo.errors import UserError
+from grpo.types import PolicyWeights
 
 if TYPE_CHECKING:
     import torch
