@@ -20,7 +20,8 @@ from turns import Gate, Stop
 
 from grpo.config.file import read_config
 from grpo.config.sections import CheckpointConfig
-from grpo.data.prompts import build_prompts, load_rows
+from grpo.data.prompts import build_prompts
+from grpo.data.rows import load_rows
 from grpo.evaluation.evaluate import evaluate
 from grpo.learner.schedule import lr_factor
 from grpo.model.policy import load_tokenizer

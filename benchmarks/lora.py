@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grpo.data.prompts import read_jsonl
+from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
 from grpo.evaluation.statistics import compare_paired
 from grpo.system.files import write_json

@@ -8,7 +8,8 @@ from typing import Any
 
 from grpo.config.file import read_config, validate
 from grpo.config.sections import DataConfig, EngineConfig, EvalConfig, RuntimeConfig, TrainConfig
-from grpo.data.prompts import Row, build_prompts, load_rows
+from grpo.data.prompts import build_prompts
+from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.evaluation.evaluate import EvalResult
 from grpo.evaluation.evaluate import evaluate as evaluate_with

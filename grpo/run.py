@@ -11,22 +11,23 @@ from pathlib import Path
 from grpo.checkpoint.identity import identify
 from grpo.checkpoint.resume import resume
 from grpo.checkpoint.saver import Saver
-from grpo.checkpoint.store import TrainState
 from grpo.config.inert import inert_engine_settings, inert_settings
 from grpo.config.sections import OVERLONG, EngineConfig, RLConfig, RuntimeConfig
-from grpo.engines.choose import engine_kind, mismatch_limit, training_engine
+from grpo.data.prompts import longest_prompt
+from grpo.engines.choose import engine_kind, training_engine
 from grpo.errors import UserError
+from grpo.learner.gate import mismatch_limit
 from grpo.learner.learner import Learner, make_learner
 from grpo.model.policy import Policy, load_policy
 from grpo.model.reference import Reference
-from grpo.monitoring.metrics import Clock
 from grpo.rollout.ahead import Ahead
 from grpo.rollout.ahead_check import check_ahead
-from grpo.rollout.sampler import PromptSampler, Task, longest_prompt
+from grpo.rollout.sampler import PromptSampler, Task
 from grpo.rollout.source import RolloutSource
+from grpo.system.clock import Clock
 from grpo.system.lock import RunLock
 from grpo.system.world import is_main
-from grpo.types import RolloutEngine
+from grpo.types import RolloutEngine, TrainState
 
 log = logging.getLogger("grpo")
 
@@ -93,7 +94,7 @@ def set_up(settings: Settings, lock: RunLock, ends: ExitStack, accept_changes: b
     )
     ends.enter_context(closing(engine))
     warn_of_inert(settings, kind, shared, policy)
-    clock, limit = Clock(), mismatch_limit(settings.engine, runtime)
+    clock, limit = Clock(), mismatch_limit(kind, settings.engine, runtime.dtype)
     sampler = PromptSampler(tasks, config.steps, settings.seed, config.difficulty)
     ahead = Ahead(policy, learner, limit) if settings.engine.ahead else None
     source = RolloutSource(sampler, tasks, engine, config, learner.world, settings.seed, clock, ahead)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from grpo.advantages import assign_advantages
-from grpo.checkpoint.store import TrainState
 from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig
 from grpo.engines.draws import stream_key
 from grpo.learner.batching import contributing, rows_of, split_updates
@@ -30,7 +29,7 @@ from grpo.system.files import flush_folder, must_write
 from grpo.system.lock import lock_run
 from grpo.system.stopping import handled
 from grpo.system.world import World, is_main
-from grpo.types import Group
+from grpo.types import Group, TrainState
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,9 @@ def train(
 ) -> TrainResult:
     """Train `model` (folder or hub name) with GRPO into `out`; goes on from the last checkpoint there, if any.
 
-    `accept_changes`: also when the settings, data or rewards are not those it was made with (`grpo.checkpoint.identity`).
-    SIGINT and SIGTERM save at a rollout boundary and end it, with a KeyboardInterrupt or SystemExit(143).
+    `accept_changes`: also when the settings, data or rewards are not those it was made with
+    (`grpo.checkpoint.identity`). SIGINT and SIGTERM save at a rollout boundary and end it, with a KeyboardInterrupt or
+    SystemExit(143).
 
     Raises:
         UserError: one line on what is wrong with the settings, the checkpoints or the disk, or another run is there.

@@ -101,3 +101,21 @@ class RolloutEngine(Protocol):
     def release(self) -> None: ...  # memory that the trainer needs, until the next `sync`
 
     def close(self) -> None: ...
+
+
+@dataclass
+class TrainState:
+    """What the loop carries from step to step besides tensors."""
+
+    step: int = 0  # optimizer updates done: also the version of the policy
+    tokens: int = 0  # completion tokens sampled
+    skipped: int = 0  # updates not applied: nothing to train, or a non-finite gradient
+    nonfinite: int = 0  # of them, those whose gradient was not finite
+    nonfinite_run: int = 0  # one after the other, up to now
+    seconds: float = 0.0
+    saved_step: int = 0  # of the last checkpoint
+    score: float | None = None  # of this checkpoint, by `checkpoint.best`; None: not asked for, or saved for a signal
+    reference_step: int = 0  # the step whose weights the reference holds; 0: the model the run started from
+    source: dict[str, Any] = field(default_factory=dict)  # see `grpo.rollout.source.SourceState`
+    rng: list[dict[str, Any]] = field(default_factory=list)  # of each process, see `grpo.checkpoint.rng_state`
+    identity: dict[str, Any] = field(default_factory=dict)  # see `grpo.checkpoint.identity`

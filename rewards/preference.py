@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from grpo.config.sections import RuntimeConfig
-from grpo.data.conversations import turn_end
+from grpo.data.conversations import Part, turn_end
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer, pick_device
-from grpo.supervised.reward_reader import Part, load_reward_model, response_ids, score_ids
+from grpo.supervised.reward_reader import load_reward_model, response_ids, score_ids
 from rewards.rows import applying_rows, check_applies_to
 
 Device = Literal["auto", "cpu", "cuda", "mps"]

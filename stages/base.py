@@ -7,11 +7,11 @@ from typing import Any
 
 from grpo.config.sections import SFTConfig
 from grpo.data.conversations import Example
-from grpo.data.prompts import Row, load_rows, rows_hash
+from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.errors import UserError
 from grpo.model.policy import load_model, load_tokenizer, pick_device, save_model
 from stages.recipe.config import BaseConfig, PretrainConfig
-from stages.recipe.stages import StageContext, stage_main
+from stages.recipe.stages import StageContext
 from stages.tiny_world.tokenizer import DOCUMENT_END, build_tokenizer, model_config
 
 
@@ -103,4 +103,6 @@ def documents(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> list[Exa
 
 
 if __name__ == "__main__":
+    from stages.commands.run import stage_main
+
     stage_main("base")

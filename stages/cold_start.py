@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.config.sections import DataConfig
-from grpo.data.prompts import Row, load_rows, rows_hash
+from grpo.data.conversations import conversation_rows
+from grpo.data.rows import rows_hash
 from grpo.supervised.sft import supervised
-from stages.recipe.stages import StageContext, stage_main
+from stages.recipe.stages import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -28,20 +28,7 @@ def run(context: StageContext) -> dict[str, Any]:
     return {**numbers, "data_hashes": {"cold_start": rows_hash(rows)}}
 
 
-def conversation_rows(data: DataConfig) -> list[Row]:
-    """Rows to train on; `data.system` is put before conversations that have no system message."""
-    rows = load_rows(data)
-    return [_with_system(row, data.system) for row in rows] if data.system else rows
-
-
-def _with_system(row: Row, system: str) -> Row:
-    from grpo.data.conversations import read_messages
-
-    messages = read_messages(row, "data")
-    if messages[0]["role"] == "system":
-        return row
-    return {**row, "messages": [{"role": "system", "content": system}, *messages]}
-
-
 if __name__ == "__main__":
+    from stages.commands.run import stage_main
+
     stage_main("cold_start")

@@ -6,7 +6,7 @@ from typing import Any
 
 from grpo.supervised.reward_model import train_pairwise
 from stages.recipe.reward_stage import run_reward_model
-from stages.recipe.stages import StageContext, stage_main
+from stages.recipe.stages import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -14,4 +14,6 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    from stages.commands.run import stage_main
+
     stage_main("helpfulness_model")

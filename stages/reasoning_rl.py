@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.recipe.rl import run_rl
-from stages.recipe.stages import StageContext, stage_main
+from stages.recipe.stages import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -16,4 +16,6 @@ def run(context: StageContext) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    from stages.commands.run import stage_main
+
     stage_main("reasoning_rl")

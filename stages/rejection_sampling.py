@@ -10,22 +10,22 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.data.prompts import Row, build_prompts, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.data.conversations import conversation_rows
+from grpo.data.prompts import build_prompts, longest_prompt
+from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.engines.choose import load_for_sampling, sampling_engine
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer
-from grpo.rollout.sampler import longest_prompt
 from grpo.scoring.groups import Reward, column_names, score
 from grpo.supervised.sft import supervised
 from grpo.system.progress import progress
 from grpo.system.world import World
 from grpo.types import Group, Prompt, Rollout
 from rewards.loader import load_rewards
-from stages.cold_start import conversation_rows
 from stages.recipe.config import RejectionSamplingConfig
 from stages.recipe.lineage import digest, model_hash
 from stages.recipe.parts import Parts
-from stages.recipe.stages import StageContext, stage_main
+from stages.recipe.stages import StageContext
 
 log = logging.getLogger("grpo")
 
@@ -191,4 +191,6 @@ def _plain(value: Any) -> bool:
 
 
 if __name__ == "__main__":
+    from stages.commands.run import stage_main
+
     stage_main("rejection_sampling")

@@ -13,7 +13,8 @@ from conftest import BOS, CHAT_TEMPLATE, THINK_TEMPLATE, VOCABULARY, make_tokeni
 
 from grpo.config.sections import DataConfig
 from grpo.data.golds import last_boxes, read_gold
-from grpo.data.prompts import build_prompts, canonical_answer, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.data.prompts import build_prompts, canonical_answer
+from grpo.data.rows import load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
 from rewards.accuracy.extraction import read_golds
 

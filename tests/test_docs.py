@@ -15,14 +15,14 @@ import yaml
 from conftest import group_of, prompt_of
 
 from grpo.advantages import group_advantages
-from grpo.checkpoint.store import TrainState
 from grpo.config.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfig
 from grpo.config.sections import RLConfig
 from grpo.learner.stats import Sums
 from grpo.loss import Normaliser, grpo_loss
 from grpo.monitoring.journal import advance
-from grpo.monitoring.metrics import Clock
 from grpo.rollout.difficulty import PassRates
+from grpo.system.clock import Clock
+from grpo.types import TrainState
 from stages.recipe.config import RLStageConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]

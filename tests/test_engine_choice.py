@@ -15,12 +15,13 @@ from grpo.config.inert import inert_engine_settings
 from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines import choose as engines
 from grpo.engines import installed as optional
-from grpo.engines.choose import engine_kind, mismatch_limit
+from grpo.engines.choose import engine_kind
 from grpo.engines.local.engine import LocalEngine
-from grpo.engines.vllm.in_process import VllmEngine, check_sampling
+from grpo.engines.vllm.in_process import VllmEngine
+from grpo.engines.vllm.request import check_sampling
 from grpo.engines.vllm.servers import ServerEngine
 from grpo.errors import UserError
-from grpo.learner.update import MISMATCH_LIMIT
+from grpo.learner.gate import MISMATCH_LIMIT, mismatch_limit
 from grpo.run import check_quantization
 from grpo.trainer import train
 from grpo.types import Sampling
@@ -68,8 +69,9 @@ def test_the_gate_follows_what_the_engine_computes_in(
     monkeypatch: pytest.MonkeyPatch, engine: Any, dtype: str, limit: str
 ) -> None:
     monkeypatch.setattr(optional, "vllm_is_there", lambda: True)
-    runtime = RuntimeConfig.model_validate({"device": "cpu", "dtype": dtype})
-    assert mismatch_limit(EngineConfig.model_validate(engine), runtime) == MISMATCH_LIMIT[limit]
+    config = EngineConfig.model_validate(engine)
+    kind = engine_kind(config, RuntimeConfig.model_validate({"device": "cpu", "dtype": dtype}))
+    assert mismatch_limit(kind, config, dtype) == MISMATCH_LIMIT[limit]
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig
-from grpo.engines.choose import Sampled
-from grpo.engines.vllm.in_process import prompt_seed
+from grpo.engines.served import ServedModel
+from grpo.engines.vllm.request import prompt_seed
 from grpo.engines.vllm.servers import ServerEngine
 from grpo.engines.vllm.weights import chunks, live
 from grpo.errors import UserError
@@ -31,7 +31,7 @@ from grpo.system.background import in_background
 from grpo.types import Group, Sampling
 
 SAMPLING = Sampling(group_size=3, max_tokens=6, temperature=0.7, top_p=0.9, stop=("!",))
-SAMPLED = Sampled("m", make_tokenizer(), (EOS, IM_END), 64, "cpu", "float32")
+SAMPLED = ServedModel("m", make_tokenizer(), (EOS, IM_END), 64, "cpu", "float32")
 PROMPTS = random_prompts(8)
 
 
@@ -43,7 +43,7 @@ def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         yield lambda count: [stack.enter_context(fake_vllm(tmp_path)) for _ in range(count)]
 
 
-def engine_of(servers: Sequence[FakeVllm], sampled: Sampled = SAMPLED, **settings: Any) -> ServerEngine:
+def engine_of(servers: Sequence[FakeVllm], sampled: ServedModel = SAMPLED, **settings: Any) -> ServerEngine:
     tree = {"urls": [server.url for server in servers], "folder": str(servers[0].folder), "timeout": 60.0, **settings}
     return ServerEngine(EngineConfig.model_validate({"kind": "vllm-server", "max_rows": 12, "server": tree}), sampled)
 

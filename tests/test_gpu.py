@@ -12,13 +12,14 @@ import torch
 from conftest import make_model
 
 from grpo.advantages import assign_advantages
-from grpo.checkpoint.store import TrainState, load_checkpoint, save_checkpoint
+from grpo.checkpoint.store import load_checkpoint, save_checkpoint
 from grpo.config.algorithm import AdvantageConfig
 from grpo.config.sections import CheckpointConfig, RLConfig, RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.learner.batching import Row, rows_of
+from grpo.learner.gate import MISMATCH_LIMIT
 from grpo.learner.learner import Learner, make_learner
-from grpo.learner.update import MISMATCH_LIMIT, update
+from grpo.learner.update import update
 from grpo.model.attention import shared_attention
 from grpo.model.fit import fit_of
 from grpo.model.logprobs import token_scores
@@ -27,7 +28,7 @@ from grpo.model.policy import load_policy
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
 from grpo.trainer import train
-from grpo.types import Prompt, Sampling
+from grpo.types import Prompt, Sampling, TrainState
 
 pytestmark = pytest.mark.gpu
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 from test_update import assert_untouched, config_of, gradients, rollout_groups, setup, snapshot, varied
 
-from grpo.checkpoint.store import TrainState
 from grpo.errors import UserError
 from grpo.learner import update as updates
 from grpo.learner.batching import rows_of
+from grpo.learner.update import out_of_memory
 from grpo.model.logprobs import token_scores
 from grpo.model.packing import ModelInput
 from grpo.monitoring.alarms import CLEAR, Alarms, rl_alarms, sft_alarms
-from grpo.monitoring.health import EXPECTED, NONFINITE_LIMIT, count_nonfinite, out_of_memory, report_nonfinite
+from grpo.monitoring.health import EXPECTED, NONFINITE_LIMIT, count_nonfinite, report_nonfinite
 from grpo.monitoring.metrics import FIRST, RECENT, MetricsWriter
+from grpo.types import TrainState
 
 
 def limited_memory(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exception) -> list[int]:

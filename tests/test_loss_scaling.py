@@ -15,14 +15,16 @@ import pytest
 import torch
 from test_update import assert_untouched, config_of, constant, rollout_groups, setup, snapshot, varied
 
-from grpo.checkpoint.store import TrainState, load_checkpoint, save_checkpoint
+from grpo.checkpoint.store import load_checkpoint, save_checkpoint
 from grpo.config.sections import CheckpointConfig, RLConfig, RuntimeConfig
 from grpo.errors import UserError
 from grpo.learner.batching import rows_of
+from grpo.learner.gate import MISMATCH_LIMIT
 from grpo.learner.learner import Learner, make_accelerator
-from grpo.learner.update import MISMATCH_LIMIT, update
+from grpo.learner.update import update
 from grpo.model.policy import pick_device
 from grpo.system.world import World
+from grpo.types import TrainState
 
 SCALE = 1024.0
 OVERFLOW = 2.0**26  # float16 ends at 65504

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from conftest import group_of, prompt_of
 
-from grpo.monitoring.metrics import Clock, MetricsWriter, rollout_metrics
+from grpo.monitoring.metrics import MetricsWriter, rollout_metrics
+from grpo.system.clock import Clock
 
 
 def test_rollout_metrics_by_hand():

@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from grpo.config.sections import DataConfig, EvalConfig, OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
-from grpo.data.prompts import read_jsonl
+from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.model.policy import load_model, load_tokenizer, save_model

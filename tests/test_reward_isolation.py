@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import grpo
-from grpo.data.prompts import read_jsonl
+from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
 
 ROWS = [{"question": f"{number}?", "id": str(number), "number": number} for number in range(12)]

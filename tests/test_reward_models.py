@@ -8,11 +8,11 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from grpo.config.sections import OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
-from grpo.data.conversations import turn_end
+from grpo.data.conversations import response_text, turn_end
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer, save_model
 from grpo.supervised.reward_model import split_held_out, train_pairwise, train_pointwise
-from grpo.supervised.reward_reader import load_reward_model, response_ids, response_text, score_ids
+from grpo.supervised.reward_reader import load_reward_model, response_ids, score_ids
 from rewards.loader import load_reward
 from rewards.preference import RewardModel
 from stages.recipe.rl import _rewards

@@ -14,13 +14,13 @@ from conftest import group_of, prompt_of
 from grpo.config.algorithm import DifficultyConfig
 from grpo.config.sections import RLConfig
 from grpo.errors import UserError
-from grpo.monitoring.metrics import Clock
 from grpo.rollout.difficulty import PassRates
 from grpo.rollout.dynamic import Pool, pack_group, teaches, unpack_group
 from grpo.rollout.sampler import PromptSampler, Task
 from grpo.rollout.source import RolloutSource
 from grpo.scoring.groups import Reward
 from grpo.scoring.overlong import overlong_penalty, penalise_overlong
+from grpo.system.clock import Clock
 from grpo.system.world import World
 from grpo.types import Completion, Group, Prompt, Rollout, Sampling
 

@@ -18,7 +18,7 @@ import pytest
 from judge_server import closed_port
 
 from grpo.config.sections import EngineConfig
-from grpo.engines.choose import Sampled
+from grpo.engines.served import ServedModel
 from grpo.engines.vllm.serve import Child, arguments, backend, here, watch
 from grpo.errors import UserError
 from stages.cli import main
@@ -237,7 +237,7 @@ def test_how_weights_come() -> None:
     assert [backend(config, device) for device in ("cpu", "cuda")] == ["files", "nccl"]
     files = EngineConfig.model_validate({"server": {"transfer": "files"}})
     assert backend(files, "cuda") == "files"
-    on_gpu = arguments(files, Sampled("m", None, (), 64, "cuda", "bfloat16"), "http://localhost")
+    on_gpu = arguments(files, ServedModel("m", None, (), 64, "cuda", "bfloat16"), "http://localhost")
     assert "--no-enable-chunked-prefill" not in on_gpu
     assert on_gpu[on_gpu.index("--port") + 1] == "80"
 

@@ -10,7 +10,7 @@ import pytest
 from test_endpoint import KEY, right, server, stream
 
 from grpo.config.sections import DataConfig
-from grpo.data.prompts import load_rows
+from grpo.data.rows import load_rows
 from grpo.errors import UserError
 from stages.teacher import demonstrations
 

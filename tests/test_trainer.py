@@ -14,7 +14,8 @@ from conftest import make_tokenizer
 
 from grpo.checkpoint.store import checkpoints
 from grpo.config.sections import DataConfig, RLConfig, RuntimeConfig
-from grpo.data.prompts import build_prompts, read_jsonl
+from grpo.data.prompts import build_prompts
+from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner import batching

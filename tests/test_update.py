@@ -20,9 +20,10 @@ from grpo.config.sections import AdvantageConfig, RLConfig, RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.batching import Cut, Row, contributing, model_input, normaliser_of, rows_of, split_updates
+from grpo.learner.gate import check_mismatch
 from grpo.learner.learner import Learner, make_learner
 from grpo.learner.stats import Sums
-from grpo.learner.update import accumulate_gradients, check_mismatch, update
+from grpo.learner.update import accumulate_gradients, update
 from grpo.model.logprobs import token_scores
 from grpo.model.packing import ModelInput
 from grpo.model.policy import Policy

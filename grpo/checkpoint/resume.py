@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.checkpoint import rng_state
 from grpo.checkpoint.identity import ABSENT, differences, shown, warn_of_rounding
-from grpo.checkpoint.store import TrainState, last_good, load_behaviour, load_checkpoint, read_state, tidy
+from grpo.checkpoint.store import last_good, load_behaviour, load_checkpoint, read_state, tidy
 from grpo.config.sections import CheckpointConfig
 from grpo.errors import UserError
 from grpo.learner.learner import Learner
@@ -17,6 +17,7 @@ from grpo.model.reference import Reference
 from grpo.rollout.completions import drop_completions
 from grpo.rollout.source import RolloutSource
 from grpo.system.world import is_main
+from grpo.types import TrainState
 
 log = logging.getLogger("grpo")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.checkpoint import rng_state
-from grpo.checkpoint.store import TrainState, save_checkpoint
+from grpo.checkpoint.store import save_checkpoint
 from grpo.config.sections import CheckpointConfig
 from grpo.learner.learner import Learner
 from grpo.model.reference import Reference
@@ -19,6 +19,7 @@ from grpo.rollout.source import RolloutSource, SourceState
 from grpo.system import stopping
 from grpo.system.files import flush, must_write
 from grpo.system.world import is_main
+from grpo.types import TrainState
 
 
 @dataclass

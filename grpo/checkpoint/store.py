@@ -8,7 +8,6 @@ import logging
 import math
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from grpo.errors import UserError
 from grpo.learner.learner import Learner
 from grpo.model.reference import Reference
 from grpo.system.files import check_room, reason, write_text
+from grpo.types import TrainState
 
 log = logging.getLogger("grpo")
 
@@ -30,24 +30,6 @@ READABLE = (3, FORMAT)  # 3: before something could wait that was sampled ahead
 OVERHEAD = 8192  # bytes of a file's header and its last block, about
 LATEST = "latest"  # file beside the checkpoints with the name of the newest
 BEST = "best"  # likewise, of the one with the highest score, where `checkpoint.best` asks for it
-
-
-@dataclass
-class TrainState:
-    """What the loop carries from step to step besides tensors."""
-
-    step: int = 0  # optimizer updates done: also the version of the policy
-    tokens: int = 0  # completion tokens sampled
-    skipped: int = 0  # updates not applied: nothing to train, or a non-finite gradient
-    nonfinite: int = 0  # of them, those whose gradient was not finite
-    nonfinite_run: int = 0  # one after the other, up to now
-    seconds: float = 0.0
-    saved_step: int = 0  # of the last checkpoint
-    score: float | None = None  # of this checkpoint, by `checkpoint.best`; None: not asked for, or saved for a signal
-    reference_step: int = 0  # the step whose weights the reference holds; 0: the model the run started from
-    source: dict[str, Any] = field(default_factory=dict)  # see `grpo.rollout.source.SourceState`
-    rng: list[dict[str, Any]] = field(default_factory=list)  # of each process, see `grpo.checkpoint.rng_state`
-    identity: dict[str, Any] = field(default_factory=dict)  # see `grpo.checkpoint.identity`
 
 
 def save_checkpoint(

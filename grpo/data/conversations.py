@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from jinja2.exceptions import TemplateError
 
+from grpo.config.sections import DataConfig
+from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.types import Message
 
@@ -168,3 +170,25 @@ def build_examples(rows: Iterable[dict[str, Any]], tokenizer: Any, where: str = 
             labels += ids if trained else [IGNORE] * len(ids)
         examples.append(Example(input_ids, labels))
     return examples
+
+
+Part = Literal["answer", "response"]
+
+
+def response_text(completion: Any, part: Part) -> str:
+    """What a reward model reads of a completion (string or messages): the final answer only, or the whole response."""
+    text = completion if isinstance(completion, str) else completion[-1]["content"]
+    return text.rpartition("</think>")[2].strip() if part == "answer" else text.strip()
+
+
+def conversation_rows(data: DataConfig) -> list[Row]:
+    """Rows to train on; `data.system` is put before conversations that have no system message."""
+    rows = load_rows(data)
+    return [_with_system(row, data.system) for row in rows] if data.system else rows
+
+
+def _with_system(row: Row, system: str) -> Row:
+    messages = read_messages(row, "data")
+    if messages[0]["role"] == "system":
+        return row
+    return {**row, "messages": [{"role": "system", "content": system}, *messages]}

@@ -1,0 +1,1 @@
+"""pi_gen: the embedded engine, vLLM, and which one samples."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,22 +11,9 @@ from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines.installed import check_engine, vllm_is_there
 from grpo.engines.local.engine import LocalEngine
 from grpo.engines.local.process import ProcessEngine
-from grpo.learner.update import MISMATCH_LIMIT
+from grpo.engines.served import ServedModel
 from grpo.model.policy import Policy, end_token_ids, inference_dtype, load_model, load_outline, pick_device
 from grpo.types import RolloutEngine
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """The model that an engine with weights of its own samples from."""
-
-    name: str  # folder or hub name of the weights it starts with
-    tokenizer: Any
-    end_ids: tuple[int, ...]
-    longest: int  # tokens of the longest prompt and completion together
-    device: str
-    dtype: str  # of the weights it samples with, as runtime.dtype says
-    lora: LoraConfig | None = None
 
 
 def engine_kind(config: EngineConfig, runtime: RuntimeConfig) -> str:
@@ -65,7 +51,7 @@ def training_engine(
         own = load_model(name, policy.device, inference_dtype(runtime)) if model is None else model
         return LocalEngine(own, policy.tokenizer, config.max_rows, shared=model is not None)
     ends = end_token_ids(policy.model, policy.tokenizer)
-    sampled = Sampled(name, policy.tokenizer, ends, longest, policy.device.type, runtime.dtype, lora)
+    sampled = ServedModel(name, policy.tokenizer, ends, longest, policy.device.type, runtime.dtype, lora)
     return _with_own_weights(kind, config, sampled)
 
 
@@ -77,7 +63,7 @@ def sampling_engine(
     if kind == "local":
         return LocalEngine(model, tokenizer, config.max_rows)
     ends = end_token_ids(model, tokenizer)
-    sampled = Sampled(name, tokenizer, ends, longest, pick_device(runtime).type, runtime.dtype)
+    sampled = ServedModel(name, tokenizer, ends, longest, pick_device(runtime).type, runtime.dtype)
     engine = _with_own_weights(kind, config, sampled)
     try:
         if model.device.type != "meta":
@@ -97,7 +83,7 @@ def load_for_sampling(name: str, config: EngineConfig, runtime: RuntimeConfig) -
     return load_model(name, device, inference_dtype(runtime))
 
 
-def _with_own_weights(kind: str, config: EngineConfig, sampled: Sampled) -> RolloutEngine:
+def _with_own_weights(kind: str, config: EngineConfig, sampled: ServedModel) -> RolloutEngine:
     if kind == "vllm":
         from grpo.engines.vllm.in_process import VllmEngine
 
@@ -105,9 +91,3 @@ def _with_own_weights(kind: str, config: EngineConfig, sampled: Sampled) -> Roll
     from grpo.engines.vllm.servers import ServerEngine
 
     return ServerEngine(config, sampled)
-
-
-def mismatch_limit(config: EngineConfig, runtime: RuntimeConfig) -> float:
-    """How far the engine's log-probs may be from the trainer's, on average, before a rollout is refused."""
-    quantised = engine_kind(config, runtime) != "local" and config.vllm.quantization
-    return MISMATCH_LIMIT[quantised or runtime.dtype]

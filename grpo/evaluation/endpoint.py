@@ -12,18 +12,16 @@ import time
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from grpo.config.section import Section
 from grpo.errors import UserError
-from grpo.system.http import may_pass, pause, retry_after
+from grpo.system.http import FIRST_DELAY, holds_secret, is_address, may_pass, pause, retry_after
 from grpo.system.progress import progress
 from grpo.types import FinishReason, Prompt, Sampling
 
 MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none
-FIRST_DELAY = 0.5  # seconds before the second attempt
 REFUSED = (401, 403, 404)  # key, permission, address or model: no request will do better
 
 
@@ -242,22 +240,6 @@ def base_url(config: EndpointConfig) -> str | None:
     if holds_secret(text):
         raise UserError("--base-url must not hold a user, a password, a query or a fragment; set OPENAI_API_KEY")
     return text
-
-
-def is_address(text: str) -> bool:
-    """Whether this is an http(s) address."""
-    try:
-        url = urlsplit(text)
-        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
-    return valid and not any(map(str.isspace, text))
-
-
-def holds_secret(address: str) -> bool:
-    """Whether an address holds what may be a key: it would be shown in messages."""
-    url = urlsplit(address)
-    return url.username is not None or url.password is not None or bool(url.query or url.fragment)
 
 
 def _key(address: str | None) -> str:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import DataConfig, EngineConfig, EvalConfig, RuntimeConfig
-from grpo.data.prompts import ID_COLUMNS, PROMPT_COLUMNS, Row, build_prompts, load_rows, rows_hash, write_jsonl
+from grpo.data.prompts import ID_COLUMNS, PROMPT_COLUMNS, build_prompts, longest_prompt
+from grpo.data.rows import Row, load_rows, rows_hash, write_jsonl
 from grpo.engines.choose import engine_kind, load_for_sampling, sampling_engine
 from grpo.errors import UserError
 from grpo.evaluation.judging import check_golds, judge_groups
 from grpo.evaluation.metrics import Judges, general_metrics, general_row, math_metrics, problem_row
 from grpo.model.policy import load_tokenizer
-from grpo.rollout.sampler import longest_prompt
 from grpo.scoring.groups import Reward
 from grpo.system.files import write_json
 from grpo.system.progress import progress

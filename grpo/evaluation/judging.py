@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
-from grpo.data.prompts import ANSWER_COLUMNS, Row
+from grpo.data.prompts import ANSWER_COLUMNS
+from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.groups import Reward, column_names, score

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpo.config.sections import DataConfig, EvalConfig
-from grpo.data.prompts import PROMPT_COLUMNS, Row, as_messages, canonical_answer, load_rows
+from grpo.data.prompts import PROMPT_COLUMNS, as_messages, canonical_answer
+from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.evaluation.endpoint import Answer, EndpointConfig, Served, base_url, request_fields, serve
 from grpo.evaluation.evaluate import EvalResult, completion_rows, settings_of, with_problem_ids, without_votes

@@ -11,27 +11,12 @@ import torch
 from grpo.config.sections import RLConfig
 from grpo.errors import UserError
 from grpo.learner.batching import Row, contributing, normaliser_of
+from grpo.learner.gate import MISMATCH_LIMIT, check_mismatch, measure_group
 from grpo.learner.learner import Learner
 from grpo.learner.stats import Sums
 from grpo.loss import grpo_loss
-from grpo.monitoring.health import out_of_memory
 
 log = logging.getLogger("grpo")
-
-# Mean |log pi_gen - log pi_trainer| above which the two cannot be the same policy. Rounding gives 1e-6 in fp32, a few
-# 1e-2 in half precision and up to 0.1 with fp8 weights; weights stale by one update of lr 1e-5 give 2e-3, really stale
-# ones 0.3 and more.
-MISMATCH_LIMIT = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.1, "fp8": 0.2}
-
-
-def check_mismatch(sums: Sums, limit: float) -> None:
-    """Stop before training on samples that another policy drew (stale sync, other temperature, wrong template)."""
-    if sums.fresh_tokens and not sums.mismatch / sums.fresh_tokens <= limit:
-        raise UserError(
-            f"the engine's and the trainer's log-probs of the same tokens differ by "
-            f"{sums.mismatch / sums.fresh_tokens:.3g} on average (limit {limit}): they do not hold the same weights or "
-            "settings; nothing was trained on this rollout"
-        )
 
 
 def accumulate_gradients(
@@ -115,20 +100,6 @@ def gradients_in_memory(learner: Learner, rows: Sequence[Row], config: RLConfig,
         object.__setattr__(learner, "micro_batch_tokens", size // 2)  # all else about a learner stays as it is
 
 
-def measure_group(learner: Learner, rows: Sequence[Row], version: int) -> Sums:
-    """Compare engine and trainer on one fresh group (the rows that share a prompt)."""
-    fresh = [row for row in rows if row.rollout.completion.version == version]
-    return measure(learner, [row for row in fresh if row.prompt_ids == fresh[0].prompt_ids])
-
-
-def measure(learner: Learner, rows: Sequence[Row]) -> Sums:
-    """Compare engine and trainer on these rows, which the learner's present weights drew."""
-    sums = Sums()
-    for row, logprobs in zip(rows, learner.score(rows), strict=True):
-        sums.compare(torch.tensor(row.rollout.completion.logprobs), torch.tensor(logprobs))
-    return sums
-
-
 def update(
     learner: Learner,
     rows: Sequence[Row],
@@ -141,10 +112,10 @@ def update(
     measured: Sums | None = None,
     limit: float = MISMATCH_LIMIT["float32"],
 ) -> dict[str, float | None]:
-    """One optimizer update on these sequences; the metrics of it. `version` and `step` as above; `rollout`: all of
-    its sequences, of which a group is compared with the engine when nothing fresh trains in its first update.
-    `measured`: how the engine agreed on those that older weights drew (`grpo.rollout.ahead`). `limit`: of the mean difference
-    between their log-probs (`grpo.engines.choose.mismatch_limit`).
+    """One optimizer update on these sequences; the metrics of it. `version` and `step` as above; `rollout`: all of its
+    sequences, of which a group is compared with the engine when nothing fresh trains in its first update. `measured`:
+    how the engine agreed on those that older weights drew (`grpo.rollout.ahead`). `limit`: of the mean difference
+    between their log-probs (`grpo.learner.gate.mismatch_limit`).
 
     A step with nothing to train, without a gradient, or with one that is not finite leaves the weights and the
     optimizer as they are (AdamW's momentum would move them) and says `applied` 0.
@@ -184,3 +155,13 @@ def _step(learner: Learner, max_norm: float, lr: float, usable: bool) -> float:
         scaler.update()
     learner.optimizer.zero_grad(set_to_none=True)
     return grad_norm
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: of a GPU, or of the CPU, where torch raises a plain RuntimeError."""
+    from torch import OutOfMemoryError
+
+    said = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
+    return isinstance(error, (OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in said)
+    )

@@ -1,4 +1,5 @@
-"""Attention over a flat row of prompts and completions (grpo.model.packing): each completion sees its prompt and itself.
+"""Attention over a flat row of prompts and completions (grpo.model.packing): each completion sees its prompt and
+itself.
 
 On a CPU it is split in two: every stretch causally to itself, and all completions of a prompt to that prompt, whose
 keys are never copied. The two are merged by their log-sum-exps; going backward, each part takes the merged output and

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from grpo.checkpoint.store import TrainState
-from grpo.data.prompts import write_jsonl
+from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
 from grpo.learner.batching import Row
 from grpo.system.world import is_main
+from grpo.types import TrainState
 
 log = logging.getLogger("grpo")
 
@@ -66,13 +66,3 @@ def dump(folder: Path, step: int, rows: Sequence[Row]) -> Path | None:
         log.warning("cannot write '%s': %s", file, error.strerror)
         return None
     return file
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: of a GPU, or of the CPU, where torch raises a plain RuntimeError."""
-    from torch import OutOfMemoryError
-
-    said = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
-    return isinstance(error, (OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in said)
-    )

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from grpo.checkpoint.store import TrainState
 from grpo.learner.batching import rows_of
 from grpo.model.flops import device_peak, mfu
 from grpo.monitoring.alarms import Alarms, rl_alarms
 from grpo.monitoring.health import count_nonfinite, report_nonfinite
-from grpo.monitoring.metrics import Clock, MetricsWriter, rollout_metrics
+from grpo.monitoring.metrics import MetricsWriter, rollout_metrics
 from grpo.monitoring.profiling import Profiler, profiled
 from grpo.run import Run
+from grpo.system.clock import Clock
 from grpo.system.progress import Bar, progress
-from grpo.types import Group
+from grpo.types import Group, TrainState
 
 
 class Journal:

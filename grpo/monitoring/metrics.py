@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from torch.profiler import record_function
 
 from grpo.config.sections import OVERLONG
 from grpo.system.files import append_text, must_write, write_text
@@ -110,23 +106,3 @@ def rollout_metrics(groups: list[Group], names: Sequence[str]) -> dict[str, floa
         "completion_length": _mean([float(len(r.completion.token_ids)) for r in rollouts]),
         "truncated_fraction": _mean([float(r.completion.finish_reason == "length") for r in rollouts]),
     }
-
-
-class Clock:
-    """Seconds by phase since the last lap."""
-
-    PHASES = ("generate", "reward", "score", "update", "sync", "save")
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(self.PHASES, 0.0)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        with record_function(phase):  # its name in a profiler's trace
-            yield
-        self.seconds[phase] += time.perf_counter() - start
-
-    def lap(self) -> dict[str, float]:
-        seconds, self.seconds = self.seconds, dict.fromkeys(self.PHASES, 0.0)
-        return seconds

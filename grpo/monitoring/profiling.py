@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from grpo.monitoring.metrics import Clock
+from grpo.system.clock import Clock
 from grpo.system.files import write_text
 from grpo.system.world import is_main
 

@@ -1,0 +1,1 @@
+"""Which prompts, sampled and judged; one step ahead."""

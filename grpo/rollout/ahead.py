@@ -5,7 +5,8 @@ rollouts 0 and 1, and W_k rollout k + 1: each is exactly one rollout old when it
 dynamic sampling, what has to be drawn again is drawn by the weights of the moment, and waited for.)
 
 The log-probs of a stale rollout differ from those of the policy that trains on it, and lawfully so. So the gate of
-`grpo.learner.update` looks at all of it as soon as it is there, with the weights that drew it put back in the policy's place.
+`grpo.learner.update` looks at all of it as soon as it is there, with the weights that drew it put back in the policy's
+place.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from grpo.learner.batching import Row
+from grpo.learner.gate import check_mismatch, measure
 from grpo.learner.learner import Learner
 from grpo.learner.stats import Sums
-from grpo.learner.update import check_mismatch, measure
 from grpo.model.policy import Policy
 from grpo.model.reference import Reference
 from grpo.rollout.dynamic import named_prompt, pack_group, unpack_group
@@ -76,7 +77,7 @@ def unpack_sampling(packed: Mapping[str, Any]) -> Sampling:
 
 
 class Ahead:
-    """Samples in the background, one rollout at a time. `limit`: of the gate, see `grpo.learner.update.check_mismatch`."""
+    """Samples in the background, one rollout at a time. `limit`: see `grpo.learner.gate.check_mismatch`."""
 
     def __init__(self, policy: Policy, learner: Learner, limit: float):
         self.policy, self.learner, self.limit = policy, learner, limit

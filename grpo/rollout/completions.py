@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grpo.data.prompts import write_jsonl
+from grpo.data.rows import write_jsonl
 from grpo.system.files import must_write
 from grpo.types import Group
 

@@ -34,11 +34,6 @@ class Task:
         return column_names(self.prompts)
 
 
-def longest_prompt(prompts: Iterable[Prompt]) -> int:
-    """In tokens."""
-    return max((len(prompt.token_ids) for prompt in prompts), default=0)
-
-
 class PromptSampler:
     """Draws each task's prompts epoch by epoch, every prompt once per epoch, in an order seeded by (seed, epoch).
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from grpo.config.sections import RLConfig
 from grpo.learner.stats import Sums
-from grpo.monitoring.metrics import Clock
 from grpo.rollout.ahead import Ahead, Waiting, unpack_drawn, unpack_sampling
 from grpo.rollout.dynamic import Pool, pack_group, unpack_group
 from grpo.rollout.sampler import Drawn, PromptSampler, Task
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.groups import Exclusions, TrainerState, score
 from grpo.scoring.overlong import penalise_overlong
+from grpo.system.clock import Clock
 from grpo.system.world import World
 from grpo.types import Group, PolicyWeights, Prompt, RolloutEngine
 

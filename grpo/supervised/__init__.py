@@ -1,0 +1,1 @@
+"""SFT and reward models, on TRL's trainers."""

@@ -1,7 +1,8 @@
 """Reward models: pairwise (Bradley-Terry, TRL's RewardTrainer) and pointwise (a classifier with BCE).
 
-Both start from a causal LM's checkpoint with a new scalar head, both read a response through `grpo.supervised.reward_reader`, as
-`rewards.preference.RewardModel` does, and both report their accuracy on held-out prompts.
+Both start from a causal LM's checkpoint with a new scalar head, both read a response through
+`grpo.supervised.reward_reader`, as `rewards.preference.RewardModel` does, and both report their accuracy on held-out
+prompts.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import Any
 import torch
 
 from grpo.config.sections import RuntimeConfig, SFTConfig
-from grpo.data.conversations import turn_end
-from grpo.data.prompts import write_jsonl
+from grpo.data.conversations import Part, turn_end
+from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer, pick_device, save_model
-from grpo.supervised.reward_reader import Part, load_reward_model, padded, response_ids, score_ids
+from grpo.supervised.reward_reader import load_reward_model, padded, response_ids, score_ids
 
 HELD_OUT = 0.1
 _LABELS: dict[Any, float] = {0: 0.0, 1: 1.0, "unsafe": 0.0, "safe": 1.0}

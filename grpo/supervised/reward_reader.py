@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from grpo.data.conversations import as_turns, render
+from grpo.data.conversations import Part, as_turns, render, response_text
 from grpo.errors import UserError
-
-Part = Literal["answer", "response"]
-
-
-def response_text(completion: Any, part: Part) -> str:
-    """What a reward model reads of a completion (string or messages): the final answer only, or the whole response."""
-    text = completion if isinstance(completion, str) else completion[-1]["content"]
-    return text.rpartition("</think>")[2].strip() if part == "answer" else text.strip()
 
 
 def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: int) -> list[int]:

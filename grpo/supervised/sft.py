@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo.config.sections import RuntimeConfig, SFTConfig
 from grpo.data.conversations import IGNORE, Example, build_examples, turn_end
-from grpo.data.prompts import write_jsonl
+from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
 from grpo.model.policy import load_model, load_tokenizer, pick_device, save_model
 

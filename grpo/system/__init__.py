@@ -1,0 +1,1 @@
+"""What a run stands on: processes, files, locks, signals, imports, HTTP manners, progress, time."""

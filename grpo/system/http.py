@@ -6,6 +6,7 @@ import math
 import random
 import time
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
 MAX_WAIT = 60.0  # seconds: no backoff and no Retry-After is longer
 _random = random.Random()  # not the program's, which a seeded run goes by: another thread may wait here
@@ -42,3 +43,22 @@ def retry_after(header: str | None) -> float | None:
         except (ValueError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+FIRST_DELAY = 0.5  # seconds before the second attempt
+
+
+def is_address(text: str) -> bool:
+    """Whether this is an http(s) address."""
+    try:
+        url = urlsplit(text)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+    return valid and not any(map(str.isspace, text))
+
+
+def holds_secret(address: str) -> bool:
+    """Whether an address holds what may be a key: it would be shown in messages."""
+    url = urlsplit(address)
+    return url.username is not None or url.password is not None or bool(url.query or url.fragment)

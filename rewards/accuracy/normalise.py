@@ -1,8 +1,8 @@
 r"""Answers that need no computer algebra: exact numbers, fractions, letters of a choice, and texts.
 
 `plain` brings the spellings of one answer together (``\dfrac``, full-width digits, ``\left``, units of spacing);
-`quick_verdict` decides what can be decided exactly, and leaves the rest to the worker (`rewards.accuracy.equality`). Numbers
-are compared as exact decimals and fractions: 1e-7 is not 2e-7, however small the difference.
+`quick_verdict` decides what can be decided exactly, and leaves the rest to the worker (`rewards.accuracy.equality`).
+Numbers are compared as exact decimals and fractions: 1e-7 is not 2e-7, however small the difference.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The accuracy reward for mathematics: 1.0 when the final answer equals the gold, else 0.0.
 
-Where the answer is read is `rewards.accuracy.extraction`'s policy; what equals what is decided by `rewards.accuracy.equality`, safely and
-within two seconds of CPU time an answer. A gold that is missing or cannot be understood is never scored: the row's
-value is None, with the reason through `log_error` (see `grpo.scoring.groups.RewardFunction`).
+Where the answer is read is `rewards.accuracy.extraction`'s policy; what equals what is decided by
+`rewards.accuracy.equality`, safely and within two seconds of CPU time an answer. A gold that is missing or cannot be
+understood is never scored: the row's value is None, with the reason through `log_error` (see
+`grpo.scoring.groups.RewardFunction`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The grader's child process: math-verify and sympy live here, where a string can only hurt a process that is replaced.
 
-Run as a script by `rewards.accuracy.equality`. The process imports math-verify once, then forks; the fork reads one JSON request
-a line, `{"gold": ..., "answer": ..., "cpu": ..., "wall": ...}`, and writes one verdict a line: equal, unequal,
-unparseable (the gold). Interval timers with the default action end the fork even inside a C loop, which no exception
-could; the parent process then writes "died" and forks again, in milliseconds, so an endless answer costs its limit and
-no more. The limit that counts is of CPU time: on a busy machine a verdict comes later, but it is the same verdict.
+Run as a script by `rewards.accuracy.equality`. The process imports math-verify once, then forks; the fork reads one
+JSON request a line, `{"gold": ..., "answer": ..., "cpu": ..., "wall": ...}`, and writes one verdict a line: equal,
+unequal, unparseable (the gold). Interval timers with the default action end the fork even inside a C loop, which no
+exception could; the parent process then writes "died" and forks again, in milliseconds, so an endless answer costs its
+limit and no more. The limit that counts is of CPU time: on a busy machine a verdict comes later, but it is the same
+verdict.
 
 This file imports nothing of the project: it must work whatever folder it is started from.
 """

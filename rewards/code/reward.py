@@ -2,8 +2,9 @@
 
 The program is the last fenced block (``` or ```python; blocks in other languages are not programs) after the last
 ``</think>``. A last block that is not closed was cut off: there is no program, and an earlier block does not stand in
-for it. Which tests there are is `rewards.code.tests`; where programs run and who decides is `rewards.code.sandbox`. What a
-program writes is compared line by line without the blanks at the end of lines and of the text, and it must exit with 0.
+for it. Which tests there are is `rewards.code.tests`; where programs run and who decides is `rewards.code.sandbox`.
+What a program writes is compared line by line without the blanks at the end of lines and of the text, and it must exit
+with 0.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.supervised.reward_reader import Part, response_text
+from grpo.data.conversations import Part, response_text
 
 
 class NoReference(Exception):

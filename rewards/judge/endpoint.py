@@ -17,8 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from grpo.config.file import shorten
 from grpo.errors import UserError
-from grpo.evaluation.endpoint import holds_secret, is_address
-from grpo.system.http import may_pass, pause, retry_after
+from grpo.system.http import holds_secret, is_address, may_pass, pause, retry_after
 from rewards.judge.breaker import Breaker, BreakerOpen
 
 Message = Mapping[str, str]

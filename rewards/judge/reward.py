@@ -16,9 +16,9 @@ from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationEr
 
 from grpo.config.file import explain
 from grpo.config.section import Section, changed
+from grpo.data.conversations import Part, response_text
 from grpo.errors import UserError
 from grpo.scoring.calls import REWARD_TIMEOUT
-from grpo.supervised.reward_reader import Part, response_text
 from rewards.judge.breaker import Breaker
 from rewards.judge.cases import Case, NoReference, as_text, cut_middle, reference_answer, reference_completion
 from rewards.judge.endpoint import Endpoint, RequestFailed
@@ -48,9 +48,10 @@ class Judge(Section):
     a column, asked equally often in both orders, so that a judge's liking for a position cancels. All votes of a row
     have to come, or it is None.
 
-    Hardened: answers that say nothing (`rewards.judge.master_keys`) are 0.0 by rule, in every mode and without a request,
-    unless they equal the reference; texts cannot forge their fence or the judge's verdict (`rewards.judge.prompts`).
-    Not hardened: a judge that believes what an answer claims; only another judge helps, or rules beside it.
+    Hardened: answers that say nothing (`rewards.judge.master_keys`) are 0.0 by rule, in every mode and without a
+    request, unless they equal the reference; texts cannot forge their fence or the judge's verdict
+    (`rewards.judge.prompts`). Not hardened: a judge that believes what an answer claims; only another judge helps, or
+    rules beside it.
 
     Args:
         base_url: up to and including the version.

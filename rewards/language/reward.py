@@ -1,13 +1,13 @@
 """The language consistency reward of DeepSeek-R1: (words of the target language in the chain of thought) / (all words).
 
-What a word is says `rewards.language.words`; numbers, formulas and code are none. R1 does not say how it splits words, nor what
-an empty chain of thought is worth: here 0.0, so that not thinking does not pay.
+What a word is says `rewards.language.words`; numbers, formulas and code are none. R1 does not say how it splits words,
+nor what an empty chain of thought is worth: here 0.0, so that not thinking does not pay.
 
 Languages are told apart by their script. That is exact and fast, and all that is needed where a model switches between
 English and Chinese or Thai. Languages that share one (English, French, German: Latin) are then not told apart: French
-in an English chain of thought counts as English. With `detect: true` a language detector (`rewards.language.detector`) takes out
-the sentences of other languages; words of another script are foreign with it as without. It is an option because it
-guesses: short notes between formulas are hard to place, and it takes about 0.2 ms a sentence.
+in an English chain of thought counts as English. With `detect: true` a language detector (`rewards.language.detector`)
+takes out the sentences of other languages; words of another script are foreign with it as without. It is an option
+because it guesses: short notes between formulas are hard to place, and it takes about 0.2 ms a sentence.
 
 Japanese takes Han and Kana together, but a text of Han without any Kana is not Japanese; for Chinese, Kana is foreign.
 """

@@ -1,0 +1,1 @@
+"""`grpo check`: what can be wrong before compute is spent."""

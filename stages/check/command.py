@@ -11,8 +11,8 @@ from grpo.config.sections import DataConfig, EvalConfig, RewardConfig, RLConfig,
 from grpo.errors import UserError
 from stages.check.subject import Asked, Check, Skipped, Subject, Warned, on_hub
 from stages.commands.command import Parser, add_overrides, find_config, reason
-from stages.recipe.config import RecipeConfig
-from stages.recipe.preflight import RUN, check_function, check_reward, check_source, find, folders_before
+from stages.recipe.config import RecipeConfig, find
+from stages.recipe.preflight import RUN, check_function, check_reward, check_source, folders_before
 from stages.recipe.runtime import quiet
 
 __all__ = ["Warned", "check_command", "checks"]
@@ -227,7 +227,7 @@ def _leak_check(path: str) -> str:
 
 
 def _data(subject: Subject, data: DataConfig) -> str:
-    from grpo.data.prompts import load_rows
+    from grpo.data.rows import load_rows
 
     check_source(data)
     if on_hub(data):

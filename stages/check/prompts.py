@@ -10,7 +10,8 @@ from typing import Any
 
 from grpo.config.sections import DataConfig, SFTConfig
 from grpo.data.conversations import build_examples
-from grpo.data.prompts import PROMPT_COLUMNS, Row, build_prompts, canonical_answer
+from grpo.data.prompts import PROMPT_COLUMNS, build_prompts, canonical_answer
+from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.types import Prompt
 from stages.check.model import CHATML, is_one_token

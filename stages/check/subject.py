@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import DataConfig, RewardConfig
-from grpo.data.prompts import Row, load_rows
+from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.model.path import check_model
 from grpo.types import Prompt

@@ -1,0 +1,1 @@
+"""The commands that `grpo` has, one module each."""

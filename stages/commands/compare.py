@@ -96,7 +96,7 @@ def _read(name: str) -> dict[str, Any]:
 
 def _values(name: str, metric: str) -> dict[str, float]:
     """Problem id -> value, for the problems that the metric applies to."""
-    from grpo.data.prompts import read_jsonl
+    from grpo.data.rows import read_jsonl
 
     file = Path(name).with_name(Path(name).stem + ".problems.jsonl")
     if not file.is_file():

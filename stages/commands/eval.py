@@ -14,9 +14,11 @@ from grpo.config.sections import EngineConfig, EvalConfig, RewardConfig, Runtime
 from grpo.errors import UserError, nearest
 from grpo.evaluation.endpoint import EndpointConfig, base_url
 from grpo.model.path import check_model
-from stages.commands.command import Parser, add_overrides, check_out_file
+from grpo.system.files import check_out_file
+from stages.commands.command import Parser, add_overrides
 from stages.commands.eval_sets import SETS, read_rows
-from stages.recipe.preflight import check_reward, find
+from stages.recipe.config import find
+from stages.recipe.preflight import check_reward
 from stages.recipe.runtime import quiet
 
 if TYPE_CHECKING:  # torch, which a mistake need not wait for
@@ -117,7 +119,7 @@ def _endpoint(chosen: argparse.Namespace) -> dict[str, Any]:
 
 def _rows(config: EvalConfig, name: str | None) -> list[dict[str, Any]]:
     """Of a named set, as questions; the limit counts those."""
-    from grpo.data.prompts import load_rows
+    from grpo.data.rows import load_rows
 
     if name is None:
         return load_rows(config.data)

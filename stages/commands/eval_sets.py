@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo.data.prompts import Row
+from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.system.imports import import_path
 

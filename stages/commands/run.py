@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from grpo.errors import UserError
-from stages.commands.command import Parser, add_overrides, check_out, find_config
+from grpo.system.files import check_out
+from stages.commands.command import Parser, add_overrides, find_config, guarded
+from stages.recipe.config import RecipeConfig
 
 RUN_EXAMPLES = """\
   grpo run tiny.yaml                                the shipped tiny recipe, to runs/tiny
@@ -46,7 +49,6 @@ def run_command(arguments: list[str]) -> int:
     chosen = parser.read(arguments)
 
     from grpo.config.file import read_config
-    from stages.recipe.config import RecipeConfig
     from stages.recipe.runtime import quiet
 
     config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
@@ -71,7 +73,6 @@ def stage_command(key: str, arguments: list[str]) -> int:
     chosen = parser.read(arguments)
 
     from grpo.config.file import read_config
-    from stages.recipe.config import RecipeConfig
     from stages.recipe.runtime import quiet
 
     config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
@@ -103,3 +104,8 @@ def stage_command(key: str, arguments: list[str]) -> int:
         run_stage(config, planned, init=chosen.init)
         print_table(summarise(config, run, Path(chosen.config).name), config)
     return 0
+
+
+def stage_main(key: str) -> None:
+    """What ``python stages/<stage>.py`` runs."""
+    sys.exit(guarded(lambda arguments: stage_command(key, arguments), sys.argv[1:]))

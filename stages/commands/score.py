@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpo.data.prompts import read_jsonl, render_chat, write_jsonl
+from grpo.data.prompts import render_chat
+from grpo.data.rows import read_jsonl, write_jsonl
 from grpo.errors import UserError
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.groups import Reward, RewardTable, apply_rewards
+from grpo.system.files import check_out_file
 from rewards import load_reward
-from stages.commands.command import check_out_file
 
 Row = dict[str, Any]
 

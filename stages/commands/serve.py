@@ -9,7 +9,7 @@ from grpo.errors import UserError
 from stages.commands.command import Parser, add_overrides, find_config
 
 if TYPE_CHECKING:
-    from grpo.engines.choose import Sampled
+    from grpo.engines.served import ServedModel
     from stages.recipe.config import RecipeConfig
 
 EXAMPLES = """\
@@ -57,7 +57,7 @@ def serve_command(arguments: list[str]) -> int:
     return _serve(config, _sampled(config, model), urls)
 
 
-def _sampled(config: RecipeConfig, model: str) -> Sampled:
+def _sampled(config: RecipeConfig, model: str) -> ServedModel:
     """What is served.
 
     Raises:
@@ -65,7 +65,7 @@ def _sampled(config: RecipeConfig, model: str) -> Sampled:
     """
     from transformers import AutoConfig
 
-    from grpo.engines.choose import Sampled
+    from grpo.engines.served import ServedModel
     from grpo.model.path import check_model
     from grpo.model.policy import pick_device
 
@@ -76,10 +76,10 @@ def _sampled(config: RecipeConfig, model: str) -> Sampled:
         raise UserError(f"model '{model}': cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     longest = int(getattr(found.get_text_config(), "max_position_embeddings", 0))
     device = pick_device(config.runtime).type
-    return Sampled(model, None, (), longest, device, config.runtime.dtype)
+    return ServedModel(model, None, (), longest, device, config.runtime.dtype)
 
 
-def _serve(config: RecipeConfig, sampled: Sampled, urls: list[str]) -> int:
+def _serve(config: RecipeConfig, sampled: ServedModel, urls: list[str]) -> int:
     from grpo.engines.vllm.serve import Child, drop_output, how_ended, start_servers, stop, wait_until_ready, watch
 
     told: list[int] = []

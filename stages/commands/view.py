@@ -9,7 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from grpo.errors import UserError
-from stages.commands.command import Parser, check_out_file
+from grpo.system.files import check_out_file
+from stages.commands.command import Parser
 from stages.view.text import visible
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The recipe around the stage scripts: its config, order, lineage, evaluation."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from grpo.config.section import without
 from grpo.config.sections import (
@@ -180,3 +181,20 @@ def training_settings(config: RecipeConfig, key: str) -> SFTConfig | PretrainCon
     """Of the training of stage `key`; None: an existing base model is taken as it is."""
     section = getattr(config, key)
     return section.pretrain if isinstance(section, BaseConfig) else section
+
+
+def find(value: Any, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """All settings of one kind with their key paths."""
+    if isinstance(value, kind):
+        yield path, value
+        return
+    if isinstance(value, BaseModel):
+        items: Any = ((name, getattr(value, name)) for name in type(value).model_fields)
+    elif isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, tuple):
+        items = enumerate(value)
+    else:
+        return
+    for name, item in items:
+        yield from find(item, kind, f"{path}.{name}" if path else str(name))

@@ -10,13 +10,13 @@ from typing import Any
 
 from grpo.config.sections import DataConfig
 from grpo.data.conversations import read_messages
-from grpo.data.prompts import PROMPT_COLUMNS, Row, load_rows
+from grpo.data.prompts import PROMPT_COLUMNS
+from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.system.imports import import_path
 from grpo.types import Message
-from stages.recipe.config import RecipeConfig
+from stages.recipe.config import RecipeConfig, find
 from stages.recipe.ngrams import Ngrams
-from stages.recipe.preflight import find
 
 log = logging.getLogger("grpo")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.data.prompts import Row
+from grpo.data.rows import Row
 from grpo.system.files import write_text
 from grpo.system.world import is_main
 

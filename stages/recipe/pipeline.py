@@ -9,10 +9,9 @@ from pathlib import Path
 import yaml
 
 from grpo.errors import UserError, nearest
-from grpo.system.files import write_text
+from grpo.system.files import check_out, write_text
 from grpo.system.lock import lock_run
 from grpo.system.world import World, is_main
-from stages.commands.command import check_out
 from stages.recipe.config import RecipeConfig
 from stages.recipe.planning import plan_stage
 from stages.recipe.runner import check_ready, run_stage

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from grpo.config.sections import DataConfig, RewardConfig
 from grpo.engines.installed import check_engine
 from grpo.errors import UserError, nearest
@@ -21,7 +19,7 @@ from grpo.model.path import check_model, is_local
 from grpo.rollout.ahead_check import check_ahead
 from grpo.scoring.calls import REWARD_TIMEOUT, call_async, is_async
 from grpo.system.imports import import_path
-from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig
+from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
 from stages.recipe.stages import active_stages
 
 RUN = "{run}"  # in the arguments of a reward: the run's folder
@@ -65,23 +63,6 @@ def _check_ahead(config: RecipeConfig, section: RLStageConfig) -> None:
 
         kind = engine_kind(config.engine, config.runtime)
     check_ahead(config.engine, kind, section.correction)
-
-
-def find(value: Any, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """All settings of one kind with their key paths."""
-    if isinstance(value, kind):
-        yield path, value
-        return
-    if isinstance(value, BaseModel):
-        items: Any = ((name, getattr(value, name)) for name in type(value).model_fields)
-    elif isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, tuple):
-        items = enumerate(value)
-    else:
-        return
-    for name, item in items:
-        yield from find(item, kind, f"{path}.{name}" if path else str(name))
 
 
 def folders_before(config: RecipeConfig, key: str) -> list[str] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from grpo.data.prompts import load_rows, rows_hash
-from grpo.supervised.reward_reader import Part
+from grpo.data.conversations import Part
+from grpo.data.rows import load_rows, rows_hash
 from stages.recipe.config import RewardModelConfig
 from stages.recipe.stages import StageContext
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.data.prompts import build_prompts, load_rows, rows_hash
+from grpo.data.prompts import build_prompts
+from grpo.data.rows import load_rows, rows_hash
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward

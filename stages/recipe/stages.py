@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo.data.prompts import Row, write_jsonl
+from grpo.data.rows import Row, write_jsonl
 from stages.recipe.config import RecipeConfig
 
 if TYPE_CHECKING:  # it needs this module
@@ -87,13 +87,3 @@ def active_parents(stage: Stage, config: RecipeConfig) -> list[str]:
         first = STAGES[first].parents[0]
     present = [key for key in others if getattr(config, key) is not None]
     return list(dict.fromkeys([first, *present]))
-
-
-def stage_main(key: str) -> None:
-    """What ``python stages/<stage>.py`` runs."""
-    import sys
-
-    from stages.commands.command import guarded
-    from stages.commands.run import stage_command
-
-    sys.exit(guarded(lambda arguments: stage_command(key, arguments), sys.argv[1:]))

@@ -24,8 +24,10 @@ from conftest import (
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig
-from grpo.engines.choose import Sampled, load_for_sampling, sampling_engine, training_engine
-from grpo.engines.vllm.in_process import COLDEST, MEMORY_FOLDER, VllmEngine
+from grpo.engines.choose import load_for_sampling, sampling_engine, training_engine
+from grpo.engines.served import ServedModel
+from grpo.engines.vllm.in_process import MEMORY_FOLDER, VllmEngine
+from grpo.engines.vllm.request import COLDEST
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy, trainable
 from grpo.types import Group, Sampling
@@ -268,7 +270,7 @@ def test_evaluation_samples_the_folder_itself(folder: Path) -> None:
 
 
 def test_a_vllm_for_another_device_is_refused(folder: Path) -> None:
-    sampled = Sampled(str(folder), make_tokenizer(), (EOS,), LONGEST, "cuda", "float32")
+    sampled = ServedModel(str(folder), make_tokenizer(), (EOS,), LONGEST, "cuda", "float32")
     with pytest.raises(UserError, match=r"built for 'cpu' and the run is on 'cuda' \(runtime.device\)"):
         VllmEngine(EngineConfig(kind="vllm"), sampled)
 

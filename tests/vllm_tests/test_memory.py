@@ -13,7 +13,8 @@ from conftest import make_model, make_tokenizer, random_prompts
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig
-from grpo.engines.choose import Sampled, training_engine
+from grpo.engines.choose import training_engine
+from grpo.engines.served import ServedModel
 from grpo.engines.vllm import in_process as engine_vllm
 from grpo.engines.vllm.in_process import VllmEngine
 from grpo.engines.vllm.start import lora_rank, settings
@@ -88,7 +89,7 @@ def test_on_a_gpu_it_sleeps_while_the_trainer_updates(monkeypatch: pytest.Monkey
     recorded = Recorded()
     monkeypatch.setattr(engine_vllm, "start", lambda *_: recorded)
     monkeypatch.setattr(VllmEngine, "_group", lambda *_: None)
-    engine = VllmEngine(EngineConfig(kind="vllm"), Sampled("m", None, (2,), 64, "cuda", "bfloat16"))
+    engine = VllmEngine(EngineConfig(kind="vllm"), ServedModel("m", None, (2,), 64, "cuda", "bfloat16"))
     policy: Any = SimpleNamespace(export=lambda: iter(()))
     prompts = random_prompts(1)
     monkeypatch.setattr(recorded, "generate", lambda *_, **__: [recorded.calls.append("generate")])
@@ -118,7 +119,7 @@ def test_settings_of_a_gpu() -> None:
         {"kind": "vllm", "max_rows": 64, "vllm": {"memory": 0.3, "tensor_parallel": 2, "quantization": "fp8"}}
     )
     lora = LoraConfig(r=20, alpha=8)
-    chosen = settings(config, Sampled("m", None, (2,), 4096, "cuda", "bfloat16", lora))
+    chosen = settings(config, ServedModel("m", None, (2,), 4096, "cuda", "bfloat16", lora))
     expected = {
         "model": "m", "dtype": "bfloat16", "max_model_len": 4096, "max_num_seqs": 64, "tensor_parallel_size": 2,
         "quantization": "fp8", "enforce_eager": False, "gpu_memory_utilization": 0.3,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from grpo.config.sections import EngineConfig
-from grpo.engines.choose import Sampled
+from grpo.engines.served import ServedModel
 from grpo.engines.vllm.client import Server
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL
 from grpo.errors import UserError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ADVICE = "start it with `grpo serve CONFIG`"
 
 
-async def check_server(client: AsyncClient, server: Server, config: EngineConfig, sampled: Sampled) -> str:
+async def check_server(client: AsyncClient, server: Server, config: EngineConfig, sampled: ServedModel) -> str:
     """The backend by which this server takes weights.
 
     Raises:
@@ -37,7 +37,7 @@ async def check_server(client: AsyncClient, server: Server, config: EngineConfig
     return str(info["vllm_config"]["weight_transfer_config"]["backend"])
 
 
-async def _probe(client: AsyncClient, server: Server, sampled: Sampled) -> None:
+async def _probe(client: AsyncClient, server: Server, sampled: ServedModel) -> None:
     """Whether it takes and gives token ids."""
     probe = {"token_ids": [sampled.end_ids[0]], "sampling_params": {"max_tokens": 1, "logprobs": 0}}
     try:
@@ -46,7 +46,7 @@ async def _probe(client: AsyncClient, server: Server, sampled: Sampled) -> None:
         raise UserError(f"{error}; {ADVICE}") from error
 
 
-def _reasons(found: dict[str, Any], config: EngineConfig, sampled: Sampled) -> Iterator[str]:
+def _reasons(found: dict[str, Any], config: EngineConfig, sampled: ServedModel) -> Iterator[str]:
     """What is wrong with a server of this configuration (vLLM's own, as JSON)."""
     model = found["model_config"]
     if model["logprobs_mode"] != "processed_logprobs":  # else they are those of T = 1

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpo.errors import UserError
-from grpo.evaluation.endpoint import FIRST_DELAY, holds_secret, is_address
-from grpo.system.http import may_pass, pause
+from grpo.system.http import FIRST_DELAY, holds_secret, is_address, may_pass, pause
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient

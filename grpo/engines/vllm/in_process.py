@@ -1,7 +1,8 @@
 """vLLM in this process: samples groups with weights of its own, which `sync` replaces by the policy's.
 
 What can go silently wrong with it is refused: weights or an adapter that did not arrive, a prefix cache that was not
-emptied, an answer that another version of the weights gave. What is left shows in the log-probs (`grpo.learner.update`).
+emptied, an answer that another version of the weights gave. What is left shows in the log-probs
+(`grpo.learner.update`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import EngineConfig
-from grpo.engines.choose import Sampled
-from grpo.engines.draws import stream_key
+from grpo.engines.served import ServedModel
+from grpo.engines.vllm.request import check_sampling, prompt_seed
 from grpo.engines.vllm.start import start
 from grpo.engines.vllm.weights import weight_files
 from grpo.errors import UserError
@@ -24,13 +25,12 @@ from grpo.system.world import launched
 from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 
 MEMORY_FOLDER = Path("/dev/shm")  # an adapter, and what other processes load, goes through files: not on a disk
-COLDEST = 0.01  # vLLM samples at this temperature when a lower one is asked for, and only logs that
 
 
 class VllmEngine:
     """Groups by `n`, token ids in and out, log-probs of the distribution that is sampled from."""
 
-    def __init__(self, config: EngineConfig, sampled: Sampled):
+    def __init__(self, config: EngineConfig, sampled: ServedModel):
         self.sampled = sampled
         self.as_adapter = sampled.lora is not None and config.vllm.lora == "adapter"
         if self.as_adapter and sampled.lora is not None and sampled.lora.bias != "none":
@@ -176,20 +176,3 @@ def process_group_kept() -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group = end
-
-
-def check_sampling(sampling: Sampling) -> None:
-    """
-    Raises:
-        UserError: vLLM would silently sample otherwise.
-    """
-    if 0 < sampling.temperature < COLDEST:
-        raise UserError(
-            f"sampling temperature {sampling.temperature:g}: vLLM's lowest is {COLDEST}; take that, 0 to evaluate "
-            "greedily, or engine=local"
-        )
-
-
-def prompt_seed(seed: int, step: int, prompt: Prompt) -> int:
-    """A 62-bit seed, with room for the sibling's number."""
-    return stream_key(seed, step, prompt.task, prompt.id) >> 2

@@ -21,7 +21,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from grpo.config.sections import EngineConfig, RuntimeConfig
-from grpo.engines.choose import Sampled
+from grpo.engines.served import ServedModel
 from grpo.engines.vllm.client import Server, address, health, run
 from grpo.engines.vllm.start import environment, settings
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL, WORKER
@@ -80,7 +80,7 @@ def check_port(url: str) -> None:
             raise UserError(f"{url}: {error.strerror}: end what runs there, or give another --url") from error
 
 
-def arguments(config: EngineConfig, sampled: Sampled, url: str) -> list[str]:
+def arguments(config: EngineConfig, sampled: ServedModel, url: str) -> list[str]:
     """What `vllm serve` is given: the settings of the engine in this process, and how weights come."""
     parts = urlsplit(url)
     chosen = settings(config, sampled) | {
@@ -111,7 +111,7 @@ def backend(config: EngineConfig, device: str) -> str:
 
 
 def start_servers(
-    config: EngineConfig, runtime: RuntimeConfig, sampled: Sampled, urls: Sequence[str], children: list[Child]
+    config: EngineConfig, runtime: RuntimeConfig, sampled: ServedModel, urls: Sequence[str], children: list[Child]
 ) -> None:
     """Start a server for each address; each is in `children` from then on, with its output in a folder for all of them.
 

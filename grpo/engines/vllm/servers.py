@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import EngineConfig
-from grpo.engines.choose import Sampled
+from grpo.engines.served import ServedModel
 from grpo.engines.vllm.check import check_server
 from grpo.engines.vllm.client import Runner, Server, ServerFailed, health, new_client, run
-from grpo.engines.vllm.in_process import check_sampling, prompt_seed
+from grpo.engines.vllm.request import check_sampling, prompt_seed
 from grpo.engines.vllm.weights import NCCL, live, pause, post_all, resume, send_by_files
 from grpo.errors import UserError
 from grpo.system.progress import progress
@@ -35,7 +35,7 @@ POLL_SECONDS = 1.0  # between two looks at a server that is starting
 class ServerEngine:
     """Groups from the servers of `engine.server.urls`; `sync` gives them the policy's weights."""
 
-    def __init__(self, config: EngineConfig, sampled: Sampled):
+    def __init__(self, config: EngineConfig, sampled: ServedModel):
         if sampled.lora is not None and config.vllm.lora == "adapter":
             raise UserError("engine.vllm.lora: adapter: servers are given whole weights: use merged")
         self.engine_config, self.config, self.sampled = config, config.server, sampled

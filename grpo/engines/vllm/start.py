@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from grpo.config.sections import EngineConfig
-from grpo.engines.choose import Sampled
+from grpo.engines.served import ServedModel
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, WORKER
 from grpo.errors import UserError
 from grpo.system.world import launched
@@ -19,7 +19,7 @@ GIB = 2**30
 CPU_CACHE_GIB = 1.0
 
 
-def settings(config: EngineConfig, sampled: Sampled) -> dict[str, Any]:
+def settings(config: EngineConfig, sampled: ServedModel) -> dict[str, Any]:
     """vLLM's engine arguments, by their names in Python."""
     own = config.vllm
     on_gpu = sampled.device == "cuda"
@@ -68,7 +68,7 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
-def start(config: EngineConfig, sampled: Sampled, folder: Path) -> Any:
+def start(config: EngineConfig, sampled: ServedModel, folder: Path) -> Any:
     """vLLM's `LLM` in this process; with tensor parallelism its workers are others, which read weights in `folder`.
 
     Raises:
