@@ -44,7 +44,7 @@ LABELS = {
 
 def make_rows(group: int, prompt: int, completion: int) -> list[Any]:
     """Rows to train on, with log-probs of nobody and advantages of either sign."""
-    from grpo.learner.batching import Row
+    from grpo.learner.batching import TrainRow
     from grpo.types import Completion, Rollout
 
     draw = random.Random(0)
@@ -54,7 +54,7 @@ def make_rows(group: int, prompt: int, completion: int) -> list[Any]:
         ids = tuple(draw.choices(words, k=prompt))
         for sibling in range(group):
             sampled = Completion(tuple(draw.choices(words, k=completion)), (0.0,) * completion, "length", "")
-            rows.append(Row(ids, Rollout(sampled, reward=1.0, advantage=1.0 if sibling % 2 else -1.0)))
+            rows.append(TrainRow(ids, Rollout(sampled, reward=1.0, advantage=1.0 if sibling % 2 else -1.0)))
     return rows
 
 

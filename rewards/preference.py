@@ -10,7 +10,7 @@ from grpo.config.sections import RuntimeConfig
 from grpo.data.conversations import Part, turn_end
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer, pick_device
-from grpo.supervised.reward_reader import load_reward_model, response_ids, score_ids
+from grpo.supervised.reward_reader import load_reward_model, read_rewards, response_ids
 from rewards.rows import applying_rows, check_applies_to
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -54,7 +54,7 @@ class RewardModel:
             return values
         model, tokenizer, end = self._load()
         ids = [response_ids(tokenizer, prompts[row], completions[row], self.part, end) for row in rows]
-        for row, score in zip(rows, score_ids(model, ids, tokenizer.pad_token_id, self.batch_size), strict=True):
+        for row, score in zip(rows, read_rewards(model, ids, tokenizer.pad_token_id, self.batch_size), strict=True):
             values[row] = 0.5 * (1.0 + math.tanh(score / 2.0)) if self.squash == "sigmoid" else score
         return values
 

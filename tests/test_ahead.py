@@ -24,8 +24,8 @@ from grpo.checkpoint.store import last_good, read_state
 from grpo.config.sections import EngineConfig, RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.learner.batching import Row
-from grpo.learner.stats import Sums
+from grpo.learner.batching import TrainRow
+from grpo.learner.stats import StepStats
 from grpo.model.policy import load_model, load_tokenizer
 from grpo.trainer import TrainResult, train
 from grpo.types import Rollout
@@ -73,7 +73,7 @@ class Updates:
     """What every update was given and gave."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
-        self.rows: list[list[Row]] = []
+        self.rows: list[list[TrainRow]] = []
         self.stats: list[dict[str, Any]] = []
         self.gradients: list[dict[int, torch.Tensor]] = []
         original, step = trainer.update, torch.optim.AdamW.step
@@ -202,7 +202,7 @@ def weights_at(folder: Path, out: Path, step: int) -> Any:
     return model
 
 
-def logprobs(model: Any, row: Row) -> torch.Tensor:
+def logprobs(model: Any, row: TrainRow) -> torch.Tensor:
     done = row.rollout.completion
     table = model(input_ids=torch.tensor([[*row.prompt_ids, *done.token_ids]])).logits[0].log_softmax(-1)
     return torch.stack([table[len(row.prompt_ids) + t - 1, token] for t, token in enumerate(done.token_ids)])
@@ -251,11 +251,11 @@ def test_the_gate_looks_at_every_group(inside, tiny_model_folder, tmp_path, monk
 
 def test_agreement_that_was_measured_in_parts_is_that_of_all():
     gen, trainer = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -2.0, -3.1])
-    whole, first, second = Sums(), Sums(), Sums()
+    whole, first, second = StepStats(), StepStats(), StepStats()
     whole.compare(gen, trainer)
     first.compare(gen[:2], trainer[:2])
     second.compare(gen[2:], trainer[2:])
-    first.add_agreement(Sums(**json.loads(json.dumps(second.pack_agreement()))))
+    first.add_agreement(StepStats(**json.loads(json.dumps(second.pack_agreement()))))
     assert first.agreement() == pytest.approx(whole.agreement())
     assert whole.agreement()["logprob_mismatch"] == pytest.approx(0.2)
 

@@ -14,7 +14,7 @@ from grpo.model import head as chunked_head
 from grpo.model.adapter import add_adapter
 from grpo.model.fit import fit_of
 from grpo.model.head import LogitShape, score_tokens
-from grpo.model.logprobs import token_scores
+from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
 
 TOKENS, VOCABULARY, WIDTH = 11, 7, 5
@@ -142,7 +142,7 @@ def test_an_adapter_on_the_head(bias):
     ids = (20, 30, 40, 50, 60)
     rows = make_input([(ids[:2], ids[2:])], torch.device("cpu"), share_prompts=False)
     fit = fit_of(model, 0.8)
-    token_scores(model, rows, fit.shape).logprobs.sum().backward()
+    token_logprobs(model, rows, fit.shape).logprobs.sum().backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     model.zero_grad()
     table = (model(input_ids=torch.tensor([ids])).logits[0, 1:-1] / 0.8).log_softmax(-1)

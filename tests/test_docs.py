@@ -17,7 +17,7 @@ from conftest import group_of, prompt_of
 from grpo.advantages import group_advantages
 from grpo.config.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfig
 from grpo.config.sections import RLConfig
-from grpo.learner.stats import Sums
+from grpo.learner.stats import StepStats
 from grpo.loss import Normaliser, grpo_loss
 from grpo.monitoring.journal import advance
 from grpo.rollout.difficulty import PassRates
@@ -86,7 +86,11 @@ def metrics_written() -> set[str]:
     )
     clock = Clock()
     with clock("update"):
-        stats = Sums().metrics(config) | {"grad_norm": None, "lr": 1.0, "applied": 0.0}  # the latter as `update` does
+        stats = StepStats().metrics(config) | {
+            "grad_norm": None,
+            "lr": 1.0,
+            "applied": 0.0,
+        }
     row = advance(TrainState(), [group_of(prompt_of([9]), [0.0, 1.0])], ["r"], stats, clock, 2)
     rates = PassRates(DifficultyConfig(reward="r")).metrics(0)
     extra = {"draws", "informative_fraction", "leftovers", *(f"{name}/<task>" for name in rates)}

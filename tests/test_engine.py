@@ -30,11 +30,11 @@ from grpo.engines.local.decoder import survivors
 from grpo.engines.local.engine import LocalEngine, usual_rows
 from grpo.engines.sampling_draw import draw, keep_top_p
 from grpo.errors import UserError
-from grpo.learner.batching import Cut, collate, rows_of
+from grpo.learner.batching import BatchPlan, collate, rows_of
 from grpo.model.attention import shared_attention
 from grpo.model.fit import fit_of
 from grpo.model.head import LogitShape
-from grpo.model.logprobs import token_scores
+from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
 from grpo.model.policy import end_token_ids
 from grpo.types import Group, Sampling
@@ -93,10 +93,10 @@ def test_the_trainer_scores_what_the_engine_drew(kind):
     fit = fit_of(model, 0.7)
     groups = engine_of(model).generate(random_prompts(4, seed=3), Sampling(3, 20, 0.7), seed=0, step=0)
     rows = [r for g in groups for r in rows_of([engine_rewarded(g)])]
-    for batch_rows in Cut(60, fit.share_prompts).micro_batches(rows):
+    for batch_rows in BatchPlan(60, fit.share_prompts).micro_batches(rows):
         batch = collate(batch_rows, torch.device("cpu"), share_prompts=fit.share_prompts)
         with shared_attention(model) if fit.share_prompts else nullcontext():
-            scores = token_scores(model, batch.rows, fit.shape, with_entropy=True)
+            scores = token_logprobs(model, batch.rows, fit.shape, with_entropy=True)
         assert (batch.by_completion(scores.logprobs) - batch.gen_logprobs).abs().max() < 1e-4
         assert (scores.entropy > 0).all()
         assert scores.entropy.max() <= math.log(VOCAB_SIZE) + 1e-4
@@ -112,7 +112,7 @@ def test_entropy_is_that_of_the_sampling_distribution():
     model = make_model()
     ids = torch.tensor([[20, 30, 40, 50]])
     rows = make_input([((20, 30), (40, 50))], torch.device("cpu"), share_prompts=False)
-    found = token_scores(model, rows, LogitShape(0.5), with_entropy=True).entropy
+    found = token_logprobs(model, rows, LogitShape(0.5), with_entropy=True).entropy
     with torch.no_grad():
         table = (model(input_ids=ids).logits[0, 1:3].double() / 0.5).log_softmax(-1)
     exact = -(table.exp() * table).sum(-1)

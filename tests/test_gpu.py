@@ -16,13 +16,13 @@ from grpo.checkpoint.store import load_checkpoint, save_checkpoint
 from grpo.config.algorithm import AdvantageConfig
 from grpo.config.sections import CheckpointConfig, RLConfig, RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
-from grpo.learner.batching import Row, rows_of
+from grpo.learner.batching import TrainRow, rows_of
 from grpo.learner.gate import MISMATCH_LIMIT
 from grpo.learner.learner import Learner, make_learner
 from grpo.learner.update import update
 from grpo.model.attention import shared_attention
 from grpo.model.fit import fit_of
-from grpo.model.logprobs import token_scores
+from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
 from grpo.model.policy import load_policy
 from grpo.rollout.sampler import Task
@@ -72,7 +72,7 @@ def test_a_run_trains_and_agrees_with_its_engine(tiny_model_folder: Path, tmp_pa
     assert max(row["logprob_mismatch"] for row in rows) < limit
 
 
-def _fp16_learner(folder: Path) -> tuple[Learner, list[Row]]:
+def _fp16_learner(folder: Path) -> tuple[Learner, list[TrainRow]]:
     """A learner with loss scaling, and rows to train on."""
     runtime = RuntimeConfig(device="cuda", dtype="float16")
     policy = load_policy(str(folder), runtime)
@@ -156,7 +156,7 @@ def test_shared_prompts_are_scored_and_trained_as_padded_rows_are(kind: str) -> 
         assert fit.share_prompts
         rows = make_input(SEQUENCES, torch.device("cuda"), share_prompts=share_prompts)
         with shared_attention(model) if share_prompts else nullcontext():
-            logprobs = token_scores(model, rows, fit.shape).logprobs
+            logprobs = token_logprobs(model, rows, fit.shape).logprobs
             (logprobs * torch.linspace(-1, 1, len(logprobs), device="cuda")).sum().backward()
         found.append((logprobs.detach(), [p.grad for p in model.parameters()]))
     (ours, our_grads), (theirs, their_grads) = found

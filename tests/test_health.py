@@ -16,7 +16,7 @@ from grpo.errors import UserError
 from grpo.learner import update as updates
 from grpo.learner.batching import rows_of
 from grpo.learner.update import out_of_memory
-from grpo.model.logprobs import token_scores
+from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import ModelInput
 from grpo.monitoring.alarms import CLEAR, Alarms, rl_alarms, sft_alarms
 from grpo.monitoring.health import EXPECTED, NONFINITE_LIMIT, count_nonfinite, report_nonfinite
@@ -32,9 +32,9 @@ def limited_memory(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exceptio
         sizes.append(rows.token_ids.numel())
         if sizes[-1] > tokens and len(sizes) > 1:
             raise error
-        return token_scores(model, rows, *arguments, **options)
+        return token_logprobs(model, rows, *arguments, **options)
 
-    monkeypatch.setattr("grpo.learner.learner.token_scores", scores)
+    monkeypatch.setattr("grpo.learner.learner.token_logprobs", scores)
     return sizes
 
 

@@ -22,7 +22,7 @@ from grpo.learner.batching import rows_of as sequences_of
 from grpo.learner.learner import Learner, make_learner, with_ref_logprobs
 from grpo.learner.update import accumulate_gradients, update
 from grpo.model.adapter import add_adapter, target_names
-from grpo.model.logprobs import token_scores
+from grpo.model.logprobs import token_logprobs
 from grpo.model.policy import Policy, end_token_ids, load_policy
 from grpo.model.reference import Reference
 from grpo.trainer import train
@@ -244,7 +244,7 @@ def test_a_bias_that_the_model_has_not_is_an_error(bias):
 
 
 def scores(learner: Learner, groups: Any) -> list[tuple[float, ...]]:
-    return learner.score(sequences_of(groups))
+    return learner.logprobs(sequences_of(groups))
 
 
 def groups_of(policy: Policy) -> Any:
@@ -287,7 +287,9 @@ def test_a_refreshed_reference_is_a_full_copy_of_the_policy(tiny_model_folder, t
         if not copies:
             copies.append(copy.deepcopy(learner.model))
         found = score(learner, groups, rows, reference)
-        assert [r.rollout.ref_logprobs for r in sequences_of(found)] == replace(learner, model=copies[-1]).score(rows)
+        assert [r.rollout.ref_logprobs for r in sequences_of(found)] == replace(learner, model=copies[-1]).logprobs(
+            rows
+        )
         return found
 
     monkeypatch.setattr(Reference, "replace_by", refreshing)
@@ -450,9 +452,9 @@ def test_dropout_acts_in_updates_only(tiny_model_folder, tmp_path, monkeypatch):
 
     def noting(model: Any, *args: Any, **kwargs: Any) -> Any:
         modes.append(("scoring" if torch.is_inference_mode_enabled() else "update", dropping(model)))
-        return token_scores(model, *args, **kwargs)
+        return token_logprobs(model, *args, **kwargs)
 
-    monkeypatch.setattr("grpo.learner.learner.token_scores", noting)
+    monkeypatch.setattr("grpo.learner.learner.token_logprobs", noting)
     generate = LocalEngine.generate
 
     def sampling(self: LocalEngine, *args: Any, **kwargs: Any) -> Any:

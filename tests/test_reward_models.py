@@ -12,7 +12,7 @@ from grpo.data.conversations import response_text, turn_end
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer, save_model
 from grpo.supervised.reward_model import split_held_out, train_pairwise, train_pointwise
-from grpo.supervised.reward_reader import load_reward_model, response_ids, score_ids
+from grpo.supervised.reward_reader import load_reward_model, read_rewards, response_ids
 from rewards.loader import load_reward
 from rewards.preference import RewardModel
 from stages.recipe.rl import _rewards
@@ -102,8 +102,8 @@ def test_scores_do_not_depend_on_the_batch(pairwise):
     assert all(ids[-1] == end for ids in rows)
     assert text == "<|im_end|>"
     together, alone = (
-        score_ids(model, rows, tokenizer.pad_token_id, 7),
-        score_ids(model, rows, tokenizer.pad_token_id, 1),
+        read_rewards(model, rows, tokenizer.pad_token_id, 7),
+        read_rewards(model, rows, tokenizer.pad_token_id, 1),
     )
     assert together == pytest.approx(alone, abs=1e-5)
 

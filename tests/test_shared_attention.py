@@ -15,7 +15,7 @@ from torch import nn
 
 from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.errors import UserError
-from grpo.learner.batching import Row
+from grpo.learner.batching import TrainRow
 from grpo.learner.learner import Learner, make_learner
 from grpo.learner.update import accumulate_gradients
 from grpo.model import attention as shared_attention
@@ -23,7 +23,7 @@ from grpo.model import attention_cpu as cpu_attention
 from grpo.model import head as chunked_head
 from grpo.model.fit import fit_of
 from grpo.model.head import LogitShape
-from grpo.model.logprobs import token_scores
+from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import ModelInput, Segments, make_input
 from grpo.model.policy import Policy
 from grpo.types import Completion, Rollout
@@ -248,7 +248,7 @@ def test_log_probs_and_gradients_are_those_of_plain_forwards(kind, layout):
     assert fit.share_prompts
     rows = make_input(sequences, CPU, share_prompts=True)
     with shared_attention.shared_attention(model):
-        scores = token_scores(model, rows, fit.shape, with_entropy=True, entropy_gradient=True)
+        scores = token_logprobs(model, rows, fit.shape, with_entropy=True, entropy_gradient=True)
     logprobs, entropies = by_themselves(other, sequences, 0.9)
     torch.testing.assert_close(scores.logprobs, logprobs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores.entropy, entropies, rtol=1e-5, atol=1e-5)
@@ -328,7 +328,7 @@ def test_in_double_precision_a_packed_update_is_that_of_plain_forwards(name):
     fit = fit_of(model, 0.9)
     assert fit.share_prompts
     with shared_attention.shared_attention(model):
-        scores = token_scores(model, make_input(sequences, CPU, share_prompts=True), fit.shape)
+        scores = token_logprobs(model, make_input(sequences, CPU, share_prompts=True), fit.shape)
     expected, _ = by_themselves(other, sequences, 0.9)
     torch.testing.assert_close(scores.logprobs, expected, rtol=2e-6, atol=2e-6)
     weights = torch.randn(len(expected), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -351,10 +351,12 @@ def learner_of(model: Any, **settings: Any) -> tuple[Learner, RLConfig]:
     return make_learner(Policy(model, make_tokenizer(), CPU), config, RuntimeConfig(device="cpu")), config
 
 
-def rows_of(sequences: Sequences) -> list[Row]:
+def rows_of(sequences: Sequences) -> list[TrainRow]:
     rng = random.Random(0)
     return [
-        Row(prompt, Rollout(Completion(done, (-4.0,) * len(done), "stop", ""), reward=1.0, advantage=rng.gauss(0, 1)))
+        TrainRow(
+            prompt, Rollout(Completion(done, (-4.0,) * len(done), "stop", ""), reward=1.0, advantage=rng.gauss(0, 1))
+        )
         for prompt, done in sequences
     ]
 
@@ -388,7 +390,7 @@ def test_each_prompt_goes_through_the_model_once_and_no_padding_does(monkeypatch
     accumulate_gradients(learner, rows_of(sequences), config)
     assert seen == expected
     seen.clear()
-    learner.score(rows_of(sequences))
+    learner.logprobs(rows_of(sequences))
     assert seen == expected
 
 
@@ -397,7 +399,7 @@ def test_a_group_above_the_budget_is_cut_and_scored_all_the_same(budget):
     model = make_model("qwen2", seed=1)
     sequences = groups(7, (20, 4), (30, 12), 8)
     learner, _ = learner_of(model, micro_batch_tokens=budget)
-    found = torch.tensor([value for line in learner.score(rows_of(sequences)) for value in line])
+    found = torch.tensor([value for line in learner.logprobs(rows_of(sequences)) for value in line])
     with torch.no_grad():
         torch.testing.assert_close(found, by_themselves(model, sequences, 1.0)[0], rtol=1e-5, atol=1e-5)
 
@@ -430,7 +432,7 @@ def test_a_model_that_does_not_fit_is_said_once_and_has_padded_rows(make, caplog
     said = "prompts are not shared and rows are padded"
     assert sum(said in line for line in caplog.messages) == 1
     sequences = groups(7, (9, 4), (5, 12), 3)
-    found = torch.tensor([value for line in learner.score(rows_of(sequences)) for value in line])
+    found = torch.tensor([value for line in learner.logprobs(rows_of(sequences)) for value in line])
     with torch.no_grad():
         torch.testing.assert_close(found, by_themselves(model, sequences, 1.0)[0], rtol=1e-5, atol=1e-5)
     accumulate_gradients(learner, rows_of(sequences), config)
@@ -479,7 +481,7 @@ def test_scaled_logits_are_recognised(kind, settings, scale):
     with torch.no_grad():
         expected = by_themselves(model, sequences, 0.9)[0]
         with shared_attention.shared_attention(model):
-            found = token_scores(model, make_input(sequences, CPU, share_prompts=True), fit.shape).logprobs
+            found = token_logprobs(model, make_input(sequences, CPU, share_prompts=True), fit.shape).logprobs
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -514,9 +516,9 @@ def test_half_precision_is_near():
     model = make_model("qwen3", seed=1)
     rows = make_input(LAYOUTS["unlike"], CPU, share_prompts=True)
     with torch.no_grad(), shared_attention.shared_attention(model):
-        exact = token_scores(model, rows, LogitShape()).logprobs
+        exact = token_logprobs(model, rows, LogitShape()).logprobs
         with torch.autocast("cpu", torch.bfloat16):
-            near = token_scores(model, rows, LogitShape()).logprobs
+            near = token_logprobs(model, rows, LogitShape()).logprobs
     assert near.dtype == torch.float32
     assert 1e-6 < (near - exact).abs().mean() < 0.1
 
@@ -555,7 +557,7 @@ def test_activations_made_again_give_the_same_gradient(lora):
         assert len(forwards) == (4 if again else 2)
         found[again] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         forwards.clear()
-        learner.score(rows_of(LAYOUTS["unlike"]))
+        learner.logprobs(rows_of(LAYOUTS["unlike"]))
         assert len(forwards) == 2
         assert not any(module.training for module in model.modules())
     assert found[True].keys() == found[False].keys()

@@ -18,9 +18,9 @@ from conftest import EOS, PAD, VOCAB_SIZE, group_of, make_model, make_tokenizer,
 from grpo.advantages import assign_advantages
 from grpo.config.algorithm import AdvantageConfig, CorrectionConfig
 from grpo.config.sections import RLConfig
-from grpo.learner.batching import Row, rows_of
+from grpo.learner.batching import TrainRow, rows_of
 from grpo.learner.learner import Learner
-from grpo.learner.stats import Sums
+from grpo.learner.stats import StepStats
 from grpo.learner.update import accumulate_gradients
 from grpo.model.fit import fit_of
 from grpo.types import Completion, Rollout
@@ -60,7 +60,7 @@ def trl_trainer(folder: Any, model: Any, **settings: Any) -> Any:
     return trainer
 
 
-def sample_rows(seed: int, model: Any, temperature: float, *, off_policy: bool) -> list[Row]:
+def sample_rows(seed: int, model: Any, temperature: float, *, off_policy: bool) -> list[TrainRow]:
     """12 rows in 3 groups, of different lengths. Old and reference log-probs are near the model's own, but not equal:
     some ratios fall outside the clip range on either side."""
     rng = random.Random(seed)
@@ -79,12 +79,12 @@ def sample_rows(seed: int, model: Any, temperature: float, *, off_policy: bool) 
             ref = tuple(p + rng.gauss(0, 0.5) for p in exact)
             if old is not None:  # the engine is the old policy
                 rollout = replace(rollout, completion=replace(rollout.completion, logprobs=old))
-            rows.append(Row(prompt.token_ids, replace(rollout, old_logprobs=old, ref_logprobs=ref)))
+            rows.append(TrainRow(prompt.token_ids, replace(rollout, old_logprobs=old, ref_logprobs=ref)))
     rows[1] = replace(rows[1], rollout=replace(rows[1].rollout, advantage=0.0))
     return rows
 
 
-def trl_inputs(rows: list[Row], beta: float) -> dict[str, Any]:
+def trl_inputs(rows: list[TrainRow], beta: float) -> dict[str, Any]:
     width = max(len(row.prompt_ids) for row in rows)
     length = max(len(row.rollout.completion.token_ids) for row in rows)
     completions = [row.rollout.completion for row in rows]
@@ -211,7 +211,7 @@ def test_loss_and_gradient_equal_trl(variant, kl, off_policy, tmp_path):
         check_metrics(ours, trainer._metrics["train"], config, rows)
 
 
-def check_metrics(ours: Sums, theirs: dict[str, list[float]], config: RLConfig, rows: list[Row]) -> None:
+def check_metrics(ours: StepStats, theirs: dict[str, list[float]], config: RLConfig, rows: list[TrainRow]) -> None:
     """The clip was in play on both sides, and what is reported of it is the same."""
     everything = sum(len(r.rollout.completion.token_ids) for r in rows)
     loss = config.loss
@@ -229,7 +229,7 @@ def check_metrics(ours: Sums, theirs: dict[str, list[float]], config: RLConfig, 
         assert 0 < ours.dropped < len(rows)
 
 
-def without_reference(row: Row) -> Row:
+def without_reference(row: TrainRow) -> TrainRow:
     return replace(row, rollout=replace(row.rollout, ref_logprobs=None))
 
 

@@ -19,12 +19,12 @@ from grpo.advantages import assign_advantages
 from grpo.config.sections import AdvantageConfig, RLConfig, RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.learner.batching import Cut, Row, contributing, model_input, normaliser_of, rows_of, split_updates
+from grpo.learner.batching import BatchPlan, TrainRow, contributing, model_input, normaliser_of, rows_of, split_updates
 from grpo.learner.gate import check_mismatch
 from grpo.learner.learner import Learner, make_learner
-from grpo.learner.stats import Sums
+from grpo.learner.stats import StepStats
 from grpo.learner.update import accumulate_gradients, update
-from grpo.model.logprobs import token_scores
+from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import ModelInput
 from grpo.model.policy import Policy
 from grpo.model.reference import Reference
@@ -94,14 +94,14 @@ def assert_same_gradient(ours: dict[str, torch.Tensor], theirs: dict[str, torch.
 
 
 def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
-    """(with gradient, trained tokens) of every forward through `token_scores`."""
+    """(with gradient, trained tokens) of every forward through `token_logprobs`."""
     calls: list[tuple[bool, int]] = []
 
     def counting(model: Any, rows: ModelInput, *args: Any, **kwargs: Any) -> Any:
         calls.append((torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), len(rows.targets)))
-        return token_scores(model, rows, *args, **kwargs)
+        return token_logprobs(model, rows, *args, **kwargs)
 
-    monkeypatch.setattr("grpo.learner.learner.token_scores", counting)
+    monkeypatch.setattr("grpo.learner.learner.token_logprobs", counting)
     return calls
 
 
@@ -113,7 +113,7 @@ def other_reference() -> Reference:
     return Reference.of(Policy(make_model("qwen2", seed=1), make_tokenizer(), torch.device("cpu")))
 
 
-def scored_rows(learner: Learner, reference: Reference | None, groups: list[Group], config: RLConfig) -> list[Row]:
+def scored_rows(learner: Learner, reference: Reference | None, groups: list[Group], config: RLConfig) -> list[TrainRow]:
     return rows_of(with_logprobs(learner, reference, groups, config))
 
 
@@ -172,7 +172,7 @@ def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_pol
         assert 0 < metrics["clip_fraction"] < 1
 
 
-def drifted(row: Row) -> Row:
+def drifted(row: TrainRow) -> TrainRow:
     """Made-up old log-probs, some outside the clip range, the same in every run; the engine's are equal to them."""
     rng = random.Random(str(row.rollout.completion.token_ids))
     old = tuple(p + rng.gauss(0, 0.2) for p in row.rollout.completion.logprobs)
@@ -234,7 +234,7 @@ def test_what_comes_after_the_end_token_has_no_say_and_the_end_token_has(share_p
     assert not torch.equal(other.token_ids, batch.rows.token_ids)
     found = []
     for each in (other, batch.rows):
-        learner.token_scores(each).logprobs.sum().backward()
+        learner.token_logprobs(each).logprobs.sum().backward()
         found.append(gradients(policy.model))
     assert_same_gradient(*found)
 
@@ -244,7 +244,7 @@ def test_the_end_token_alone_has_a_gradient():
     policy, learner = setup(config)
     end = Completion((EOS,), (-1.0,), "stop", "")
     rollouts = [Rollout(end, reward=1.0, advantage=1.0), Rollout(end, reward=0.0, advantage=-0.5)]
-    accumulate_gradients(learner, [Row((20, 30), r) for r in rollouts], config)
+    accumulate_gradients(learner, [TrainRow((20, 30), r) for r in rollouts], config)
     found = gradients(policy.model)
     logits = policy.model(input_ids=torch.tensor([[20, 30]])).logits[0, -1] / 0.9
     (-(1.0 - 0.5) / 2 * logits.log_softmax(-1)[EOS]).backward()
@@ -451,21 +451,21 @@ def test_the_gate_stops_on_another_temperature():
 
 
 def test_the_gate_stops_on_nan():
-    sums = Sums()
+    sums = StepStats()
     sums.compare(torch.tensor([0.0, math.nan]), torch.zeros(2))
     with pytest.raises(UserError, match="nan"):
         check_mismatch(sums, 1e-4)
 
 
 def test_mismatch_by_hand():
-    sums = Sums()
+    sums = StepStats()
     sums.compare(torch.tensor([0.5, -1.0]), torch.tensor([0.25, -0.5]))
     sums.compare(torch.tensor([0.0]), torch.tensor([0.0]))
     assert (sums.mismatch / sums.fresh_tokens, sums.mismatch_max, sums.fresh_tokens) == (0.25, 0.5, 3.0)
     metrics = sums.metrics(config_of())
     assert metrics["logprob_mismatch_outside"] == pytest.approx(2 / 3)  # 0.25 and 0.5 are above log 1.25 = 0.223
     assert metrics["token_mult_prob_error"] == pytest.approx((math.exp(0.25) + math.exp(0.5) + 1) / 3)
-    check_mismatch(Sums(), 1e-4)  # nothing fresh, nothing to say
+    check_mismatch(StepStats(), 1e-4)  # nothing fresh, nothing to say
 
 
 def test_mini_batches_are_whole_groups_each_used_once():
@@ -488,7 +488,7 @@ def test_micro_batches_hold_every_row_once_and_keep_to_the_budget(share_prompts)
     rows = rows_of(rollout_groups(policy, config, varied))
     random.Random(0).shuffle(rows)
     for budget in (1, 30, 60, 100, 1000):
-        cut = Cut(budget, share_prompts)
+        cut = BatchPlan(budget, share_prompts)
         batches = cut.micro_batches(rows)
         for batch in batches:
             assert len(batch) == 1 or model_input(batch, CPU, share_prompts=share_prompts).token_ids.numel() <= budget
@@ -506,7 +506,7 @@ def test_a_group_that_fits_is_not_cut():
         for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)
     )
     for budget in (largest, largest + 20):
-        for batch in Cut(budget).micro_batches(rows):
+        for batch in BatchPlan(budget).micro_batches(rows):
             assert len(batch) % GROUP == 0
 
 
@@ -515,7 +515,7 @@ def test_processes_share_the_tokens_evenly_and_siblings_stay_together(size):
     config = config_of()
     policy, _ = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
-    shares = Cut(1000).share(rows, World(0, size))
+    shares = BatchPlan(1000).share(rows, World(0, size))
     assert len(shares) == size
     assert sorted(id(row) for own in shares for row in own) == sorted(id(row) for row in rows)
     tokens = [model_input(own, CPU, share_prompts=True).token_ids.numel() if own else 0 for own in shares]

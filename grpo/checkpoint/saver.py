@@ -71,7 +71,7 @@ class Saver:
         self._source, self._rng, self._inside = self.source.state(), rng_state.capture(), False
         if self.config.every and self.state.step - self.state.saved_step >= self.config.every:
             self.state.saved_step = self.state.step
-            self._save(self._score())
+            self._save(self._ranking())
         stopping.check(self.learner.world)
         # Several processes wait for each other in every phase: none may leave alone.
         stopping.hold(self.learner.world.size > 1)
@@ -88,7 +88,7 @@ class Saver:
         if self.config.every is None and not self.state.saved_step and is_main():
             shutil.rmtree(self.out / "checkpoints", ignore_errors=True)
 
-    def _score(self) -> float | None:
+    def _ranking(self) -> float | None:
         """The mean of `checkpoint.best` over the steps of one interval; None: not asked for, or no row has it.
 
         Not over those since the last checkpoint: a signal may have saved one in between.

@@ -20,7 +20,7 @@ from grpo.types import Group, Rollout
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainRow:
     """One sequence to train on: a prompt's ids and one of its rollouts."""
 
     prompt_ids: tuple[int, ...]
@@ -31,11 +31,11 @@ class Row:
         return len(self.prompt_ids) + len(self.rollout.completion.token_ids)
 
 
-def rows_of(groups: Sequence[Group], *, drop_truncated: bool = False) -> list[Row]:
+def rows_of(groups: Sequence[Group], *, drop_truncated: bool = False) -> list[TrainRow]:
     """The sequences of these groups. Rollouts excluded by a failed reward are left out altogether, and with
     `drop_truncated` those cut at the limit as well: neither trained nor counted in a denominator."""
     return [
-        Row(group.prompt_ids, r)
+        TrainRow(group.prompt_ids, r)
         for group in groups
         for r in group.rollouts
         if r.reward is not None and not (drop_truncated and r.completion.finish_reason == "length")
@@ -57,11 +57,11 @@ def split_updates(groups: list[Group], mini_batches: int, epochs: int, seed: int
     return updates
 
 
-def normaliser_of(rows: Sequence[Row], max_tokens: int) -> Normaliser:
+def normaliser_of(rows: Sequence[TrainRow], max_tokens: int) -> Normaliser:
     return Normaliser(len(rows), sum(len(row.rollout.completion.token_ids) for row in rows), max_tokens)
 
 
-def contributing(rows: Sequence[Row], loss: LossConfig) -> list[Row]:
+def contributing(rows: Sequence[TrainRow], loss: LossConfig) -> list[TrainRow]:
     """The rows that can have a gradient: without KL and entropy in the loss, a zero advantage has none and costs no
     forward."""
     everything = loss.kl_in_loss or loss.entropy_bonus > 0
@@ -69,31 +69,31 @@ def contributing(rows: Sequence[Row], loss: LossConfig) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Cut:
+class BatchPlan:
     """How rows become micro-batches: at most `tokens` through the model at a time, a prompt once for neighbouring
     siblings (`share_prompts`) or rows padded to the longest."""
 
     tokens: int
     share_prompts: bool = True
 
-    def share(self, rows: Sequence[Row], world: World) -> list[list[Row]]:
+    def share(self, rows: Sequence[TrainRow], world: World) -> list[list[TrainRow]]:
         """The rows of each process: about as many tokens for each, siblings together but where it has to be cut."""
         ordered = _siblings_together(rows)
         costs = self._costs(ordered)
         total, spent = sum(costs), 0
-        shares: list[list[Row]] = [[] for _ in range(world.size)]
+        shares: list[list[TrainRow]] = [[] for _ in range(world.size)]
         for row, cost in zip(ordered, costs, strict=True):
             shares[(2 * spent + cost) * world.size // (2 * total)].append(row)  # by the middle of its tokens
             spent += cost
         return shares
 
-    def micro_batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+    def micro_batches(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
         """Rows that go through the model together. A group that fits stays whole; of one that does not, each part has
         the prompt again. A row above the budget goes alone."""
         return self._packed(rows) if self.share_prompts else self._padded(rows)
 
-    def _packed(self, rows: Sequence[Row]) -> list[list[Row]]:
-        batches: list[list[Row]] = []
+    def _packed(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
+        batches: list[list[TrainRow]] = []
         room = 0
         for _, siblings in groupby(_siblings_together(rows), key=_prompt):
             group = list(siblings)
@@ -110,15 +110,15 @@ class Cut:
                 prompt = len(row.prompt_ids)
         return batches
 
-    def _padded(self, rows: Sequence[Row]) -> list[list[Row]]:
-        batches: list[list[Row]] = []
+    def _padded(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
+        batches: list[list[TrainRow]] = []
         for row in sorted(rows, key=lambda row: row.length):  # of like length: little is padding
             if not batches or (len(batches[-1]) + 1) * row.length > self.tokens:
                 batches.append([])
             batches[-1].append(row)
         return batches
 
-    def _costs(self, rows: Sequence[Row]) -> list[int]:
+    def _costs(self, rows: Sequence[TrainRow]) -> list[int]:
         """Tokens that each adds when it comes after the one before."""
         costs, before = [], None
         for row in rows:
@@ -128,13 +128,13 @@ class Cut:
         return costs
 
 
-def _prompt(row: Row) -> tuple[int, ...]:
+def _prompt(row: TrainRow) -> tuple[int, ...]:
     return row.prompt_ids
 
 
-def _siblings_together(rows: Sequence[Row]) -> list[Row]:
+def _siblings_together(rows: Sequence[TrainRow]) -> list[TrainRow]:
     """Groups in the order in which they first appear."""
-    groups: dict[tuple[int, ...], list[Row]] = {}
+    groups: dict[tuple[int, ...], list[TrainRow]] = {}
     for row in rows:
         groups.setdefault(row.prompt_ids, []).append(row)
     return [row for group in groups.values() for row in group]
@@ -161,13 +161,13 @@ class TrainBatch:
         return torch.zeros_like(self.mask, dtype=values.dtype).masked_scatter(self.mask.bool(), values)
 
 
-def model_input(rows: Sequence[Row], device: torch.device, *, share_prompts: bool) -> ModelInput:
+def model_input(rows: Sequence[TrainRow], device: torch.device, *, share_prompts: bool) -> ModelInput:
     """What goes through the model to score these rows' completions."""
     sequences = [(row.prompt_ids, row.rollout.completion.token_ids) for row in rows]
     return make_input(sequences, device, share_prompts=share_prompts)
 
 
-def collate(rows: Sequence[Row], device: torch.device, *, share_prompts: bool = True) -> TrainBatch:
+def collate(rows: Sequence[TrainRow], device: torch.device, *, share_prompts: bool = True) -> TrainBatch:
     """Rows as one micro-batch; those of equal prompts stand together if these are to be shared."""
     rollouts = [row.rollout for row in rows]
     completions = [rollout.completion for rollout in rollouts]

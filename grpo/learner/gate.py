@@ -8,9 +8,9 @@ import torch
 
 from grpo.config.sections import EngineConfig
 from grpo.errors import UserError
-from grpo.learner.batching import Row
+from grpo.learner.batching import TrainRow
 from grpo.learner.learner import Learner
-from grpo.learner.stats import Sums
+from grpo.learner.stats import StepStats
 
 # Mean |log pi_gen - log pi_trainer| above which the two cannot be the same policy. Rounding gives 1e-6 in fp32, a few
 # 1e-2 in half precision and up to 0.1 with fp8 weights; weights stale by one update of lr 1e-5 give 2e-3, really stale
@@ -18,7 +18,7 @@ from grpo.learner.stats import Sums
 MISMATCH_LIMIT = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.1, "fp8": 0.2}
 
 
-def check_mismatch(sums: Sums, limit: float) -> None:
+def check_mismatch(sums: StepStats, limit: float) -> None:
     """Stop before training on samples that another policy drew (stale sync, other temperature, wrong template)."""
     if sums.fresh_tokens and not sums.mismatch / sums.fresh_tokens <= limit:
         raise UserError(
@@ -28,16 +28,16 @@ def check_mismatch(sums: Sums, limit: float) -> None:
         )
 
 
-def measure_group(learner: Learner, rows: Sequence[Row], version: int) -> Sums:
+def measure_group(learner: Learner, rows: Sequence[TrainRow], version: int) -> StepStats:
     """Compare engine and trainer on one fresh group (the rows that share a prompt)."""
     fresh = [row for row in rows if row.rollout.completion.version == version]
     return measure(learner, [row for row in fresh if row.prompt_ids == fresh[0].prompt_ids])
 
 
-def measure(learner: Learner, rows: Sequence[Row]) -> Sums:
+def measure(learner: Learner, rows: Sequence[TrainRow]) -> StepStats:
     """Compare engine and trainer on these rows, which the learner's present weights drew."""
-    sums = Sums()
-    for row, logprobs in zip(rows, learner.score(rows), strict=True):
+    sums = StepStats()
+    for row, logprobs in zip(rows, learner.logprobs(rows), strict=True):
         sums.compare(torch.tensor(row.rollout.completion.logprobs), torch.tensor(logprobs))
     return sums
 

@@ -12,11 +12,11 @@ import torch
 
 from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.errors import UserError
-from grpo.learner.batching import Cut, Row, TrainBatch, collate, model_input
+from grpo.learner.batching import BatchPlan, TrainBatch, TrainRow, collate, model_input
 from grpo.model.adapter import base_model
 from grpo.model.attention import shared_attention
 from grpo.model.fit import ModelFit, fit_of
-from grpo.model.logprobs import TokenScores, token_scores
+from grpo.model.logprobs import TokenLogprobs, token_logprobs
 from grpo.model.packing import ModelInput, make_input
 from grpo.model.policy import Policy, local, trainable
 from grpo.model.reference import Reference
@@ -42,28 +42,28 @@ class Learner:
     checkpointing: bool = False  # of activations
 
     @property
-    def cut(self) -> Cut:
-        return Cut(self.micro_batch_tokens, self.fit.share_prompts)
+    def plan(self) -> BatchPlan:
+        return BatchPlan(self.micro_batch_tokens, self.fit.share_prompts)
 
-    def batches(self, rows: Sequence[Row]) -> list[list[Row]]:
+    def batches(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
         """This process's micro-batches of the step's `rows`; with sharded weights as many in every process, the last
         ones empty where there is less to do."""
-        everyone = [self.cut.micro_batches(share) for share in self.cut.share(rows, self.world)]
+        everyone = [self.plan.micro_batches(share) for share in self.plan.share(rows, self.world)]
         own = everyone[self.world.rank]
         if self.sharded:
             own = own + [[]] * (max(map(len, everyone)) - len(own))
         return own
 
-    def score(self, rows: Sequence[Row]) -> list[tuple[float, ...]]:
+    def logprobs(self, rows: Sequence[TrainRow]) -> list[tuple[float, ...]]:
         """Log-probs of the completion tokens of each row, without gradient or dropout; every process scores its share
         and gets all."""
-        shares = self.cut.share(rows, self.world)
-        everyone = self.world.spread(shares, lambda _: [self._score(self.batches(rows))])
-        order = [row for share in shares for batch in self.cut.micro_batches(share) for row in batch]
+        shares = self.plan.share(rows, self.world)
+        everyone = self.world.spread(shares, lambda _: [self._logprobs(self.batches(rows))])
+        order = [row for share in shares for batch in self.plan.micro_batches(share) for row in batch]
         found = {id(row): line for row, line in zip(order, chain.from_iterable(everyone), strict=True)}
         return [found[id(row)] for row in rows]
 
-    def _score(self, batches: Sequence[list[Row]]) -> list[tuple[float, ...]]:
+    def _logprobs(self, batches: Sequence[list[TrainRow]]) -> list[tuple[float, ...]]:
         scores = []
         with torch.inference_mode(not self.sharded), torch.no_grad(), self.forwards():
             for batch in batches:
@@ -71,25 +71,25 @@ class Learner:
                     self.idle()
                     continue
                 given = model_input(batch, self.accelerator.device, share_prompts=self.fit.share_prompts)
-                values = iter(self.token_scores(given).logprobs.tolist())
+                values = iter(self.token_logprobs(given).logprobs.tolist())
                 scores += [tuple(islice(values, len(row.rollout.completion.token_ids))) for row in batch]
         return scores
 
-    def collate(self, rows: Sequence[Row]) -> TrainBatch:
+    def collate(self, rows: Sequence[TrainRow]) -> TrainBatch:
         """A micro-batch in the form that the model takes."""
         return collate(rows, self.accelerator.device, share_prompts=self.fit.share_prompts)
 
-    def token_scores(self, rows: ModelInput, **options: bool) -> TokenScores:
-        """`grpo.model.logprobs.token_scores` of the model; inside `forwards`."""
+    def token_logprobs(self, rows: ModelInput, **options: bool) -> TokenLogprobs:
+        """`grpo.model.logprobs.token_logprobs` of the model; inside `forwards`."""
         dtype = AUTOCAST.get(self.accelerator.mixed_precision)
         on = dtype is not None and not self.sharded  # sharded weights are gathered in it
         with torch.autocast(self.accelerator.device.type, dtype, enabled=on):
-            return token_scores(self.model, rows, self.fit.shape, **options)
+            return token_logprobs(self.model, rows, self.fit.shape, **options)
 
     def idle(self) -> torch.Tensor:
         """A forward on one token whose result is 0: the part of a process that has no rows left."""
         one = make_input([((0,), (0,))], self.accelerator.device, share_prompts=self.fit.share_prompts)
-        return self.token_scores(one).logprobs.sum() * 0.0
+        return self.token_logprobs(one).logprobs.sum() * 0.0
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Name -> full trained tensor, on the CPU; with sharded weights in the main process only."""
@@ -226,20 +226,20 @@ def make_accelerator(device: torch.device, runtime: RuntimeConfig) -> Any:
     return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
 
 
-def with_old_logprobs(learner: Learner, groups: list[Group], chosen: Sequence[Row]) -> list[Group]:
+def with_old_logprobs(learner: Learner, groups: list[Group], chosen: Sequence[TrainRow]) -> list[Group]:
     """The groups with log pi_old of the `chosen` rows' tokens, by the policy as it is now."""
-    return _with_scores(groups, chosen, learner.score(chosen), "old_logprobs")
+    return _with_logprobs(groups, chosen, learner.logprobs(chosen), "old_logprobs")
 
 
 def with_ref_logprobs(
-    learner: Learner, groups: list[Group], chosen: Sequence[Row], reference: Reference
+    learner: Learner, groups: list[Group], chosen: Sequence[TrainRow], reference: Reference
 ) -> list[Group]:
     """The groups with log pi_ref of the `chosen` rows' tokens."""
     with reference.active(learner.model):
-        return _with_scores(groups, chosen, learner.score(chosen), "ref_logprobs")
+        return _with_logprobs(groups, chosen, learner.logprobs(chosen), "ref_logprobs")
 
 
-def _with_scores(groups: list[Group], rows: Sequence[Row], scores: Sequence[Any], name: str) -> list[Group]:
+def _with_logprobs(groups: list[Group], rows: Sequence[TrainRow], scores: Sequence[Any], name: str) -> list[Group]:
     found = {id(row.rollout): score for row, score in zip(rows, scores, strict=True)}
     return [
         replace(

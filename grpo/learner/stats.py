@@ -24,7 +24,7 @@ def _total(values: Tensor) -> float:
 
 
 @dataclass
-class Sums:
+class StepStats:
     """Over the trained tokens of a step; `fresh_*` over those drawn by the weights of this rollout."""
 
     tokens: float = 0.0
@@ -92,7 +92,7 @@ class Sums:
             self.outside += _total(difference > BAND)
             self.fresh_tokens += len(gen)
 
-    def add_agreement(self, other: Sums) -> None:
+    def add_agreement(self, other: StepStats) -> None:
         """Add the engine's agreement as measured elsewhere, on other tokens."""
         for name in _AGREEMENT:
             mine, theirs = getattr(self, name), getattr(other, name)
@@ -102,13 +102,13 @@ class Sums:
         """Keyword arguments that give the agreement again; JSON."""
         return {name: getattr(self, name) for name in _AGREEMENT}
 
-    def over(self, world: World) -> Sums:
+    def over(self, world: World) -> StepStats:
         """Of all processes together."""
         if world.size == 1:
             return self
         everyone = world.gather(self)
         merge = dict.fromkeys(_MAXIMA, max) | dict.fromkeys(_MINIMA, min)
-        return Sums(
+        return StepStats(
             **{f.name: merge.get(f.name, math.fsum)([getattr(each, f.name) for each in everyone]) for f in fields(self)}
         )
 

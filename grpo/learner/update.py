@@ -10,25 +10,25 @@ import torch
 
 from grpo.config.sections import RLConfig
 from grpo.errors import UserError
-from grpo.learner.batching import Row, contributing, normaliser_of
+from grpo.learner.batching import TrainRow, contributing, normaliser_of
 from grpo.learner.gate import MISMATCH_LIMIT, check_mismatch, measure_group
 from grpo.learner.learner import Learner
-from grpo.learner.stats import Sums
+from grpo.learner.stats import StepStats
 from grpo.loss import grpo_loss
 
 log = logging.getLogger("grpo")
 
 
 def accumulate_gradients(
-    learner: Learner, rows: Sequence[Row], config: RLConfig, *, version: int = 0, step: int = 0
-) -> Sums:
+    learner: Learner, rows: Sequence[TrainRow], config: RLConfig, *, version: int = 0, step: int = 0
+) -> StepStats:
     """Backward over all micro-batches; gradients add up in the parameters' `.grad`, over all processes.
 
     `rows` are all sequences of the step; those without a gradient are skipped but stay in the denominators. `version`:
     updates behind the weights that drew the rollout; `step`: updates done so far.
     """
     normaliser = normaliser_of(rows, config.sampling.max_tokens)
-    sums = Sums()
+    sums = StepStats()
     scale = learner.world.size if learner.sharded else 1  # FSDP averages gradients over processes
     bonus = config.loss.entropy_bonus > 0
     for batch_rows in learner.batches(contributing(rows, config.loss)):
@@ -37,7 +37,7 @@ def accumulate_gradients(
                 learner.accelerator.backward(learner.idle())
                 continue
             batch = learner.collate(batch_rows)
-            scores = learner.token_scores(batch.rows, with_entropy=True, entropy_gradient=bonus)
+            scores = learner.token_logprobs(batch.rows, with_entropy=True, entropy_gradient=bonus)
             logprobs, entropy = batch.by_completion(scores.logprobs), batch.by_completion(scores.entropy)
             old = batch.old_logprobs
             if step == version and not learner.dropout:
@@ -64,7 +64,9 @@ def accumulate_gradients(
     return sums
 
 
-def gradients_in_memory(learner: Learner, rows: Sequence[Row], config: RLConfig, *, version: int, step: int) -> Sums:
+def gradients_in_memory(
+    learner: Learner, rows: Sequence[TrainRow], config: RLConfig, *, version: int, step: int
+) -> StepStats:
     """`accumulate_gradients`, begun anew in micro-batches half as large as often as memory runs out.
 
     The gradient is the same, for its normalisers do not depend on the cut (but for an adapter's dropout, which is drawn
@@ -102,14 +104,14 @@ def gradients_in_memory(learner: Learner, rows: Sequence[Row], config: RLConfig,
 
 def update(
     learner: Learner,
-    rows: Sequence[Row],
+    rows: Sequence[TrainRow],
     config: RLConfig,
     lr: float,
     *,
     version: int = 0,
     step: int = 0,
-    rollout: Sequence[Row] | None = None,
-    measured: Sums | None = None,
+    rollout: Sequence[TrainRow] | None = None,
+    measured: StepStats | None = None,
     limit: float = MISMATCH_LIMIT["float32"],
 ) -> dict[str, float | None]:
     """One optimizer update on these sequences; the metrics of it. `version` and `step` as above; `rollout`: all of its

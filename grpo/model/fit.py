@@ -13,7 +13,7 @@ from grpo.model.adapter import base_model
 from grpo.model.attention import shared_attention
 from grpo.model.flops import ModelSize, size_of
 from grpo.model.head import LogitShape
-from grpo.model.logprobs import hidden_states, token_scores
+from grpo.model.logprobs import hidden_states, token_logprobs
 from grpo.model.packing import ModelInput, make_input
 
 log = logging.getLogger("grpo")
@@ -69,7 +69,7 @@ def _logit_shape(model: Any) -> LogitShape:
         scale = float((own * plain).sum() / plain.square().sum())
         shape = LogitShape(scale=1.0 if abs(scale - 1) < LIMIT else scale)
     expected = own.log_softmax(-1).gather(-1, rows.targets.unsqueeze(-1)).squeeze(-1)
-    found = token_scores(model, rows, shape).logprobs.double()
+    found = token_logprobs(model, rows, shape).logprobs.double()
     if not (found - expected).abs().max() <= LIMIT * (1 + expected.abs().max()):
         raise UserError(f"{type(base_model(model)).__name__} makes its logits in a way that the trainer does not know")
     return shape

@@ -16,23 +16,23 @@ from grpo.model.packing import ModelInput
 
 
 @dataclass(frozen=True)
-class TokenScores:
+class TokenLogprobs:
     """Of each trained token, completion after completion."""
 
     logprobs: Float[Tensor, " N"]
     entropy: Float[Tensor, " N"]  # in nats; zero when not asked for
 
 
-def token_scores(
+def token_logprobs(
     model: Any, rows: ModelInput, shape: LogitShape, *, with_entropy: bool = False, entropy_gradient: bool = False
-) -> TokenScores:
+) -> TokenLogprobs:
     """Log-probs (and entropies) of the trained tokens, at the sampling temperature.
 
     Rows with `segments` need `grpo.model.attention.shared_attention` around this and its backward.
     """
     run = getattr(model, "run_inside", None)  # sharded: weights are whole only inside the model's own forward
     arguments = (rows, shape, with_entropy, entropy_gradient)
-    return TokenScores(*(run(_scores, *arguments) if run is not None else _scores(model, *arguments)))
+    return TokenLogprobs(*(run(_scores, *arguments) if run is not None else _scores(model, *arguments)))
 
 
 def _scores(

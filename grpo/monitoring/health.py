@@ -10,7 +10,7 @@ from pathlib import Path
 
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
-from grpo.learner.batching import Row
+from grpo.learner.batching import TrainRow
 from grpo.system.world import is_main
 from grpo.types import TrainState
 
@@ -33,7 +33,9 @@ def count_nonfinite(state: TrainState, grad_norm: float | None) -> None:
     state.nonfinite_run += 1
 
 
-def report_nonfinite(out: Path, state: TrainState, grad_norm: float | None, rows: Sequence[Row], scaled: bool) -> None:
+def report_nonfinite(
+    out: Path, state: TrainState, grad_norm: float | None, rows: Sequence[TrainRow], scaled: bool
+) -> None:
     """Say that the step just counted was not finite, and keep its batch; a run that has nothing else is over.
 
     `scaled`: the loss is (float16), so that the first of them are no wonder.
@@ -54,7 +56,7 @@ def report_nonfinite(out: Path, state: TrainState, grad_norm: float | None, rows
         )
 
 
-def dump(folder: Path, step: int, rows: Sequence[Row]) -> Path | None:
+def dump(folder: Path, step: int, rows: Sequence[TrainRow]) -> Path | None:
     """One line a sequence that was trained: its ids, log-probs by engine, pi_old and pi_ref, rewards and advantage.
     None: there are enough, another process writes it, or the disk does not take it."""
     if not is_main() or len(list(folder.glob("step-*.jsonl"))) >= DUMPS:

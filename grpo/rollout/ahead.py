@@ -16,10 +16,10 @@ from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from grpo.learner.batching import Row
+from grpo.learner.batching import TrainRow
 from grpo.learner.gate import check_mismatch, measure
 from grpo.learner.learner import Learner
-from grpo.learner.stats import Sums
+from grpo.learner.stats import StepStats
 from grpo.model.policy import Policy
 from grpo.model.reference import Reference
 from grpo.rollout.dynamic import named_prompt, pack_group, unpack_group
@@ -32,7 +32,7 @@ LOOK_SECONDS = 0.2  # between two looks whether the run is to stop
 
 
 @dataclass(frozen=True)
-class Waiting:
+class RolloutAhead:
     """What was begun ahead of a rollout that has not: not judged yet, and never sampled again once it is there."""
 
     step: int  # at which the rollout begins
@@ -40,7 +40,7 @@ class Waiting:
     prompts: tuple[Prompt, ...]
     sampling: Sampling
     groups: tuple[Group, ...] | None = None  # None: the run stopped first; the checkpoint has the weights to draw them
-    agreement: Sums | None = None  # of engine and trainer, by the weights that drew it
+    agreement: StepStats | None = None  # of engine and trainer, by the weights that drew it
 
     def pack(self, drawn: Drawn) -> dict[str, Any]:
         """JSON; `drawn`: what the sampler gave for it."""
@@ -54,7 +54,7 @@ class Waiting:
         }
 
     @classmethod
-    def unpack(cls, packed: Mapping[str, Any], prompts: Mapping[tuple[str, str], Prompt]) -> Waiting:
+    def unpack(cls, packed: Mapping[str, Any], prompts: Mapping[tuple[str, str], Prompt]) -> RolloutAhead:
         groups, agreement = packed["groups"], packed["agreement"]
         return cls(
             packed["step"],
@@ -62,12 +62,12 @@ class Waiting:
             tuple(named_prompt(task, name, prompts) for task, name in unpack_drawn(packed)),
             unpack_sampling(packed),
             None if groups is None else tuple(unpack_group(group, prompts) for group in groups),
-            None if agreement is None else Sums(**agreement),
+            None if agreement is None else StepStats(**agreement),
         )
 
 
 def unpack_drawn(packed: Mapping[str, Any]) -> Drawn:
-    """What `Waiting.pack` was given, in the order of drawing."""
+    """What `RolloutAhead.pack` was given, in the order of drawing."""
     return {(task, name): epoch for task, name, epoch in packed["drawn"]}
 
 
@@ -82,13 +82,13 @@ class Ahead:
     def __init__(self, policy: Policy, learner: Learner, limit: float):
         self.policy, self.learner, self.limit = policy, learner, limit
         self.behaviour = Reference.of(policy)  # the weights that the engine has
-        self._begun: tuple[Waiting, Future[list[Group]]] | None = None
+        self._begun: tuple[RolloutAhead, Future[list[Group]]] | None = None
 
-    def begin(self, waiting: Waiting, sample: Callable[[], list[Group]]) -> None:
+    def begin(self, waiting: RolloutAhead, sample: Callable[[], list[Group]]) -> None:
         """Start on what the rollout needs."""
         self._begun = waiting, in_background(sample)
 
-    def finish(self) -> Waiting | None:
+    def finish(self) -> RolloutAhead | None:
         """Wait for it, but not once the run is to stop: it is then without groups. None: nothing was begun.
 
         Raises:
@@ -104,19 +104,19 @@ class Ahead:
         self._begun = None
         return replace(waiting, groups=tuple(drawn_by(sampled.result(), waiting.version)))
 
-    def again(self, waiting: Waiting, sync: Callable[[], None], sample: Callable[[], list[Group]]) -> Waiting:
+    def again(self, waiting: RolloutAhead, sync: Callable[[], None], sample: Callable[[], list[Group]]) -> RolloutAhead:
         """What a stop did not wait for, after the restart: the engine gets the weights that draw it."""
         with self.behaviour.active(self.learner.model):
             sync()
         return replace(waiting, groups=tuple(drawn_by(sample(), waiting.version)))
 
-    def checked(self, waiting: Waiting) -> Waiting:
+    def checked(self, waiting: RolloutAhead) -> RolloutAhead:
         """With the agreement of engine and trainer on every token, by one forward of the weights that drew it.
 
         Raises:
             UserError: they do not hold the same.
         """
-        rows = [Row(group.prompt_ids, rollout) for group in waiting.groups or () for rollout in group.rollouts]
+        rows = [TrainRow(group.prompt_ids, rollout) for group in waiting.groups or () for rollout in group.rollouts]
         with self.behaviour.active(self.learner.model):
             sums = measure(self.learner, rows)
         check_mismatch(sums, self.limit)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo.config.sections import RLConfig
-from grpo.learner.stats import Sums
-from grpo.rollout.ahead import Ahead, Waiting, unpack_drawn, unpack_sampling
+from grpo.learner.stats import StepStats
+from grpo.rollout.ahead import Ahead, RolloutAhead, unpack_drawn, unpack_sampling
 from grpo.rollout.dynamic import Pool, pack_group, unpack_group
 from grpo.rollout.sampler import Drawn, PromptSampler, Task
 from grpo.scoring.calls import REWARD_TIMEOUT
@@ -29,7 +29,7 @@ class SourceState:
 
     sampler: dict[str, Any]
     leftovers: tuple[Group, ...]
-    waiting: Waiting | None
+    waiting: RolloutAhead | None
     drawn: Drawn  # for what waits
     unfinished: bool  # see `RolloutSource.unfinished`
 
@@ -55,9 +55,9 @@ class RolloutSource:
     clock: Clock
     ahead: Ahead | None = None
     leftovers: list[Group] = field(default_factory=list)  # of dynamic sampling: used first, next time
-    waiting: Waiting | None = None  # of the rollout to come
+    waiting: RolloutAhead | None = None  # of the rollout to come
     metrics: Mapping[str, float | None] = field(default_factory=dict)  # of the last rollout
-    agreement: Sums | None = None  # of engine and trainer on what was sampled ahead
+    agreement: StepStats | None = None  # of engine and trainer on what was sampled ahead
     tokens: int = 0  # sampled for the last rollout, also those of groups that were not used
     exclusions: Exclusions = field(default_factory=Exclusions)  # of the last rollout
 
@@ -117,7 +117,7 @@ class RolloutSource:
         """Whether a stop did not wait for what was begun ahead: the weights that draw it belong to the state."""
         return self.waiting is not None and self.waiting.groups is None
 
-    def _again(self, ahead: Ahead, policy: PolicyWeights) -> Waiting:
+    def _again(self, ahead: Ahead, policy: PolicyWeights) -> RolloutAhead:
         assert self.waiting is not None
         prompts, step = list(self.waiting.prompts), self.waiting.step
         return ahead.again(self.waiting, lambda: self.engine.sync(policy), lambda: self._sample(prompts, step))
@@ -153,7 +153,7 @@ class RolloutSource:
         shares = self._needed(after)
         if shares:  # else leftovers are enough
             prompts = self.sampler.next(shares, after)
-            waiting = Waiting(after, step, tuple(prompts), self.config.sample_settings())
+            waiting = RolloutAhead(after, step, tuple(prompts), self.config.sample_settings())
             self.ahead.begin(waiting, lambda: self._sample(prompts, after))
 
     def _needed(self, step: int) -> Mapping[str, int]:
@@ -190,7 +190,7 @@ class RolloutSource:
             return
         drawn = unpack_drawn(packed)
         if self._fits(packed, drawn, anew):
-            self.waiting = Waiting.unpack(packed, prompts)
+            self.waiting = RolloutAhead.unpack(packed, prompts)
             self.sampler.redraw(self.waiting.step, drawn)
         else:
             log.warning(

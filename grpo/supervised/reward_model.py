@@ -21,7 +21,7 @@ from grpo.data.conversations import Part, turn_end
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer, pick_device, save_model
-from grpo.supervised.reward_reader import load_reward_model, padded, response_ids, score_ids
+from grpo.supervised.reward_reader import load_reward_model, padded, read_rewards, response_ids
 
 HELD_OUT = 0.1
 _LABELS: dict[Any, float] = {0: 0.0, 1: 1.0, "unsafe": 0.0, "safe": 1.0}
@@ -171,7 +171,7 @@ def _sequences(row: dict[str, Any]) -> list[list[int]]:
 
 def _scores(model: Any, rows: list[dict[str, Any]], key: str, config: SFTConfig) -> list[float]:
     pad = model.config.get_text_config().pad_token_id
-    return score_ids(model, [row[key] for row in rows], pad, config.micro_batch_size or config.batch_size)
+    return read_rewards(model, [row[key] for row in rows], pad, config.micro_batch_size or config.batch_size)
 
 
 def _check_columns(rows: Sequence[dict[str, Any]], columns: tuple[str, ...], title: str) -> None:

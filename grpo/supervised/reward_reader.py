@@ -39,7 +39,7 @@ def load_reward_model(path: str, tokenizer: Any, device: torch.device) -> Any:
 
 
 @torch.no_grad()
-def score_ids(model: Any, rows: Sequence[list[int]], pad: int, batch_size: int) -> list[float]:
+def read_rewards(model: Any, rows: Sequence[list[int]], pad: int, batch_size: int) -> list[float]:
     """Scores of token sequences, in order; batches of similar length, right-padded."""
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     scores = [0.0] * len(rows)
