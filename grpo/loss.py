@@ -85,7 +85,7 @@ def kl_estimate(
     """Per-token estimate of KL(pi_theta || pi_ref), for tokens drawn from pi_theta.
 
     k1 = log(pi / pi_ref); k2 = k1^2 / 2; k3 = pi_ref / pi - log(pi_ref / pi) - 1 (DeepSeekMath eq. 4). k1 and k3 are
-    unbiased. As for gradients, see `KLConfig` and tests/test_kl_gradients.py.
+    unbiased. As for gradients, see `KLConfig` and tests/algorithm/test_kl_gradients.py.
     """
     difference = ref_logprobs - logprobs
     if estimator == "k1":

@@ -4,7 +4,7 @@ itself.
 On a CPU it is split in two: every stretch causally to itself, and all completions of a prompt to that prompt, whose
 keys are never copied. The two are merged by their log-sum-exps; going backward, each part takes the merged output and
 log-sum-exp, which is all that flash attention needs (as in ring attention, arXiv 2310.01889). On a GPU it is one
-FlexAttention. Both are compared with plain attention in tests/test_shared_attention.py.
+FlexAttention. Both are compared with plain attention in tests/model/test_shared_attention.py.
 """
 
 from __future__ import annotations

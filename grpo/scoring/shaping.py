@@ -22,7 +22,8 @@ def completion_kl(rollout: Rollout, estimator: str) -> float:
 def take_kl(groups: list[Group], config: LossConfig) -> list[Group]:
     """The groups with beta x the KL of each completion taken from its reward (InstructGPT, arXiv 2203.02155 eq. 2).
 
-    With k1 the policy gradient of this reward is exactly that of beta x the reverse KL (tests/test_kl_gradients.py).
+    With k1 the policy gradient of this reward is exactly that of beta x the reverse KL
+    (tests/algorithm/test_kl_gradients.py).
     """
     return [
         replace(

@@ -31,7 +31,7 @@ from rewards.judge.verdicts import ReferenceVerdict, Unreadable, read_verdict
 from stages.cli import main
 from stages.recipe.preflight import check_reward
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-very-secret-0123456789"
 RIGHT = {"verdict": "correct"}
 FAST = {"model": "m", "backoff": 0.01, "timeout": 60.0, "retries": 2}  # timeout: generous, nothing waits for it

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.grader import adversarial, case_misses, is_as_expected
 from benchmarks.real_data import data_folder
 from rewards.accuracy.reward import extract_answer, grade

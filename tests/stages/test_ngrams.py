@@ -18,7 +18,7 @@ from stages.recipe.leaks import LeakGuard
 from stages.recipe.ngrams import Ngrams, units
 from stages.recipe.stages import StageContext
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from real_data import data_folder, rows_of
 
 PROBLEM = "A train leaves the station at noon with 120 passengers and stops 3 times before it gets to the next town."

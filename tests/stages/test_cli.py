@@ -21,7 +21,7 @@ from stages.commands.command import find_config, guarded
 from stages.commands.eval import data_settings
 from stages.commands.run import stage_command
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 RL = {
     "steps": 2,
     "group_size": 2,

@@ -17,7 +17,7 @@ from rewards.loader import load_reward
 from stages.commands.eval import data_settings, named_set
 from stages.commands.eval_sets import ASK, SETS, read_rows
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from real_data import data_folder, rows_of
 
 FILES = {

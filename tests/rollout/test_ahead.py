@@ -54,7 +54,7 @@ def at_once(work: Callable[[], Any]) -> Future[Any]:
 def inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine of the second process in this one, sampling before anything is trained: it starts in no time.
 
-    `tests/test_engine_process.py` shows that the real one gives the same.
+    `tests/engines/test_engine_process.py` shows that the real one gives the same.
     """
 
     put_inside(monkeypatch)

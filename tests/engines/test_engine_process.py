@@ -138,7 +138,7 @@ time.sleep(100)
 @pytest.mark.slow
 def test_the_process_ends_with_the_trainer_whoever_holds_its_pipe(tiny_model_folder):
     command = [sys.executable, "-c", ORPHAN, str(tiny_model_folder)]
-    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     assert trainer.stdout is not None
     process, child = (psutil.Process(int(word)) for word in trainer.stdout.readline().split())
     try:

@@ -40,7 +40,7 @@ from stages.recipe.config import RecipeConfig
 from stages.recipe.pipeline import save_config
 from stages.teacher import TeacherConfig
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.yaml"))
 
 OPTIMIZER = {

@@ -21,10 +21,10 @@ from rewards import load_reward
 from rewards.accuracy import equality as judging
 from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.real_data import data_folder, rows_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 
 

@@ -14,7 +14,7 @@ from rewards.code.reward import code_reward, extract_code
 from rewards.code.sandbox.run import SandboxError, choose
 from rewards.code.tests import CodeTests, humaneval_row, mbpp_row, read_tests
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.real_data import data_folder, rows_of
 
 pytestmark = pytest.mark.usefixtures("only_sandbox")

@@ -20,7 +20,7 @@ from grpo.system.imports import import_path
 from rewards.loader import REGISTRY, find_reward, load_reward, load_rewards
 from stages.cli import main
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "rewards.md").read_text(encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.real_data import data_folder, rows_of
 from grpo.errors import UserError
 from rewards.countdown import countdown_reward, countdown_row, find_expression, solves

@@ -26,7 +26,7 @@ from grpo.model.reference import Reference
 from grpo.system import stopping
 from stages.commands.command import guarded
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {"rollout_prompts": 4, "steps": 8, "loss": {"beta": 0.05}, "reference_every": 4}
 
 

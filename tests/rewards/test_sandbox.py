@@ -18,7 +18,7 @@ from rewards.code.sandbox import namespaces
 from rewards.code.sandbox import run as sandbox
 from rewards.code.sandbox.run import SandboxError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.real_data import data_folder, rows_of
 
 TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]

@@ -217,7 +217,7 @@ def hold(folder: Path, *words: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", HOLD, str(folder), *words],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"

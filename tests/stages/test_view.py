@@ -26,7 +26,7 @@ from stages.view.screen import browse, read_keys, split_keys
 from stages.view.terminal import step_view
 from stages.view.text import shorten, visible
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

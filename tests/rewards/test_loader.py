@@ -22,7 +22,7 @@ from rewards.rows import judgeable
 from stages.commands.score import score_file
 from stages.recipe.preflight import check_reward
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OWN = """
 def starts_with_a(completions, bonus=1.0, **kwargs):
     return [bonus if text.startswith("a") else 0.0 for text in completions]

@@ -25,7 +25,7 @@ from grpo.system.clock import Clock
 from grpo.types import TrainState
 from stages.recipe.config import RLStageConfig
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 ALGORITHM = (REPOSITORY / "docs" / "algorithm.md").read_text(encoding="utf-8")
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 

@@ -41,7 +41,7 @@ from grpo.system.world import World, cut, is_main, join
 from grpo.trainer import train, with_logprobs
 from grpo.types import Group, Sampling
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GROUP, MAX_TOKENS, STEPS = 4, 12, 20
 Parallel = str  # "data" or "fsdp"
 REWARDS: dict[str, Callable[[int, int], float | None]] = {

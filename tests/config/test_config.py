@@ -245,7 +245,7 @@ def test_sections_that_contradict_themselves(tmp_path, model, text, parts):
 
 
 def shipped() -> list[Path]:
-    return sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+    return sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", shipped(), ids=lambda file: file.name)
