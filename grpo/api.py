@@ -17,18 +17,14 @@ from grpo.evaluation.metrics import Judges
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
-from grpo.system.imports import import_path
 from grpo.system.runtime import apply_runtime
 from grpo.trainer import TrainResult
 from grpo.trainer import train as train_tasks
+from rewards.accuracy.reward import extract_answer
+from rewards.loader import load_reward
+from rewards.rows import judgeable
 
 IN_MEMORY = "rows.jsonl"  # the name that rows handed in get in messages
-# The core does not import the rewards; what it needs of them is named by path, as in a config.
-LOAD, JUDGEABLE, EXTRACT = (
-    "rewards.loader.load_reward",
-    "rewards.rows.judgeable",
-    "rewards.accuracy.reward.extract_answer",
-)
 Data = Sequence[Row] | str | Path | DataConfig
 
 
@@ -61,7 +57,7 @@ def train(
     rows = _rows(dataset)
     apply_runtime(settings.runtime, settings.seed)
     prompts = build_prompts(load_rows(data) if rows is None else rows, data, load_tokenizer(settings.model))
-    task = Task(import_path(JUDGEABLE)(prompts, loaded, f"data '{data.path or data.fn}'"), loaded)
+    task = Task(judgeable(prompts, loaded, f"data '{data.path or data.fn}'"), loaded)
     return train_tasks(
         settings.model,
         {"default": task},
@@ -93,7 +89,7 @@ def evaluate(
     source = _data(data)
     settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     config = validate(EvalConfig, {"data": source, **settings}, "grpo.evaluate")
-    judges = Judges(import_path(LOAD)("accuracy"), extract_answer=import_path(EXTRACT))
+    judges = Judges(load_reward("accuracy"), extract_answer=extract_answer)
     if runtime is not None:
         apply_runtime(runtime, seed)
     return evaluate_with(
@@ -130,5 +126,4 @@ def _rewards(rewards: Sequence[Any]) -> list[Reward]:
     for reward in rewards:
         if isinstance(reward, Reward) and not callable(reward.fn):
             raise UserError(f"reward '{reward.name}': {type(reward.fn).__name__} is not a function")
-    load = import_path(LOAD)
-    return [reward if isinstance(reward, Reward) else load(reward) for reward in rewards]
+    return [reward if isinstance(reward, Reward) else load_reward(reward) for reward in rewards]

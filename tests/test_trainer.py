@@ -355,13 +355,13 @@ def test_stale_weights_stop_the_run(tiny_model_folder, tmp_path, monkeypatch):
 def test_sixteen_mini_batches_score_pi_old_once(tiny_model_folder, tmp_path, monkeypatch):
     """R1's 16 updates a rollout; with one update no forward at all is spent on pi_old (counted in rows)."""
     scored: list[int] = []
-    original = Learner.score
+    original = Learner.logprobs
 
     def counting(self: Learner, rows: Any) -> Any:
         scored.append(len(rows))
         return original(self, rows)
 
-    monkeypatch.setattr(Learner, "score", counting)
+    monkeypatch.setattr(Learner, "logprobs", counting)
     run(tiny_model_folder, tmp_path / "a", config_of(steps=4))
     assert scored == []
     config = config_of(steps=16, prompts_per_step=1, rollout_prompts=16)

@@ -556,7 +556,12 @@ def test_a_contradiction_says_what_contradicts_what(tree: dict[str, Any], words:
 def test_the_list_above_holds_every_refusal_of_the_validators() -> None:
     """Each `raise ValueError(...)` in the config files is met by one of the lines."""
     lines = [refused(tree) for tree, _ in contradictions()]
-    for file in ("grpo/algorithm.py", "grpo/config.py", "grpo/section.py", "stages/config.py"):
+    for file in (
+        "grpo/config/algorithm.py",
+        "grpo/config/sections.py",
+        "grpo/config/section.py",
+        "stages/recipe/config.py",
+    ):
         patterns = raised(ast.parse((REPOSITORY / file).read_text()))
         assert patterns
         for pattern in patterns:
@@ -758,9 +763,9 @@ def test_an_override_beside_a_preset_wins_too(tmp_path: Path) -> None:
 VALIDATORS = {"model_validator", "field_validator"}
 # Not read as attributes: by their names in a loop, or before there is a typed config.
 READ_OTHERWISE = {
-    *((("GeneralEvalConfig", name), "stages/evaluation.py", "getattr(config, name)) for name in GENERAL_METRICS")
+    *((("GeneralEvalConfig", name), "stages/recipe/evaluation.py", "getattr(config, name)) for name in GENERAL_METRICS")
       for name in GENERAL_METRICS),
-    (("RLConfig", "preset"), "grpo/algorithm.py", 'tree.get("preset")'),
+    (("RLConfig", "preset"), "grpo/config/algorithm.py", 'tree.get("preset")'),
 }  # fmt: skip
 
 

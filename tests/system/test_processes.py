@@ -285,7 +285,9 @@ def together(tiny_model_folder: Path, alone: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("together")
     cut_after(alone, 10, folder / "continued")
     script = [str(Path(__file__).resolve()), str(tiny_model_folder), str(folder)]
-    for process in two_processes(script, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}"):
+    for process in two_processes(
+        script, PYTHONPATH=os.pathsep.join(map(str, [ROOT, ROOT / "tests", *(ROOT / "tests").glob("*/")]))
+    ):
         assert process.returncode == 0, process.stderr[-3000:]
     return folder
 
