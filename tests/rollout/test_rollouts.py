@@ -180,7 +180,7 @@ def judge(world: World, reward: Reward, **settings: Any) -> str:
 
 
 def judge_with_failures(world: World) -> dict[str, str]:
-    """Failures here and there: of sixteen rows, one may fail. `tests/system/test_processes.py` has two processes do it."""
+    """Failures here and there: of sixteen rows, one may fail. `tests/system/test_processes.py` has two processes."""
     order = numbers(source_of(8, prompts_per_step=8).next(0))  # in which the processes take them in turn
     return {
         "none": judge(world, failing_on()),
