@@ -8,10 +8,10 @@ import torch
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig
-from grpo.engines.installed import check_engine, vllm_is_there
 from grpo.engines.local.engine import LocalEngine
 from grpo.engines.local.process import ProcessEngine
-from grpo.engines.served import ServedModel
+from grpo.engines.vllm import require_vllm, vllm_is_there
+from grpo.engines.vllm.start import ServedModel
 from grpo.model.policy import Policy, end_token_ids, inference_dtype, load_model, load_outline, pick_device
 from grpo.types import RolloutEngine
 
@@ -22,7 +22,8 @@ def engine_kind(config: EngineConfig, runtime: RuntimeConfig) -> str:
     Raises:
         UserError: vLLM is asked for and is not there.
     """
-    check_engine(config)
+    if config.kind == "vllm":
+        require_vllm("engine.kind=vllm")
     if config.kind == "auto":
         return "vllm" if vllm_is_there() and pick_device(runtime).type == "cuda" else "local"
     return config.kind

@@ -33,7 +33,7 @@ class LogitShape:
         return self.scale / self.temperature
 
 
-def score_tokens(
+def target_logprobs(
     hidden: Float[Tensor, "N D"],
     weight: Float[Tensor, "V D"],
     bias: Float[Tensor, " V"] | None,
@@ -49,11 +49,11 @@ def score_tokens(
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    logprobs, entropy = _Scores.apply(hidden, weight, bias, targets, shape, dtype, with_entropy)
+    logprobs, entropy = _TargetLogprobs.apply(hidden, weight, bias, targets, shape, dtype, with_entropy)
     return logprobs, entropy if entropy_gradient else entropy.detach()
 
 
-class _Scores(torch.autograd.Function):
+class _TargetLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

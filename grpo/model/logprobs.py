@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from grpo.errors import UserError
 from grpo.model.adapter import base_model
-from grpo.model.head import LogitShape, score_tokens
+from grpo.model.head import LogitShape, target_logprobs
 from grpo.model.packing import ModelInput
 
 
@@ -32,15 +32,15 @@ def token_logprobs(
     """
     run = getattr(model, "run_inside", None)  # sharded: weights are whole only inside the model's own forward
     arguments = (rows, shape, with_entropy, entropy_gradient)
-    return TokenLogprobs(*(run(_scores, *arguments) if run is not None else _scores(model, *arguments)))
+    return TokenLogprobs(*(run(_of_states, *arguments) if run is not None else _of_states(model, *arguments)))
 
 
-def _scores(
+def _of_states(
     model: Any, rows: ModelInput, shape: LogitShape, with_entropy: bool, entropy_gradient: bool
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     states = hidden_states(model, rows).flatten(0, 1).index_select(0, rows.predictors)
     states, weight, bias = _head(states, base_model(model).get_output_embeddings())
-    return score_tokens(
+    return target_logprobs(
         states, weight, bias, rows.targets, shape, with_entropy=with_entropy, entropy_gradient=entropy_gradient
     )
 

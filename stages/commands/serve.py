@@ -9,7 +9,7 @@ from grpo.errors import UserError
 from stages.commands.command import Parser, add_overrides, find_config
 
 if TYPE_CHECKING:
-    from grpo.engines.served import ServedModel
+    from grpo.engines.vllm.start import ServedModel
     from stages.recipe.config import RecipeConfig
 
 EXAMPLES = """\
@@ -40,7 +40,7 @@ def serve_command(arguments: list[str]) -> int:
     config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
     quiet(config.runtime.log_level)
 
-    from grpo.engines.installed import require_vllm
+    from grpo.engines.vllm import require_vllm
     from grpo.engines.vllm.serve import here
 
     require_vllm("grpo serve")
@@ -65,7 +65,7 @@ def _sampled(config: RecipeConfig, model: str) -> ServedModel:
     """
     from transformers import AutoConfig
 
-    from grpo.engines.served import ServedModel
+    from grpo.engines.vllm.start import ServedModel
     from grpo.model.path import check_model
     from grpo.model.policy import pick_device
 

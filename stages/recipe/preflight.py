@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import DataConfig, RewardConfig
-from grpo.engines.installed import check_engine
+from grpo.engines.vllm import require_vllm
 from grpo.errors import UserError, nearest
 from grpo.model.path import check_model, is_local
 from grpo.rollout.ahead_check import check_ahead
@@ -41,7 +41,8 @@ def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None
 
 def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], None]]]:
     """(key path, check that raises `UserError`)."""
-    yield "engine", partial(check_engine, config.engine)
+    if config.engine.kind == "vllm":
+        yield "engine", partial(require_vllm, "engine.kind=vllm")
     for key in keys:
         section = getattr(config, key)
         if isinstance(section, RLStageConfig):

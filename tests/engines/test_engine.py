@@ -25,10 +25,9 @@ from conftest import (
 
 import grpo.engines.local.cache as kv_cache
 import grpo.engines.local.engine as engine_local
-from grpo.engines.draws import stream_key, uniforms
+from grpo.engines.draws import draw, keep_top_p, stream_key, uniforms
 from grpo.engines.local.decoder import survivors
 from grpo.engines.local.engine import LocalEngine, usual_rows
-from grpo.engines.sampling_draw import draw, keep_top_p
 from grpo.errors import UserError
 from grpo.learner.batching import BatchPlan, collate, rows_of
 from grpo.model.attention import shared_attention

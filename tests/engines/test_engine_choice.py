@@ -14,7 +14,7 @@ from test_trainer import task_of
 from grpo.config.inert import inert_engine_settings
 from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines import choose as engines
-from grpo.engines import installed as optional
+from grpo.engines import vllm as optional
 from grpo.engines.choose import engine_kind
 from grpo.engines.local.engine import LocalEngine
 from grpo.engines.vllm.in_process import VllmEngine

@@ -21,9 +21,9 @@ from vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig
-from grpo.engines.served import ServedModel
 from grpo.engines.vllm.request import prompt_seed
 from grpo.engines.vllm.servers import ServerEngine
+from grpo.engines.vllm.start import ServedModel
 from grpo.engines.vllm.weights import chunks, live
 from grpo.errors import UserError
 from grpo.model.policy import Policy

@@ -18,8 +18,8 @@ import pytest
 from judge_server import closed_port
 
 from grpo.config.sections import EngineConfig
-from grpo.engines.served import ServedModel
 from grpo.engines.vllm.serve import Child, arguments, backend, here, watch
+from grpo.engines.vllm.start import ServedModel
 from grpo.errors import UserError
 from stages.cli import main
 
@@ -70,7 +70,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
     monkeypatch.setattr("grpo.engines.vllm.serve.COMMAND", [sys.executable, "-S", str(program)])
-    monkeypatch.setattr("grpo.engines.installed.vllm_is_there", lambda: True)
+    monkeypatch.setattr("grpo.engines.vllm.vllm_is_there", lambda: True)
     monkeypatch.setattr("grpo.engines.vllm.serve.POLL_SECONDS", 0.05)
     monkeypatch.setenv("SEEN", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(outputs(tmp_path)))
@@ -210,9 +210,9 @@ def test_mistakes_are_one_line(
     tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = str(write_config(tmp_path, tiny_model_folder, ["http://192.0.2.7:8000", "http://no.such.host.invalid:1"]))
-    monkeypatch.setattr("grpo.engines.installed.vllm_is_there", lambda: False)
+    monkeypatch.setattr("grpo.engines.vllm.vllm_is_there", lambda: False)
     assert run_here(capsys, config).startswith("error: vLLM is not installed (grpo serve): pip install")
-    monkeypatch.setattr("grpo.engines.installed.vllm_is_there", lambda: True)
+    monkeypatch.setattr("grpo.engines.vllm.vllm_is_there", lambda: True)
     assert "192.0.2.7:8000, http://no.such.host.invalid:1: not an address of this machine; give --url" in run_here(
         capsys, config
     )

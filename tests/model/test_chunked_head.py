@@ -13,7 +13,7 @@ from grpo.config.algorithm import LoraConfig
 from grpo.model import head as chunked_head
 from grpo.model.adapter import add_adapter
 from grpo.model.fit import fit_of
-from grpo.model.head import LogitShape, score_tokens
+from grpo.model.head import LogitShape, target_logprobs
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
 
@@ -45,7 +45,7 @@ def test_values_and_gradients_are_the_plain_ones(shape, bias, rows, monkeypatch)
     tensors = given(bias=bias)
 
     def scores(hidden: Any, weight: Any, offset: Any) -> Any:
-        return score_tokens(hidden, weight, offset, tensors[3], shape, with_entropy=True, entropy_gradient=True)
+        return target_logprobs(hidden, weight, offset, tensors[3], shape, with_entropy=True, entropy_gradient=True)
 
     for ours, theirs in zip(scores(*tensors[:3]), plain(*tensors, shape), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
@@ -54,13 +54,13 @@ def test_values_and_gradients_are_the_plain_ones(shape, bias, rows, monkeypatch)
 
 def test_entropy_has_a_gradient_only_where_it_is_asked_for():
     hidden, weight, _, targets = given()
-    logprobs, entropy = score_tokens(hidden, weight, None, targets, LogitShape())
+    logprobs, entropy = target_logprobs(hidden, weight, None, targets, LogitShape())
     assert entropy.tolist() == [0.0] * TOKENS
-    _, entropy = score_tokens(hidden, weight, None, targets, LogitShape(), with_entropy=True)
+    _, entropy = target_logprobs(hidden, weight, None, targets, LogitShape(), with_entropy=True)
     assert not entropy.requires_grad
     assert logprobs.requires_grad
     with torch.inference_mode():
-        assert not score_tokens(hidden, weight, None, targets, LogitShape())[0].requires_grad
+        assert not target_logprobs(hidden, weight, None, targets, LogitShape())[0].requires_grad
 
 
 class Sizes(TorchDispatchMode):
@@ -82,7 +82,7 @@ def test_no_tensor_is_larger_than_a_chunk_forward_or_backward(monkeypatch):
     monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_: 5)
     hidden, weight, _, targets = given(torch.float32, tokens=200, words=100)
     with Sizes() as sizes:
-        logprobs, entropy = score_tokens(
+        logprobs, entropy = target_logprobs(
             hidden, weight, None, targets, LogitShape(0.9), with_entropy=True, entropy_gradient=True
         )
         (logprobs + entropy).sum().backward()
@@ -96,7 +96,7 @@ def test_a_frozen_head_costs_no_weight_gradient(rows, monkeypatch):
     hidden, weight, _, targets = given()
     for frozen in (False, True):
         weight.requires_grad_(not frozen)
-        logprobs, _ = score_tokens(hidden, weight, None, targets, LogitShape())
+        logprobs, _ = target_logprobs(hidden, weight, None, targets, LogitShape())
         with Sizes() as sizes:
             logprobs.sum().backward()
         assert (weight.shape not in sizes.shapes) == frozen
@@ -110,7 +110,7 @@ def test_one_chunk_is_not_computed_twice(monkeypatch):
         monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_, rows=rows: rows)
         calls.clear()
         hidden, weight, _, targets = given()
-        score_tokens(hidden, weight, None, targets, LogitShape())[0].sum().backward()
+        target_logprobs(hidden, weight, None, targets, LogitShape())[0].sum().backward()
         assert len(calls) == expected
 
 
@@ -120,7 +120,7 @@ def test_half_precision_multiplies_in_it_and_adds_up_in_fp32(rows, monkeypatch):
     monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_: rows)
     hidden, weight, _, targets = given(torch.float32, tokens=600)
     with torch.autocast("cpu", torch.bfloat16):
-        logprobs, _ = score_tokens(hidden, weight, None, targets, LogitShape(0.9))
+        logprobs, _ = target_logprobs(hidden, weight, None, targets, LogitShape(0.9))
     logprobs.sum().backward()
     assert (logprobs.dtype, weight.grad.dtype, hidden.grad.dtype) == (torch.float32,) * 3
     exact = [x.detach().bfloat16().double().requires_grad_() for x in (hidden, weight)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from grpo.engines import installed as optional
+from grpo.engines import vllm as optional
 from grpo.errors import UserError
 from grpo.evaluation.evaluate import problems_file
 from grpo.system.files import check_out_file

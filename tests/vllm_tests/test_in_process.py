@@ -25,9 +25,9 @@ from conftest import (
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines.choose import load_for_sampling, sampling_engine, training_engine
-from grpo.engines.served import ServedModel
 from grpo.engines.vllm.in_process import MEMORY_FOLDER, VllmEngine
 from grpo.engines.vllm.request import COLDEST
+from grpo.engines.vllm.start import ServedModel
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy, trainable
 from grpo.types import Group, Sampling

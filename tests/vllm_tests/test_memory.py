@@ -14,10 +14,9 @@ from conftest import make_model, make_tokenizer, random_prompts
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines.choose import training_engine
-from grpo.engines.served import ServedModel
 from grpo.engines.vllm import in_process as engine_vllm
 from grpo.engines.vllm.in_process import VllmEngine
-from grpo.engines.vllm.start import lora_rank, settings
+from grpo.engines.vllm.start import ServedModel, lora_rank, settings
 from grpo.model.policy import load_policy
 from grpo.types import Sampling
 

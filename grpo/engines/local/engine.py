@@ -14,11 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from grpo.engines.draws import stream_key, uniforms
+from grpo.engines.draws import draw, stream_key, uniforms
 from grpo.engines.local.attention import check_attention, own_attention
 from grpo.engines.local.decoder import Decoder, survivors
 from grpo.engines.local.fused import fused_layers
-from grpo.engines.sampling_draw import draw
 from grpo.errors import UserError
 from grpo.model.policy import end_token_ids
 from grpo.types import Completion, Group, PolicyWeights, Prompt, Rollout, Sampling

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from grpo.config.sections import EngineConfig
-from grpo.engines.served import ServedModel
 from grpo.engines.vllm.client import Server
+from grpo.engines.vllm.start import ServedModel
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL
 from grpo.errors import UserError
 

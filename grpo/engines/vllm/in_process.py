@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import EngineConfig
-from grpo.engines.served import ServedModel
 from grpo.engines.vllm.request import check_sampling, prompt_seed
-from grpo.engines.vllm.start import start
+from grpo.engines.vllm.start import ServedModel, start
 from grpo.engines.vllm.weights import weight_files
 from grpo.errors import UserError
 from grpo.system.world import launched

@@ -21,9 +21,8 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from grpo.config.sections import EngineConfig, RuntimeConfig
-from grpo.engines.served import ServedModel
 from grpo.engines.vllm.client import Server, address, health, run
-from grpo.engines.vllm.start import environment, settings
+from grpo.engines.vllm.start import ServedModel, environment, settings
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL, WORKER
 from grpo.errors import UserError
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import EngineConfig
-from grpo.engines.served import ServedModel
 from grpo.engines.vllm.check import check_server
 from grpo.engines.vllm.client import Runner, Server, ServerFailed, health, new_client, run
 from grpo.engines.vllm.request import check_sampling, prompt_seed
+from grpo.engines.vllm.start import ServedModel
 from grpo.engines.vllm.weights import NCCL, live, pause, post_all, resume, send_by_files
 from grpo.errors import UserError
 from grpo.system.progress import progress

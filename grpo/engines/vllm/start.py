@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig
-from grpo.engines.served import ServedModel
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, WORKER
 from grpo.errors import UserError
 from grpo.system.world import launched
 
 GIB = 2**30
 CPU_CACHE_GIB = 1.0
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The model that an engine with weights of its own samples from."""
+
+    name: str  # folder or hub name of the weights it starts with
+    tokenizer: Any
+    end_ids: tuple[int, ...]
+    longest: int  # tokens of the longest prompt and completion together
+    device: str
+    dtype: str  # of the weights it samples with, as runtime.dtype says
+    lora: LoraConfig | None = None
 
 
 def settings(config: EngineConfig, sampled: ServedModel) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from grpo.engines.installed import vllm_is_there
+from grpo.engines.vllm import vllm_is_there
 from grpo.engines.vllm.client import Server, new_client, run
 from grpo.engines.vllm.weights import live
 from grpo.errors import UserError
