@@ -1,4 +1,4 @@
-"""The one error type that a user is meant to read."""
+"""The one error type that a user is meant to read, and how its one line is made."""
 
 from __future__ import annotations
 
@@ -21,3 +21,24 @@ def nearest(word: str, choices: Iterable[str]) -> str:
         close = " or ".join(f"'{option}'" for option in options if likeness[option] == best)
         return f" (did you mean {close}?)"
     return f" (one of: {', '.join(options)})" if options else ""
+
+
+def first_line(error: BaseException, *, typed: bool = False) -> str:
+    """The first line of what an error says, `typed`: after its type; the type alone when it says nothing."""
+    kind, line = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
+    return f"{kind}: {line}" if line and typed else line or kind
+
+
+def describe(error: BaseException) -> str:
+    """The type of an error and, when it says something, that as `one_line`."""
+    return ": ".join(filter(None, (type(error).__name__, one_line(str(error)))))
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """`shorten` of a text without line ends."""
+    return shorten(" ".join(text.split()), limit)
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """At most `limit` characters; the last three are dots when some are left out."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -18,6 +18,7 @@ from grpo.monitoring.metrics import read_rows
 from grpo.rollout.source import RolloutSource, SourceState
 from grpo.system import stopping
 from grpo.system.files import flush, must_write
+from grpo.system.numbers import mean
 from grpo.system.world import is_main
 from grpo.types import TrainState
 
@@ -96,9 +97,8 @@ class Saver:
         if self.config.best is None or not self.config.every or not is_main():
             return None
         after = self.state.step - self.config.every
-        rows = [row for _, row in read_rows(self.out / "metrics.jsonl") if row["step"] > after]
-        values = [row[self.config.best] for row in rows if row.get(self.config.best) is not None]
-        return sum(values) / len(values) if values else None
+        rows = (row for _, row in read_rows(self.out / "metrics.jsonl") if row["step"] > after)
+        return mean(row.get(self.config.best) for row in rows)
 
     def _save(self, score: float | None = None) -> None:
         """The checkpoint of the last boundary."""

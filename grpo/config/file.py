@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from grpo.errors import UserError, nearest
+from grpo.errors import UserError, nearest, shorten
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -127,10 +127,6 @@ def _complaint(model: type[BaseModel], error: ErrorDetails) -> str:
         got = ", got a section"
     where = f"'{path}': " if path else ""  # nothing to name: a contradiction between keys of the root
     return f"{where}{message}{got}"
-
-
-def shorten(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import DataConfig
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.system.files import write_lines
 from grpo.system.imports import import_path
 
@@ -53,7 +53,7 @@ def _rows_from_path(path: str, data: DataConfig) -> list[Row]:
         try:
             return pyarrow.parquet.read_table(file).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"data '{path}': not a parquet file: {str(error).splitlines()[0]}") from error
+            raise UserError(f"data '{path}': not a parquet file: {first_line(error)}") from error
     return _rows_from_hub(path, data)
 
 
@@ -63,9 +63,8 @@ def _rows_from_hub(name: str, data: DataConfig) -> list[Row]:
     try:
         return list(datasets.load_dataset(name, data.subset, split=data.split))
     except Exception as error:  # the hub library raises many types; each means the same to the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         message = f"data '{name}': neither a .jsonl/.parquet file nor a data set the hub gives: "
-        raise UserError(f"{message}{type(error).__name__}: {reason}") from error
+        raise UserError(f"{message}{first_line(error, typed=True)}") from error
 
 
 def read_jsonl(file: Path) -> list[Row]:

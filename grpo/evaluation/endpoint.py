@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from grpo.config.section import Section
-from grpo.errors import UserError
+from grpo.errors import UserError, one_line
 from grpo.system.http import FIRST_DELAY, holds_secret, is_address, may_pass, pause, retry_after
 from grpo.system.progress import progress
 from grpo.types import FinishReason, Prompt, Sampling
@@ -177,7 +177,7 @@ class _Server:
     def _line(self, text: str) -> str:
         """One line, without the key that a server may repeat."""
         key = self.client.api_key
-        return " ".join(text.replace(key, "***").split())[:300]
+        return one_line(text.replace(key, "***"))
 
 
 async def read_stream(chunks: AsyncIterable[Any], start: float) -> Answer:

@@ -11,6 +11,7 @@ from grpo.config.sections import EvalConfig
 from grpo.errors import UserError
 from grpo.evaluation.statistics import maj_at_k, mean_interval, pass_at_k
 from grpo.scoring.groups import Reward
+from grpo.system.numbers import mean
 from grpo.types import Group, Rollout
 
 log = logging.getLogger("grpo")
@@ -54,7 +55,6 @@ def problem_row(group: Group, judges: Judges, tokens: Sequence[int | None] | Non
     votes = [
         judges.vote(answer) if ok and answer is not None else None for answer, ok in zip(answers, counts, strict=True)
     ]
-    languages = [value for rollout in rollouts if (value := rollout.rewards.get("language")) is not None]
     return {
         "id": group.prompt.id,
         "part": "math",
@@ -66,7 +66,7 @@ def problem_row(group: Group, judges: Judges, tokens: Sequence[int | None] | Non
         "truncated": sum(rollout.completion.finish_reason == "length" for rollout in rollouts),
         "no_answer": sum(answer is None for answer in answers) if judges.extract_answer else None,
         "tokens": sum(counted) if len(counted) == len(rollouts) else None,
-        "language_consistency": sum(languages) / len(languages) if languages else None,
+        "language_consistency": mean(rollout.rewards.get("language") for rollout in rollouts),
         "votes": (votes, correct),
     }
 
@@ -89,7 +89,6 @@ def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dic
         left_out = len(problems) - len(judged)
         log.warning("evaluation: %d of %d golds are null or cannot be read: left out", left_out, len(problems))
     samples = config.samples * len(judged)
-    languages = [value for p in judged if (value := p["language_consistency"]) is not None]
     votes = [problem["votes"] for problem in judged]
 
     def rate(column: str) -> float | None:
@@ -110,7 +109,7 @@ def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dic
         **at_k,
         "format_rate": rate("in_format"),
         "format_required": judges.format is not None and judges.require_format,
-        "language_consistency": _mean(languages) if languages else None,
+        "language_consistency": mean(problem["language_consistency"] for problem in judged),
         "truncation_rate": rate("truncated"),
         "no_answer_rate": rate("no_answer"),
         "mean_tokens": rate("tokens"),
@@ -131,7 +130,3 @@ def _estimate(name: str, values: Sequence[float]) -> dict[str, Any]:
         return {name: None, f"{name}_ci95": None}
     estimate = mean_interval(values)
     return {name: estimate.mean, f"{name}_ci95": [estimate.low, estimate.high]}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.model.adapter import base_model
 from grpo.model.attention import shared_attention
 from grpo.model.flops import ModelSize, size_of
@@ -88,7 +88,7 @@ def why_not_shared(model: Any) -> str | None:
         with shared_attention(base_model(model)):
             found = hidden_states(model, shared).flatten(0, 1).index_select(0, shared.predictors)
     except Exception as error:  # noqa: BLE001 - whatever its own code makes of rows that it was not written for
-        return f"its attention cannot be replaced ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        return f"its attention cannot be replaced ({first_line(error, typed=True)})"
     difference = float((found - expected).norm() / expected.norm())
     if not difference <= LIMIT:
         return f"its states would differ by {difference:.1g}"

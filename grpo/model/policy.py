@@ -14,7 +14,7 @@ import torch
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import RuntimeConfig
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.model.adapter import add_adapter, base_model, is_adapted, merged_tensors, save_adapter
 from grpo.model.path import check_model
 from grpo.system.files import as_os_error, must_write
@@ -41,7 +41,7 @@ def load_tokenizer(model: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': no tokenizer can be loaded: {_first_line(error)}") from error
+        raise UserError(f"model '{model}': no tokenizer can be loaded: {first_line(error)}") from error
 
 
 def inference_dtype(runtime: RuntimeConfig) -> torch.dtype:
@@ -58,7 +58,7 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
     try:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"model '{model}': cannot be loaded: {first_line(error)}") from error
     return loaded.to(device).eval()
 
 
@@ -71,15 +71,11 @@ def load_outline(model: str) -> Any:
         with torch.device("meta"):
             outline = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
     except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"model '{model}': cannot be loaded: {first_line(error)}") from error
     with suppress(OSError):  # without one, what its config says of end tokens is there already
         outline.generation_config = GenerationConfig.from_pretrained(model)
     outline.name_or_path = model
     return outline
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

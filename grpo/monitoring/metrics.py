@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.sections import OVERLONG
-from grpo.system.files import append_text, must_write, write_text
+from grpo.system.files import append_text, must_write, whole_rows, write_text
+from grpo.system.numbers import mean
 from grpo.system.world import is_main
 from grpo.types import Group
 
@@ -70,17 +71,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(line, row) of each whole row; a kill may have cut the last one short, a power cut left zeros."""
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # its step comes again
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+    for line, row in whole_rows(path):  # the step of another comes again
+        if isinstance(row.get("step"), int):
             yield line, row
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def rollout_metrics(groups: list[Group], names: Sequence[str]) -> dict[str, float | None]:
@@ -92,17 +85,17 @@ def rollout_metrics(groups: list[Group], names: Sequence[str]) -> dict[str, floa
         judged = [r for r in group.rollouts if r.reward is not None]
         rewards = [r.reward for r in judged if r.reward is not None]
         if len(rewards) > 1:
-            mean = sum(rewards) / len(rewards)
-            stds.append(math.sqrt(sum((x - mean) ** 2 for x in rewards) / (len(rewards) - 1)))
+            center = sum(rewards) / len(rewards)
+            stds.append(math.sqrt(sum((x - center) ** 2 for x in rewards) / (len(rewards) - 1)))
             # Of what the reward functions gave: a KL or an over-long penalty taken from it nearly always differs.
             said = [{name: value for name, value in r.rewards.items() if name != OVERLONG} for r in judged]
             zero_variance.append(float(all(values == said[0] for values in said)))
     return {
-        "reward": _mean([r.reward for r in rollouts if r.reward is not None]),
-        **{f"reward/{name}": _mean([v for r in rollouts if (v := r.rewards.get(name)) is not None]) for name in names},
-        "reward_std": _mean(stds),
-        "frac_zero_variance": _mean(zero_variance),
-        "excluded_fraction": _mean([float(r.reward is None) for r in rollouts]),
-        "completion_length": _mean([float(len(r.completion.token_ids)) for r in rollouts]),
-        "truncated_fraction": _mean([float(r.completion.finish_reason == "length") for r in rollouts]),
+        "reward": mean(r.reward for r in rollouts),
+        **{f"reward/{name}": mean(r.rewards.get(name) for r in rollouts) for name in names},
+        "reward_std": mean(stds),
+        "frac_zero_variance": mean(zero_variance),
+        "excluded_fraction": mean(float(r.reward is None) for r in rollouts),
+        "completion_length": mean(float(len(r.completion.token_ids)) for r in rollouts),
+        "truncated_fraction": mean(float(r.completion.finish_reason == "length") for r in rollouts),
     }

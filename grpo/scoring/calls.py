@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from grpo.errors import UserError
+from grpo.errors import UserError, describe
 
 REWARD_TIMEOUT = 600.0  # seconds for one call of a reward function: a hang must not hold the run for ever
 GRACE = 1.0  # seconds that a cancelled coroutine gets to end before its event loop is given up
@@ -115,7 +115,7 @@ def _guarded(call: Callable[[], Any]) -> Any:
     except (UserError, KeyboardInterrupt, CallFailed):
         raise
     except BaseException as error:  # sys.exit() in a reward must not end the run, nor math-verify's BaseException
-        raise CallFailed(_describe(error)) from error
+        raise CallFailed(describe(error)) from error
 
 
 def _result(outcome: Future[Any], wait: float | None, limit: float | None) -> Any:
@@ -134,12 +134,7 @@ def _as_failure(error: BaseException, timeout: float | None) -> CallFailed:
         return error
     if isinstance(error, TimeoutError) and timeout is not None:
         return Hung(f"did not return within {timeout:g} s")
-    return CallFailed(_describe(error))
-
-
-def _describe(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return CallFailed(describe(error))
 
 
 _lock = threading.Lock()

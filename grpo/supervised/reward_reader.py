@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from grpo.data.conversations import Part, as_turns, render, response_text
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 
 
 def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: int) -> list[int]:
@@ -28,7 +28,7 @@ def load_reward_model(path: str, tokenizer: Any, device: torch.device) -> Any:
     try:
         model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise UserError(f"reward model '{path}': cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"reward model '{path}': cannot be loaded: {first_line(error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     # The classifier reads its score at the last token that is not padding.

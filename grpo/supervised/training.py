@@ -25,6 +25,7 @@ from grpo.monitoring.alarms import Alarms, sft_alarms
 from grpo.monitoring.metrics import MetricsWriter
 from grpo.supervised.checkpoints import checkpoint_to_resume
 from grpo.system import stopping
+from grpo.system.numbers import mean
 from grpo.system.progress import Bar, progress
 from grpo.system.world import World, cut
 
@@ -173,7 +174,7 @@ def fit(
     losses = [row["loss"] for row in metrics.rows][-20:]
     return {
         "steps": steps,
-        "loss": sum(losses) / len(losses) if losses else None,
+        "loss": mean(losses),
         "tokens": sum(tokens),
         "seconds": time.perf_counter() - began,
     }

@@ -71,6 +71,19 @@ def write_json(file: Path, value: Any) -> None:
     write_text(file, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def whole_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(line, object) of each whole line of a JSONL file that may be growing: what a kill has cut short, or a power cut
+    filled with zeros, is passed over."""
+    for content in file.read_bytes().split(b"\n"):
+        try:
+            line = content.decode()
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # ValueError: also what is not UTF-8
+            continue
+        if isinstance(row, dict):
+            yield line, row
+
+
 def append_text(file: Path, text: str) -> None:
     """Add to the end of a file; when that fails nothing is added, not half of it."""
     with file.open("ab", buffering=0) as out:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from grpo.errors import UserError
+from grpo.errors import UserError, shorten
 from rewards.accuracy.equality import is_equal, is_parseable, pool_size
 from rewards.accuracy.extraction import Strict, completion_text, extract_answer, read_golds
 
@@ -73,5 +73,4 @@ def gold_is_parseable(gold: Any) -> bool:
 def _gold_problem(gold: Any) -> str:
     if gold is None or gold == [] or gold == "":
         return "no gold answer"
-    shown = repr(gold)
-    return f"unparseable gold answer: {shown if len(shown) <= 80 else shown[:77] + '...'}"
+    return f"unparseable gold answer: {shorten(repr(gold))}"

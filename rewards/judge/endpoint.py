@@ -15,8 +15,7 @@ from typing import Any
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
 from pydantic import BaseModel, Field, ValidationError
 
-from grpo.config.file import shorten
-from grpo.errors import UserError
+from grpo.errors import UserError, one_line
 from grpo.system.http import holds_secret, is_address, may_pass, pause, retry_after
 from rewards.judge.breaker import Breaker, BreakerOpen
 
@@ -184,7 +183,7 @@ class Endpoint:
     def _line(self, text: str) -> str:
         """One short line without the key, which a server may repeat; it is taken out before the text is cut."""
         key = self._key()
-        return shorten(" ".join((text.replace(key, "***") if key else text).split()), 200)
+        return one_line(text.replace(key, "***") if key else text, 200)
 
     def _running_slots(self) -> asyncio.Semaphore:
         """Semaphores belong to one event loop; those of closed loops are forgotten."""

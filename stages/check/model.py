@@ -10,7 +10,7 @@ from typing import Any
 from grpo.config.sections import RLConfig
 from grpo.data.conversations import render, turn_end
 from grpo.data.prompts import render_chat
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from stages.check.subject import BaseModel, Check, Skipped, Subject, Warned, shortened
 from stages.recipe.config import RLStageConfig
 from stages.recipe.stages import STAGES, active_parents
@@ -167,5 +167,5 @@ def lora_targets(model: BaseModel, targets: str | tuple[str, ...]) -> str:
         with torch.device("meta"):  # shapes and names only
             skeleton = AutoModelForCausalLM.from_config(model.settings)
     except (ValueError, NotImplementedError) as error:
-        raise Skipped(f"the architecture cannot be built without its weights: {str(error).splitlines()[0]}") from error
+        raise Skipped(f"the architecture cannot be built without its weights: {first_line(error)}") from error
     return f"{len(target_names(skeleton, targets))} layers"

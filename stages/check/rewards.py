@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ from grpo.config.sections import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring.calls import is_async
 from grpo.scoring.groups import Reward, column_names, score
+from grpo.system.numbers import mean
 from grpo.types import Group, Rollout
 from stages.check.prompts import Rendered, spread
 from stages.check.subject import Asked, Skipped, Subject, Warned, listed
@@ -137,7 +137,7 @@ def _total_errors(asked: Asked, tried: Tried) -> Iterator[str]:
     silent = any(spec.weight for spec in asked.rewards if spec.label in tried.untried) or unknown
     if len(everything) == 1 and not silent:
         yield f"the sum of the rewards is {_number(everything.pop())} whatever the completion says: nothing to learn"
-    gold, wrong = _mean(tried.total[GOLD]), _mean(tried.total[WRONG])
+    gold, wrong = mean(tried.total[GOLD]), mean(tried.total[WRONG])
     if gold is not None and wrong is not None and gold < wrong:
         yield "in sum, a wrong answer is worth more than the gold"
 
@@ -155,7 +155,7 @@ def warnings(asked: Asked, tried: Tried) -> Iterator[str]:
             yield f"'{name}' applies to none of the rows tried"
         elif len(seen) == 1:
             yield f"'{name}' is {_number(seen.pop())} for everything tried"
-    best, rambling = _mean(tried.total[GOLD]), _mean(tried.total[RAMBLING])
+    best, rambling = mean(tried.total[GOLD]), mean(tried.total[RAMBLING])
     if asked.kind == "task" and best is not None and rambling is not None and rambling > best:
         yield "in sum, rambling up to max_tokens is worth more than the gold"
     if asked.kind == "filters":
@@ -173,12 +173,12 @@ def _blind(asked: Asked, tried: Tried, head: str, tags: Tags) -> Iterator[str]:
     """Rewards that look for an opening tag in the wrong place: where they look, the gold is worth more."""
     ours = {spec.label for spec in asked.rewards if spec.fn == "format"}
     for name, values in tried.by_name.items():
-        gold, other = _mean(values[GOLD]), _mean(values[OTHER_HEAD])
+        gold, other = mean(values[GOLD]), mean(values[OTHER_HEAD])
         if gold is None or other is None or other <= gold:
             continue
         as_sampled, moved = _number(gold), _number(other)
         # Not what likes longer texts: that gives the gold more than nothing.
-        if head and gold in (_mean(values[EMPTY]), _mean(values[RAMBLING])):
+        if head and gold in (mean(values[EMPTY]), mean(values[RAMBLING])):
             yield (
                 f"the prompt already opens the answer with {head!r}, which '{name}' does not know: it gives "
                 f"{as_sampled} to what is sampled after it and {moved} with it"
@@ -194,14 +194,9 @@ def summary(asked: Asked, tried: Tried) -> str:
     """ "accuracy 1 0 0 0, format 1 1 0 0, sum 2 1 0 0 for gold, wrong, empty, rambling; means of 8 rows"."""
     present = [kind for kind in KINDS if any(value is not None for value in tried.total[kind]) or kind == EMPTY]
     columns = {**tried.by_name, **({"sum": tried.total} if asked.kind == "task" else {})}
-    parts = [f"{name} {' '.join(_number(_mean(values[kind])) for kind in present)}" for name, values in columns.items()]
+    parts = [f"{name} {' '.join(_number(mean(values[kind])) for kind in present)}" for name, values in columns.items()]
     notes = [f"; '{name}' not tried: {why}" for name, why in tried.untried.items()]
     return f"{', '.join(parts)} for {', '.join(present)}; means of {len(tried.rows)} rows{''.join(notes)}"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return math.fsum(present) / len(present) if present else None
 
 
 def _number(value: float | None) -> str:

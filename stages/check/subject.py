@@ -13,7 +13,7 @@ from typing import Any
 
 from grpo.config.sections import DataConfig, RewardConfig
 from grpo.data.rows import Row, load_rows
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.model.path import check_model
 from grpo.types import Prompt
 from stages.recipe.config import RecipeConfig, RLStageConfig
@@ -171,7 +171,7 @@ def existing_model(name: str) -> BaseModel:
     try:
         settings = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise UserError(f"model '{name}': its config.json cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"model '{name}': its config.json cannot be read: {first_line(error)}") from error
     try:
         generation = GenerationConfig.from_pretrained(name)
     except OSError:  # there is no such file: transformers takes the model's own settings

@@ -12,7 +12,7 @@ from typing import Any
 
 from grpo.data.prompts import render_chat
 from grpo.data.rows import read_jsonl, write_jsonl
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.groups import Reward, RewardTable, apply_rewards
 from grpo.system.files import check_out_file
@@ -131,7 +131,7 @@ def _load_tokenizer(tokenizer: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError) as error:
-        raise UserError(f"--tokenizer '{tokenizer}': {str(error).splitlines()[0]}") from error
+        raise UserError(f"--tokenizer '{tokenizer}': {first_line(error)}") from error
 
 
 def _lines(table: RewardTable, names: list[str]) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from stages.commands.command import Parser, add_overrides, find_config
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _sampled(config: RecipeConfig, model: str) -> ServedModel:
     try:
         found = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"model '{model}': cannot be loaded: {first_line(error)}") from error
     longest = int(getattr(found.get_text_config(), "max_position_embeddings", 0))
     device = pick_device(config.runtime).type
     return ServedModel(model, None, (), longest, device, config.runtime.dtype)

@@ -12,7 +12,7 @@ from grpo.config.sections import DataConfig
 from grpo.data.conversations import read_messages
 from grpo.data.prompts import PROMPT_COLUMNS
 from grpo.data.rows import Row, load_rows
-from grpo.errors import UserError
+from grpo.errors import UserError, shorten
 from grpo.system.imports import import_path
 from grpo.types import Message
 from stages.recipe.config import RecipeConfig, find
@@ -57,8 +57,8 @@ class LeakGuard:
         self.check_copies(rows, file)
         for number, text, problem in self.near_copies(rows):
             raise UserError(
-                f"training data '{file}', row {number} is nearly the evaluation problem {_start(problem)!r}: "
-                f"{_start(text)!r}: take it out of the stage's data (grpo check lists all such rows), or set "
+                f"training data '{file}', row {number} is nearly the evaluation problem {shorten(problem)!r}: "
+                f"{shorten(text)!r}: take it out of the stage's data (grpo check lists all such rows), or set "
                 "evaluation.decontaminate.share"
             )
         log.debug("no evaluation problem among the %d rows of %s", len(rows), file)
@@ -91,10 +91,6 @@ class LeakGuard:
             return None
         texts = (text for row in self.problems for text in question_texts(row))
         return Ngrams(texts, self.decontaminate.ngram, self.decontaminate.share)
-
-
-def _start(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def question_part(row: Row) -> Row:

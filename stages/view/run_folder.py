@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError, nearest
+from grpo.system.files import whole_rows
 from stages.recipe.lineage import read_json
 from stages.recipe.stages import STAGES
 from stages.view.text import visible
@@ -69,14 +68,14 @@ class StageFolder:
         file = next((f for f in files if (name := STEP_FILE.fullmatch(f.name)) and int(name[1]) == step), None)
         if file is None:
             raise UserError(no_step(self, step))
-        rows = [row for row in read_rows(file) if isinstance(row.get("completion"), str)]
+        rows = [row for _, row in whole_rows(file) if isinstance(row.get("completion"), str)]
         return [_group(list(siblings)) for _, siblings in groupby(rows, lambda row: (row.get("task"), _id(row)))]
 
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl that have a step."""
         file = self.folder / "metrics.jsonl"
-        rows = read_rows(file) if file.is_file() else []
-        return [row for row in rows if isinstance(row.get("step"), int)]
+        rows = whole_rows(file) if file.is_file() else ()
+        return [row for _, row in rows if isinstance(row.get("step"), int)]
 
     def reward_names(self, step: int) -> list[str]:
         """The rewards of the whole stage as far as the metrics tell, and those of the step."""
@@ -177,21 +176,6 @@ def stage_with_completions(stages: list[StageFolder], name: str | None) -> Stage
         others = f"; these have: {', '.join(other.name for other in having)}" if having else ""
         raise UserError(f"--stage '{name}': no completions by step there: only RL writes them{others}")
     return stage
-
-
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file that may be growing: a line that is cut short, or no object, is passed over."""
-    return list(_rows(file.read_bytes()))
-
-
-def _rows(content: bytes) -> Iterator[dict[str, Any]]:
-    for line in content.splitlines():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):  # also what is not UTF-8
-            continue
-        if isinstance(row, dict):
-            yield row
 
 
 def _id(row: dict[str, Any]) -> str:

@@ -18,10 +18,11 @@ from rich.console import Console
 from view_run import RL, SFT, complete, make_run
 
 from grpo.errors import UserError
+from grpo.system.files import whole_rows
 from stages.cli import main
 from stages.view.browse import Command, State, press, seek
 from stages.view.filters import Filters, read_condition
-from stages.view.run_folder import StageFolder, open_run, read_rows
+from stages.view.run_folder import StageFolder, open_run
 from stages.view.screen import browse, read_keys, split_keys
 from stages.view.terminal import step_view
 from stages.view.text import shorten, visible
@@ -261,7 +262,7 @@ def test_a_step_file_without_metrics_is_enough(run: Path, capsys: pytest.Capture
 def test_lines_that_are_no_objects_are_passed_over(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"a": 1}\n[1]\nnot json\n\xff\xfe\n{"a": "\xe0\xb8"}\n{"a": 2}\n{"a": \xe0')
-    assert read_rows(file) == [{"a": 1}, {"a": 2}]
+    assert [row for _, row in whole_rows(file)] == [{"a": 1}, {"a": 2}]
 
 
 # --- hostile completions -------------------------------------------------------------------------------------------

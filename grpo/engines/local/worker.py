@@ -19,7 +19,7 @@ import torch
 
 from grpo.config.sections import RuntimeConfig
 from grpo.engines.local.process import AGAIN, LOOK_SECONDS, NAME, Place
-from grpo.errors import UserError
+from grpo.errors import UserError, describe
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _serve(settings: dict[str, Any], channel: int, memory_file: int) -> None:
             except UserError as error:
                 failure = str(error)
             except Exception as error:  # noqa: BLE001 - the trainer says it in one line
-                failure = f"{NAME} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}; {AGAIN}"
+                failure = f"{NAME} failed: {describe(error)}; {AGAIN}"
             connection.send((failure, answer))
 
 

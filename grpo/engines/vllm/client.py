@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from grpo.errors import UserError
+from grpo.errors import UserError, describe, one_line
 from grpo.system.http import FIRST_DELAY, holds_secret, is_address, may_pass, pause
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class Server:
         except TimeoutError as error:
             raise ServerFailed(f"no answer within {timeout:g} s") from error
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
-            text = " ".join(str(error).split())
-            raise ServerFailed(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
+            raise ServerFailed(describe(error)) from error
         if may_pass(response.status_code):
             raise ServerFailed(f"HTTP {response.status_code}: {_message(response)}", response.status_code)
         if response.status_code != 200:
@@ -169,4 +168,4 @@ def _message(response: Any) -> str:
         text = found["message"] if isinstance(found, dict) else str(found)
     except (ValueError, TypeError, KeyError):
         text = response.text or response.reason_phrase
-    return " ".join(text.split())[:500]
+    return one_line(text, 500)

@@ -24,7 +24,7 @@ from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines.vllm.client import Server, address, health, run
 from grpo.engines.vllm.start import ServedModel, environment, settings
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL, WORKER
-from grpo.errors import UserError
+from grpo.errors import UserError, one_line
 
 log = logging.getLogger("grpo")
 
@@ -223,7 +223,7 @@ def _cause(log: Path) -> str:
         kind = line.strip().partition(":")[0].rpartition(".")[2]
         if kind.isidentifier() and kind.endswith(("Error", "Exception")) and ": " in line:
             told = following if " validation error" in line else line  # pydantic's first line only counts them
-            return f": {told.strip().removeprefix('Value error, ').partition(' [type=')[0][:300]}"
+            return f": {one_line(told.strip().removeprefix('Value error, ').partition(' [type=')[0])}"
     return ""
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, WORKER
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.system.world import launched
 
 GIB = 2**30
@@ -132,4 +132,4 @@ def _reason(error: Exception) -> str:
         name = ".".join(map(str, found["loc"]))
         text = found["msg"].removeprefix("Value error, ")
         return f"{name}: {text}" if name else text
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)

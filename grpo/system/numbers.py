@@ -1,0 +1,11 @@
+"""Numbers of which some may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are there; None when none is."""
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
