@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model
 
 from grpo.advantages import assign_advantages
 from grpo.checkpoint.store import load_checkpoint, save_checkpoint
@@ -29,6 +28,7 @@ from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
 from grpo.trainer import train
 from grpo.types import Prompt, Sampling, TrainState
+from support.models import make_model
 
 pytestmark = pytest.mark.gpu
 

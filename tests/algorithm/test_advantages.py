@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import group_of, prompt_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from grpo.advantages import assign_advantages, group_advantages
 from grpo.config.algorithm import AdvantageConfig
 from grpo.types import Group
+from support.groups import group_of, prompt_of
 
 GROUP, BATCH, NONE = (AdvantageConfig(scale=scale) for scale in ("group", "batch", "none"))
 

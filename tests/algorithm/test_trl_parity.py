@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EOS, PAD, VOCAB_SIZE, group_of, make_model, make_tokenizer, model_logprobs, prompt_of
 
 from grpo.advantages import assign_advantages
 from grpo.config.algorithm import AdvantageConfig, CorrectionConfig
@@ -24,6 +23,8 @@ from grpo.learner.stats import StepStats
 from grpo.learner.update import accumulate_gradients
 from grpo.model.fit import fit_of
 from grpo.types import Completion, Rollout
+from support.groups import group_of, prompt_of
+from support.models import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
 
 pytest.importorskip("trl", minversion="1.16")
 

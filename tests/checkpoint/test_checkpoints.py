@@ -17,19 +17,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from test_stopping import at_call
-from test_trainer import (
-    CPU,
-    Killed,
-    completions,
-    config_of,
-    digits,
-    interrupt_at,
-    rows_of,
-    run,
-    task_of,
-    weights,
-)
 
 from grpo.checkpoint import sealed as durable
 from grpo.checkpoint.pack import pack, unpack
@@ -42,6 +29,8 @@ from grpo.learner.learner import make_learner
 from grpo.model.policy import load_model, load_policy
 from grpo.system import files
 from grpo.system.files import append_text, must_write, write_json
+from support.processes import at_call
+from support.runs import CPU, Killed, completions, config_of, digits, interrupt_at, rows_of, run, task_of, weights
 
 FILES = ["manifest.json", "model.safetensors", "optimizer.json", "optimizer.safetensors", "state.json"]
 REFRESHED = {"loss": {"beta": 0.05}, "reference_every": 2}

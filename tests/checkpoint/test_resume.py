@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_trainer import CPU, Killed, completions, config_of, digits, interrupt_at, rows_of, run, task_of, weights
 
 from grpo.checkpoint.identity import differences, digest, identify
 from grpo.config.sections import EngineConfig, RuntimeConfig
@@ -27,6 +24,8 @@ from grpo.scoring.groups import Reward
 from grpo.system.lock import LOCK, lock_run
 from grpo.system.world import World
 from grpo.trainer import train
+from support.processes import hold
+from support.runs import CPU, Killed, completions, config_of, digits, interrupt_at, rows_of, run, task_of, weights
 
 ALONE = World()
 
@@ -199,29 +198,6 @@ def test_metrics_have_each_step_once_whatever_is_in_the_file(tmp_path, caplog):
 
 
 # ---- one run to a folder
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from grpo.system.world import World
-from grpo.system.lock import lock_run
-with lock_run(Path(sys.argv[1]), World(), shared="shared" in sys.argv):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def hold(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Another process that holds the folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
 
 
 def test_a_second_run_is_refused_and_a_dead_one_does_not_block(tiny_model_folder, tmp_path):

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import random_prompts
 
 from grpo.config.inert import inert_settings
 from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
 from grpo.trainer import train
+from support.groups import random_prompts
 
 
 def config_of(**settings: Any) -> RLConfig:

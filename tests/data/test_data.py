@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BOS, CHAT_TEMPLATE, THINK_TEMPLATE, VOCABULARY, make_tokenizer
 
 from grpo.config.sections import DataConfig
 from grpo.data.golds import last_boxes, read_gold
@@ -17,6 +16,7 @@ from grpo.data.prompts import build_prompts, canonical_answer
 from grpo.data.rows import load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
 from rewards.accuracy.extraction import read_golds
+from support.models import BOS, CHAT_TEMPLATE, THINK_TEMPLATE, VOCABULARY, make_tokenizer
 
 PATH = DataConfig(path="d.jsonl")
 PLAIN = DataConfig(path="d.jsonl", template="Question: {prompt}\nAnswer:")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import group_of, prompt_of
 
 from grpo.advantages import group_advantages
 from grpo.config.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfig
@@ -24,6 +23,7 @@ from grpo.rollout.difficulty import PassRates
 from grpo.system.clock import Clock
 from grpo.types import TrainState
 from stages.recipe.config import RLStageConfig
+from support.groups import group_of, prompt_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ALGORITHM = (REPOSITORY / "docs" / "algorithm.md").read_text(encoding="utf-8")

@@ -10,18 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    BOS,
-    EOS,
-    IM_END,
-    PAD,
-    VOCAB_SIZE,
-    make_model,
-    make_tokenizer,
-    model_logprobs,
-    prompt_of,
-    random_prompts,
-)
 
 import grpo.engines.local.cache as kv_cache
 import grpo.engines.local.engine as engine_local
@@ -37,6 +25,8 @@ from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
 from grpo.model.policy import end_token_ids
 from grpo.types import Group, Sampling
+from support.groups import prompt_of, random_prompts
+from support.models import BOS, EOS, IM_END, PAD, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gemma3", "gpt2"]
 

@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer, random_prompts
-from test_trainer import config_of as rl_config_of
-from test_trainer import task_of
 
 from grpo.config.inert import inert_engine_settings
 from grpo.config.sections import EngineConfig, RuntimeConfig
@@ -25,6 +22,10 @@ from grpo.learner.gate import MISMATCH_LIMIT, mismatch_limit
 from grpo.run import check_quantization
 from grpo.trainer import train
 from grpo.types import Sampling
+from support.groups import random_prompts
+from support.models import make_model, make_tokenizer
+from support.runs import config_of as rl_config_of
+from support.runs import task_of
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import random_prompts
-from test_ahead import ahead_of, assert_same, put_inside, run
-from test_trainer import CPU, rows_of
 
 from grpo.engines.local import process as engine_process
 from grpo.engines.local.engine import LocalEngine
@@ -24,6 +21,9 @@ from grpo.engines.local.process import ProcessEngine, ending
 from grpo.errors import UserError
 from grpo.model.policy import load_policy
 from grpo.types import Sampling
+from support.ahead import ahead_of, assert_same_run, put_inside, run_ahead
+from support.groups import random_prompts
+from support.runs import CPU, rows_of
 
 
 def pid_of(engine: ProcessEngine) -> int:
@@ -112,14 +112,14 @@ def test_a_process_that_is_killed_and_started_again_changes_nothing(tiny_model_f
 
         patch.setattr(ProcessEngine, "generate", dying)
         with pytest.raises(UserError, match=r"samples ahead .* was ended by SIGKILL; perhaps memory ran out: the same"):
-            run(tiny_model_folder, tmp_path / "process", config)
+            run_ahead(tiny_model_folder, tmp_path / "process", config)
         assert len(rows_of(tmp_path / "process")) == 4
         patch.setattr(ProcessEngine, "generate", original)
-        run(tiny_model_folder, tmp_path / "process", config)
+        run_ahead(tiny_model_folder, tmp_path / "process", config)
     assert [engine._process and engine._process.poll() for engine in made] == [-signal.SIGKILL] * 2  # nothing stays
     put_inside(monkeypatch)
-    run(tiny_model_folder, tmp_path / "here", config)
-    assert_same(tmp_path / "process", tmp_path / "here")
+    run_ahead(tiny_model_folder, tmp_path / "here", config)
+    assert_same_run(tmp_path / "process", tmp_path / "here")
 
 
 ORPHAN = """

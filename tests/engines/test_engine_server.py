@@ -15,9 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EOS, IM_END, make_model, make_tokenizer, random_prompts
-from judge_server import closed_port
-from vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig
@@ -29,6 +26,10 @@ from grpo.errors import UserError
 from grpo.model.policy import Policy
 from grpo.system.background import in_background
 from grpo.types import Group, Sampling
+from support.groups import random_prompts
+from support.judge_server import closed_port
+from support.models import EOS, IM_END, make_model, make_tokenizer
+from support.vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 
 SAMPLING = Sampling(group_size=3, max_tokens=6, temperature=0.7, top_p=0.9, stop=("!",))
 SAMPLED = ServedModel("m", make_tokenizer(), (EOS, IM_END), 64, "cpu", "float32")

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer, model_logprobs, random_prompts
 
 from grpo.config.algorithm import LoraConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.engines.local.fused import FusedLayer, fused_layers
 from grpo.model.adapter import add_adapter, merged_tensors
 from grpo.types import Group, Sampling
+from support.groups import random_prompts
+from support.models import make_model, make_tokenizer, model_logprobs
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {}),

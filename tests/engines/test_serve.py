@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import closed_port
 
 from grpo.config.sections import EngineConfig
 from grpo.engines.vllm.serve import Child, arguments, backend, here, watch
 from grpo.engines.vllm.start import ServedModel
 from grpo.errors import UserError
 from stages.cli import main
+from support.judge_server import closed_port
 
 STAND_IN = """\
 import http.server, json, os, subprocess, sys, time

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, prompt_of
 from transformers import Qwen2ForCausalLM
 
 from grpo.config.sections import EvalConfig
@@ -18,6 +17,8 @@ from grpo.evaluation.metrics import Judges, general_metrics, math_metrics, probl
 from grpo.scoring.groups import Reward, score
 from grpo.types import Completion, Group, Prompt, Rollout
 from stages.tiny_world import build_tokenizer, model_config
+from support.groups import prompt_of
+from support.models import make_model
 
 KEYS = {
     "model", "data", "n_problems", "samples_per_problem", "pass@1", "pass@1_ci95", "format_rate",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torture
 
+from faults import torture
 from stages.commands.command import guarded
 
 LONG = 8.0  # seconds, in parts: a signal that is only remembered does not end a sleep

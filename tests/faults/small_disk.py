@@ -14,11 +14,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torture
-from conftest import make_model, make_tokenizer
-
+from faults import torture
 from grpo.checkpoint.store import last_good
 from grpo.errors import UserError
+from support.models import make_model, make_tokenizer
 
 SIZES = (100, 250, 400, 700, 1000, 1600)  # KiB; the run takes about 1,100
 

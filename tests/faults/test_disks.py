@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from support.processes import PATHS
+
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 ALONE = ["unshare", "-rm"]
 
 
@@ -21,10 +22,9 @@ ALONE = ["unshare", "-rm"]
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     if not shutil.which("unshare") or subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces here")
-    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "tests", HERE))
     done = subprocess.run(
         [*ALONE, sys.executable, str(HERE / "small_disk.py"), str(tmp_path_factory.mktemp("disks"))],
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

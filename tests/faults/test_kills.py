@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from torture import KINDS, torture
+
+from faults.torture import KINDS, torture
 
 
 @pytest.mark.slow

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_whole_run import SHORT
-from torture import before, end_of
 
+from faults.torture import before, end_of
 from grpo import trainer
 from grpo.engines.local.engine import LocalEngine
 from grpo.supervised import checkpoints as hf_checkpoints
@@ -27,6 +26,7 @@ from stages import rejection_sampling
 from stages.cli import main
 from stages.recipe import evaluation, runner
 from stages.recipe.parts import Parts
+from support.recipe import SHORT
 
 SMALL = [
     *SHORT,

@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from torture import KINDS, SHARDED, torture
+
+from faults.torture import KINDS, SHARDED, torture
 
 
 @pytest.mark.slow

@@ -30,7 +30,6 @@ HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent.parent)]
 
 import torch  # noqa: E402
-from conftest import make_model, make_tokenizer  # noqa: E402
 
 from grpo import trainer  # noqa: E402
 from grpo.checkpoint import sealed as durable  # noqa: E402
@@ -43,6 +42,7 @@ from grpo.rollout.sampler import Task  # noqa: E402
 from grpo.scoring.groups import Reward  # noqa: E402
 from grpo.system import files  # noqa: E402
 from stages.commands.command import guarded  # noqa: E402
+from support.models import make_model, make_tokenizer  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {
     "full": {

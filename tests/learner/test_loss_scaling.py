@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_update import assert_untouched, config_of, constant, rollout_groups, setup, snapshot, varied
 
 from grpo.checkpoint.store import load_checkpoint, save_checkpoint
 from grpo.config.sections import CheckpointConfig, RLConfig, RuntimeConfig
@@ -25,6 +24,7 @@ from grpo.learner.update import update
 from grpo.model.policy import pick_device
 from grpo.system.world import World
 from grpo.types import TrainState
+from support.updates import assert_untouched, constant, rollout_groups, setup, snapshot, update_config, varied
 
 SCALE = 1024.0
 OVERFLOW = 2.0**26  # float16 ends at 65504
@@ -57,7 +57,7 @@ def step(policy: Any, learner: Learner, config: RLConfig, reward: Any = varied) 
 
 def clipped() -> RLConfig:
     """The gradient, scaled or not, is far above the limit, so that what was clipped shows."""
-    config = config_of()
+    config = update_config()
     return config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"max_grad_norm": 1e-3})})
 
 
@@ -80,7 +80,7 @@ def test_gradients_are_summed_then_unscaled_then_clipped(scaled, monkeypatch):
         original = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, **k: (order.append(name), original(*a, **k))[1])
 
-    config = config_of()
+    config = update_config()
     policy, learner = scaled(config)
     note(World, "sum_gradients")
     note(torch.amp.GradScaler, "unscale_")
@@ -92,7 +92,7 @@ def test_gradients_are_summed_then_unscaled_then_clipped(scaled, monkeypatch):
 
 @pytest.mark.parametrize("before", [0, 2], ids=["in the first step", "later"])
 def test_an_overflow_moves_nothing_and_lowers_the_scale(scaled, before):
-    config = config_of()
+    config = update_config()
     policy, learner = scaled(config)
     scaler = learner.accelerator.scaler
     for _ in range(before):
@@ -118,7 +118,7 @@ def test_an_overflow_moves_nothing_and_lowers_the_scale(scaled, before):
 
 def test_a_norm_beyond_float32_of_a_gradient_within_it_moves_nothing(scaled):
     """The scaler sees finite numbers only; AdamW's momentum would move the weights by a gradient clipped to 0."""
-    config = config_of()
+    config = update_config()
     policy, learner = scaled(config)
     step(policy, learner, config)
     was = snapshot(learner)
@@ -131,7 +131,7 @@ def test_a_norm_beyond_float32_of_a_gradient_within_it_moves_nothing(scaled):
 
 
 def test_a_step_without_anything_to_train_leaves_the_scale(scaled):
-    config = config_of()
+    config = update_config()
     policy, learner = scaled(config)
     before = copy.deepcopy(learner.accelerator.scaler.state_dict())
     assert step(policy, learner, config, constant)["applied"] == 0.0
@@ -140,7 +140,7 @@ def test_a_step_without_anything_to_train_leaves_the_scale(scaled):
 
 
 def test_a_checkpoint_keeps_the_scale(scaled, tmp_path: Path):
-    config = config_of()
+    config = update_config()
     policy, learner = scaled(config)
     learner.accelerator.scaler._scale.fill_(OVERFLOW)
     while not step(policy, learner, config)["applied"]:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import EOS, VOCAB_SIZE, assert_same_metrics, make_model, make_tokenizer, model_logprobs, random_prompts
 
-from grpo.advantages import assign_advantages
-from grpo.config.sections import AdvantageConfig, RLConfig, RuntimeConfig
-from grpo.engines.local.engine import LocalEngine
+from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.errors import UserError
 from grpo.learner.batching import BatchPlan, TrainRow, contributing, model_input, normaliser_of, rows_of, split_updates
 from grpo.learner.gate import check_mismatch
-from grpo.learner.learner import Learner, make_learner
+from grpo.learner.learner import Learner
 from grpo.learner.stats import StepStats
 from grpo.learner.update import accumulate_gradients, update
 from grpo.model.logprobs import token_logprobs
@@ -30,67 +25,25 @@ from grpo.model.policy import Policy
 from grpo.model.reference import Reference
 from grpo.system.world import World
 from grpo.trainer import with_logprobs
-from grpo.types import Completion, Group, Rollout, Sampling
+from grpo.types import Completion, Group, Rollout
+from support.models import EOS, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
+from support.updates import (
+    GROUP,
+    MAX_TOKENS,
+    assert_same_gradient,
+    assert_same_metrics,
+    assert_untouched,
+    constant,
+    gradients,
+    only_the_first,
+    rollout_groups,
+    setup,
+    snapshot,
+    update_config,
+    varied,
+)
 
-GROUP, MAX_TOKENS = 4, 12
 CPU = torch.device("cpu")
-
-
-def config_of(*, updates: int = 1, micro: int = 60, lr: float = 1e-2, **loss: Any) -> RLConfig:
-    return RLConfig.model_validate(
-        {
-            "steps": 4,
-            "group_size": GROUP,
-            "prompts_per_step": 4,
-            "rollout_prompts": 4 * updates,
-            "sampling": {"max_tokens": MAX_TOKENS, "temperature": 0.9},
-            "optimizer": {"lr": lr, "weight_decay": 0.1, "max_grad_norm": 1e9},
-            "loss": loss,
-            "micro_batch_tokens": micro,
-        }
-    )
-
-
-def setup(config: RLConfig, seed: int = 0) -> tuple[Policy, Learner]:
-    policy = Policy(make_model("qwen2", seed=seed), make_tokenizer(), torch.device("cpu"))
-    return policy, make_learner(policy, config, RuntimeConfig(device="cpu"))
-
-
-def rollout_groups(policy: Policy, config: RLConfig, reward: Callable[[int, int], float | None]) -> list[Group]:
-    """Really sampled groups, judged by `reward(prompt number, sibling)`."""
-    prompts = random_prompts(config.rollout_prompts or 4, seed=8, low=1, high=15)
-    groups = LocalEngine(policy.model, policy.tokenizer, 512).generate(
-        prompts, Sampling(GROUP, MAX_TOKENS, config.sampling.temperature), seed=3, step=0
-    )
-    judged = [
-        replace(g, rollouts=tuple(replace(r, reward=reward(i, j)) for j, r in enumerate(g.rollouts)))
-        for i, g in enumerate(groups)
-    ]
-    return assign_advantages(judged, AdvantageConfig())
-
-
-def varied(prompt: int, sibling: int) -> float:
-    return random.Random(10 * prompt + sibling).random()
-
-
-def only_the_first(prompt: int, sibling: int) -> float:
-    return varied(prompt, sibling) if prompt == 0 else 1.0
-
-
-def constant(prompt: int, sibling: int) -> float:
-    return 0.1
-
-
-def gradients(model: Any) -> dict[str, torch.Tensor]:
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad(set_to_none=True)
-    return found
-
-
-def assert_same_gradient(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], limit: float = 1e-5) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, expected in theirs.items():
-        assert float((ours[name] - expected).norm() / expected.norm()) <= limit, name
 
 
 def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
@@ -117,23 +70,6 @@ def scored_rows(learner: Learner, reference: Reference | None, groups: list[Grou
     return rows_of(with_logprobs(learner, reference, groups, config))
 
 
-def snapshot(learner: Learner) -> tuple[dict[str, torch.Tensor], Any]:
-    return (
-        {name: tensor.clone() for name, tensor in learner.model.state_dict().items()},
-        copy.deepcopy(learner.optimizer.state_dict()["state"]),
-    )
-
-
-def assert_untouched(learner: Learner, before: tuple[dict[str, torch.Tensor], Any]) -> None:
-    for name, tensor in learner.model.state_dict().items():
-        assert torch.equal(tensor, before[0][name]), name
-    state = learner.optimizer.state_dict()["state"]
-    assert state.keys() == before[1].keys()
-    for key, values in state.items():
-        for name, value in values.items():
-            assert torch.equal(value, before[1][key][name]), name
-
-
 LOSSES = {
     "sequence": {"aggregation": "sequence"},
     "token": {"aggregation": "token", "clip_high": 0.28},
@@ -147,13 +83,13 @@ LOSSES = {
 @pytest.mark.parametrize("loss", list(LOSSES))
 def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_policy):
     """Invariant 1: micro-batches of all rows, a few and one, groups cut in two, groups backwards, rows shuffled."""
-    config = config_of(**LOSSES[loss])
+    config = update_config(**LOSSES[loss])
     policy, _ = setup(config)
     groups = rollout_groups(policy, config, varied)
     reference = other_reference() if config.loss.beta else None
 
     def run(size: int, groups: list[Group], shuffle: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        settings = config_of(micro=size, **LOSSES[loss])
+        settings = update_config(micro=size, **LOSSES[loss])
         own, learner = setup(settings)
         rows = scored_rows(learner, reference, groups, settings)
         if off_policy:
@@ -184,7 +120,7 @@ def test_the_gradient_is_that_of_the_equation():
     """Against autograd through one plain unpadded forward per completion: on policy the gradient is
     -1/N sum_i A_i / |o_i| sum_t grad log pi, plus beta (1 - pi_ref/pi) grad log pi for the k3."""
     for beta in (0.0, 0.2):
-        config = config_of(beta=beta)
+        config = update_config(beta=beta)
         policy, learner = setup(config)
         groups = rollout_groups(policy, config, varied)
         reference = other_reference() if beta else None
@@ -210,7 +146,7 @@ def test_the_gradient_is_that_of_the_equation():
 def test_what_comes_after_the_end_token_has_no_say_and_the_end_token_has(share_prompts):
     """Invariant 2: targets are the sampled ids, the mask ends on the end token, and other ids in the padding of padded
     rows change nothing."""
-    config = config_of()
+    config = update_config()
     policy, own = setup(config)
     learner = replace(own, fit=replace(own.fit, share_prompts=share_prompts))
     rows = rows_of(rollout_groups(policy, config, varied))
@@ -240,7 +176,7 @@ def test_what_comes_after_the_end_token_has_no_say_and_the_end_token_has(share_p
 
 
 def test_the_end_token_alone_has_a_gradient():
-    config = config_of()
+    config = update_config()
     policy, learner = setup(config)
     end = Completion((EOS,), (-1.0,), "stop", "")
     rollouts = [Rollout(end, reward=1.0, advantage=1.0), Rollout(end, reward=0.0, advantage=-0.5)]
@@ -252,7 +188,7 @@ def test_the_end_token_alone_has_a_gradient():
 
 
 def test_zero_advantages_cost_no_forward_and_stay_in_the_denominators(monkeypatch):
-    config = config_of(micro=1000)
+    config = update_config(micro=1000)
     policy, learner = setup(config)
     groups = rollout_groups(policy, config, only_the_first)
     rows = rows_of(groups)
@@ -270,7 +206,7 @@ def test_zero_advantages_cost_no_forward_and_stay_in_the_denominators(monkeypatc
 
 def test_zero_advantages_are_trained_when_beta_is_above_zero():
     """Their policy gradient is exactly zero, their KL gradient is not."""
-    config = config_of(beta=0.1)
+    config = update_config(beta=0.1)
     policy, learner = setup(config)
     groups = rollout_groups(policy, config, constant)
     rows = scored_rows(learner, other_reference(), groups, config)
@@ -284,7 +220,7 @@ def test_zero_advantages_are_trained_when_beta_is_above_zero():
 
 
 def test_excluded_rollouts_are_not_trained_and_not_counted():
-    config = config_of()
+    config = update_config()
     policy, learner = setup(config)
     groups = rollout_groups(policy, config, lambda i, j: None if j == 0 else varied(i, j))
     rows = rows_of(groups)
@@ -298,7 +234,7 @@ def test_excluded_rollouts_are_not_trained_and_not_counted():
 @pytest.mark.parametrize("reward", [constant, lambda i, j: None], ids=["equal", "excluded"])
 def test_a_step_with_nothing_to_train_moves_nothing(reward, monkeypatch):
     """Invariant 5: AdamW's momentum and weight decay would move the weights, so the optimizer is not called."""
-    config = config_of(micro=1000)
+    config = update_config(micro=1000)
     policy, learner = setup(config)
     first = update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
     assert first["applied"] == 1.0
@@ -320,7 +256,7 @@ def test_a_step_with_nothing_to_train_moves_nothing(reward, monkeypatch):
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_gradient_that_is_not_finite_moves_nothing(bad):
-    config = config_of()
+    config = update_config()
     policy, learner = setup(config)
     update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
     before = snapshot(learner)
@@ -335,7 +271,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(bad):
 
 def test_a_step_whose_gradient_the_clip_took_altogether_moves_nothing():
     """Tokens were trained, but there is no gradient: AdamW's momentum would move the weights all the same."""
-    config = config_of()
+    config = update_config()
     policy, learner = setup(config)
     update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
     before = snapshot(learner)
@@ -351,7 +287,7 @@ def test_a_step_whose_gradient_the_clip_took_altogether_moves_nothing():
 
 
 def test_on_policy_the_ratio_is_one():
-    config = config_of(beta=0.1)
+    config = update_config(beta=0.1)
     policy, learner = setup(config)
     reference = Reference.of(policy)
     rows = scored_rows(learner, reference, rollout_groups(policy, config, varied), config)
@@ -368,7 +304,7 @@ def test_on_policy_the_ratio_is_one():
 
 
 def test_the_first_of_several_updates_is_on_policy_and_the_later_ones_are_clipped():
-    config = config_of(updates=2, clip_low=1e-3, clip_high=1e-3)
+    config = update_config(updates=2, clip_low=1e-3, clip_high=1e-3)
     policy, learner = setup(config)
     batches = split_updates(rollout_groups(policy, config, varied), 2, 1, seed=0, step=0)
     scored = [scored_rows(learner, None, batch, config) for batch in batches]
@@ -389,7 +325,7 @@ def test_the_first_of_several_updates_is_on_policy_and_the_later_ones_are_clippe
     ],
 )
 def test_forwards_are_as_few_as_the_design_says(updates, beta, expected, monkeypatch):
-    config = config_of(updates=updates, micro=1000, beta=beta)
+    config = update_config(updates=updates, micro=1000, beta=beta)
     policy, learner = setup(config)
     reference = Reference.of(policy) if beta else None
     groups = rollout_groups(policy, config, varied)
@@ -403,7 +339,7 @@ def test_forwards_are_as_few_as_the_design_says(updates, beta, expected, monkeyp
 
 
 def test_old_logprobs_are_spent_only_on_rows_that_train(monkeypatch):
-    config = config_of(updates=2, micro=1000)
+    config = update_config(updates=2, micro=1000)
     policy, learner = setup(config)
     groups = rollout_groups(policy, config, only_the_first)
     calls = count_forwards(monkeypatch)
@@ -416,7 +352,7 @@ def test_old_logprobs_are_spent_only_on_rows_that_train(monkeypatch):
 @pytest.mark.parametrize("reward", [varied, constant], ids=["training", "nothing-to-train"])
 def test_the_gate_stops_on_stale_weights_before_the_optimizer(reward, updates):
     """Invariant 3: the weights change after sampling, as with a sync that did not happen."""
-    config = config_of(updates=updates)
+    config = update_config(updates=updates)
     policy, learner = setup(config)
     update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)  # there is momentum
     groups = rollout_groups(policy, config, reward)
@@ -433,7 +369,7 @@ def test_the_gate_stops_on_stale_weights_before_the_optimizer(reward, updates):
 @pytest.mark.parametrize("lr", [1e-3, 1e-5])
 def test_the_gate_sees_a_single_missed_sync(lr):
     """The engine is one optimizer update behind the trainer, at a rate of fine-tuning."""
-    config = config_of()
+    config = update_config()
     policy, learner = setup(config)
     behind = rollout_groups(policy, config, varied)
     update(learner, rows_of(behind), config, lr)
@@ -442,7 +378,7 @@ def test_the_gate_sees_a_single_missed_sync(lr):
 
 
 def test_the_gate_stops_on_another_temperature():
-    config = config_of()
+    config = update_config()
     policy, learner = setup(config)
     groups = rollout_groups(policy, config, varied)
     sharper = replace(learner.fit, shape=replace(learner.fit.shape, temperature=0.5))
@@ -462,14 +398,14 @@ def test_mismatch_by_hand():
     sums.compare(torch.tensor([0.5, -1.0]), torch.tensor([0.25, -0.5]))
     sums.compare(torch.tensor([0.0]), torch.tensor([0.0]))
     assert (sums.mismatch / sums.fresh_tokens, sums.mismatch_max, sums.fresh_tokens) == (0.25, 0.5, 3.0)
-    metrics = sums.metrics(config_of())
+    metrics = sums.metrics(update_config())
     assert metrics["logprob_mismatch_outside"] == pytest.approx(2 / 3)  # 0.25 and 0.5 are above log 1.25 = 0.223
     assert metrics["token_mult_prob_error"] == pytest.approx((math.exp(0.25) + math.exp(0.5) + 1) / 3)
     check_mismatch(StepStats(), 1e-4)  # nothing fresh, nothing to say
 
 
 def test_mini_batches_are_whole_groups_each_used_once():
-    config = config_of(updates=4)
+    config = update_config(updates=4)
     policy, _ = setup(config)
     groups = rollout_groups(policy, config, varied)
     batches = split_updates(groups, 4, 1, seed=1, step=8)
@@ -483,7 +419,7 @@ def test_mini_batches_are_whole_groups_each_used_once():
 
 @pytest.mark.parametrize("share_prompts", [True, False])
 def test_micro_batches_hold_every_row_once_and_keep_to_the_budget(share_prompts):
-    config = config_of()
+    config = update_config()
     policy, _ = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
     random.Random(0).shuffle(rows)
@@ -498,7 +434,7 @@ def test_micro_batches_hold_every_row_once_and_keep_to_the_budget(share_prompts)
 
 
 def test_a_group_that_fits_is_not_cut():
-    config = config_of()
+    config = update_config()
     policy, _ = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
     largest = max(
@@ -512,7 +448,7 @@ def test_a_group_that_fits_is_not_cut():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 40])
 def test_processes_share_the_tokens_evenly_and_siblings_stay_together(size):
-    config = config_of()
+    config = update_config()
     policy, _ = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
     shares = BatchPlan(1000).share(rows, World(0, size))
@@ -527,7 +463,7 @@ def test_processes_share_the_tokens_evenly_and_siblings_stay_together(size):
 
 def test_weights_move_by_the_learning_rate_that_is_given():
     """AdamW's first step is lr x sign of the gradient (plus decay): the schedule's rate, not the constructor's."""
-    config = config_of(lr=1.0)
+    config = update_config(lr=1.0)
     policy, learner = setup(config)
     name, parameter = next((n, p) for n, p in policy.model.named_parameters() if n.endswith("down_proj.weight"))
     before = parameter.detach().clone()
@@ -538,7 +474,7 @@ def test_weights_move_by_the_learning_rate_that_is_given():
 
 
 def test_gradient_clipping_limits_the_norm_and_reports_the_true_one():
-    config = config_of()
+    config = update_config()
     policy, learner = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
     accumulate_gradients(learner, rows, config)
@@ -553,7 +489,7 @@ def test_gradient_clipping_limits_the_norm_and_reports_the_true_one():
 def test_saved_and_loaded_policies_are_equal(tmp_path: Path):
     from grpo.model.policy import load_policy
 
-    policy, _ = setup(config_of())
+    policy, _ = setup(update_config())
     policy.save(tmp_path / "model")
     policy.save(tmp_path / "model")  # over an existing one
     again = load_policy(str(tmp_path / "model"), RuntimeConfig(device="cpu"))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpo.config.algorithm import LoraConfig
@@ -16,6 +15,7 @@ from grpo.model.fit import fit_of
 from grpo.model.head import LogitShape, target_logprobs
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
+from support.models import make_model
 
 TOKENS, VOCABULARY, WIDTH = 11, 7, 5
 SHAPES = [LogitShape(), LogitShape(temperature=0.7, scale=0.5), LogitShape(temperature=0.7, softcap=1.5)]

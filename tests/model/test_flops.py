@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VOCAB_SIZE, make_model, make_tokenizer
 
 import grpo
 from grpo.config.algorithm import LoraConfig
@@ -22,6 +21,7 @@ from grpo.model.packing import make_input
 from grpo.monitoring.profiling import phase_table
 from stages.commands.run import run_command
 from stages.recipe.lineage import stage_settings
+from support.models import VOCAB_SIZE, make_model, make_tokenizer
 
 CPU = torch.device("cpu")
 # Two completions, of 3 and 2 tokens, of a prompt of 4: the last token of each stays out of the rows.

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer, model_logprobs, random_prompts
 from safetensors.torch import load_file
-from test_trainer import CPU, Killed, completions, config_of, interrupt_at, rows_of, run, task_of, weights
 
 import grpo.trainer as trainer
 from grpo.config.algorithm import LoraConfig
@@ -27,6 +25,9 @@ from grpo.model.policy import Policy, end_token_ids, load_policy
 from grpo.model.reference import Reference
 from grpo.trainer import train
 from grpo.types import Sampling
+from support.groups import random_prompts
+from support.models import make_model, make_tokenizer, model_logprobs
+from support.runs import CPU, Killed, completions, config_of, interrupt_at, rows_of, run, task_of, weights
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "gemma2", "gpt2"]
 WITH_BIAS = ["qwen2", "gpt2"]

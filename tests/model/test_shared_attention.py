@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer
 from torch import nn
 
 from grpo.config.sections import RLConfig, RuntimeConfig
@@ -27,6 +26,7 @@ from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import ModelInput, Segments, make_input
 from grpo.model.policy import Policy
 from grpo.types import Completion, Rollout
+from support.models import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer
 
 CPU = torch.device("cpu")
 Sequences = list[tuple[tuple[int, ...], tuple[int, ...]]]

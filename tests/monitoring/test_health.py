@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_update import assert_untouched, config_of, gradients, rollout_groups, setup, snapshot, varied
 
 from grpo.errors import UserError
 from grpo.learner import update as updates
@@ -22,6 +21,7 @@ from grpo.monitoring.alarms import CLEAR, Alarms, rl_alarms, sft_alarms
 from grpo.monitoring.health import EXPECTED, NONFINITE_LIMIT, count_nonfinite, report_nonfinite
 from grpo.monitoring.metrics import FIRST, RECENT, MetricsWriter
 from grpo.types import TrainState
+from support.updates import assert_untouched, gradients, rollout_groups, setup, snapshot, update_config, varied
 
 
 def limited_memory(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exception) -> list[int]:
@@ -47,7 +47,7 @@ def limited_memory(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exceptio
     ],
 )
 def test_out_of_memory_halves_the_micro_batches_and_the_gradient_stays(error, monkeypatch, caplog):
-    config = config_of(micro=160, beta=0.0, aggregation="token")
+    config = update_config(micro=160, beta=0.0, aggregation="token")
     policy, learner = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
     assert sum(row.length for row in rows) > 160  # several forwards: the first may succeed, and must not count twice
@@ -78,7 +78,7 @@ def test_out_of_memory_halves_the_micro_batches_and_the_gradient_stays(error, mo
 
 
 def test_not_even_one_row_fits(monkeypatch):
-    config = config_of(micro=20)
+    config = update_config(micro=20)
     policy, learner = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
     assert max(row.length for row in rows) > 20
@@ -90,7 +90,7 @@ def test_not_even_one_row_fits(monkeypatch):
 
 
 def test_sharded_weights_are_not_tried_again(monkeypatch):
-    config = config_of(micro=100)
+    config = update_config(micro=100)
     policy, learner = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
     limited_memory(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
@@ -105,7 +105,7 @@ def test_other_errors_are_not_taken_for_it():
 
 
 def test_a_loss_that_is_not_finite_moves_nothing_even_with_a_finite_gradient(monkeypatch):
-    config = config_of()
+    config = update_config()
     policy, learner = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
     before = snapshot(learner)

@@ -7,10 +7,10 @@ import math
 from dataclasses import replace
 
 import pytest
-from conftest import group_of, prompt_of
 
 from grpo.monitoring.metrics import MetricsWriter, rollout_metrics
 from grpo.system.clock import Clock
+from support.groups import group_of, prompt_of
 
 
 def test_rollout_metrics_by_hand():

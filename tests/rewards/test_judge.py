@@ -14,8 +14,6 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from conftest import prompt_of
-from judge_server import Fault, closed_port, fenced, request_id, said, serving, status, verdict
 
 from grpo.config.sections import RewardConfig
 from grpo.errors import UserError
@@ -30,6 +28,8 @@ from rewards.judge.reward import Judge
 from rewards.judge.verdicts import ReferenceVerdict, Unreadable, read_verdict
 from stages.cli import main
 from stages.recipe.preflight import check_reward
+from support.groups import prompt_of
+from support.judge_server import Fault, closed_port, fenced, request_id, said, serving, status, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-very-secret-0123456789"

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import THINK_TEMPLATE, make_tokenizer
 
 from grpo.config.sections import RewardConfig
 from grpo.errors import UserError
@@ -21,6 +20,7 @@ from rewards.loader import REGISTRY
 from rewards.rows import judgeable
 from stages.commands.score import score_file
 from stages.recipe.preflight import check_reward
+from support.models import THINK_TEMPLATE, make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = """

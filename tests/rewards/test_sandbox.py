@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile_programs import CHEATS, FORK_BOMB, HOSTILE, KILLS_ALL, MUCH_MEMORY, SLEEP
 
 from rewards.code.reward import code_reward
 from rewards.code.sandbox import namespaces
 from rewards.code.sandbox import run as sandbox
 from rewards.code.sandbox.run import SandboxError
+from support.hostile_programs import CHEATS, FORK_BOMB, HOSTILE, KILLS_ALL, MUCH_MEMORY, SLEEP
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.real_data import data_folder, rows_of

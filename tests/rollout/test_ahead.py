@@ -16,8 +16,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_trainer import CPU, Killed, completions, config_of, interrupt_at, length, rows_of, task_of, weights
-from vllm_fake import GENERATE, fake_vllm
 
 from grpo import trainer
 from grpo.checkpoint.store import last_good, read_state
@@ -26,28 +24,12 @@ from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.batching import TrainRow
 from grpo.learner.stats import StepStats
-from grpo.model.policy import load_model, load_tokenizer
-from grpo.trainer import TrainResult, train
+from grpo.model.policy import load_model
+from grpo.trainer import train
 from grpo.types import Rollout
-
-AHEAD = EngineConfig(ahead=True)
-
-
-def run(folder: Path, out: Path, config: RLConfig, tasks: Any = None, engine: EngineConfig = AHEAD) -> TrainResult:
-    return train(str(folder), tasks or {"default": task_of()}, config, out, seed=1, runtime=CPU, engine_config=engine)
-
-
-def ahead_of(**settings: Any) -> RLConfig:
-    return config_of(**{"correction": {"high": 1.5}} | settings)
-
-
-def at_once(work: Callable[[], Any]) -> Future[Any]:
-    outcome: Future[Any] = Future()
-    try:
-        outcome.set_result(work())
-    except BaseException as error:  # noqa: BLE001
-        outcome.set_exception(error)
-    return outcome
+from support.ahead import AHEAD, ahead_of, assert_same_run, at_once, put_inside, run_ahead
+from support.runs import CPU, Killed, completions, config_of, interrupt_at, length, rows_of, task_of
+from support.vllm_fake import GENERATE, fake_vllm
 
 
 @pytest.fixture
@@ -58,15 +40,6 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     put_inside(monkeypatch)
-
-
-def put_inside(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("grpo.engines.choose.ProcessEngine", in_this_process)
-    patch.setattr("grpo.rollout.ahead.in_background", at_once)
-
-
-def in_this_process(name: str, *_: Any) -> LocalEngine:
-    return LocalEngine(load_model(name, torch.device("cpu")), load_tokenizer(name), 64, shared=False)
 
 
 class Updates:
@@ -108,7 +81,7 @@ class Updates:
 )
 def test_every_rollout_is_one_rollout_old(settings, expected, inside, tiny_model_folder, tmp_path, monkeypatch):
     seen = Updates(monkeypatch)
-    run(tiny_model_folder, tmp_path, ahead_of(**settings))
+    run_ahead(tiny_model_folder, tmp_path, ahead_of(**settings))
     assert seen.versions() == [{version} for version in expected]
     trained = [(row["step"], row["staleness"], row["staleness_max"]) for row in rows_of(tmp_path) if row["applied"]]
     assert trained
@@ -117,7 +90,7 @@ def test_every_rollout_is_one_rollout_old(settings, expected, inside, tiny_model
 
 def test_no_more_is_sampled_than_is_trained(inside, tiny_model_folder, tmp_path, monkeypatch):
     asked = asked_steps(monkeypatch)
-    run(tiny_model_folder, tmp_path, ahead_of())
+    run_ahead(tiny_model_folder, tmp_path, ahead_of())
     assert asked == [0, 1, 2, 3, 4, 5]
 
 
@@ -141,7 +114,7 @@ def test_what_is_drawn_again_is_drawn_by_the_weights_of_the_moment(inside, tiny_
         return [float(len(c) % 2) if p[-2] in "02468" else 0.0 for p, c in zip(prompts, completions, strict=True)]
 
     config = ahead_of(dynamic_sampling={"reward": "now_and_then", "max_draws": 3}, prompts_per_step=3)
-    run(tiny_model_folder, tmp_path, config, {"default": task_of(now_and_then, 10)})
+    run_ahead(tiny_model_folder, tmp_path, config, {"default": task_of(now_and_then, 10)})
     ages = {step - version for step, found in enumerate(seen.versions()) for version in found}
     assert {0, 1} <= ages  # drawn again, and drawn ahead
     for row in rows_of(tmp_path):
@@ -166,7 +139,7 @@ def test_the_gradient_is_that_of_the_formula(updates, inside, tiny_model_folder,
         loss={"clip_low": 0.2, "clip_high": 0.2},
         optimizer={"lr": 2e-2, "max_grad_norm": 1e9},
     )
-    run(tiny_model_folder, tmp_path, config)
+    run_ahead(tiny_model_folder, tmp_path, config)
     cut = 0.0
     for step in range(0, 6, updates):  # the first update of each rollout: its weights are on the disk
         stats = seen.stats[step]
@@ -213,7 +186,7 @@ def logprobs(model: Any, row: TrainRow) -> torch.Tensor:
 
 def test_lawful_staleness_passes_and_a_missed_sync_does_not(inside, tiny_model_folder, tmp_path, monkeypatch):
     config = ahead_of(optimizer={"lr": 5e-2})
-    run(tiny_model_folder, tmp_path / "good", config)
+    run_ahead(tiny_model_folder, tmp_path / "good", config)
     rows = rows_of(tmp_path / "good")
     assert all(row["logprob_mismatch"] < 1e-5 and row["logprob_mismatch_max"] < 1e-4 for row in rows)
     assert max(abs(row["correction"] - 1) for row in rows) > 0.02  # though the policy has moved far
@@ -227,7 +200,7 @@ def test_lawful_staleness_passes_and_a_missed_sync_does_not(inside, tiny_model_f
 
     monkeypatch.setattr(LocalEngine, "sync", sometimes)
     with pytest.raises(UserError, match="same tokens differ by"):
-        run(tiny_model_folder, tmp_path / "bad", config)
+        run_ahead(tiny_model_folder, tmp_path / "bad", config)
     # the third sync, after two updates, was for the rollout of the fourth: seen before that begins
     assert [row["step"] for row in rows_of(tmp_path / "bad")] == [1, 2, 3]
 
@@ -245,7 +218,7 @@ def test_the_gate_looks_at_every_group(inside, tiny_model_folder, tmp_path, monk
 
     monkeypatch.setattr(LocalEngine, "generate", generate)
     with pytest.raises(UserError, match="same tokens differ by"):
-        run(tiny_model_folder, tmp_path, ahead_of())
+        run_ahead(tiny_model_folder, tmp_path, ahead_of())
     assert [row["step"] for row in rows_of(tmp_path)] == [1, 2]
 
 
@@ -310,7 +283,7 @@ def broken(
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
         with pytest.raises(end):
-            run(folder, out, config, **options)
+            run_ahead(folder, out, config, **options)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -318,20 +291,13 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name, inside, tiny_model_fo
     """Bitwise; killed while a rollout is sampled ahead, and in the middle of updates."""
     config = ahead_of(**RUNS[name])
     tasks = {"default": task_of(), "late": task_of(length, 3, "late", last_steps=4, share=0.5)}
-    whole = run(tiny_model_folder, tmp_path / "whole", config, tasks)
+    whole = run_ahead(tiny_model_folder, tmp_path / "whole", config, tasks)
     cut = tmp_path / "cut"
     for kill in (lambda patch: interrupt_at(patch, 4), in_update(5, die)):
         broken(kill, tiny_model_folder, cut, config, tasks=tasks)
-    resumed = run(tiny_model_folder, cut, config, tasks)
-    assert_same(cut, tmp_path / "whole")
+    resumed = run_ahead(tiny_model_folder, cut, config, tasks)
+    assert_same_run(cut, tmp_path / "whole")
     assert (resumed.steps, resumed.tokens) == (whole.steps, whole.tokens)
-
-
-def assert_same(one: Path, other: Path) -> None:
-    assert rows_of(one) == rows_of(other)
-    assert completions(one) == completions(other)
-    mine, theirs = weights(one), weights(other)
-    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
 @pytest.mark.parametrize("name", ["dynamic-sampling-and-difficulty", "lora-and-dropout"])
@@ -339,7 +305,7 @@ def test_a_stop_does_not_wait_for_what_is_sampled(name, inside, tiny_model_folde
     """The weights that were to draw it are saved; they draw it after the restart, bit for bit. The signal comes in an
     update, or while the trainer waits."""
     config = ahead_of(**RUNS[name], checkpoint={})
-    run(tiny_model_folder, tmp_path / "whole", config)
+    run_ahead(tiny_model_folder, tmp_path / "whole", config)
     begun = [0]
 
     def third_hangs(work: Callable[[], Any]) -> Future[Any]:
@@ -364,9 +330,9 @@ def test_a_stop_does_not_wait_for_what_is_sampled(name, inside, tiny_model_folde
     assert (checkpoint / "behaviour.safetensors").is_file()
     with monkeypatch.context() as patch:
         asked = asked_steps(patch)
-        run(tiny_model_folder, tmp_path / "cut", config)
+        run_ahead(tiny_model_folder, tmp_path / "cut", config)
     assert asked[0] == waiting["step"] == waiting["version"] + config.updates_per_rollout
-    assert_same(tmp_path / "cut", tmp_path / "whole")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_what_is_finished_is_kept_with_its_log_probs_and_not_sampled_again(
@@ -384,22 +350,22 @@ def test_what_is_finished_is_kept_with_its_log_probs_and_not_sampled_again(
     assert {rollout["version"] for rollout in rollouts} == {3}
     assert all(len(rollout["logprobs"]) == len(rollout["token_ids"]) > 0 for rollout in rollouts)
     asked = asked_steps(monkeypatch)
-    run(tiny_model_folder, tmp_path, config)
+    run_ahead(tiny_model_folder, tmp_path, config)
     assert asked == [5]
 
 
 def test_a_signal_in_an_update_waits_for_what_is_sampled_and_keeps_it(inside, tiny_model_folder, tmp_path, monkeypatch):
     config = ahead_of(checkpoint={}, rollout_prompts=4)
-    run(tiny_model_folder, tmp_path / "whole", config)
+    run_ahead(tiny_model_folder, tmp_path / "whole", config)
     told = in_update(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     broken(told, tiny_model_folder, tmp_path / "cut", config, SystemExit)
     checkpoint = last_good(tmp_path / "cut" / "checkpoints")
     assert checkpoint is not None
     assert read_state(checkpoint).source["waiting"]["step"] == 4
     asked = asked_steps(monkeypatch)
-    run(tiny_model_folder, tmp_path / "cut", config)
+    run_ahead(tiny_model_folder, tmp_path / "cut", config)
     assert asked == []  # the last rollout was there already
-    assert_same(tmp_path / "cut", tmp_path / "whole")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 @pytest.fixture(scope="module")
@@ -442,10 +408,10 @@ def test_what_waits_and_fits_no_longer_is_dropped_and_its_prompts_come_first(
 
 
 def test_a_finished_run_needs_no_engine(inside, tiny_model_folder, tmp_path, monkeypatch):
-    run(tiny_model_folder, tmp_path, ahead_of(steps=2))
+    run_ahead(tiny_model_folder, tmp_path, ahead_of(steps=2))
     synced: list[Any] = []
     monkeypatch.setattr(LocalEngine, "sync", lambda *arguments: synced.append(arguments))
-    run(tiny_model_folder, tmp_path, ahead_of(steps=2))
+    run_ahead(tiny_model_folder, tmp_path, ahead_of(steps=2))
     assert synced == []
 
 
@@ -457,7 +423,7 @@ def test_turned_on_or_off_in_the_middle(inside, tiny_model_folder, tmp_path):
         out = tmp_path / str(then.ahead)
         broken(in_update(3, die), tiny_model_folder, out, config, engine=first)
         with pytest.raises(UserError, match=rf"engine\.ahead: {first.ahead} -> {then.ahead}"):
-            run(tiny_model_folder, out, config, engine=then)
+            run_ahead(tiny_model_folder, out, config, engine=then)
         tasks = {"default": task_of()}
         train(str(tiny_model_folder), tasks, config, out, seed=1, runtime=CPU, engine_config=then, accept_changes=True)
         stale = [row["staleness"] for row in rows_of(out) if row["applied"]]
@@ -477,7 +443,7 @@ def test_servers_are_asked_while_the_trainer_updates_and_synced_when_they_are_do
         server.fault = lambda path, body: versions.append(server.version) if path == GENERATE else None
         updated = len_at_update(monkeypatch, server)
         tree = {"kind": "vllm-server", "ahead": True, "server": {"urls": [server.url], "folder": str(tmp_path)}}
-        run(tiny_model_folder, tmp_path / "run", ahead_of(steps=4), engine=EngineConfig.model_validate(tree))
+        run_ahead(tiny_model_folder, tmp_path / "run", ahead_of(steps=4), engine=EngineConfig.model_validate(tree))
         asked = versions[1:]  # after the probe
     assert [version.rpartition("-")[2] for version in asked] == ["1"] * 4 + ["2"] * 2 + ["3"] * 2  # 2 prompts a rollout
     assert updated[0] >= 1 + 2
@@ -506,14 +472,14 @@ def len_at_update(patch: pytest.MonkeyPatch, server: Any) -> list[int]:
 
 def test_what_cannot_be_honoured_is_refused(tiny_model_folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"engine\.ahead .*: set 'correction'"):
-        run(tiny_model_folder, tmp_path, config_of())
+        run_ahead(tiny_model_folder, tmp_path, config_of())
     with pytest.raises(ValueError, match="'ahead' needs an engine beside the trainer"):
         EngineConfig.model_validate({"kind": "vllm", "ahead": True})
     with monkeypatch.context() as patch:
         patch.setattr("grpo.run.engine_kind", lambda *_: "vllm")
         with pytest.raises(UserError, match="'ahead' needs an engine beside the trainer"):
-            run(tiny_model_folder, tmp_path, ahead_of(), engine=EngineConfig(kind="auto", ahead=True))
+            run_ahead(tiny_model_folder, tmp_path, ahead_of(), engine=EngineConfig(kind="auto", ahead=True))
     monkeypatch.setattr("grpo.rollout.ahead_check.launched", lambda: True)
     with pytest.raises(UserError, match="the trainer must be one process"):
-        run(tiny_model_folder, tmp_path, ahead_of())
+        run_ahead(tiny_model_folder, tmp_path, ahead_of())
     assert not (tmp_path / "metrics.jsonl").exists()

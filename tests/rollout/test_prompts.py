@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from conftest import prompt_of
 
 from grpo.errors import UserError
 from grpo.rollout.sampler import PromptSampler, Task, divide
+from support.groups import prompt_of
 
 
 def task_of(count: int = 6, name: str = "default", **settings: Any) -> Task:

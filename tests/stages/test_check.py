@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CHAT_TEMPLATE, EOS, IM_END, THINK_TEMPLATE, make_model, make_tokenizer
 
 from grpo.config.file import apply_override
 from grpo.errors import UserError
@@ -18,6 +17,7 @@ from stages.check.model import lora_targets
 from stages.check.shown import visible
 from stages.check.subject import Skipped, Warned, listed, shortened
 from stages.cli import main
+from support.models import CHAT_TEMPLATE, EOS, IM_END, THINK_TEMPLATE, make_model, make_tokenizer
 
 RECIPE: dict[str, Any] = {
     "evaluation": {

@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
-from test_resume import hold
 
 from grpo.config.file import read_config
 from grpo.config.section import flatten
@@ -27,6 +26,7 @@ from stages.recipe.pipeline import run_pipeline
 from stages.recipe.planning import plan_stage
 from stages.recipe.preflight import check_sections, in_run
 from stages.recipe.stages import STAGES, StageContext, active_parents
+from support.processes import hold
 
 METRICS = {
     "n_problems": 4,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_endpoint import KEY, right, server, stream
 
 from grpo.config.sections import DataConfig
 from grpo.data.rows import load_rows
 from grpo.errors import UserError
 from stages.teacher import demonstrations
+from support.chat_server import KEY, right, server, stream
 
 __all__ = ["server"]  # the fixture
 

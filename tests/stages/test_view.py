@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from view_run import RL, SFT, complete, make_run
 
 from grpo.errors import UserError
 from grpo.system.files import whole_rows
@@ -26,6 +25,7 @@ from stages.view.run_folder import StageFolder, open_run
 from stages.view.screen import browse, read_keys, split_keys
 from stages.view.terminal import step_view
 from stages.view.text import shorten, visible
+from support.view_run import RL, SFT, complete, make_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from view_run import RESULTS, RL, SFT, complete, lines, make_run, row
 
 from stages.cli import main
 from stages.view.charts import curves_of
@@ -20,6 +19,7 @@ from stages.view.curves import Scale, path, smooth, step_scale, thin, ticks, val
 from stages.view.page import duration
 from stages.view.run_folder import Sample, SampleGroup, StageFolder
 from stages.view.samples import choose, samples_of
+from support.view_run import RESULTS, RL, SFT, complete, lines, make_run, row
 
 VOID = ("meta", "path", "input", "br", "link", "img")
 LOADING = ("src", "href", "srcset", "action", "data", "poster", "xlink:href", "formaction", "background")

@@ -10,45 +10,10 @@ import pytest
 import yaml
 
 from stages.cli import main
+from support.recipe import SHORT
 
 NUMBERED = ["0-base", "1-cold-start", "2-reasoning-rl", "3-rejection-sampling", "4-helpfulness-rl"]
 REWARD_MODELS = ["reward-helpfulness", "reward-safety"]
-SHORT = [
-    "runtime.threads=1",
-    "runtime.device=cpu",
-    "base.steps=3",
-    "base.pretrain.corpus.kwargs.n=300",
-    "base.pretrain.vocab_size=300",  # few tokens: one in a hundred ends even a random completion
-    "base.pretrain.hidden_size=32",
-    "base.pretrain.intermediate_size=64",
-    "base.pretrain.layers=2",
-    "base.pretrain.batch_size=16",
-    "cold_start.steps=2",
-    "cold_start.data.kwargs.n=32",
-    "reasoning_rl.steps=2",
-    "reasoning_rl.group_size=4",
-    "reasoning_rl.prompts_per_step=4",
-    "reasoning_rl.tasks.arithmetic.data.kwargs.n=32",
-    "reasoning_rl.reference_every=1",
-    "reasoning_rl.checkpoint.every=1",
-    "rejection_sampling.steps=2",
-    "rejection_sampling.data.kwargs.n=16",
-    "rejection_sampling.general.kwargs.n=32",
-    f"rejection_sampling.filters=[{{fn: {__name__}.anything}}]",  # a model of two steps is never right
-    "helpfulness_model.steps=2",
-    "helpfulness_model.data.kwargs.n=40",
-    "safety_model.steps=2",
-    "safety_model.data.kwargs.n=40",
-    "helpfulness_rl.steps=2",
-    "helpfulness_rl.group_size=4",
-    "helpfulness_rl.prompts_per_step=4",
-    "helpfulness_rl.tasks.arithmetic.data.kwargs.n=32",
-    "helpfulness_rl.tasks.general.data.kwargs.n=32",
-    "evaluation.math.data.kwargs.n=8",
-    "evaluation.math.samples=2",
-    "evaluation.math.k=[2]",
-    "evaluation.general.data.kwargs.n=8",
-]
 
 # The contracts of the run directory.
 SUMMARY = {"config", "seed", "seconds", "stages"}
@@ -75,11 +40,6 @@ RL_METRICS = {
     "grad_norm", "lr", "loss", "completion_length", "truncated_fraction", "logprob_mismatch", "logprob_mismatch_max",
     "seconds", "tokens_per_second",
 }  # fmt: skip
-
-
-def anything(completions: list[Any]) -> list[float]:
-    """A filter that keeps whatever ended by itself."""
-    return [1.0] * len(completions)
 
 
 def read(file: Path) -> Any:

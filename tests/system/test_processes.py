@@ -10,8 +10,6 @@ import json
 import os
 import random
 import shutil
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +18,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_same_metrics, make_model, make_tokenizer, random_prompts
-from test_rollouts import judge_with_failures
 
 from grpo.advantages import assign_advantages
 from grpo.checkpoint.store import checkpoints
@@ -40,8 +36,12 @@ from grpo.scoring.groups import Reward
 from grpo.system.world import World, cut, is_main, join
 from grpo.trainer import train, with_logprobs
 from grpo.types import Group, Sampling
+from support.groups import random_prompts
+from support.models import make_model, make_tokenizer
+from support.processes import PATHS, two_processes
+from support.sources import judge_with_failures
+from support.updates import assert_same_metrics
 
-ROOT = Path(__file__).parents[2]
 GROUP, MAX_TOKENS, STEPS = 4, 12, 20
 Parallel = str  # "data" or "fsdp"
 REWARDS: dict[str, Callable[[int, int], float | None]] = {
@@ -240,27 +240,6 @@ def main(model: Path, folder: Path) -> None:
     assert is_main() == (os.environ["RANK"] == "0")
 
 
-def two_processes(command: list[str], **environment: str) -> list[subprocess.CompletedProcess[str]]:
-    """The command twice, as a launcher starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    done = [(process, *process.communicate(timeout=240)) for process in started]
-    return [subprocess.CompletedProcess(process.args, process.returncode, out, err) for process, out, err in done]
-
-
 @pytest.fixture(scope="module")
 def alone(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
@@ -285,9 +264,7 @@ def together(tiny_model_folder: Path, alone: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("together")
     cut_after(alone, 10, folder / "continued")
     script = [str(Path(__file__).resolve()), str(tiny_model_folder), str(folder)]
-    for process in two_processes(
-        script, PYTHONPATH=os.pathsep.join(map(str, [ROOT, ROOT / "tests", *(ROOT / "tests").glob("*/")]))
-    ):
+    for process in two_processes(script, PYTHONPATH=PATHS):
         assert process.returncode == 0, process.stderr[-3000:]
     return folder
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_trainer import completions, config_of, digits, rows_of, run, task_of, weights
 
 from grpo import trainer
 from grpo.checkpoint import sealed as durable
@@ -25,26 +22,11 @@ from grpo.model.policy import Policy, load_policy, trainable
 from grpo.model.reference import Reference
 from grpo.system import stopping
 from stages.commands.command import guarded
+from support.processes import at_call, send
+from support.runs import completions, config_of, digits, rows_of, run, task_of, weights
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {"rollout_prompts": 4, "steps": 8, "loss": {"beta": 0.05}, "reference_every": 4}
-
-
-def send(number: int) -> None:
-    os.kill(os.getpid(), number)
-
-
-def at_call(patch: pytest.MonkeyPatch, owner: Any, name: str, count: int, act: Callable[[], None]) -> None:
-    """`act` at the `count`-th call, when half of the work, so to say, is done: before it, and it goes on after."""
-    original, calls = getattr(owner, name), [0]
-
-    def acting(*arguments: Any, **options: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == count:
-            act()
-        return original(*arguments, **options)
-
-    patch.setattr(owner, name, acting)
 
 
 # phase -> (where, the call at which the signal comes, the step that is saved then)

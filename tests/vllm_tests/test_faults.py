@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_training import config_of, folder, tasks
 
 from grpo.checkpoint.store import last_good
 from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.trainer import train
 from stages.commands.command import guarded
+from support.processes import PATHS
+from support.vllm_runs import tasks, vllm_config
 
-__all__ = ["folder"]  # a fixture
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 HERE = Path(__file__).resolve()
@@ -60,7 +60,7 @@ def main(model: str, out: Path, engine: dict[str, Any], number: int, phase: str,
         trainer.update = watched(trainer.update, 0.0)
     for kind in (VllmEngine, ServerEngine) if phase == "sampling" else ():
         kind.generate = watched(kind.generate, 0.01)  # type: ignore[method-assign]
-    config = config_of(**SETTINGS, checkpoint={"every": 2})
+    config = vllm_config(**SETTINGS, checkpoint={"every": 2})
     chosen = EngineConfig.model_validate(engine)
     runtime = RuntimeConfig(device="cpu")
 
@@ -72,11 +72,10 @@ def main(model: str, out: Path, engine: dict[str, Any], number: int, phase: str,
 
 
 def attempt(model: Path, out: Path, engine: dict[str, Any], number: int = 0, phase: str = "", count: int = 0) -> Any:
-    paths = os.pathsep.join(str(path) for path in (HERE.parents[2], HERE.parents[1], HERE.parent))
     words = [str(model), str(out), json.dumps(engine), str(int(number)), phase, str(count)]
     return subprocess.run(
         [sys.executable, str(HERE), *words],
-        env=os.environ | {"PYTHONPATH": paths},
+        env=os.environ | {"PYTHONPATH": PATHS},
         capture_output=True,
         text=True,
         check=False,
@@ -115,7 +114,7 @@ def test_vllm_in_this_process(folder: Path, tmp_path: Path) -> None:
 
 def test_two_vllm_servers(folder: Path, tmp_path: Path) -> None:
     """Which server draws which group changes from run to run; what is drawn does not."""
-    from test_server import config_for, serving
+    from support.vllm_runs import config_for, serving
 
     with serving(folder, tmp_path / "served", 2) as served:
         interrupted(folder, tmp_path, config_for(served).model_dump(mode="json"))

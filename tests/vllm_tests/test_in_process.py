@@ -11,16 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import (
-    EOS,
-    IM_END,
-    VOCAB_SIZE,
-    make_model,
-    make_tokenizer,
-    model_logprobs,
-    prompt_of,
-    random_prompts,
-)
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig
@@ -31,6 +21,8 @@ from grpo.engines.vllm.start import ServedModel
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy, trainable
 from grpo.types import Group, Sampling
+from support.groups import prompt_of, random_prompts
+from support.models import EOS, IM_END, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
 
 pytestmark = pytest.mark.vllm
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import make_model, make_tokenizer, random_prompts
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.sections import EngineConfig, RuntimeConfig
@@ -19,6 +18,8 @@ from grpo.engines.vllm.in_process import VllmEngine
 from grpo.engines.vllm.start import ServedModel, lora_rank, settings
 from grpo.model.policy import load_policy
 from grpo.types import Sampling
+from support.groups import random_prompts
+from support.models import make_model, make_tokenizer
 
 pytestmark = pytest.mark.vllm
 

@@ -6,27 +6,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from conftest import EOS, IM_END, make_model, make_tokenizer, model_logprobs, prompt_of, random_prompts
-from test_trainer import Killed, config_of, rows_of, task_of
 
 import grpo.engines.vllm.weights as transfer
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import EngineConfig, RuntimeConfig, SamplingConfig
+from grpo.config.sections import RuntimeConfig, SamplingConfig
 from grpo.engines.choose import training_engine
 from grpo.engines.vllm.client import Server
 from grpo.engines.vllm.servers import GENERATE, ServerEngine
@@ -37,6 +29,10 @@ from grpo.types import Group, Sampling
 from rewards import load_reward
 from stages.cli import main
 from stages.teacher import demonstrations
+from support.groups import prompt_of, random_prompts
+from support.models import EOS, IM_END, make_model, make_tokenizer, model_logprobs
+from support.runs import Killed, config_of, rows_of, task_of
+from support.vllm_runs import Served, config_for, serving
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -60,82 +56,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@dataclass
-class Served:
-    """A running `grpo serve`."""
-
-    process: subprocess.Popen[str]
-    urls: list[str]
-    weights: Path
-    errors: Path
-
-    def tree(self, url: str | None = None) -> list[psutil.Process]:
-        """The processes of one server, or of all."""
-        own = psutil.Process(self.process.pid).children()
-        if url is not None:
-            own = [child for child in own if url.rpartition(":")[2] in child.cmdline()]
-        return [process for child in own for process in (child, *child.children(recursive=True))]
-
-    def signal(self, url: str, number: int) -> None:
-        for process in self.tree(url):
-            process.send_signal(number)
-
-
-@contextmanager
-def serving(folder: Path, tmp: Path, count: int) -> Iterator[Served]:
-    tmp.mkdir(exist_ok=True)
-    urls = []
-    for _ in range(count):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            urls.append(f"http://127.0.0.1:{free.getsockname()[1]}")
-    weights = tmp / "weights"
-    weights.mkdir()
-    tree = {
-        "base": {"model": str(folder)},
-        "engine": {
-            "kind": "vllm-server",
-            "max_rows": 64,
-            "vllm": {"kv_cache_gib": 0.1},
-            "server": {"urls": urls, "folder": str(weights)},
-        },
-        "runtime": {"device": "cpu", "threads": 1},
-        "evaluation": {"math": {"data": {"path": "x.jsonl"}, "max_tokens": 8}},
-    }
-    (tmp / "c.yaml").write_text(json.dumps(tree))
-    with (tmp / "errors").open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "stages.cli", "serve", str(tmp / "c.yaml")],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    served = Served(process, urls, weights, tmp / "errors")
-    everything: list[psutil.Process] = []
-    try:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in urls]
-        assert all("vLLM is ready" in line for line in lines), (lines, served.errors.read_text())
-        everything = served.tree()
-        yield served
-    finally:
-        process.terminate()
-        process.wait(60)
-        for left in everything:
-            if left.is_running():
-                left.kill()
-
-
 @pytest.fixture(scope="module")
 def two(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(folder, tmp_path_factory.mktemp("served"), 2) as served:
         yield served
-
-
-def config_for(served: Served, urls: list[str] | None = None, **settings: Any) -> EngineConfig:
-    server = {"urls": urls or served.urls, "folder": str(served.weights), "timeout": 120.0, **settings}
-    return EngineConfig.model_validate({"kind": "vllm-server", "max_rows": 64, "server": server})
 
 
 def engine_for(

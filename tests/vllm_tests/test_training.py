@@ -10,49 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CHARACTERS, make_model, make_tokenizer
 
-from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConfig
-from grpo.data.prompts import build_prompts
+from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig
 from grpo.engines.vllm.in_process import VllmEngine
 from grpo.errors import UserError
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
 from grpo.trainer import TrainResult, train
+from support.vllm_runs import tasks, vllm_config
 
 pytestmark = pytest.mark.vllm
 
 CPU = RuntimeConfig(device="cpu")
 LORA = {"r": 4, "alpha": 8, "targets": "all-linear"}
 BLOCK = 128  # tokens of a cache block on a CPU: only whole ones are kept for the next request
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("models") / "tiny"
-    make_model(
-        "qwen2", hidden_size=64, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.08
-    ).save_pretrained(made)  # tied embeddings
-    make_tokenizer().save_pretrained(made)
-    return made
-
-
-def digits(completions: list[str], **_: Any) -> list[float]:
-    return [sum(c.isdigit() for c in text) / max(1, len(text)) for text in completions]
-
-
-def tasks(length: int = 4) -> dict[str, Task]:
-    text = CHARACTERS[:10] * (length // 10 + 1)
-    rows = [{"prompt": text[:length] + str(i), "id": str(i)} for i in range(6)]
-    prompts = build_prompts(rows, DataConfig(path="d", template="{prompt}="), make_tokenizer(), "default")
-    return {"default": Task(prompts, [Reward("digits", digits)])}
-
-
-def config_of(**settings: Any) -> RLConfig:
-    base = {
-        "steps": 5, "group_size": 6, "prompts_per_step": 3, "sampling": {"max_tokens": 8}, "optimizer": {"lr": 5e-3},
-    }  # fmt: skip
-    return RLConfig.model_validate(base | settings)
 
 
 def run(folder: Path, out: Path, config: RLConfig, made: dict[str, Task] | None = None, **vllm: Any) -> TrainResult:
@@ -69,7 +39,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     [({}, {}), ({"lora": LORA}, {"lora": "merged"}), ({"lora": LORA}, {"lora": "adapter"})],
 )
 def test_it_learns_a_toy_reward(folder: Path, tmp_path: Path, settings: dict[str, Any], vllm: dict[str, Any]) -> None:
-    config = config_of(
+    config = vllm_config(
         steps=25, group_size=8, prompts_per_step=6, optimizer={"lr": 1e-2 if not settings else 4e-2}, **settings,
         loss={"aggregation": "token"},
     )  # fmt: skip
@@ -153,7 +123,7 @@ def test_a_fault_of_the_second_sync_ends_the_run(
     monkeypatch.setattr(VllmEngine, "sync", faulty)
     monkeypatch.setattr(torch.optim.AdamW, "step", counted)
     with pytest.raises(UserError, match=words) as caught:
-        run(folder, tmp_path, config_of(**settings), tasks(length), lora=deliver)
+        run(folder, tmp_path, vllm_config(**settings), tasks(length), lora=deliver)
     assert "\n" not in str(caught.value)
     assert len(steps) == 1
     assert [row["step"] for row in rows_of(tmp_path)] == [1]
@@ -164,13 +134,13 @@ def test_a_sync_that_never_happens_ends_the_run(folder: Path, tmp_path: Path, mo
     sync = VllmEngine.sync
     monkeypatch.setattr(VllmEngine, "sync", lambda self, policy: sync(self, policy) if self.version == 0 else None)
     with pytest.raises(UserError, match=DIFFER):
-        run(folder, tmp_path, config_of())
+        run(folder, tmp_path, vllm_config())
     assert [row["step"] for row in rows_of(tmp_path)] == [1]
 
 
 def test_a_resumed_run_ends_as_the_whole_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM repeats itself on a CPU: same tokens, same weights."""
-    config = config_of(steps=6, checkpoint={"every": 2})
+    config = vllm_config(steps=6, checkpoint={"every": 2})
     run(folder, tmp_path / "whole", config)
     generate = VllmEngine.generate
 
@@ -190,4 +160,4 @@ def test_a_resumed_run_ends_as_the_whole_one(folder: Path, tmp_path: Path, monke
 
 def test_fp8_samples_need_a_correction(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'correction'"):
-        run(folder, tmp_path, config_of(), quantization="fp8")
+        run(folder, tmp_path, vllm_config(), quantization="fp8")

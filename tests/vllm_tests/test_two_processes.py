@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_model, make_tokenizer
 
 from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConfig
 from grpo.data.prompts import build_prompts
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
 from grpo.trainer import train
+from support.models import make_model, make_tokenizer
+from support.processes import PATHS
 
 pytestmark = pytest.mark.vllm
 
@@ -56,11 +57,9 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     make_tokenizer().save_pretrained(model)
     run(model, tmp_path / "one", "data")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    tests = Path(__file__).parent.parent
-    path = os.pathsep.join([str(tests), str(tests.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [*launch, str(model), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": PATHS},
         capture_output=True,
         text=True,
         timeout=250,

@@ -1,0 +1,101 @@
+"""Tiny random models and a char-level tokenizer: no download, milliseconds each.
+
+The character tokenizer writes its BOS itself when asked for special tokens, so a second one is easy to catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<|im_end|>", "<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>")
+
+CHARACTERS = "0123456789+-*/=?!.,:;#\\{}()_ \nabcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+VOCABULARY = {token: index for index, token in enumerate((*SPECIAL, *CHARACTERS))}
+PAD, BOS, EOS, IM_END = (VOCABULARY[token] for token in SPECIAL[:4])
+VOCAB_SIZE = len(VOCABULARY)
+
+CHAT_TEMPLATE = (
+    "<s>{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+THINK_TEMPLATE = CHAT_TEMPLATE.replace("<|assistant|>", "<|assistant|><think>\n")
+
+
+def make_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Any:
+    """One token per character, `<s>` put before a text by the post-processor, as Llama and Gemma do."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel(VOCABULARY, unk_token="?"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    raw.decoder = decoders.Fuse()
+    raw.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", BOS)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<|im_end|>", "<|user|>", "<|assistant|>", "<|system|>"],
+    )
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def make_model(
+    kind: str = "qwen2", seed: int = 0, vocab_size: int = VOCAB_SIZE, end: Any = EOS, **settings: Any
+) -> Any:
+    """A random two-layer model in eval mode. Weights are wide enough that its distributions are far from uniform."""
+    import transformers as hf
+
+    common: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.25,
+        "pad_token_id": PAD,
+        "bos_token_id": BOS,
+        "eos_token_id": end,
+    }
+    if kind == "gpt2":
+        for name in ("intermediate_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+            common.pop(name)
+        common["n_positions"] = common.pop("max_position_embeddings")
+        common |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48}
+        config: Any = hf.GPT2Config(**common | settings)
+    else:
+        common["num_key_value_heads"] = 2
+        own: dict[str, tuple[Any, dict[str, Any]]] = {
+            "qwen2": (hf.Qwen2Config, {"tie_word_embeddings": True}),
+            "qwen3": (hf.Qwen3Config, {"head_dim": 8}),
+            "llama": (hf.LlamaConfig, {}),
+            "mistral": (hf.MistralConfig, {"sliding_window": None}),
+            "mistral-window": (hf.MistralConfig, {"sliding_window": 6}),
+            "gemma2": (hf.Gemma2Config, {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
+            "gemma3": (
+                hf.Gemma3TextConfig,
+                {"head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
+            ),
+        }
+        cls, extra = own[kind]
+        config = cls(**common | extra | settings)
+    torch.manual_seed(seed)
+    return hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def model_logprobs(
+    model: Any, prompt: Sequence[int], completion: Sequence[int], temperature: float = 1.0
+) -> torch.Tensor:
+    """Log-probs of a completion by one plain, unpadded forward of the model: what everything is compared with."""
+    ids = torch.tensor([[*prompt, *completion]])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0].double() / temperature
+    table = logits.log_softmax(-1)
+    return torch.stack([table[len(prompt) + t - 1, token] for t, token in enumerate(completion)])

@@ -1,0 +1,78 @@
+"""Other processes, and what happens to this one at a chosen moment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # what a script of the tests imports from
+
+
+def two_processes(command: list[str], **environment: str) -> list[subprocess.CompletedProcess[str]]:
+    """The command twice, as a launcher starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    done = [(process, *process.communicate(timeout=240)) for process in started]
+    return [subprocess.CompletedProcess(process.args, process.returncode, out, err) for process, out, err in done]
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def at_call(patch: pytest.MonkeyPatch, owner: Any, name: str, count: int, act: Callable[[], None]) -> None:
+    """`act` at the `count`-th call, when half of the work, so to say, is done: before it, and it goes on after."""
+    original, calls = getattr(owner, name), [0]
+
+    def acting(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == count:
+            act()
+        return original(*arguments, **options)
+
+    patch.setattr(owner, name, acting)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from grpo.system.world import World
+from grpo.system.lock import lock_run
+with lock_run(Path(sys.argv[1]), World(), shared="shared" in sys.argv):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Another process that holds the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process

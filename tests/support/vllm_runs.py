@@ -1,0 +1,110 @@
+"""Trainings with vLLM, and servers that `grpo serve` starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from grpo.config.sections import DataConfig, EngineConfig, RLConfig
+from grpo.data.prompts import build_prompts
+from grpo.rollout.sampler import Task
+from grpo.scoring.groups import Reward
+from support.models import CHARACTERS, make_tokenizer
+from support.processes import ROOT
+from support.runs import digits
+
+
+def tasks(length: int = 4) -> dict[str, Task]:
+    text = CHARACTERS[:10] * (length // 10 + 1)
+    rows = [{"prompt": text[:length] + str(i), "id": str(i)} for i in range(6)]
+    prompts = build_prompts(rows, DataConfig(path="d", template="{prompt}="), make_tokenizer(), "default")
+    return {"default": Task(prompts, [Reward("digits", digits)])}
+
+
+def vllm_config(**settings: Any) -> RLConfig:
+    base = {
+        "steps": 5, "group_size": 6, "prompts_per_step": 3, "sampling": {"max_tokens": 8}, "optimizer": {"lr": 5e-3},
+    }  # fmt: skip
+    return RLConfig.model_validate(base | settings)
+
+
+@dataclass
+class Served:
+    """A running `grpo serve`."""
+
+    process: subprocess.Popen[str]
+    urls: list[str]
+    weights: Path
+    errors: Path
+
+    def tree(self, url: str | None = None) -> list[psutil.Process]:
+        """The processes of one server, or of all."""
+        own = psutil.Process(self.process.pid).children()
+        if url is not None:
+            own = [child for child in own if url.rpartition(":")[2] in child.cmdline()]
+        return [process for child in own for process in (child, *child.children(recursive=True))]
+
+    def signal(self, url: str, number: int) -> None:
+        for process in self.tree(url):
+            process.send_signal(number)
+
+
+@contextmanager
+def serving(folder: Path, tmp: Path, count: int) -> Iterator[Served]:
+    tmp.mkdir(exist_ok=True)
+    urls = []
+    for _ in range(count):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            urls.append(f"http://127.0.0.1:{free.getsockname()[1]}")
+    weights = tmp / "weights"
+    weights.mkdir()
+    tree = {
+        "base": {"model": str(folder)},
+        "engine": {
+            "kind": "vllm-server",
+            "max_rows": 64,
+            "vllm": {"kv_cache_gib": 0.1},
+            "server": {"urls": urls, "folder": str(weights)},
+        },
+        "runtime": {"device": "cpu", "threads": 1},
+        "evaluation": {"math": {"data": {"path": "x.jsonl"}, "max_tokens": 8}},
+    }
+    (tmp / "c.yaml").write_text(json.dumps(tree))
+    with (tmp / "errors").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stages.cli", "serve", str(tmp / "c.yaml")],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    served = Served(process, urls, weights, tmp / "errors")
+    everything: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in urls]
+        assert all("vLLM is ready" in line for line in lines), (lines, served.errors.read_text())
+        everything = served.tree()
+        yield served
+    finally:
+        process.terminate()
+        process.wait(60)
+        for left in everything:
+            if left.is_running():
+                left.kill()
+
+
+def config_for(served: Served, urls: list[str] | None = None, **settings: Any) -> EngineConfig:
+    server = {"urls": urls or served.urls, "folder": str(served.weights), "timeout": 120.0, **settings}
+    return EngineConfig.model_validate({"kind": "vllm-server", "max_rows": 64, "server": server})
