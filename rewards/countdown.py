@@ -61,11 +61,11 @@ def countdown_reward(
     >>> countdown_reward(["<answer>30 + 93 - 100 = 23</answer>", "<answer>23</answer>"], [23, 23], [[30, 100, 93]] * 2)
     [1.0, 0.0]
     """
-    given = numbers if numbers is not None else nums
-    if given is None:
+    columns = numbers if numbers is not None else nums
+    if columns is None:
         raise UserError("reward 'countdown': the data has no column 'numbers' (or 'nums')")
     scores: list[float | None] = []
-    for row, (completion, goal, values) in enumerate(zip(completions, target, given, strict=True)):
+    for row, (completion, goal, values) in enumerate(zip(completions, target, columns, strict=True)):
         try:
             problem = read_problem(values, goal)
         except ValueError as error:
@@ -79,22 +79,34 @@ def countdown_reward(
 
 
 def countdown_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row {input: "30,100,93", output: "23"}, or one with numbers or nums and target, as {question, numbers, target}.
+    """A row in any of the forms of `row_problem`, as {question, numbers, target}.
 
     Raises:
         UserError: a column is missing or holds something else than whole numbers.
     """
-    given = next((row[name] for name in ("numbers", "nums", "input") if row.get(name) is not None), None)
-    goal = next((row[name] for name in ("target", "output") if row.get(name) is not None), None)
     try:
-        numbers, target = read_problem(given, goal)
+        numbers, target = row_problem(row)
     except ValueError as error:
-        raise UserError(f"countdown: {error}; a row needs numbers, nums or input, and target or output") from error
+        raise UserError(f"countdown: {error}") from error
     question = (
         f"Make {target} from the numbers {', '.join(map(str, numbers))}: write one expression with +, -, * and /, "
         "with parentheses where needed, that uses each of the numbers exactly once."
     )
     return {"question": question, "numbers": numbers, "target": target}
+
+
+def row_problem(row: Mapping[str, Any]) -> tuple[list[int], int]:
+    """The numbers and the target of a row: {numbers or nums, target}, or d1's {input: "30,100,93", output: "23"}.
+
+    Raises:
+        ValueError: a column is missing or holds something else than whole numbers.
+    """
+    numbers = next((row[name] for name in ("numbers", "nums", "input") if row.get(name) is not None), None)
+    target = next((row[name] for name in ("target", "output") if row.get(name) is not None), None)
+    try:
+        return read_problem(numbers, target)
+    except ValueError as error:
+        raise ValueError(f"{error}; a row needs numbers, nums or input, and target or output") from error
 
 
 def read_problem(numbers: Any, target: Any) -> tuple[list[int], int]:
@@ -103,10 +115,10 @@ def read_problem(numbers: Any, target: Any) -> tuple[list[int], int]:
     Raises:
         ValueError: something is no whole number, a given number is negative, or there is none.
     """
-    given = _whole_numbers(numbers)
-    if min(given) < 0:
+    whole = _whole_numbers(numbers)
+    if min(whole) < 0:
         raise ValueError(f"{numbers!r:.80} holds a negative number")
-    return given, _whole_numbers([target])[0]
+    return whole, _whole_numbers([target])[0]
 
 
 def _whole_numbers(value: Any) -> list[int]:
@@ -140,8 +152,8 @@ def solves(expression: str, numbers: Sequence[int], target: int, use_all: bool =
     left, equals, right = _plain(expression).partition("=")
     if (equals and right.strip() != str(target)) or not _ARITHMETIC.fullmatch(left):
         return False
-    used, given = Counter(int(digits) for digits in re.findall("[0-9]+", left)), Counter(numbers)
-    if used != given if use_all else not used <= given:
+    used, allowed = Counter(int(digits) for digits in re.findall("[0-9]+", left)), Counter(numbers)
+    if used != allowed if use_all else not used <= allowed:
         return False
     try:
         return _value(ast.parse(left.strip(), mode="eval").body) == target

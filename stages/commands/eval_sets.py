@@ -13,7 +13,8 @@ from typing import Any
 
 from grpo.data.rows import Row
 from grpo.errors import UserError
-from grpo.system.imports import import_path
+from rewards.code.tests import humaneval_row, mbpp_row
+from rewards.countdown import row_problem
 
 BOX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 LETTER = "\nPlease reason step by step, and put the letter of your answer within \\boxed{}."
@@ -92,29 +93,20 @@ def gpqa(row: Row) -> Row:
     return with_choices(row, [choice.strip() for choice in choices], choices.index(right))
 
 
-def humaneval(row: Row) -> Row:
-    return _code_row("humaneval_row", row)
-
-
 def mbpp(row: Row) -> Row | None:
     """The 500 test problems (257 of the sanitised file), also of a file that holds all."""
-    return _code_row("mbpp_row", row) if int(row["task_id"]) in MBPP_TEST else None
-
-
-def _code_row(name: str, row: Row) -> Row:
-    mapped: Row = import_path(f"rewards.code.tests.{name}", "data function")(row)
-    return mapped
+    return mbpp_row(row) if int(row["task_id"]) in MBPP_TEST else None
 
 
 def countdown(row: Row) -> Row:
-    """`nums` and `target`, or the `input` "30,100,93" and `output` "23" of a file."""
-    numbers = row["nums"] if row.get("nums") is not None else [int(text) for text in row["input"].split(",")]
-    target = int(row["target"] if row.get("target") is not None else row["output"])
+    """In any form that the reward's own mapper reads."""
+    numbers, target = row_problem(row)
     question = (
         f"Using the numbers {', '.join(map(str, numbers))}, each exactly once, and +, -, *, / and parentheses, "
         f"write an expression that equals {target}."
     )
-    return {**row, "question": question, "nums": list(numbers), "target": target}
+    others = {name: value for name, value in row.items() if name != "numbers"}  # which is read before "nums"
+    return {**others, "question": question, "nums": numbers, "target": target}
 
 
 @dataclass(frozen=True)
@@ -144,7 +136,7 @@ SETS: dict[str, EvalSet] = {
     },
     "mmlu_stem": EvalSet({"path": "TIGER-Lab/MMLU-STEM", "split": "test"}, mmlu, LETTER),
     "gpqa": EvalSet({"path": "Idavidrein/gpqa", "subset": "gpqa_diamond", "split": "train"}, gpqa, LETTER),
-    "humaneval": EvalSet({"path": "openai/openai_humaneval", "split": "test"}, humaneval, CODE, "code"),
+    "humaneval": EvalSet({"path": "openai/openai_humaneval", "split": "test"}, humaneval_row, CODE, "code"),
     "mbpp": EvalSet({"path": "google-research-datasets/mbpp", "subset": "full", "split": "test"}, mbpp, CODE, "code"),
     "countdown": EvalSet({"path": "Jiayi-Pan/Countdown-Tasks-3to4", "split": "train"}, countdown, BOX, "countdown"),
 }

@@ -94,6 +94,16 @@ def test_countdown() -> None:
         assert "equals 23" in read["question"]
 
 
+@pytest.mark.parametrize("numbers", [[30, 100, 93], "30,100,93", ["30", 100.0, 93]])
+def test_countdown_reads_what_its_reward_reads(numbers: Any) -> None:
+    rows = read_rows("countdown", [{"numbers": numbers, "target": "23"}, {"nums": [1, 2], "output": 3}])
+    columns = {name: [row.get(name) for row in rows] for name in ("numbers", "nums", "target") if name in rows[0]}
+    solutions = [r"\boxed{30+93-100}", r"\boxed{1+2}"]
+    assert load_reward("countdown").fn(completions=solutions, **columns) == [1.0, 1.0]
+    with pytest.raises(UserError, match=r"row 0: .*a row needs numbers, nums or input, and target or output"):
+        read_rows("countdown", [{"question": "?", "answer": 1}])
+
+
 def test_a_row_of_another_set_is_named() -> None:
     good = {"question": "?", "choices": ["a", "b"], "answer": 0}
     with pytest.raises(UserError, match=r"mmlu_stem: row 1 has no column 'choices' \(it has: question, answer\)"):
