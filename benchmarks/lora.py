@@ -19,7 +19,7 @@ from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
 from grpo.evaluation.statistics import compare_paired
 from grpo.system.files import write_json
-from stages.commands.command import guarded
+from stages.commands.common import guarded
 from stages.commands.run import stage_command
 from stages.recipe.lineage import read_json
 

@@ -11,7 +11,7 @@ from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.errors import UserError
 from grpo.model.policy import load_model, load_tokenizer, pick_device, save_model
 from stages.recipe.config import BaseConfig, PretrainConfig
-from stages.recipe.stages import StageContext
+from stages.recipe.table import StageContext
 from stages.tiny_world.tokenizer import DOCUMENT_END, build_tokenizer, model_config
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from grpo.errors import UserError, nearest
-from stages.commands.command import Parser, guarded
+from stages.commands.common import Parser, guarded
 
 SCORE_EXAMPLES = """\
   grpo score samples.jsonl --reward accuracy --reward format

@@ -7,7 +7,7 @@ from typing import Any
 from grpo.data.conversations import conversation_rows
 from grpo.data.rows import rows_hash
 from grpo.supervised.sft import supervised
-from stages.recipe.stages import StageContext
+from stages.recipe.table import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:

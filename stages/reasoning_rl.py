@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.recipe.rl import run_rl
-from stages.recipe.stages import StageContext
+from stages.recipe.table import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:

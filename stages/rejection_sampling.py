@@ -25,7 +25,7 @@ from rewards.loader import load_rewards
 from stages.recipe.config import RejectionSamplingConfig
 from stages.recipe.lineage import digest, model_hash
 from stages.recipe.parts import Parts
-from stages.recipe.stages import StageContext
+from stages.recipe.table import StageContext
 
 log = logging.getLogger("grpo")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from grpo.supervised.reward_model import train_pointwise
 from stages.recipe.reward_stage import run_reward_model
-from stages.recipe.stages import StageContext
+from stages.recipe.table import StageContext
 
 
 def run(context: StageContext) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from grpo.config.file import read_config
 from grpo.config.sections import DataConfig, EvalConfig, RewardConfig, RLConfig, SFTConfig
 from grpo.errors import UserError
 from stages.check.subject import Asked, Check, Skipped, Subject, Warned, on_hub
-from stages.commands.command import Parser, add_overrides, find_config, reason
+from stages.commands.common import Parser, add_overrides, find_config, reason
 from stages.recipe.config import RecipeConfig, find
 from stages.recipe.preflight import RUN, check_function, check_reward, check_source, folders_before
 from stages.recipe.runtime import quiet

@@ -13,7 +13,7 @@ from grpo.data.prompts import render_chat
 from grpo.errors import UserError, first_line
 from stages.check.subject import BaseModel, Check, Skipped, Subject, Warned, shortened
 from stages.recipe.config import RLStageConfig
-from stages.recipe.stages import STAGES, active_parents
+from stages.recipe.table import STAGES, active_parents
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]
 ANSWER = {"role": "assistant", "content": "5"}

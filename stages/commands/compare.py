@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError, nearest
-from stages.commands.command import Parser
+from stages.commands.common import Parser
 
 MUST_AGREE = (
     "data_hash",

@@ -15,7 +15,7 @@ from grpo.errors import UserError, nearest
 from grpo.evaluation.endpoint import EndpointConfig, base_url
 from grpo.model.path import check_model
 from grpo.system.files import check_out_file
-from stages.commands.command import Parser, add_overrides
+from stages.commands.common import Parser, add_overrides
 from stages.commands.eval_sets import SETS, read_rows
 from stages.recipe.config import find
 from stages.recipe.preflight import check_reward

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grpo.errors import UserError
 from grpo.system.files import check_out
-from stages.commands.command import Parser, add_overrides, find_config, guarded
+from stages.commands.common import Parser, add_overrides, find_config, guarded
 from stages.recipe.config import RecipeConfig
 
 RUN_EXAMPLES = """\
@@ -88,8 +88,8 @@ def stage_command(key: str, arguments: list[str]) -> int:
     from stages.recipe.pipeline import save_config
     from stages.recipe.planning import plan_stage
     from stages.recipe.runner import check_inputs, check_ready, run_stage
-    from stages.recipe.stages import STAGES
     from stages.recipe.summary import print_table, summarise
+    from stages.recipe.table import STAGES
 
     run = _out(chosen)
     check_out(run)

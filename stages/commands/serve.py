@@ -6,7 +6,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from grpo.errors import UserError, first_line
-from stages.commands.command import Parser, add_overrides, find_config
+from stages.commands.common import Parser, add_overrides, find_config
 
 if TYPE_CHECKING:
     from grpo.engines.vllm.start import ServedModel

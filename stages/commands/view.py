@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from grpo.errors import UserError
 from grpo.system.files import check_out_file
-from stages.commands.command import Parser
+from stages.commands.common import Parser
 from stages.view.text import visible
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig
 from stages.recipe.planning import plan_stage
 from stages.recipe.runner import check_ready, run_stage
-from stages.recipe.stages import Stage, active_stages
 from stages.recipe.summary import print_table, summarise
+from stages.recipe.table import Stage, active_stages
 
 log = logging.getLogger("grpo")
 

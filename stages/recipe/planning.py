@@ -12,7 +12,7 @@ from grpo.system.lock import LOCK
 from grpo.system.world import World, check_sharding, cut
 from stages.recipe.config import RecipeConfig, training_settings
 from stages.recipe.lineage import Lineage, changes, input_hashes, model_hash, read_json, stage_settings
-from stages.recipe.stages import STAGES, Stage, active_parents
+from stages.recipe.table import STAGES, Stage, active_parents
 
 NOTHING_YET = ("stage.json", LOCK)  # a folder with no more than that: the stage stopped before it made anything
 

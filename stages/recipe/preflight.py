@@ -20,7 +20,7 @@ from grpo.rollout.ahead_check import check_ahead
 from grpo.scoring.calls import REWARD_TIMEOUT, call_async, is_async
 from grpo.system.imports import import_path
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
-from stages.recipe.stages import active_stages
+from stages.recipe.table import active_stages
 
 RUN = "{run}"  # in the arguments of a reward: the run's folder
 FILES = (".jsonl", ".json", ".parquet")

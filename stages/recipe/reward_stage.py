@@ -8,7 +8,7 @@ from typing import Any
 from grpo.data.conversations import Part
 from grpo.data.rows import load_rows, rows_hash
 from stages.recipe.config import RewardModelConfig
-from stages.recipe.stages import StageContext
+from stages.recipe.table import StageContext
 
 
 def run_reward_model(

@@ -14,7 +14,7 @@ from rewards.loader import load_reward
 from rewards.rows import judgeable
 from stages.recipe.config import RLStageConfig, TaskConfig
 from stages.recipe.preflight import in_run
-from stages.recipe.stages import StageContext
+from stages.recipe.table import StageContext
 
 
 def run_rl(context: StageContext, config: RLStageConfig, label: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from stages.recipe.handover import check_parent, check_sealed, sealed
 from stages.recipe.lineage import digest, read_json, versions
 from stages.recipe.planning import PlannedStage, is_finished, read_record
 from stages.recipe.preflight import check_sections
-from stages.recipe.stages import STAGES, StageContext, active_parents
+from stages.recipe.table import STAGES, StageContext, active_parents
 
 log = logging.getLogger("grpo")
 

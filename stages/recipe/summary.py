@@ -13,7 +13,7 @@ from grpo.system.files import write_json
 from stages.recipe.config import RecipeConfig
 from stages.recipe.lineage import read_json
 from stages.recipe.planning import is_finished
-from stages.recipe.stages import active_stages
+from stages.recipe.table import active_stages
 
 KEYS = (
     "n_problems",

@@ -12,7 +12,7 @@ from typing import Any
 from grpo.errors import UserError, nearest
 from grpo.system.files import whole_rows
 from stages.recipe.lineage import read_json
-from stages.recipe.stages import STAGES
+from stages.recipe.table import STAGES
 from stages.view.text import visible
 
 STEP_FILE = re.compile(r"step-(\d+)\.jsonl")

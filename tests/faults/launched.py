@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from faults import torture
-from stages.commands.command import guarded
+from stages.commands.common import guarded
 
 LONG = 8.0  # seconds, in parts: a signal that is only remembered does not end a sleep
 

@@ -41,7 +41,7 @@ from grpo.monitoring import metrics  # noqa: E402
 from grpo.rollout.sampler import Task  # noqa: E402
 from grpo.scoring.groups import Reward  # noqa: E402
 from grpo.system import files  # noqa: E402
-from stages.commands.command import guarded  # noqa: E402
+from stages.commands.common import guarded  # noqa: E402
 from support.models import make_model, make_tokenizer  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {

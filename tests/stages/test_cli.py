@@ -17,7 +17,7 @@ from grpo.errors import UserError
 from grpo.evaluation.evaluate import problems_file
 from grpo.system.files import check_out_file
 from stages.cli import main
-from stages.commands.command import find_config, guarded
+from stages.commands.common import find_config, guarded
 from stages.commands.eval import data_settings
 from stages.commands.run import stage_command
 

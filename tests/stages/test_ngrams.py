@@ -16,7 +16,7 @@ from stages.recipe import leaks
 from stages.recipe.config import RecipeConfig
 from stages.recipe.leaks import LeakGuard
 from stages.recipe.ngrams import Ngrams, units
-from stages.recipe.stages import StageContext
+from stages.recipe.table import StageContext
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from real_data import data_folder, rows_of

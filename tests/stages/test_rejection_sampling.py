@@ -16,7 +16,7 @@ from grpo.types import Completion, Group, Prompt, Rollout
 from rewards.loader import load_reward
 from stages import base, cold_start, rejection_sampling
 from stages.recipe.config import BaseConfig, ColdStartConfig, EvaluationConfig, RecipeConfig, RejectionSamplingConfig
-from stages.recipe.stages import StageContext
+from stages.recipe.table import StageContext
 from stages.tiny_world import build_tokenizer, model_config
 
 CPU = RuntimeConfig(device="cpu")

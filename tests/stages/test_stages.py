@@ -25,7 +25,7 @@ from stages.recipe.lineage import Lineage, model_hash, stage_settings
 from stages.recipe.pipeline import run_pipeline
 from stages.recipe.planning import plan_stage
 from stages.recipe.preflight import check_sections, in_run
-from stages.recipe.stages import STAGES, StageContext, active_parents
+from stages.recipe.table import STAGES, StageContext, active_parents
 from support.processes import hold
 
 METRICS = {

@@ -389,7 +389,7 @@ HALF_A_FAILURE = """
 import sys
 from grpo.errors import UserError
 from grpo.system.world import World
-from stages.commands.command import guarded
+from stages.commands.common import guarded
 
 def command(arguments):
     world = World.current()

@@ -21,7 +21,7 @@ from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy, trainable
 from grpo.model.reference import Reference
 from grpo.system import stopping
-from stages.commands.command import guarded
+from stages.commands.common import guarded
 from support.processes import at_call, send
 from support.runs import completions, config_of, digits, rows_of, run, task_of, weights
 
@@ -174,7 +174,7 @@ def test_processes_stop_together():
 STUBBORN = """
 import sys, time
 from grpo.system import stopping
-from stages.commands.command import guarded
+from stages.commands.common import guarded
 def stubborn(_):
     stopping.set_grace(float(sys.argv[1]))
     with stopping.later():

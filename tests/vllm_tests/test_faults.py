@@ -18,7 +18,7 @@ import pytest
 from grpo.checkpoint.store import last_good
 from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.trainer import train
-from stages.commands.command import guarded
+from stages.commands.common import guarded
 from support.processes import PATHS
 from support.vllm_runs import tasks, vllm_config
 
