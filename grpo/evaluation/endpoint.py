@@ -17,7 +17,7 @@ from pydantic import Field
 
 from grpo.config.section import Section
 from grpo.errors import UserError, one_line
-from grpo.system.http import FIRST_DELAY, holds_secret, is_address, may_pass, pause, retry_after
+from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, holds_secret, is_address, patiently
 from grpo.system.progress import progress
 from grpo.types import FinishReason, Prompt, Sampling
 
@@ -61,13 +61,12 @@ class Served:
     first_error: str = ""
     seconds: float = 0.0
 
-
-class _Failed(Exception):
-    """An attempt without an answer. `again`: another one may have it, after `wait` seconds if the server says so."""
-
-    def __init__(self, reason: str, *, again: bool, hopeless: bool = False, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.again, self.hopeless, self.wait = again, hopeless, wait
+    def by_prompt(self, prompts: int) -> list[list[Answer]]:
+        """The answers to each prompt, in the order of its samples."""
+        rows: list[list[Answer]] = [[] for _ in range(prompts)]
+        for number, sample in sorted(self.answers):
+            rows[number].append(self.answers[number, sample])
+        return rows
 
 
 def serve(config: EndpointConfig, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Served:
@@ -77,13 +76,13 @@ def serve(config: EndpointConfig, prompts: Sequence[Prompt], sampling: Sampling,
         UserError: the endpoint refuses, cannot be reached, or more than `MAX_FAILED` of the requests have no answer;
             no key where one is needed, or an address that is none.
     """
-    return asyncio.run(_serve(config, prompts, sampling, seed))
+    return asyncio.run(_serve(_Server(config, sampling, seed), prompts))
 
 
-async def _serve(config: EndpointConfig, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Served:
-    server = _Server(config, sampling, seed)
-    total = len(prompts) * sampling.group_size
-    jobs = iter([(number, sample) for number in range(len(prompts)) for sample in range(sampling.group_size)])
+async def _serve(server: _Server, prompts: Sequence[Prompt]) -> Served:
+    samples = range(server.sampling.group_size)
+    jobs = iter([(number, sample) for number in range(len(prompts)) for sample in samples])
+    total = len(prompts) * len(samples)
     served = Served()
     start = time.monotonic()
 
@@ -91,22 +90,22 @@ async def _serve(config: EndpointConfig, prompts: Sequence[Prompt], sampling: Sa
         for job in jobs:  # shared by all workers
             try:
                 served.answers[job] = await server.ask(prompts[job[0]], job[1])
-            except _Failed as failure:
+            except RequestFailed as failure:
                 _count(served, failure, total, server.name)
             bar.advance(1)
 
     with progress("endpoint", total=total) as bar:
         async with server.client:
-            await asyncio.gather(*(work() for _ in range(min(config.concurrency, total))))
-    served.seconds, served.retries = time.monotonic() - start, server.retries
+            await asyncio.gather(*(work() for _ in range(min(server.config.concurrency, total))))
+    served.seconds, served.retries = time.monotonic() - start, server.attempts - total
     return served
 
 
-def _count(served: Served, failure: _Failed, total: int, name: str) -> None:
+def _count(served: Served, failure: RequestFailed, total: int, name: str) -> None:
     """The first error that shows that the others need not be waited for ends it all."""
     served.failed += 1
     served.first_error = served.first_error or str(failure)
-    if failure.hopeless or (failure.again and not served.answers):  # nothing has ever worked
+    if failure.status in REFUSED or (failure.again and not served.answers):  # nothing has ever worked
         raise UserError(f"{name}: {failure}")
     if served.failed > int(MAX_FAILED * total):
         raise UserError(
@@ -121,63 +120,48 @@ class _Server:
     def __init__(self, config: EndpointConfig, sampling: Sampling, seed: int) -> None:
         import openai
 
-        self.config, self.seed, self.retries = config, seed, 0
+        self.config, self.sampling, self.seed, self.attempts = config, sampling, seed, 0
         address = base_url(config)
         self.name = f"openai:{config.model}" + (f" at {address}" if address else "")
-        self.fields = request_fields(config, sampling)
-        # Retries are ours: the time of an attempt must not hold the waiting before it.
-        self.client = openai.AsyncOpenAI(api_key=_key(address), base_url=address, max_retries=0, timeout=config.timeout)
+        self.key = _key(address)
+        key = self.key or "none"  # a server without keys ignores it
+        self.client = openai.AsyncOpenAI(api_key=key, base_url=address, max_retries=0, timeout=config.timeout)
 
     async def ask(self, prompt: Prompt, sample: int) -> Answer:
-        for attempt in range(self.config.retries + 1):
-            try:
-                return await self._attempt(prompt, sample)
-            except _Failed as failure:
-                if not failure.again or attempt == self.config.retries:
-                    raise
-                self.retries += 1
-                await asyncio.sleep(pause(attempt, FIRST_DELAY, failure.wait))
-        raise AssertionError("the last attempt returns or raises")
+        seed = hashlib.blake2b(f"{self.seed}/{prompt.id}/{sample}".encode(), digest_size=4).digest()
+        fields = {"seed": int.from_bytes(seed) >> 1, **request_fields(self.config, self.sampling)}
+        sent = {name: value for name, value in fields.items() if value is not None}
+        return await patiently(lambda: self._attempt(prompt.messages, sent), self.config.retries, FIRST_DELAY)
 
-    async def _attempt(self, prompt: Prompt, sample: int) -> Answer:
+    async def _attempt(self, messages: Any, fields: dict[str, Any]) -> Answer:
         import httpx2
         import openai
 
-        seed = hashlib.blake2b(f"{self.seed}/{prompt.id}/{sample}".encode(), digest_size=4).digest()
-        fields = {"seed": int.from_bytes(seed) >> 1, **self.fields}
-        sent = {name: value for name, value in fields.items() if value is not None}
-        messages: Any = prompt.messages
+        self.attempts += 1
         try:
             async with asyncio.timeout(self.config.timeout):  # the client's own is for each read: it bounds no drip
                 start = time.monotonic()
                 stream = await self.client.chat.completions.create(
-                    model=self.config.model, messages=messages, stream=True, extra_body=sent
+                    model=self.config.model, messages=messages, stream=True, extra_body=fields
                 )
                 async with stream:
                     return await read_stream(stream, start)
         except openai.APIStatusError as error:
-            raise self._refused(error) from None
+            message = error.body.get("message") if isinstance(error.body, dict) else None
+            text = self._line(f"HTTP {error.status_code}: {message or error.message}")
+            hint = " (endpoint.fields={NAME: null} leaves a field out)" if error.status_code in (400, 422) else ""
+            raise bad_status(error.status_code, text + hint, error.response.headers.get("retry-after")) from None
         except (TimeoutError, openai.APITimeoutError):
-            raise _Failed(f"no answer within {self.config.timeout:g} s", again=True) from None
+            raise RequestFailed(f"no answer within {self.config.timeout:g} s") from None
         except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             reason = error.__cause__ or error
-            raise _Failed(self._line(f"{type(reason).__name__}: {reason}"), again=True) from None
+            raise RequestFailed(self._line(f"{type(reason).__name__}: {reason}")) from None
         except (ValueError, TypeError, AttributeError) as error:  # the client does not validate what it is sent
-            raise _Failed(self._line(f"not a stream of completions: {error}"), again=True) from None
-
-    def _refused(self, error: Any) -> _Failed:
-        status = error.status_code
-        message = error.body.get("message") if isinstance(error.body, dict) else None
-        text = self._line(f"HTTP {status}: {message or error.message}")
-        if status in (400, 422):
-            text += " (endpoint.fields={NAME: null} leaves a field out)"
-        wait = retry_after(error.response.headers.get("retry-after"))
-        return _Failed(text, again=may_pass(status), hopeless=status in REFUSED, wait=wait)
+            raise RequestFailed(self._line(f"not a stream of completions: {error}")) from None
 
     def _line(self, text: str) -> str:
         """One line, without the key that a server may repeat."""
-        key = self.client.api_key
-        return one_line(text.replace(key, "***"))
+        return one_line(text.replace(self.key, "***") if self.key else text)
 
 
 async def read_stream(chunks: AsyncIterable[Any], start: float) -> Answer:
@@ -243,9 +227,10 @@ def base_url(config: EndpointConfig) -> str | None:
 
 
 def _key(address: str | None) -> str:
+    """Of the environment; "" for a server that wants none."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and address is None:
         raise UserError("openai:MODEL: set OPENAI_API_KEY, or give --base-url of a server that wants no key")
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise UserError("OPENAI_API_KEY: its value has characters that no HTTP header may hold")
-    return key or "none"  # a server without keys ignores it
+    return key

@@ -1,21 +1,71 @@
-"""When to ask an endpoint again, and after how long."""
+"""How an HTTP endpoint is asked: what may pass is tried again, ever later; one that is down is left alone for a while.
+
+The clients' own retries are off: they draw their delays from the program's random numbers, which a seeded run goes by,
+and know neither of broken streams nor of the breaker.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 import random
 import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 from urllib.parse import urlsplit
 
+ResultT = TypeVar("ResultT")
+
+FIRST_DELAY = 0.5  # seconds before the second attempt
 MAX_WAIT = 60.0  # seconds: no backoff and no Retry-After is longer
-_random = random.Random()  # not the program's, which a seeded run goes by: another thread may wait here
-PASSING = (408, 409, 429)  # and 5xx
+PASSING = (408, 409, 429)  # and 5xx: the same request may succeed later
+_random = random.Random()  # not the program's: another thread may wait here
 
 
-def may_pass(status: int) -> bool:
-    """Whether the same request may succeed later, after this HTTP status."""
-    return status in PASSING or status >= 500
+class RequestFailed(Exception):
+    """A request without a proper answer; the text says why and never holds a key.
+
+    `again`: another attempt may help. `status`: of HTTP; None: there was no answer. `wait`: seconds that the server
+    asks for.
+    """
+
+    def __init__(
+        self, reason: str, *, again: bool = True, status: int | None = None, wait: float | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.again, self.status, self.wait = again, status, wait
+
+    @property
+    def down(self) -> bool:
+        """The endpoint did not work at all, as the breaker counts it."""
+        return self.again and (self.status is None or self.status >= 500)
+
+
+def bad_status(status: int, text: str, wait: str | None = None) -> RequestFailed:
+    """The failure behind an HTTP status; `wait`: the header Retry-After."""
+    return RequestFailed(text, again=status in PASSING or status >= 500, status=status, wait=retry_after(wait))
+
+
+async def patiently(
+    attempt: Callable[[], Awaitable[ResultT]], retries: int, first_delay: float, breaker: Breaker | None = None
+) -> ResultT:
+    """What `attempt` gives, which is called `retries` times more while it fails and another attempt may help.
+
+    Raises:
+        RequestFailed: the last one failed, or one that another would not help, or the breaker is open.
+    """
+    for number in range(retries + 1):
+        try:
+            with breaker.request() if breaker else contextlib.nullcontext():
+                return await attempt()
+        except RequestFailed as failure:
+            if not failure.again or number == retries:
+                raise
+            await asyncio.sleep(pause(number, first_delay, failure.wait))
+    raise AssertionError("the last attempt returns or raises")
 
 
 def pause(attempt: int, first: float, wait: float | None) -> float:
@@ -45,7 +95,72 @@ def retry_after(header: str | None) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-FIRST_DELAY = 0.5  # seconds before the second attempt
+@dataclass
+class Breaker:
+    """When an endpoint is down, requests fail at once instead of each waiting for its own timeout.
+
+    Opens after `limit` failures in a row; after `cooldown` seconds one request may probe whether all is well.
+    """
+
+    limit: int
+    cooldown: float
+    clock: Callable[[], float] = time.monotonic
+    failures: int = 0
+    opened: float | None = None  # when
+    probing: bool = False
+    last_error: str = ""
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Around each request: counts how it ends.
+
+        Raises:
+            RequestFailed: it may not be sent.
+        """
+        probe = self.enter()
+        try:
+            yield
+        except RequestFailed as failure:
+            self.last_error = str(failure)
+            if failure.down:
+                self.failed(probe)
+            else:
+                self.succeeded()
+            raise
+        except BaseException:
+            self.left(probe)
+            raise
+        self.succeeded()
+
+    def enter(self) -> bool:
+        """Whether this request is the probe. What enters ends in exactly one of `succeeded`, `failed` and `left`.
+
+        Raises:
+            RequestFailed: it may not be sent.
+        """
+        if self.opened is None:
+            return False
+        if self.probing or self.clock() - self.opened < self.cooldown:
+            reason = f"not sent: the endpoint failed {self.failures} times in a row; last: {self.last_error}"
+            raise RequestFailed(reason, again=False)
+        self.probing = True
+        return True
+
+    def succeeded(self) -> None:
+        """Whichever request it was: the endpoint works."""
+        self.failures, self.opened, self.probing = 0, None, False
+
+    def failed(self, probe: bool) -> None:
+        """A request sent before the breaker opened changes nothing any more."""
+        self.failures += 1
+        if probe or (self.opened is None and self.failures >= self.limit):
+            self.opened = self.clock()
+        self.left(probe)
+
+    def left(self, probe: bool) -> None:
+        """A cancelled probe has shown nothing: the next request may try."""
+        if probe:
+            self.probing = False
 
 
 def is_address(text: str) -> bool:

@@ -19,9 +19,9 @@ from grpo.config.section import Section, changed
 from grpo.data.conversations import Part, response_text
 from grpo.errors import UserError
 from grpo.scoring.calls import REWARD_TIMEOUT
-from rewards.judge.breaker import Breaker
+from grpo.system.http import Breaker, RequestFailed
 from rewards.judge.cases import Case, NoReference, as_text, cut_middle, reference_answer, reference_completion
-from rewards.judge.endpoint import Endpoint, RequestFailed
+from rewards.judge.endpoint import Endpoint
 from rewards.judge.master_keys import says_nothing
 from rewards.judge.prompts import pairwise_request, reference_request, rubric_request
 from rewards.judge.verdicts import (
@@ -164,9 +164,8 @@ class Judge(Section):
             except ExceptionGroup as group_error:  # nothing that a row should do: say which, not that there was one
                 raise group_error.exceptions[0] from None
             except TimeoutError:
-                trouble = (
-                    f"; the endpoint's last error: {self._endpoint.last_error}" if self._endpoint.last_error else ""
-                )
+                last_error = self._endpoint.breaker.last_error
+                trouble = f"; the endpoint's last error: {last_error}" if last_error else ""
                 late = [row for row in rows if values[row] is None and row not in reasons]
                 reasons |= dict.fromkeys(late, f"judge: no verdict within {self.max_seconds:g} s{trouble}")
         for row, reason in sorted(reasons.items()):
@@ -205,9 +204,9 @@ class Judge(Section):
             expected, messages = self._request(case, first)
             reply = await self._endpoint.ask(client, messages)
             try:
-                return read_verdict(reply.text, self._verdict, expected)
+                return read_verdict(reply.content or "", self._verdict, expected)
             except Unreadable as unreadable:
-                cut = f" (the reply was cut at max_tokens={self.max_tokens})" if reply.cut else ""
+                cut = f" (the reply was cut at max_tokens={self.max_tokens})" if reply.finish_reason == "length" else ""
                 problem = Unreadable(f"{unreadable}{cut}, asked {ASKS} times")
         raise problem
 

@@ -22,7 +22,7 @@ async def check_server(client: AsyncClient, server: Server, config: EngineConfig
 
     Raises:
         UserError: this run cannot use it; with all reasons.
-        ServerFailed: it does not answer.
+        RequestFailed: it does not answer.
     """
     try:
         info = await server.get(client, "/server_info?config_format=json")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpo.errors import UserError, describe, one_line
-from grpo.system.http import FIRST_DELAY, holds_secret, is_address, may_pass, pause
+from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, holds_secret, is_address, patiently
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
@@ -21,14 +21,6 @@ ResultT = TypeVar("ResultT")
 log = logging.getLogger("grpo")
 
 HEALTH_SECONDS = 5.0  # a server that runs says so at once
-
-
-class ServerFailed(Exception):
-    """A request without a proper answer. `status`: of HTTP; None: there was none, so the server is gone or hangs."""
-
-    def __init__(self, reason: str, status: int | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 class Server:
@@ -52,17 +44,10 @@ class Server:
         """The answer's JSON. What may pass is tried `retries` times more; a server that hangs is not asked again.
 
         Raises:
-            ServerFailed: no answer, or an error of the server.
+            RequestFailed: no answer, or an error of the server.
             UserError: it refuses the request: another server would, too.
         """
-        for attempt in range(retries + 1):
-            try:
-                return await self._once(client, "POST", path, body, self.timeout)
-            except ServerFailed as failure:
-                if attempt == retries or isinstance(failure.__cause__, TimeoutError):
-                    raise
-                await asyncio.sleep(pause(attempt, FIRST_DELAY, None))
-        raise AssertionError("the last attempt returns or raises")
+        return await patiently(lambda: self._once(client, "POST", path, body, self.timeout), retries, FIRST_DELAY)
 
     async def _once(self, client: AsyncClient, method: str, path: str, body: Any, timeout: float) -> Any:
         import httpx2
@@ -71,17 +56,18 @@ class Server:
             async with asyncio.timeout(timeout):
                 response = await client.request(method, self.url + path, json=body)
         except TimeoutError as error:
-            raise ServerFailed(f"no answer within {timeout:g} s") from error
+            raise RequestFailed(f"no answer within {timeout:g} s", again=False) from error
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
-            raise ServerFailed(describe(error)) from error
-        if may_pass(response.status_code):
-            raise ServerFailed(f"HTTP {response.status_code}: {_message(response)}", response.status_code)
+            raise RequestFailed(describe(error)) from error
         if response.status_code != 200:
-            raise UserError(f"vLLM at {self.url}{path}: HTTP {response.status_code}: {_message(response)}")
+            failure = bad_status(response.status_code, f"HTTP {response.status_code}: {_message(response)}")
+            if failure.again:
+                raise failure
+            raise UserError(f"vLLM at {self.url}{path}: {failure}")
         try:
             return response.json() if response.content else None
         except ValueError as error:
-            raise ServerFailed("its answer is not JSON", response.status_code) from error
+            raise RequestFailed("its answer is not JSON", status=200) from error
 
 
 def address(url: str) -> str:
@@ -113,7 +99,7 @@ async def health(server: Server) -> str:
     try:
         async with new_client() as client:
             await server.get(client, "/health", timeout=min(HEALTH_SECONDS, server.timeout))
-    except (ServerFailed, UserError) as failure:
+    except (RequestFailed, UserError) as failure:
         return str(failure)
     return ""
 
@@ -164,8 +150,8 @@ class Runner:
 def _message(response: Any) -> str:
     """One line, of OpenAI's form of an error or of any other."""
     try:
-        found = response.json()["error"]
-        text = found["message"] if isinstance(found, dict) else str(found)
+        error = response.json()["error"]
+        text = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, TypeError, KeyError):
         text = response.text or response.reason_phrase
     return one_line(text, 500)

@@ -17,11 +17,12 @@ from typing import Any
 
 from grpo.config.sections import EngineConfig
 from grpo.engines.vllm.check import check_server
-from grpo.engines.vllm.client import Runner, Server, ServerFailed, health, new_client, run
+from grpo.engines.vllm.client import Runner, Server, health, new_client, run
 from grpo.engines.vllm.request import check_sampling, prompt_seed
 from grpo.engines.vllm.start import ServedModel
 from grpo.engines.vllm.weights import NCCL, live, pause, post_all, resume, send_by_files
 from grpo.errors import UserError
+from grpo.system.http import RequestFailed
 from grpo.system.progress import progress
 from grpo.system.world import World
 from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
@@ -89,7 +90,7 @@ class ServerEngine:
         try:
             async with new_client() as client:
                 return await check_server(client, server, self.engine_config, self.sampled)
-        except ServerFailed as failure:
+        except RequestFailed as failure:
             raise UserError(f"vLLM at {server.url}: {failure}") from failure
 
     def sync(self, policy: PolicyWeights) -> None:
@@ -192,11 +193,11 @@ class ServerEngine:
                 task.cancel()
             errors = [error for error in await asyncio.gather(*tasks, return_exceptions=True) if error is not None]
             for error in errors:
-                if not isinstance(error, (ServerFailed, asyncio.CancelledError)):
+                if not isinstance(error, (RequestFailed, asyncio.CancelledError)):
                     raise error
             waiting.extend(sorted(taken))
             for error in errors:
-                if isinstance(error, ServerFailed):
+                if isinstance(error, RequestFailed):
                     server.leave_out(str(error))
 
         async with new_client() as client:
@@ -222,7 +223,7 @@ class ServerEngine:
     def _group(self, server: Server, prompt: Prompt, sampling: Sampling, answer: Any, step: int) -> Group:
         """
         Raises:
-            ServerFailed: the answer is not one of vLLM's.
+            RequestFailed: the answer is not one of vLLM's.
         """
         try:
             if tuple(answer["prompt_token_ids"]) != prompt.token_ids:
@@ -232,7 +233,7 @@ class ServerEngine:
                 raise ValueError(f"{len(choices)} completions of {sampling.group_size}")
             return Group(prompt, tuple(Rollout(self._completion(server, choice, step)) for choice in choices))
         except (ValueError, TypeError, KeyError) as error:
-            raise ServerFailed(f"not an answer of vLLM: {type(error).__name__}: {error}", 200) from error
+            raise RequestFailed(f"not an answer of vLLM: {type(error).__name__}: {error}", status=200) from error
 
     def _completion(self, server: Server, choice: dict[str, Any], step: int) -> Completion:
         versions = {span["version"] for span in choice["weight_versions"]}

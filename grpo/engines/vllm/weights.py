@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo.engines.vllm.client import Server, ServerFailed, new_client, run
+from grpo.engines.vllm.client import Server, new_client, run
 from grpo.errors import UserError
+from grpo.system.http import RequestFailed
 
 if TYPE_CHECKING:
     import torch
@@ -120,9 +121,9 @@ def on_all(servers: Sequence[Server], call: Call) -> list[tuple[Server, Any]]:
     asked = live(servers)
     answers = list(zip(asked, run(ask()), strict=True))
     for server, answer in answers:
-        if isinstance(answer, ServerFailed) and answer.status is None:
+        if isinstance(answer, RequestFailed) and answer.status is None:
             server.leave_out(str(answer))
-        elif isinstance(answer, ServerFailed):
+        elif isinstance(answer, RequestFailed):
             raise UserError(
                 f"vLLM at {server.url} did not take the new weights: {answer}; if it does not recover, start it again"
             )
