@@ -23,16 +23,15 @@ from grpo.rollout.difficulty import PassRates
 from grpo.system.clock import Clock
 from grpo.types import TrainState
 from stages.recipe.config import RLStageConfig
+from support.documents import PAGES, REPOSITORY, text
 from support.groups import group_of, prompt_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-ALGORITHM = (REPOSITORY / "docs" / "algorithm.md").read_text(encoding="utf-8")
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+ALGORITHM = text("algorithm.md")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+@pytest.mark.parametrize("document", PAGES, ids=lambda file: file.name)
 def test_functions_named_in_the_documents_exist(document: Path) -> None:
-    for name in re.findall(r"`((?:grpo|rewards|stages)(?:\.\w+)+)`", document.read_text(encoding="utf-8")):
+    for name in re.findall(r"`((?:grpo|rewards|stages)(?:\.\w+)+)`", text(document)):
         assert exists(name), f"{document.name} names {name}"
 
 
@@ -45,9 +44,24 @@ def exists(name: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+PUBLIC = ("rewards.accuracy", "rewards.code", "rewards.judge", "rewards.language", "grpo.config", "grpo.data")
+
+
+@pytest.mark.parametrize(
+    "document", [page for page in PAGES if page.name != "CONTRIBUTING.md"], ids=lambda file: file.name
+)
+def test_what_is_public_is_named_by_its_short_path(document: Path) -> None:
+    """A reader who copies a path should not depend on the file behind it; what is public stands in `__all__`."""
+    for package in PUBLIC:
+        for name in importlib.import_module(package).__all__:
+            long = re.findall(rf"{re.escape(package)}\.\w+\.{name}\b", text(document))
+            assert not long, f"{document.name}: {long} instead of {package}.{name}"
+    assert "rewards.code.tests" not in text(document), "rewards.code_tests is the public one"
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda file: file.name)
 def test_tests_named_in_the_documents_exist(document: Path) -> None:
-    for file, name in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", document.read_text(encoding="utf-8")):
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text(document)):
         assert (REPOSITORY / file).is_file(), f"{document.name} names {file}"
         tree = ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -74,8 +88,7 @@ def test_presets_are_those_documented() -> None:
 
 
 def metrics_documented() -> Iterator[str]:
-    table = ALGORITHM[ALGORITHM.index("## Metrics") :]
-    for line in table.splitlines():
+    for line in text("metrics.md").splitlines():
         if line.startswith("| `"):
             yield from re.findall(r"`([^`]+)`", line.split("|")[1])
 
