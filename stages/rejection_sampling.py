@@ -18,12 +18,13 @@ from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer
 from grpo.scoring.groups import Reward, column_names, score
 from grpo.supervised.sft import supervised
+from grpo.system.fingerprint import digest
 from grpo.system.progress import progress
 from grpo.system.world import World
 from grpo.types import Group, Prompt, Rollout
 from rewards.loader import load_rewards
 from stages.recipe.config import RejectionSamplingConfig
-from stages.recipe.lineage import digest, model_hash
+from stages.recipe.lineage import model_hash
 from stages.recipe.parts import Parts
 from stages.recipe.table import StageContext
 

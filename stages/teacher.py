@@ -17,8 +17,6 @@ The teacher is asked once: its answers stay in `file`, which later stages, check
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +32,7 @@ from grpo.errors import UserError
 from grpo.evaluation.endpoint import EndpointConfig, Served, serve
 from grpo.evaluation.judging import judge_groups
 from grpo.evaluation.served import chat_prompts
+from grpo.system.fingerprint import digest
 from grpo.system.world import World
 from grpo.types import Completion, Group, Prompt, Rollout, Sampling
 from rewards.loader import load_rewards
@@ -86,8 +85,7 @@ def _made_with(config: TeacherConfig, questions: Sequence[Row]) -> str:
     """Hash of all that the answers follow from: not of where the server is, nor of how it is asked."""
     own = config.model_dump(mode="json", exclude={"file", "endpoint", "questions"})
     asked = [config.endpoint.model, config.endpoint.fields, config.questions.system, config.questions.suffix]
-    text = json.dumps([own, asked, rows_hash(questions)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest([own, asked, rows_hash(questions)])
 
 
 def _kept_before(file: Path, made_with: str) -> list[Row]:

@@ -26,6 +26,7 @@ from grpo.evaluation.metrics import Judges, general_metrics, general_row, math_m
 from grpo.model.policy import load_tokenizer
 from grpo.scoring.groups import Reward
 from grpo.system.files import write_json
+from grpo.system.fingerprint import texts_hash
 from grpo.system.progress import progress
 from grpo.system.world import World
 from grpo.types import Group, Prompt, RolloutEngine, Sampling
@@ -217,16 +218,12 @@ def _general_groups(
 def template_hash(tokenizer: Any, data: DataConfig) -> str:
     """Hash of everything that turns a question into a prompt."""
     template = data.template or getattr(tokenizer, "chat_template", None)
-    return _short_hash([template, data.system, data.suffix])
+    return texts_hash([json.dumps([template, data.system, data.suffix])])
 
 
 def prompt_hash(data: DataConfig) -> str:
     """Hash of what is put around a question; all that is known of the prompt where a server renders it."""
-    return _short_hash([data.template, data.system, data.suffix])
-
-
-def _short_hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+    return texts_hash([json.dumps([data.template, data.system, data.suffix])])
 
 
 def completion_rows(group: Group) -> list[Row]:

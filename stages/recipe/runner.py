@@ -13,10 +13,11 @@ from typing import Any
 
 from grpo.errors import UserError
 from grpo.system.files import write_json
+from grpo.system.fingerprint import PACKAGES, digest, versions
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig, training_settings
 from stages.recipe.handover import check_parent, check_sealed, sealed
-from stages.recipe.lineage import digest, read_json, versions
+from stages.recipe.lineage import read_json
 from stages.recipe.planning import PlannedStage, is_finished, read_record
 from stages.recipe.preflight import check_sections
 from stages.recipe.table import STAGES, StageContext, active_parents
@@ -157,7 +158,7 @@ def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any
         "data_hashes": result.pop("data_hashes", {}),
         "model_files": record.get("model_files"),
         "evaluation_hash": None,
-        "versions": versions(),
+        "versions": versions((*PACKAGES, "datasets", "grpo")),
         "seed": config.seed,
         "engine": config.engine.kind,
         "seconds": record["seconds"],

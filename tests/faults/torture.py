@@ -32,7 +32,7 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent.parent)]
 import torch  # noqa: E402
 
 from grpo import trainer  # noqa: E402
-from grpo.checkpoint import sealed as durable  # noqa: E402
+from grpo.checkpoint import sealed  # noqa: E402
 from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConfig  # noqa: E402
 from grpo.data.prompts import build_prompts  # noqa: E402
 from grpo.engines.local.engine import LocalEngine  # noqa: E402
@@ -108,9 +108,9 @@ def watch(event: Watch) -> None:
     before(event, trainer, "save_completions", lambda *_, **__: "completions")
     _half_written(event)
     before(event, Policy, "save", lambda *_: "model")
-    before(event, durable, "write_text", lambda file, _: f"write {file.name}")
+    before(event, sealed, "write_text", lambda file, _: f"write {file.name}")
     before(event, files, "flush", lambda path: f"flush {_generic(path)}")
-    before(event, durable, "flush", lambda path: f"flush {_generic(path)}")
+    before(event, sealed, "flush", lambda path: f"flush {_generic(path)}")
     before(event, files.os, "replace", lambda _, to: f"rename {_generic(Path(to))}")
     before(event, shutil, "rmtree", lambda path, *_, **__: f"remove {_generic(Path(path))}")
     on_reward[0] = lambda: event("reward")
@@ -129,7 +129,7 @@ def before(event: Watch, owner: Any, name: str, label: Callable[..., str]) -> No
 
 def _half_written(event: Watch) -> None:
     """Of tensors and of a line of metrics.jsonl, half is there when the event comes."""
-    save, append = durable.save_file, metrics.append_text
+    save, append = sealed.save_file, metrics.append_text
 
     def save_file(tensors: dict[str, torch.Tensor], file: Path) -> None:
         save(tensors, file)
@@ -146,7 +146,7 @@ def _half_written(event: Watch) -> None:
         os.truncate(file, size)
         append(file, text)
 
-    durable.save_file, metrics.append_text = save_file, append_text
+    sealed.save_file, metrics.append_text = save_file, append_text
 
 
 def _generic(path: Path) -> str:

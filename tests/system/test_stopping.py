@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from grpo import trainer
-from grpo.checkpoint import sealed as durable
+from grpo.checkpoint import sealed
 from grpo.checkpoint.store import checkpoints
 from grpo.config.sections import RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
@@ -38,7 +38,7 @@ PHASES: dict[str, tuple[Any, str, int, int]] = {
     "first update": (trainer, "update", 3, 4),
     "second update": (trainer, "update", 4, 4),
     "sync": (LocalEngine, "sync", 3, 4),
-    "save": (durable, "write_text", 1, 2),
+    "save": (sealed, "write_text", 1, 2),
     "model": (Policy, "save", 1, 8),
 }
 
