@@ -15,7 +15,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -43,6 +42,7 @@ from grpo.scoring.groups import Reward  # noqa: E402
 from grpo.system import files  # noqa: E402
 from stages.commands.common import guarded  # noqa: E402
 from support.models import make_model, make_tokenizer  # noqa: E402
+from support.servers import free_port  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {
     "full": {
@@ -183,7 +183,7 @@ def attempt(model: Path, out: Path, kind: str, processes: int, kill: Kill | None
     Raises:
         RuntimeError: it failed by itself.
     """
-    port = _free_port()
+    port = free_port()
     children = []
     for rank in range(processes):
         child = os.fork()
@@ -220,12 +220,6 @@ def _child(model: Path, out: Path, kind: str, processes: int, rank: int, port: i
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def end_of(child: int) -> int:

@@ -29,7 +29,7 @@ from grpo.trainer import train
 from grpo.types import Rollout
 from support.ahead import AHEAD, ahead_of, assert_same_run, at_once, put_inside, run_ahead
 from support.runs import CPU, Killed, completions, config_of, interrupt_at, length, rows_of, task_of
-from support.vllm_fake import GENERATE, fake_vllm
+from support.vllm_fake import GENERATE, FakeVllm
 
 
 @pytest.fixture
@@ -438,7 +438,7 @@ def test_servers_are_asked_while_the_trainer_updates_and_synced_when_they_are_do
 ):
     monkeypatch.setattr("grpo.run.mismatch_limit", lambda *_: 1e9)  # the fake server draws from a hash
     with ExitStack() as stack:
-        server = stack.enter_context(fake_vllm(tmp_path))
+        server = stack.enter_context(FakeVllm(tmp_path))
         versions: list[str] = []
         server.fault = lambda path, body: versions.append(server.version) if path == GENERATE else None
         updated = len_at_update(monkeypatch, server)
