@@ -1,4 +1,4 @@
-"""One stage of a run, as `stages/planning.py` found it: run what is left of it, evaluate it, write its manifest."""
+"""One stage of a run, as `planning.py` found it: run what is left of it, evaluate it, write its manifest."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from grpo.system.fingerprint import PACKAGES, digest, versions
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig, training_settings
 from stages.recipe.handover import check_parent, check_sealed, sealed
+from stages.recipe.leaks import LeakGuard
 from stages.recipe.lineage import read_json
 from stages.recipe.planning import PlannedStage, is_finished, read_record
 from stages.recipe.preflight import check_sections
@@ -95,7 +96,8 @@ def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> S
     models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
     base = str(models["base"]) if "base" in models else config.base.model or ""
     first = next((str(models[key]) for key in active_parents(stage, config)[:1] if key in models), base)
-    return StageContext(config, stage.key, planned.folder, init or first, base, models, planned.accept_changes)
+    guard = LeakGuard(config)
+    return StageContext(config, stage.key, planned.folder, init or first, base, models, guard, planned.accept_changes)
 
 
 def _begin(planned: PlannedStage) -> dict[str, Any]:
