@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,11 +38,26 @@ def test_functions_named_in_the_documents_exist(document: Path) -> None:
 
 def exists(name: str) -> bool:
     """Whether this is a module, or something in one."""
-    module, _, attribute = name.rpartition(".")
     try:
-        return hasattr(importlib.import_module(module), attribute) or bool(importlib.import_module(name))
-    except ImportError:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
         return False
+    return True
+
+
+def sources() -> Iterator[Path]:
+    for package in ("grpo", "rewards", "stages"):
+        yield from sorted((REPOSITORY / package).rglob("*.py"))
+
+
+def test_modules_named_in_the_code_exist() -> None:
+    """In docstrings and comments, by import path: a path of a file would not follow when the module moves."""
+    for source in sources():
+        code = source.read_text(encoding="utf-8")
+        for name in re.findall(r"`((?:grpo|rewards|stages)(?:\.\w+)+)`", code):
+            assert exists(name), f"{source.relative_to(REPOSITORY)} names {name}"
+        for file in re.findall(r"`((?:grpo|rewards|stages)/[\w/]+\.py)`", code):
+            assert (REPOSITORY / file).is_file(), f"{source.relative_to(REPOSITORY)} names {file}"
 
 
 PUBLIC = ("rewards.accuracy", "rewards.code", "rewards.judge", "rewards.language", "grpo.config", "grpo.data")
