@@ -14,7 +14,7 @@ import yaml
 
 from grpo.engines import vllm as optional
 from grpo.errors import UserError
-from grpo.evaluation.evaluate import problems_file
+from grpo.evaluation.result import problems_file
 from grpo.system.files import check_out_file
 from stages.cli import COMMANDS, main
 from stages.commands.common import find_config, guarded

@@ -12,7 +12,7 @@ from grpo.checkpoint.identity import model_identity
 from grpo.checkpoint.sealed import damage, seal
 from grpo.config.sections import DataConfig
 from grpo.data.rows import rows_hash
-from grpo.evaluation.evaluate import prompt_hash, template_hash
+from grpo.evaluation.result import prompt_hash, template_hash
 from grpo.system.fingerprint import changes, checksum, digest, file_hash, texts_hash, versions
 from stages.recipe.handover import sealed
 from stages.recipe.lineage import Lineage, model_hash
