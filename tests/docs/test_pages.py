@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import ast
+import inspect
 import re
 import shlex
 import tomllib
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import grpo
 from grpo.config import TrainConfig
 from grpo.config.file import read_config
 from rewards.loader import load_reward
@@ -147,16 +149,30 @@ def test_forms_of_commands_name_options_that_exist(capsys: pytest.CaptureFixture
 # Code in the README.
 
 
-def test_the_readmes_reward_and_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reward, settings = (
-        next(block for block in blocks(README, "python") if mark in block) for mark in ("my_rewards.py", "grpo.train(")
-    )
-    (tmp_path / "my_rewards.py").write_text(reward)
+def test_the_readmes_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = (block for block in blocks(README, "python") if "# my_rewards.py" in block)
+    (tmp_path / "my_rewards.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
-    reward_function = load_reward({"fn": "my_rewards.brevity", "kwargs": {"max_words": 2}}).fn
-    assert reward_function(completions=["one two", "one two three"]) == [1.0, 0.0]
-    config = next(node.value for node in ast.walk(ast.parse(settings)) if isinstance(node, ast.Assign))
-    TrainConfig.model_validate(ast.literal_eval(config))
+    reward = load_reward({"fn": "my_rewards.brevity", "kwargs": {"max_words": 2}})
+    assert reward.fn(completions=["one two", "one two three"]) == [1.0, 0.0]
+
+
+def test_the_readmes_call_of_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its arguments are what `grpo.train` and `grpo.evaluate` take; nothing is trained."""
+    (block,) = (block for block in blocks(README, "python") if "grpo.train(" in block)
+    signatures = {name: inspect.signature(getattr(grpo, name)) for name in ("train", "evaluate")}
+
+    def train(*arguments: Any, **named: Any) -> SimpleNamespace:
+        TrainConfig.model_validate(signatures["train"].bind(*arguments, **named).arguments["config"])
+        return SimpleNamespace(model="the model")
+
+    def evaluate(*arguments: Any, **named: Any) -> dict[str, float]:
+        signatures["evaluate"].bind(*arguments, **named)
+        return {"pass@1": 1.0}
+
+    monkeypatch.setattr(grpo, "train", train)
+    monkeypatch.setattr(grpo, "evaluate", evaluate)
+    exec(block, {"brevity": len, "rows": []})  # noqa: S102  our own page
 
 
 # The rooms, and the versions.
