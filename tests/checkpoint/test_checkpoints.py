@@ -29,8 +29,19 @@ from grpo.learner.learner import make_learner
 from grpo.model.policy import load_model, load_policy
 from grpo.system import files
 from grpo.system.files import append_text, must_write, write_json
-from support.processes import at_call
-from support.runs import CPU, Killed, completions, config_of, digits, interrupt_at, rows_of, run, task_of, weights
+from support.runs import (
+    CPU,
+    Killed,
+    at_call,
+    completions,
+    config_of,
+    digits,
+    interrupt_at,
+    rows_of,
+    run,
+    task_of,
+    weights,
+)
 
 FILES = ["manifest.json", "model.safetensors", "optimizer.json", "optimizer.safetensors", "state.json"]
 REFRESHED = {"loss": {"beta": 0.05}, "reference_every": 2}

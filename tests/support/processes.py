@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from support.servers import free_port
 
@@ -38,19 +34,6 @@ def two_processes(command: list[str], **environment: str) -> list[subprocess.Com
 
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
-
-
-def at_call(patch: pytest.MonkeyPatch, owner: Any, name: str, count: int, act: Callable[[], None]) -> None:
-    """`act` at the `count`-th call, when half of the work, so to say, is done: before it, and it goes on after."""
-    original, calls = getattr(owner, name), [0]
-
-    def acting(*arguments: Any, **options: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == count:
-            act()
-        return original(*arguments, **options)
-
-    patch.setattr(owner, name, acting)
 
 
 HOLD = """

@@ -22,8 +22,8 @@ from grpo.model.policy import Policy, load_policy, trainable
 from grpo.model.reference import Reference
 from grpo.system import stopping
 from stages.commands.common import guarded
-from support.processes import at_call, send
-from support.runs import completions, config_of, digits, rows_of, run, task_of, weights
+from support.processes import send
+from support.runs import at_call, completions, config_of, digits, rows_of, run, task_of, weights
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {"rollout_prompts": 4, "steps": 8, "loss": {"beta": 0.05}, "reference_every": 4}
