@@ -21,6 +21,7 @@ from grpo.model.policy import load_policy
 from grpo.model.reference import Reference
 from support.runs import (
     CPU,
+    LEARNING,
     assert_equal,
     assert_learnt,
     assert_same_run,
@@ -43,10 +44,7 @@ def equal(completions: list[str], **_: Any) -> list[float]:
 
 
 def test_it_learns_a_toy_reward(tiny_model_folder, tmp_path):
-    config = config_of(
-        steps=25, group_size=8, prompts_per_step=6, optimizer={"lr": 1e-2}, checkpoint={}, loss={"aggregation": "token"}
-    )
-    result = run(tiny_model_folder, tmp_path, config)
+    result = run(tiny_model_folder, tmp_path, config_of(**LEARNING))
     assert_learnt(tmp_path)
     assert result.steps == 25
     assert result.model == tmp_path / "model"

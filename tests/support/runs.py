@@ -53,6 +53,16 @@ def config_of(**settings: Any) -> RLConfig:
     return RLConfig.model_validate(base | settings)
 
 
+LEARNING: dict[str, Any] = {  # settings with which the digits are learnt
+    "steps": 25,
+    "group_size": 8,
+    "prompts_per_step": 6,
+    "optimizer": {"lr": 1e-2},
+    "checkpoint": {},
+    "loss": {"aggregation": "token"},
+}
+
+
 def run(folder: Path, out: Path, config: RLConfig, tasks: dict[str, Task] | None = None, **options: Any) -> TrainResult:
     """On the CPU with seed 1, unless the options of `train` say otherwise."""
     return train(str(folder), tasks or {"default": task_of()}, config, out, **{"seed": 1, "runtime": CPU} | options)
