@@ -19,7 +19,7 @@ import torch
 from turns import Gate, Stop
 
 from grpo.config.file import read_config
-from grpo.config.sections import CheckpointConfig
+from grpo.config.sections import CheckpointConfig, TrainConfig
 from grpo.data.prompts import build_prompts
 from grpo.data.rows import load_rows
 from grpo.evaluation.evaluate import evaluate
@@ -87,7 +87,8 @@ def ours(gate: Gate, accuracy: Accuracy, recipe: RecipeConfig, init: str, seed: 
     LocalEngine.generate = gated  # type: ignore[method-assign]
     assert recipe.reasoning_rl is not None
     config = recipe.reasoning_rl.model_copy(update={"checkpoint": CheckpointConfig()})
-    train(init, make_tasks(recipe, init), config, folder / "out", seed=seed, runtime=recipe.runtime)
+    where = {"model": init, "out": str(folder / "out"), "seed": seed, "runtime": recipe.runtime}
+    train(TrainConfig.of(config, **where), make_tasks(recipe, init))
 
 
 def trl(gate: Gate, accuracy: Accuracy, recipe: RecipeConfig, init: str, seed: int, folder: Path) -> None:

@@ -19,6 +19,7 @@ import random
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ def make_rows(group: int, prompt: int, completion: int) -> list[Any]:
 def make_point(policy: Any, settings: dict[str, int]) -> Any:
     """A function that does the forward and backward of a step and returns (seconds, sums)."""
     from grpo.config.sections import RLConfig, RuntimeConfig
+    from grpo.learner.batching import normaliser_of
     from grpo.learner.learner import make_learner
     from grpo.learner.update import accumulate_gradients
+    from grpo.loss import grpo_loss
 
     config = RLConfig.model_validate(
         {
@@ -77,9 +80,12 @@ def make_point(policy: Any, settings: dict[str, int]) -> Any:
     learner = make_learner(policy, config, RuntimeConfig(device="cpu"))
     rows = make_rows(settings["group"], settings["prompt"], settings["completion"])
 
+    normaliser = normaliser_of(rows, config.sampling.max_tokens)
+    loss = partial(grpo_loss, config=config.loss, normaliser=normaliser)
+
     def step() -> tuple[float, Any]:
         start = time.perf_counter()
-        sums = accumulate_gradients(learner, rows, config)
+        sums = accumulate_gradients(learner, rows, config, loss)
         seconds = time.perf_counter() - start
         learner.optimizer.zero_grad(set_to_none=True)
         return seconds, sums

@@ -11,9 +11,9 @@ from grpo.config.sections import DataConfig, EngineConfig, EvalConfig, RuntimeCo
 from grpo.data.prompts import build_prompts
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
+from grpo.evaluation.evaluate import EvalResult
 from grpo.evaluation.evaluate import evaluate as evaluate_with
 from grpo.evaluation.metrics import Judges
-from grpo.evaluation.result import EvalResult
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
@@ -58,16 +58,7 @@ def train(
     apply_runtime(settings.runtime, settings.seed)
     prompts = build_prompts(load_rows(data) if rows is None else rows, data, load_tokenizer(settings.model))
     task = Task(judgeable(prompts, loaded, f"data '{data.path or data.fn}'"), loaded)
-    return train_tasks(
-        settings.model,
-        {"default": task},
-        settings,
-        Path(settings.out),
-        seed=settings.seed,
-        engine_config=settings.engine,
-        runtime=settings.runtime,
-        accept_changes=accept_changes,
-    )
+    return train_tasks(settings, {"default": task}, accept_changes=accept_changes)
 
 
 def evaluate(

@@ -1,8 +1,9 @@
-"""What the loop works with: model, optimizer, reference, engine, prompts, and the state it goes on from."""
+"""What the loop works with: model, optimizer, reference, prompts and engine, and the state it goes on from."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from grpo.checkpoint.identity import identify
 from grpo.checkpoint.resume import resume
 from grpo.checkpoint.saver import Saver
 from grpo.config.inert import inert_engine_settings, inert_settings
-from grpo.config.sections import OVERLONG, EngineConfig, RLConfig, RuntimeConfig
+from grpo.config.sections import OVERLONG, EngineConfig, RLConfig, TrainConfig
 from grpo.data.prompts import longest_prompt
 from grpo.engines.choose import engine_kind, training_engine
 from grpo.errors import UserError
@@ -22,115 +23,119 @@ from grpo.model.policy import Policy, load_policy
 from grpo.model.reference import Reference
 from grpo.rollout.ahead import Ahead
 from grpo.rollout.ahead_check import check_ahead
+from grpo.rollout.completions import save_completions
 from grpo.rollout.sampler import PromptSampler, Task
 from grpo.rollout.source import RolloutSource
 from grpo.system.clock import Clock
+from grpo.system.files import flush_folder, must_write
 from grpo.system.lock import RunLock
 from grpo.system.world import is_main
-from grpo.types import RolloutEngine, TrainState
+from grpo.types import Group, RolloutEngine, TrainState
 
 log = logging.getLogger("grpo")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a run was told."""
-
-    model: str  # folder or hub name
-    tasks: Mapping[str, Task]
-    config: RLConfig
-    out: Path
-    seed: int
-    engine: EngineConfig
-    runtime: RuntimeConfig
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One training, ready to begin or to go on."""
 
-    config: RLConfig
-    out: Path
-    seed: int
-    runtime: RuntimeConfig
-    weights: Mapping[str, Mapping[str, float]]  # of each reward of each task
+    config: TrainConfig
     lock: RunLock
     policy: Policy
     learner: Learner
     reference: Reference | None
-    engine: RolloutEngine
     source: RolloutSource
     state: TrainState
     saver: Saver
-    clock: Clock
     limit: float  # of the difference between the engine's log-probs and the trainer's
 
+    def boundary(self) -> bool:
+        """Between two rollouts, where the run may save and stop; whether steps are left."""
+        with self.source.clock("save"):
+            self.saver.boundary()
+        return self.state.step < self.config.steps
 
-def set_up(settings: Settings, lock: RunLock, ends: ExitStack, accept_changes: bool) -> Run:
-    """Everything loaded, the last checkpoint put back and the engine filled. `ends` closes what must not stay.
+    def begin_updates(self, groups: list[Group]) -> None:
+        """A rollout is ready to be trained on: it is written down, and from here its updates are finished first."""
+        self.lock.check()
+        with self.source.clock("save"):
+            save_completions(Path(self.config.out), self.state.step, groups)
+        self.saver.updates()
+
+    def sync(self) -> None:
+        """The engine gets the policy as it is now, the reference too when it is time."""
+        if self.state.step < self.config.steps:
+            self.source.sync(self.policy)
+        every = self.config.reference_every
+        # R1 replaces the reference by the latest policy every 400 steps; here at the first rollout boundary after.
+        if self.reference is not None and every and self.state.step // every > self.state.reference_step // every:
+            self.reference.replace_by(self.policy)
+            self.state.reference_step = self.state.step
+
+
+def set_up(
+    config: TrainConfig, tasks: Mapping[str, Task], lock: RunLock, stack: ExitStack, accept_changes: bool
+) -> Run:
+    """Everything loaded, the last checkpoint put back and the engine filled. `stack` closes what must not stay.
 
     Raises:
         UserError: these settings cannot be honoured, or the checkpoints are not of this run.
     """
-    config, runtime, tasks = settings.config, settings.runtime, settings.tasks
-    kind = engine_kind(settings.engine, runtime)
+    kind = engine_kind(config.engine, config.runtime)
     weights = reward_weights(tasks, config)
-    check_quantization(settings.engine, kind, config)
-    check_ahead(settings.engine, kind, config.correction)
-    policy = load_policy(settings.model, runtime, config.lora, settings.seed)
-    beside = settings.engine.ahead and kind == "local"
-    learner = make_learner(policy, config, runtime)
+    check_quantization(config.engine, kind, config)
+    check_ahead(config.engine, kind, config.correction)
+    policy = load_policy(config.model, config.runtime, config.lora, config.seed)
+    learner = make_learner(policy, config, config.runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
+    engine = _engine(config, kind, tasks, policy, learner, stack)
+    limit = mismatch_limit(kind, config.engine, config.runtime.dtype)
+    sampler = PromptSampler(tasks, config.steps, config.seed, config.difficulty)
+    ahead = Ahead(policy, learner, limit) if config.engine.ahead else None
+    source = RolloutSource(sampler, tasks, engine, config, learner.world, config.seed, Clock(), ahead, weights)
+    identity = {}
+    if is_main():
+        resolved = config.engine.model_copy(update={"kind": kind})
+        identity = identify(config.model, tasks, config, config.seed, resolved, config.runtime, learner.world)
+    out = Path(config.out)
+    state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
+    if state.step < config.steps:
+        source.sync(policy)
+    return Run(
+        config=config,
+        lock=lock,
+        policy=policy,
+        learner=learner,
+        reference=reference,
+        source=source,
+        state=state,
+        saver=Saver(out, state, learner, reference, source, config.checkpoint),
+        limit=limit,
+    )
+
+
+def _engine(
+    config: TrainConfig, kind: str, tasks: Mapping[str, Task], policy: Policy, learner: Learner, stack: ExitStack
+) -> RolloutEngine:
+    """The engine, closed by `stack`; a warning for each setting that does nothing in this run."""
+    beside = config.engine.ahead and kind == "local"
     # Every forward of a sharded model is a collective: the engine then has its own copy.
     shared = kind == "local" and not beside and not learner.sharded
+    longest = longest_prompt(prompt for task in tasks.values() for prompt in task.prompts)
     engine = training_engine(
-        settings.engine,
+        config.engine,
         policy,
-        runtime,
-        name=settings.model,
-        longest=longest_prompt(p for task in tasks.values() for p in task.prompts) + config.sampling.max_tokens,
+        config.runtime,
+        name=config.model,
+        longest=longest + config.sampling.max_tokens,
         model=learner.model if shared else None,
         lora=config.lora,
     )
-    ends.enter_context(closing(engine))
-    warn_of_inert(settings, kind, shared, policy)
-    clock, limit = Clock(), mismatch_limit(kind, settings.engine, runtime.dtype)
-    sampler = PromptSampler(tasks, config.steps, settings.seed, config.difficulty)
-    ahead = Ahead(policy, learner, limit) if settings.engine.ahead else None
-    source = RolloutSource(sampler, tasks, engine, config, learner.world, settings.seed, clock, ahead)
-    resolved = settings.engine.model_copy(update={"kind": kind})
-    identity = {}
-    if is_main():
-        identity = identify(settings.model, tasks, config, settings.seed, resolved, runtime, learner.world)
-    state = resume(settings.out, learner, reference, source, config.checkpoint, identity, accept_changes)
-    if state.step < config.steps:
-        source.sync(policy)
-    saver = Saver(settings.out, state, learner, reference, source, config.checkpoint)
-    return Run(
-        config,
-        settings.out,
-        settings.seed,
-        runtime,
-        weights,
-        lock,
-        policy,
-        learner,
-        reference,
-        engine,
-        source,
-        state,
-        saver,
-        clock,
-        limit,
-    )
-
-
-def warn_of_inert(settings: Settings, kind: str, shared: bool, policy: Policy) -> None:
-    """Say which settings do nothing. `shared`: the engine samples with the trainer's own weights."""
-    lora, on_gpu = settings.config.lora is not None, policy.device.type == "cuda"
-    said = inert_settings(settings.config, shared)
-    for line in said + inert_engine_settings(settings.engine, kind, lora=lora, on_gpu=on_gpu):
+    stack.enter_context(closing(engine))
+    lora, on_gpu = config.lora is not None, policy.device.type == "cuda"
+    for line in inert_settings(config, shared) + inert_engine_settings(config.engine, kind, lora=lora, on_gpu=on_gpu):
         log.warning("this does nothing in this run: %s", line)
+    return engine
 
 
 def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dict[str, float]]:
@@ -141,11 +146,11 @@ def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dic
     """
     weights = {name: {reward.name: reward.weight for reward in task.rewards} for name, task in tasks.items()}
     try:
-        config.check_names({name for own in weights.values() for name in own})
+        config.check_names({name for of_task in weights.values() for name in of_task})
     except ValueError as error:
         raise UserError(str(error)) from error
     penalty = {OVERLONG: 1.0} if config.penalty_zone else {}
-    return {task: own | penalty for task, own in weights.items()}
+    return {task: of_task | penalty for task, of_task in weights.items()}
 
 
 def check_quantization(engine: EngineConfig, kind: str, config: RLConfig) -> None:
@@ -158,3 +163,19 @@ def check_quantization(engine: EngineConfig, kind: str, config: RLConfig) -> Non
             f"engine.vllm.quantization: {engine.vllm.quantization} samples with other weights than are trained: set "
             "'correction' of the RL stage, which weighs that"
         )
+
+
+def save_model(policy: Policy, folder: Path) -> None:
+    """The trained model, on the disk when this returns.
+
+    Raises:
+        UserError: the disk did not take it; nothing half-written is left.
+    """
+    with must_write(folder, sum(parameter.nbytes for parameter in policy.model.parameters())):
+        try:
+            policy.save(folder)
+            if is_main():
+                flush_folder(folder)
+        finally:
+            if is_main():
+                shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)

@@ -1,12 +1,19 @@
-"""The helpfulness model of stage 4: pairwise, on final answers only, started from the stage-3 model."""
+"""The helpfulness model: pairwise, on final answers only, started from the stage-3 model."""
 
-from functools import partial
+from __future__ import annotations
+
+from typing import Any
 
 from grpo.supervised.reward_model import train_pairwise
-from stages.commands.run import stage_main
-from stages.recipe.training import train_reward_model
+from stages.recipe.reward_stage import run_reward_model
+from stages.recipe.table import StageContext
 
-run = partial(train_reward_model, train=train_pairwise, part="answer")
+
+def run(context: StageContext) -> dict[str, Any]:
+    return run_reward_model(context, context.config.helpfulness_model, train_pairwise, "answer")
+
 
 if __name__ == "__main__":
+    from stages.commands.run import stage_main
+
     stage_main("helpfulness_model")

@@ -26,9 +26,9 @@ from grpo.model.packing import make_input
 from grpo.model.policy import load_policy
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
-from grpo.trainer import train
 from grpo.types import Prompt, Sampling, TrainState
 from support.models import make_model
+from support.train import train
 
 pytestmark = pytest.mark.gpu
 

@@ -1,7 +1,7 @@
 """Every typed setting of the core, strict and frozen: an unknown key is an error that names its path.
 
-A function takes its own section, never the whole. `grpo.config.file` reads any of these models from YAML;
-`stages.recipe.config` composes them into the file that `grpo run` reads.
+A function takes its own section, never the whole. `grpo/config_file.py` reads any of these models from YAML;
+`stages/config.py` composes them into the file that `grpo run` reads.
 """
 
 from __future__ import annotations
@@ -289,6 +289,12 @@ class TrainConfig(RLConfig):
     seed: Seed = 0
     engine: EngineConfig = EngineConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @classmethod
+    def of(cls, algorithm: RLConfig, **run: Any) -> TrainConfig:
+        """The settings of an RL section with those of a run: `model`, `out`, `seed`, `engine`, `runtime`."""
+        settings = {name: getattr(algorithm, name) for name in RLConfig.model_fields}
+        return cls.model_construct(**settings, **run)
 
 
 class SFTConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 from grpo.config.sections import DataConfig
 from grpo.errors import UserError, first_line
 from grpo.system.files import write_lines
-from grpo.system.fingerprint import texts_hash
 from grpo.system.imports import import_path
 
 Row = dict[str, Any]
@@ -95,4 +95,8 @@ def write_jsonl(file: Path, rows: Iterable[Row]) -> None:
 
 def rows_hash(rows: Iterable[Row]) -> str:
     """Hash of the content, independent of the order of keys."""
-    return texts_hash(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) + "\n" for row in rows)
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:16]

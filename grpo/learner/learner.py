@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
@@ -19,15 +19,13 @@ from grpo.model.fit import ModelFit, fit_of
 from grpo.model.logprobs import TokenLogprobs, token_logprobs
 from grpo.model.packing import ModelInput, make_input
 from grpo.model.policy import Policy, local, trainable
-from grpo.model.reference import Reference
 from grpo.system.world import World, check_sharding
-from grpo.types import Group
 
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Learner:
     """What an update works on. `dropout`: the adapter's, which acts in updates only."""
 
@@ -35,7 +33,7 @@ class Learner:
     optimizer: Any
     accelerator: Any
     fit: ModelFit
-    micro_batch_tokens: int
+    micro_batch_tokens: int  # lowered when memory runs out
     world: World = field(default_factory=World)
     sharded: bool = False  # FSDP: every forward is a collective, so all processes need equally many
     dropout: bool = False
@@ -224,27 +222,3 @@ def make_accelerator(device: torch.device, runtime: RuntimeConfig) -> Any:
     if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
         AcceleratorState._reset_state()  # an earlier run of this process had another dtype
     return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
-
-
-def with_old_logprobs(learner: Learner, groups: list[Group], chosen: Sequence[TrainRow]) -> list[Group]:
-    """The groups with log pi_old of the `chosen` rows' tokens, by the policy as it is now."""
-    return _with_logprobs(groups, chosen, learner.logprobs(chosen), "old_logprobs")
-
-
-def with_ref_logprobs(
-    learner: Learner, groups: list[Group], chosen: Sequence[TrainRow], reference: Reference
-) -> list[Group]:
-    """The groups with log pi_ref of the `chosen` rows' tokens."""
-    with reference.active(learner.model):
-        return _with_logprobs(groups, chosen, learner.logprobs(chosen), "ref_logprobs")
-
-
-def _with_logprobs(groups: list[Group], rows: Sequence[TrainRow], scores: Sequence[Any], name: str) -> list[Group]:
-    found = {id(row.rollout): score for row, score in zip(rows, scores, strict=True)}
-    return [
-        replace(
-            group,
-            rollouts=tuple(replace(r, **{name: found[id(r)]}) if id(r) in found else r for r in group.rollouts),
-        )
-        for group in groups
-    ]

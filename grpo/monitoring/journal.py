@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from grpo.config.sections import TrainConfig
 from grpo.learner.batching import rows_of
+from grpo.learner.learner import Learner
 from grpo.model.flops import device_peak, mfu
 from grpo.monitoring.alarms import Alarms, rl_alarms
 from grpo.monitoring.health import count_nonfinite, report_nonfinite
 from grpo.monitoring.metrics import MetricsWriter, rollout_metrics
 from grpo.monitoring.profiling import Profiler, profiled
-from grpo.run import Run
+from grpo.rollout.source import RolloutSource
+from grpo.scoring.shaping import mean_token_kl
 from grpo.system.clock import Clock
 from grpo.system.progress import Bar, progress
 from grpo.types import Group, TrainState
@@ -21,12 +25,20 @@ from grpo.types import Group, TrainState
 class Journal:
     """Told of every step as it ends."""
 
-    def __init__(self, run: Run, bar: Bar, profiler: Profiler | None):
-        self.run, self.bar, self.profiler = run, bar, profiler
-        self.metrics = MetricsWriter(run.out / "metrics.jsonl", run.state.step)
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: RolloutSource,
+        state: TrainState,
+        peak: float | None,
+        bar: Bar,
+        profiler: Profiler | None,
+    ):
+        self.config, self.source, self.state, self.peak = config, source, state, peak
+        self.bar, self.profiler = bar, profiler
+        self.metrics = MetricsWriter(Path(config.out) / "metrics.jsonl", state.step)
         self.alarms = Alarms(rl_alarms)
-        self.names = sorted({name for own in run.weights.values() for name in own})  # every row has the same keys
-        self.peak = device_peak(run.policy.device, run.runtime.dtype, run.learner.world.size)
+        self.names = sorted({name for weights in source.weights.values() for name in weights})  # the same in every row
 
     def step(self, batch: list[Group], stats: dict[str, float | None]) -> None:
         """Count the step that was made on `batch` with these metrics, and write it down.
@@ -34,23 +46,31 @@ class Journal:
         Raises:
             UserError: the disk is full, or too many gradients in a row were not finite.
         """
-        run = self.run
-        row = advance(run.state, batch, self.names, stats, run.clock, run.source.take_tokens(), self.peak)
+        config, source, state = self.config, self.source, self.state
+        if config.loss.kl_in_reward:
+            stats = {**stats, "kl": mean_token_kl(batch, config.loss)}
+        stats = {**stats, **source.metrics}
+        row = advance(state, batch, self.names, stats, source.clock, source.take_tokens(), self.peak)
         self.metrics.write(row)
         if self.profiler is not None:
             self.profiler.step(row)
-        rows = rows_of(batch, drop_truncated=run.config.truncated == "mask")
-        report_nonfinite(run.out, run.state, stats["grad_norm"], rows, scaled=run.runtime.dtype == "float16")
+        rows = rows_of(batch, drop_truncated=config.truncated == "mask")
+        scaled = config.runtime.dtype == "float16"
+        report_nonfinite(Path(config.out), state, stats["grad_norm"], rows, scaled=scaled)
         self.alarms.look(self.metrics.rows)
         self.bar.advance(1, f"reward {row['reward'] or 0:.3f}, {row['completion_length']:.0f} tokens")
 
 
 @contextmanager
-def journal(run: Run, label: str) -> Iterator[Journal]:
+def journal(
+    config: TrainConfig, source: RolloutSource, state: TrainState, learner: Learner, label: str
+) -> Iterator[Journal]:
     """Around the loop. `label`: of the run, on the console."""
-    tracing = profiled(run.out / "profile", run.runtime.profile, run.policy.device)
-    with progress(label, run.config.steps, run.state.step) as bar, tracing as profiler:
-        yield Journal(run, bar, profiler)
+    device = learner.accelerator.device
+    tracing = profiled(Path(config.out) / "profile", config.runtime.profile, device)
+    with progress(label, config.steps, state.step) as bar, tracing as profiler:
+        peak = device_peak(device, config.runtime.dtype, learner.world.size)
+        yield Journal(config, source, state, peak, bar, profiler)
 
 
 def advance(

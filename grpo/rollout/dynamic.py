@@ -27,9 +27,11 @@ class Pool:
         self._spare: dict[str, list[Group]] = {task: [] for task in shares}
         for group in leftovers:
             self._kept.setdefault(group.prompt.task, []).append(group)
-        self.drawn = self.informative = 0
+        self.draws = self.drawn = self.informative = 0
 
     def add(self, groups: Sequence[Group]) -> None:
+        """What one draw gave."""
+        self.draws += 1
         for group in groups:
             useful = group.prompt.task not in self.judged or teaches(group, self.reward)
             (self._kept if useful else self._spare)[group.prompt.task].append(group)
@@ -43,6 +45,10 @@ class Pool:
     def lacking(self) -> dict[str, int]:
         """What is drawn for them: their whole shares."""
         return {task: self.shares[task] for task in self.missing()}
+
+    def metrics(self) -> dict[str, float | None]:
+        share = self.informative / self.drawn if self.drawn else None
+        return {"draws": float(self.draws), "informative_fraction": share}
 
     def take(self) -> tuple[list[Group], list[Group]]:
         """(the rollout's groups, the surplus that teaches)."""

@@ -15,7 +15,7 @@ from grpo.rollout.dynamic import Pool, pack_group, unpack_group
 from grpo.rollout.sampler import Drawn, PromptSampler, Task
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.groups import Exclusions, TrainerState, score
-from grpo.scoring.shaping import penalise_overlong
+from grpo.scoring.overlong import penalise_overlong
 from grpo.system.clock import Clock
 from grpo.system.world import World
 from grpo.types import Group, PolicyWeights, Prompt, RolloutEngine
@@ -54,40 +54,83 @@ class RolloutSource:
     seed: int
     clock: Clock
     ahead: Ahead | None = None
+    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of each reward of each task
     leftovers: list[Group] = field(default_factory=list)  # of dynamic sampling: used first, next time
     waiting: RolloutAhead | None = None  # of the rollout to come
-    metrics: Mapping[str, float | None] = field(default_factory=dict)  # of the last rollout
     agreement: StepStats | None = None  # of engine and trainer on what was sampled ahead
     tokens: int = 0  # sampled for the last rollout, also those of groups that were not used
     exclusions: Exclusions = field(default_factory=Exclusions)  # of the last rollout
+    _counts: Mapping[str, float | None] = field(default_factory=dict)  # of dynamic sampling, in the last rollout
 
-    def next(self, step: int) -> list[Group]:
-        """The judged groups of the rollout that begins at `step`; `step` is also the version of the engine's weights.
+    def begin(self) -> None:
+        """A rollout begins: nothing is sampled for it yet."""
+        self.tokens, self.exclusions, self.agreement, self._counts = 0, Exclusions(), None, {}
 
-        With dynamic sampling, groups that teach nothing are replaced by new ones, up to the bound; what is drawn beyond
-        the need waits for the next rollout, and what is still missing is filled up with groups that teach nothing.
+    def shares(self, step: int) -> dict[str, int]:
+        """How many prompts of each task the rollout has."""
+        return self.sampler.shares(self.config.rollout_prompts or self.config.prompts_per_step, step)
+
+    def generate(self, shares: Mapping[str, int], step: int) -> list[Group]:
+        """What waits for this rollout, or what is drawn for it now: so many prompts of each task, sampled."""
+        if self.waiting is not None and self.waiting.groups is not None:
+            groups, self.agreement, self.waiting = list(self.waiting.groups), self.waiting.agreement, None
+        else:
+            with self.clock("generate"):
+                prompts = self.sampler.next(shares, step)
+                groups = self.world.spread(prompts, lambda share: self._sample(share, step))
+        self.tokens += sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
+        return groups
+
+    def _sample(self, prompts: list[Prompt], step: int) -> list[Group]:
+        return self.engine.generate(prompts, self.config.sample_settings(), seed=self.seed, step=step)
+
+    def reward(self, groups: list[Group], step: int) -> list[Group]:
+        """The groups judged by their tasks' rewards, the over-long penalty included.
+
+        Raises:
+            UserError: too many of them got no reward.
         """
-        self.tokens, self.exclusions, self.agreement = 0, Exclusions(), None
-        if self.config.dynamic_sampling is None:
-            sampled = self._sampled(self._shares(step), step)
-            self._begin(step)  # before the rewards, which it need not wait for
-            groups = self._judged(sampled, step)
-            self.metrics = self.sampler.metrics()
-            return groups
-        pool, draws = self._pool(step), 0
-        while pool.missing() and draws < self.config.dynamic_sampling.max_draws:
-            sampled = self._sampled(pool.lacking(), step)
-            pool.add(self._judged(sampled, step))
-            draws += 1
-        chosen, self.leftovers = pool.take()
-        self._begin(step)
-        self.metrics = {
-            "draws": float(draws),
-            "informative_fraction": pool.informative / pool.drawn if pool.drawn else None,
-            "leftovers": float(len(self.leftovers)),
-            **self.sampler.metrics(),
-        }
-        return chosen
+        with self.clock("reward"):
+            state = TrainerState(step, self.config.steps)
+            self.exclusions.draw(groups)
+            judged = self.world.spread(groups, lambda share: score_tasks(share, self.tasks, state, self.exclusions))
+            self.exclusions.judge(judged)
+            self.exclusions.check(self.world.gather)
+            self.sampler.observe(judged, step)
+            return penalise_overlong(judged, self.config.sampling.max_tokens, self.config.penalty_zone)
+
+    def pool(self, step: int) -> Pool:
+        """Dynamic sampling's, with what the last rollout left over."""
+        assert self.config.dynamic_sampling is not None
+        name = self.config.dynamic_sampling.reward
+        judged = {task for task, own in self.tasks.items() if any(reward.name == name for reward in own.rewards)}
+        return Pool(self.shares(step), name, judged, self.leftovers)
+
+    def take(self, pool: Pool) -> list[Group]:
+        """The rollout's groups; the surplus that teaches is left over for the next one."""
+        groups, self.leftovers = pool.take()
+        self._counts = {**pool.metrics(), "leftovers": float(len(self.leftovers))}
+        return groups
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Of the last rollout: dynamic sampling's and the running pass rates."""
+        return {**self._counts, **self.sampler.metrics()}
+
+    def sample_ahead(self, step: int) -> None:
+        """With `ahead`: have the rollout after that of `step` sampled, with the weights that the engine has now."""
+        after = step + self.config.updates_per_rollout
+        if self.ahead is None or after >= self.config.steps:
+            return
+        shares = self._needed(after)
+        if shares:  # else leftovers are enough
+            prompts = self.sampler.next(shares, after)
+            waiting = RolloutAhead(after, step, tuple(prompts), self.config.sample_settings())
+            self.ahead.begin(waiting, lambda: self._sample(prompts, after))
+
+    def _needed(self, step: int) -> Mapping[str, int]:
+        """What a rollout draws first."""
+        return self.shares(step) if self.config.dynamic_sampling is None else self.pool(step).lacking()
 
     def sync(self, policy: PolicyWeights) -> None:
         """Give the engine the policy's weights, once it is done with those it has. When the run is to stop that is not
@@ -121,54 +164,6 @@ class RolloutSource:
         assert self.waiting is not None
         prompts, step = list(self.waiting.prompts), self.waiting.step
         return ahead.again(self.waiting, lambda: self.engine.sync(policy), lambda: self._sample(prompts, step))
-
-    def _shares(self, step: int) -> dict[str, int]:
-        return self.sampler.shares(self.config.rollout_prompts or self.config.prompts_per_step, step)
-
-    def _pool(self, step: int) -> Pool:
-        assert self.config.dynamic_sampling is not None
-        name = self.config.dynamic_sampling.reward
-        judged = {task for task, own in self.tasks.items() if any(reward.name == name for reward in own.rewards)}
-        return Pool(self._shares(step), name, judged, self.leftovers)
-
-    def _sampled(self, shares: Mapping[str, int], step: int) -> list[Group]:
-        """What waits for this rollout, or what is drawn for it now."""
-        if self.waiting is not None and self.waiting.groups is not None:
-            groups, self.agreement, self.waiting = list(self.waiting.groups), self.waiting.agreement, None
-        else:
-            with self.clock("generate"):
-                prompts = self.sampler.next(shares, step)
-                groups = self.world.spread(prompts, lambda own: self._sample(own, step))
-        self.tokens += sum(len(r.completion.token_ids) for group in groups for r in group.rollouts)
-        return groups
-
-    def _sample(self, prompts: list[Prompt], step: int) -> list[Group]:
-        return self.engine.generate(prompts, self.config.sample_settings(), seed=self.seed, step=step)
-
-    def _begin(self, step: int) -> None:
-        """Have the rollout after that of `step` sampled, with the weights that the engine has now."""
-        after = step + self.config.updates_per_rollout
-        if self.ahead is None or after >= self.config.steps:
-            return
-        shares = self._needed(after)
-        if shares:  # else leftovers are enough
-            prompts = self.sampler.next(shares, after)
-            waiting = RolloutAhead(after, step, tuple(prompts), self.config.sample_settings())
-            self.ahead.begin(waiting, lambda: self._sample(prompts, after))
-
-    def _needed(self, step: int) -> Mapping[str, int]:
-        """What a rollout draws first."""
-        return self._shares(step) if self.config.dynamic_sampling is None else self._pool(step).lacking()
-
-    def _judged(self, groups: list[Group], step: int) -> list[Group]:
-        with self.clock("reward"):
-            state = TrainerState(step, self.config.steps)
-            self.exclusions.draw(groups)
-            judged = self.world.spread(groups, lambda own: score_tasks(own, self.tasks, state, self.exclusions))
-            self.exclusions.judge(judged)
-            self.exclusions.check(self.world.gather)
-            self.sampler.observe(judged, step)
-            return penalise_overlong(judged, self.config.sampling.max_tokens, self.config.penalty_zone)
 
     def take_tokens(self) -> int:
         """How many were sampled for the rollout, when asked first; then 0: they fall to its first update."""

@@ -9,7 +9,6 @@ import random
 import re
 from typing import Any
 
-from .general_tasks import messages, respond
 from .lexicon import LANGUAGES, bucket
 
 Problem = tuple[str, int, int]  # operation and operands
@@ -119,9 +118,16 @@ def arithmetic(split: str, n: int, seed: int = 0) -> list[dict[str, Any]]:
         if question in seen:
             continue
         seen.add(question)
-        answer, columns = str(solve(operation, a, b)), {"operation": operation, "operands": [a, b]}
-        row_id = f"arithmetic-{split}-{len(rows):05d}"
-        rows.append({"id": row_id, "question": question, "answer": answer, "language": language, **columns})
+        rows.append(
+            {
+                "id": f"arithmetic-{split}-{len(rows):05d}",
+                "question": question,
+                "answer": str(solve(operation, a, b)),
+                "language": language,
+                "operation": operation,
+                "operands": [a, b],
+            }
+        )
     return rows
 
 
@@ -131,11 +137,18 @@ def cold_start(n: int, seed: int = 0, careful: float = 0.45, switching: float = 
     rng = random.Random(f"cold-start-{seed}")
     rows = []
     for row in arithmetic("train", n, seed=seed + 1_000_003):
-        problem = (row["operation"], *row["operands"])
-        sentences, number = chain(problem, row["language"], rng, careful, switching)
-        reply = respond("\n".join(sentences), FINALS[row["language"]].format(f"\\boxed{{{number}}}"))
-        columns = {name: row[name] for name in ("language", "operation", "operands")}
-        rows.append({"messages": messages(row, reply), **columns})
+        operation, (a, b), language = row["operation"], row["operands"], row["language"]
+        sentences, number = chain((operation, a, b), language, rng, careful, switching)
+        final = FINALS[language].format(f"\\boxed{{{number}}}")
+        reply = "<think>\n" + "\n".join(sentences) + "\n</think>\n" + final
+        rows.append(
+            {
+                "messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": reply}],
+                "language": language,
+                "operation": operation,
+                "operands": [a, b],
+            }
+        )
     return rows
 
 
@@ -148,10 +161,10 @@ def problem_keys(rows_or_text: Any) -> set[Problem]:
     if isinstance(rows_or_text, str):
         return {key(op, int(a), int(b)) for a, op, b in _PROBLEM.findall(rows_or_text)}
     if isinstance(rows_or_text, dict):
-        keys = problem_keys(rows_or_text.values())
+        found = problem_keys(rows_or_text.values())
         if rows_or_text.get("operation") and rows_or_text.get("operands"):
-            keys.add(key(rows_or_text["operation"], *rows_or_text["operands"]))
-        return keys
+            found.add(key(rows_or_text["operation"], *rows_or_text["operands"]))
+        return found
     if rows_or_text is None or isinstance(rows_or_text, (int, float)):
         return set()
-    return {problem for part in rows_or_text for problem in problem_keys(part)}
+    return {found for part in rows_or_text for found in problem_keys(part)}

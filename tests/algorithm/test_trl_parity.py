@@ -20,11 +20,11 @@ from grpo.config.sections import RLConfig
 from grpo.learner.batching import TrainRow, rows_of
 from grpo.learner.learner import Learner
 from grpo.learner.stats import StepStats
-from grpo.learner.update import accumulate_gradients
 from grpo.model.fit import fit_of
 from grpo.types import Completion, Rollout
 from support.groups import group_of, prompt_of
 from support.models import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
+from support.train import backward
 
 pytest.importorskip("trl", minversion="1.16")
 
@@ -197,7 +197,7 @@ def test_loss_and_gradient_equal_trl(variant, kl, off_policy, tmp_path):
     expected.backward()
 
     learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, fit_of(model, temperature), 60)
-    ours = accumulate_gradients(learner, rows if beta else [without_reference(row) for row in rows], config, step=1)
+    ours = backward(learner, rows if beta else [without_reference(row) for row in rows], config, step=1)
 
     assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
     pairs = [
@@ -278,7 +278,7 @@ def test_corrected_loss_equals_trl(kind, tmp_path):
     expected.backward()
 
     learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, fit_of(model, 1.0), 60)
-    ours = accumulate_gradients(learner, rows, config, step=1)
+    ours = backward(learner, rows, config, step=1)
     assert 0 < ours.corrected < ours.tokens
     assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
     whole = [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (model, trainer.model)]

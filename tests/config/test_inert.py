@@ -12,8 +12,8 @@ from grpo.config.inert import inert_settings
 from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
-from grpo.trainer import train
 from support.groups import random_prompts
+from support.train import train
 
 
 def config_of(**settings: Any) -> RLConfig:

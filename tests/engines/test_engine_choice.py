@@ -20,12 +20,12 @@ from grpo.engines.vllm.servers import ServerEngine
 from grpo.errors import UserError
 from grpo.learner.gate import MISMATCH_LIMIT, mismatch_limit
 from grpo.run import check_quantization
-from grpo.trainer import train
 from grpo.types import Sampling
 from support.groups import random_prompts
 from support.models import make_model, make_tokenizer
 from support.runs import config_of as rl_config_of
 from support.runs import task_of
+from support.train import train
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_the_template_hash_follows_what_renders_the_prompt(tiny: tuple[Any, Any]
         config(data={"path": "x", "suffix": "!"}).data,
         config(data={"path": "x", "system": "s"}).data,
     ]
-    from grpo.evaluation.result import template_hash
+    from grpo.evaluation.evaluate import template_hash
 
     assert len({template_hash(tiny[1], item) for item in data}) == 3
 
@@ -241,7 +241,7 @@ def test_counts_that_a_server_did_not_give() -> None:
 
 def test_ids_are_those_of_the_question() -> None:
     """So that models with different templates can be compared; equal questions stay apart."""
-    from grpo.data.prompts import with_problem_ids
+    from grpo.evaluation.evaluate import with_problem_ids
 
     def of(template: str, **columns: Any) -> Group:
         return Group(Prompt(template, (1,), text=template, columns=columns), ())

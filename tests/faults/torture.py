@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -30,8 +31,8 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent.parent)]
 
 import torch  # noqa: E402
 
-from grpo import trainer  # noqa: E402
-from grpo.checkpoint import sealed  # noqa: E402
+from grpo import run, trainer  # noqa: E402
+from grpo.checkpoint import sealed as durable  # noqa: E402
 from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConfig  # noqa: E402
 from grpo.data.prompts import build_prompts  # noqa: E402
 from grpo.engines.local.engine import LocalEngine  # noqa: E402
@@ -42,7 +43,7 @@ from grpo.scoring.groups import Reward  # noqa: E402
 from grpo.system import files  # noqa: E402
 from stages.commands.common import guarded  # noqa: E402
 from support.models import make_model, make_tokenizer  # noqa: E402
-from support.servers import free_port  # noqa: E402
+from support.train import train as train_tasks  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {
     "full": {
@@ -97,7 +98,7 @@ def train(model: Path, out: Path, kind: str) -> None:
     tasks = {"default": Task(prompts, [Reward("digits", digits)])}
     runtime = RuntimeConfig(device="cpu", parallel="fsdp" if kind.endswith(SHARDED) else "data")
     engine = EngineConfig(ahead=kind == "ahead")
-    trainer.train(str(model), tasks, config_of(kind), out, seed=1, runtime=runtime, engine_config=engine)
+    train_tasks(str(model), tasks, config_of(kind), out, seed=1, runtime=runtime, engine_config=engine)
 
 
 def watch(event: Watch) -> None:
@@ -105,12 +106,12 @@ def watch(event: Watch) -> None:
     before(event, LocalEngine, "generate", lambda *_, **__: "sampling")
     before(event, LocalEngine, "sync", lambda *_, **__: "sync")
     before(event, trainer, "update", lambda *_, **__: "update")
-    before(event, trainer, "save_completions", lambda *_, **__: "completions")
+    before(event, run, "save_completions", lambda *_, **__: "completions")
     _half_written(event)
     before(event, Policy, "save", lambda *_: "model")
-    before(event, sealed, "write_text", lambda file, _: f"write {file.name}")
+    before(event, durable, "write_text", lambda file, _: f"write {file.name}")
     before(event, files, "flush", lambda path: f"flush {_generic(path)}")
-    before(event, sealed, "flush", lambda path: f"flush {_generic(path)}")
+    before(event, durable, "flush", lambda path: f"flush {_generic(path)}")
     before(event, files.os, "replace", lambda _, to: f"rename {_generic(Path(to))}")
     before(event, shutil, "rmtree", lambda path, *_, **__: f"remove {_generic(Path(path))}")
     on_reward[0] = lambda: event("reward")
@@ -129,7 +130,7 @@ def before(event: Watch, owner: Any, name: str, label: Callable[..., str]) -> No
 
 def _half_written(event: Watch) -> None:
     """Of tensors and of a line of metrics.jsonl, half is there when the event comes."""
-    save, append = sealed.save_file, metrics.append_text
+    save, append = durable.save_file, metrics.append_text
 
     def save_file(tensors: dict[str, torch.Tensor], file: Path) -> None:
         save(tensors, file)
@@ -146,7 +147,7 @@ def _half_written(event: Watch) -> None:
         os.truncate(file, size)
         append(file, text)
 
-    sealed.save_file, metrics.append_text = save_file, append_text
+    durable.save_file, metrics.append_text = save_file, append_text
 
 
 def _generic(path: Path) -> str:
@@ -183,7 +184,7 @@ def attempt(model: Path, out: Path, kind: str, processes: int, kill: Kill | None
     Raises:
         RuntimeError: it failed by itself.
     """
-    port = free_port()
+    port = _free_port()
     children = []
     for rank in range(processes):
         child = os.fork()
@@ -220,6 +221,12 @@ def _child(model: Path, out: Path, kind: str, processes: int, rank: int, port: i
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def end_of(child: int) -> int:

@@ -17,16 +17,17 @@ from grpo.errors import UserError
 from grpo.learner.batching import BatchPlan, TrainRow, contributing, model_input, normaliser_of, rows_of, split_updates
 from grpo.learner.gate import check_mismatch
 from grpo.learner.learner import Learner
+from grpo.learner.logprobs import with_logprobs
 from grpo.learner.stats import StepStats
-from grpo.learner.update import accumulate_gradients, update
+from grpo.learner.update import update
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import ModelInput
 from grpo.model.policy import Policy
 from grpo.model.reference import Reference
 from grpo.system.world import World
-from grpo.trainer import with_logprobs
 from grpo.types import Completion, Group, Rollout
 from support.models import EOS, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
+from support.train import backward
 from support.updates import (
     GROUP,
     MAX_TOKENS,
@@ -96,7 +97,7 @@ def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_pol
             rows = [drifted(row) for row in rows]
         if shuffle:
             random.Random(1).shuffle(rows)
-        accumulate_gradients(learner, rows, settings, step=int(off_policy))
+        backward(learner, rows, settings, step=int(off_policy))
         found = gradients(own.model)
         return found, update(learner, rows, settings, 1e-2, step=int(off_policy))
 
@@ -125,7 +126,7 @@ def test_the_gradient_is_that_of_the_equation():
         groups = rollout_groups(policy, config, varied)
         reference = other_reference() if beta else None
         rows = scored_rows(learner, reference, groups, config)
-        accumulate_gradients(learner, rows, config)
+        backward(learner, rows, config)
         found = gradients(policy.model)
         total: Any = 0.0
         for row in rows:
@@ -180,7 +181,7 @@ def test_the_end_token_alone_has_a_gradient():
     policy, learner = setup(config)
     end = Completion((EOS,), (-1.0,), "stop", "")
     rollouts = [Rollout(end, reward=1.0, advantage=1.0), Rollout(end, reward=0.0, advantage=-0.5)]
-    accumulate_gradients(learner, [TrainRow((20, 30), r) for r in rollouts], config)
+    backward(learner, [TrainRow((20, 30), r) for r in rollouts], config)
     found = gradients(policy.model)
     logits = policy.model(input_ids=torch.tensor([[20, 30]])).logits[0, -1] / 0.9
     (-(1.0 - 0.5) / 2 * logits.log_softmax(-1)[EOS]).backward()
@@ -193,13 +194,13 @@ def test_zero_advantages_cost_no_forward_and_stay_in_the_denominators(monkeypatc
     groups = rollout_groups(policy, config, only_the_first)
     rows = rows_of(groups)
     calls = count_forwards(monkeypatch)
-    accumulate_gradients(learner, rows, config)
+    backward(learner, rows, config)
     assert calls == [(True, tokens_of(groups[:1]))]
     skipping = gradients(policy.model)
     # the same with nothing skipped
     monkeypatch.setattr("grpo.learner.update.contributing", lambda rows, beta: list(rows))
     calls.clear()
-    accumulate_gradients(learner, rows, config)
+    backward(learner, rows, config)
     assert calls == [(True, tokens_of(groups))]
     assert_same_gradient(skipping, gradients(policy.model))
 
@@ -211,11 +212,11 @@ def test_zero_advantages_are_trained_when_beta_is_above_zero():
     groups = rollout_groups(policy, config, constant)
     rows = scored_rows(learner, other_reference(), groups, config)
     assert contributing(rows, config.loss) == rows
-    accumulate_gradients(learner, rows, config)
+    backward(learner, rows, config)
     with_kl = gradients(policy.model)
     assert sum(g.norm() for g in with_kl.values()) > 0
     same = scored_rows(learner, Reference.of(policy), groups, config)  # k3 of equal policies: 0, gradient too
-    accumulate_gradients(learner, same, config)
+    backward(learner, same, config)
     assert max(float(g.abs().max()) for g in gradients(policy.model).values()) < 1e-7
 
 
@@ -477,7 +478,7 @@ def test_gradient_clipping_limits_the_norm_and_reports_the_true_one():
     config = update_config()
     policy, learner = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
-    accumulate_gradients(learner, rows, config)
+    backward(learner, rows, config)
     exact = math.sqrt(sum(float(g.double().square().sum()) for g in gradients(policy.model).values()))
     tight = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"max_grad_norm": exact / 2})})
     assert update(learner, rows, tight, 1e-3)["grad_norm"] == pytest.approx(exact, rel=1e-5)

@@ -16,7 +16,6 @@ from grpo.config.sections import RLConfig, RuntimeConfig
 from grpo.errors import UserError
 from grpo.learner.batching import TrainRow
 from grpo.learner.learner import Learner, make_learner
-from grpo.learner.update import accumulate_gradients
 from grpo.model import attention as shared_attention
 from grpo.model import attention_cpu as cpu_attention
 from grpo.model import head as chunked_head
@@ -27,6 +26,7 @@ from grpo.model.packing import ModelInput, Segments, make_input
 from grpo.model.policy import Policy
 from grpo.types import Completion, Rollout
 from support.models import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer
+from support.train import backward
 
 CPU = torch.device("cpu")
 Sequences = list[tuple[tuple[int, ...], tuple[int, ...]]]
@@ -387,7 +387,7 @@ def test_each_prompt_goes_through_the_model_once_and_no_padding_does(monkeypatch
 
     monkeypatch.setattr(chunked_head, "_make_logits", counting)
     expected = dict.fromkeys(layers, prompts + trained - len(sequences)) | {"head": trained}
-    accumulate_gradients(learner, rows_of(sequences), config)
+    backward(learner, rows_of(sequences), config)
     assert seen == expected
     seen.clear()
     learner.logprobs(rows_of(sequences))
@@ -435,7 +435,7 @@ def test_a_model_that_does_not_fit_is_said_once_and_has_padded_rows(make, caplog
     found = torch.tensor([value for line in learner.logprobs(rows_of(sequences)) for value in line])
     with torch.no_grad():
         torch.testing.assert_close(found, by_themselves(model, sequences, 1.0)[0], rtol=1e-5, atol=1e-5)
-    accumulate_gradients(learner, rows_of(sequences), config)
+    backward(learner, rows_of(sequences), config)
     assert all(p.grad is not None for p in model.parameters())
     assert sum(said in line for line in caplog.messages) == 1
 
@@ -553,7 +553,7 @@ def test_activations_made_again_give_the_same_gradient(lora):
         learner, config = learner_of(model, gradient_checkpointing=again, micro_batch_tokens=10_000, **extra)
         forwards = count_calls([module for name, module in model.named_modules() if name.endswith("mlp.act_fn")])
         torch.manual_seed(5)
-        accumulate_gradients(learner, rows_of(LAYOUTS["unlike"]), config)
+        backward(learner, rows_of(LAYOUTS["unlike"]), config)
         assert len(forwards) == (4 if again else 2)
         found[again] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         forwards.clear()

@@ -14,13 +14,14 @@ import torch
 from grpo.errors import UserError
 from grpo.learner import update as updates
 from grpo.learner.batching import rows_of
-from grpo.learner.update import out_of_memory
+from grpo.learner.memory import out_of_memory
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import ModelInput
 from grpo.monitoring.alarms import CLEAR, Alarms, rl_alarms, sft_alarms
 from grpo.monitoring.health import EXPECTED, NONFINITE_LIMIT, count_nonfinite, report_nonfinite
 from grpo.monitoring.metrics import FIRST, RECENT, MetricsWriter
 from grpo.types import TrainState
+from support.train import backward
 from support.updates import assert_untouched, gradients, rollout_groups, setup, snapshot, update_config, varied
 
 
@@ -51,18 +52,18 @@ def test_out_of_memory_halves_the_micro_batches_and_the_gradient_stays(error, mo
     policy, learner = setup(config)
     rows = rows_of(rollout_groups(policy, config, varied))
     assert sum(row.length for row in rows) > 160  # several forwards: the first may succeed, and must not count twice
-    updates.accumulate_gradients(learner, rows, config)
+    backward(learner, rows, config)
     expected = gradients(learner.model)
     sizes = limited_memory(monkeypatch, 45, error)
     with caplog.at_level("WARNING", "grpo"):
-        updates.gradients_in_memory(learner, rows, config, version=0, step=0)
+        backward(learner, rows, config)
     found = gradients(learner.model)
     assert sizes[0] > 45
     assert any(size > 45 for size in sizes[1:])
     assert max(sizes[-3:]) <= 45
     monkeypatch.undo()
     assert learner.micro_batch_tokens == 40
-    updates.accumulate_gradients(learner, rows, config)  # in the smaller micro-batches from the beginning
+    backward(learner, rows, config)  # in the smaller micro-batches from the beginning
     again = gradients(learner.model)
     assert all(torch.equal(found[name], again[name]) for name in again)
     whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
@@ -73,7 +74,7 @@ def test_out_of_memory_halves_the_micro_batches_and_the_gradient_stays(error, mo
     ]
     caplog.clear()
     limited_memory(monkeypatch, 45, error)
-    updates.gradients_in_memory(learner, rows, config, version=0, step=0)
+    backward(learner, rows, config)
     assert caplog.text == ""  # said once: it goes on with what it found out
 
 
@@ -96,7 +97,7 @@ def test_sharded_weights_are_not_tried_again(monkeypatch):
     limited_memory(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
     monkeypatch.setattr(type(learner), "batches", lambda self, rows: [list(rows)[:4], list(rows)[4:]])
     with pytest.raises(UserError, match="micro_batch_tokens 100: lower it"):
-        updates.gradients_in_memory(replace(learner, sharded=True), rows, config, version=0, step=0)
+        backward(replace(learner, sharded=True), rows, config)
 
 
 def test_other_errors_are_not_taken_for_it():

@@ -28,8 +28,7 @@ from rewards.judge.verdicts import ReferenceVerdict, Unreadable, read_verdict
 from stages.cli import main
 from stages.recipe.preflight import check_reward
 from support.groups import prompt_of
-from support.judge_server import Fault, fenced, request_id, said, serving, status, verdict
-from support.servers import closed_port
+from support.judge_server import Fault, closed_port, fenced, request_id, said, serving, status, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-very-secret-0123456789"

@@ -13,8 +13,9 @@ import pytest
 from grpo.config.algorithm import DifficultyConfig
 from grpo.rollout.difficulty import PassRates
 from grpo.rollout.dynamic import Pool, pack_group, teaches, unpack_group
-from grpo.scoring.shaping import overlong_penalty, penalise_overlong
+from grpo.scoring.overlong import overlong_penalty, penalise_overlong
 from grpo.system.world import World
+from grpo.trainer import collect
 from grpo.types import Completion, Group, Prompt, Rollout
 from support.groups import group_of, prompt_of
 from support.sources import judge_with_failures, numbers, source_of
@@ -83,7 +84,7 @@ def test_dynamic_sampling_draws_until_full_and_keeps_what_is_over():
     source = source_of(dynamic_sampling={"reward": "accuracy", "max_draws": 9})
     drawn = []
     for step in range(8):
-        groups = source.next(step)
+        groups = collect(source, step)
         assert len(groups) == 2
         assert all(number % 3 == 0 for number in numbers(groups))
         drawn += numbers(groups)
@@ -96,7 +97,7 @@ def test_dynamic_sampling_draws_until_full_and_keeps_what_is_over():
 
 def test_dynamic_sampling_stops_at_its_bound():
     source = source_of(dynamic_sampling={"reward": "accuracy", "max_draws": 1})
-    seen = [numbers(source.next(step)) for step in range(9)]
+    seen = [numbers(collect(source, step)) for step in range(9)]
     assert all(len(step) == 2 for step in seen)
     assert any(number % 3 for step in seen for number in step)  # filled up
     assert len(source.engine.asked) <= 9  # type: ignore[attr-defined]
@@ -105,7 +106,7 @@ def test_dynamic_sampling_stops_at_its_bound():
 def test_a_source_goes_on_where_it_was_leftovers_included():
     settings = {"dynamic_sampling": {"reward": "accuracy"}, "difficulty": {"reward": "accuracy", "target": 0.5}}
     whole = source_of(**settings)
-    expected = [whole.next(step) for step in range(12)]
+    expected = [collect(whole, step) for step in range(12)]
     cut = source_of(**settings)
     found, with_leftovers = [], 0
     for step in range(12):
@@ -113,7 +114,7 @@ def test_a_source_goes_on_where_it_was_leftovers_included():
         state = json.loads(json.dumps(cut.state().pack()))
         cut = source_of(**settings)
         cut.load_state(state)
-        found.append(cut.next(step))
+        found.append(collect(cut, step))
     assert found == expected
     assert with_leftovers > 0
 
@@ -194,9 +195,10 @@ def test_the_curriculum_begins_nearest_to_its_target():
 
 def test_the_sampler_leaves_out_what_rests():
     source = source_of(count=8, difficulty={"reward": "accuracy"})
-    first = [number for step in range(4) for number in numbers(source.next(step))]
+    first = [number for step in range(4) for number in numbers(collect(source, step))]
     assert sorted(first) == list(range(8))
-    assert all(number % 3 == 0 for number in numbers(source.next(4)))  # those always solved rest in the second epoch
+    # Those always solved rest in the second epoch.
+    assert all(number % 3 == 0 for number in numbers(collect(source, 4)))
 
 
 # --- over-long completions

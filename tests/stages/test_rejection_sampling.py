@@ -16,7 +16,6 @@ from grpo.types import Completion, Group, Prompt, Rollout
 from rewards.loader import load_reward
 from stages import base, cold_start, rejection_sampling
 from stages.recipe.config import BaseConfig, ColdStartConfig, EvaluationConfig, RecipeConfig, RejectionSamplingConfig
-from stages.recipe.leaks import LeakGuard
 from stages.recipe.table import StageContext
 from stages.tiny_world import build_tokenizer, model_config
 
@@ -69,9 +68,7 @@ def recipe(**sections):
 
 def context(config, key, folder, init="unused", base_model="unused"):
     folder.mkdir(exist_ok=True)
-    return StageContext(
-        config=config, key=key, folder=folder, init=init, base=base_model, models={}, guard=LeakGuard(config)
-    )
+    return StageContext(config=config, key=key, folder=folder, init=init, base=base_model, models={})
 
 
 def rejection(filters, **changes):

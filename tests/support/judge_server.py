@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-
-from support.servers import HttpServer, begin, body_of
 
 Body = dict[str, Any]
 
@@ -55,28 +56,50 @@ def verdict(body: Body, **keys: Any) -> str:
     return json.dumps({"id": request_id(body), "analysis": "because", **keys})
 
 
-class JudgeServer(HttpServer):
+class JudgeServer:
     """`answer(body, number)` gives the text of the reply, or a `Fault`; `number` counts requests from 0."""
 
     def __init__(self, answer: Callable[[Body, int], str | Fault]) -> None:
-        super().__init__()
         self.answer = answer
-        self.url = f"{self.address}/v1"
         self.bodies: list[Body] = []
         self.headers: list[dict[str, str]] = []
         self.running = self.most = 0
+        self.ended = threading.Event()
+        self.lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are two writes, which would wait 40 ms for each other
+
+            def do_POST(self) -> None:
+                outer.handle(self)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            block_on_close = False
+            request_queue_size = 128
+
+            def handle_error(self, *_: Any) -> None:  # a client that gave up
+                pass
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
     @property
     def count(self) -> int:
         return len(self.bodies)
 
-    def handle(self, request: BaseHTTPRequestHandler) -> None:
-        body = body_of(request)
-        assert request.path == "/v1/chat/completions"
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        assert handler.path == "/v1/chat/completions"
         with self.lock:
             number = len(self.bodies)
             self.bodies.append(body)
-            self.headers.append({name.lower(): value for name, value in request.headers.items()})
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
             self.running += 1
             self.most = max(self.most, self.running)
         try:
@@ -84,17 +107,40 @@ class JudgeServer(HttpServer):
         finally:
             with self.lock:  # before the reply: the next request may come in while it is still being written
                 self.running -= 1
-        fault = answer if isinstance(answer, Fault) else said(answer)
-        if fault.hang:
-            self.hang(request)
+        reply = answer if isinstance(answer, Fault) else said(answer)
+        if reply.hang:
+            self.ended.wait(60)
+            handler.close_connection = True
             return
-        begin(request, fault.status, len(fault.body), **{"Content-Type": "application/json", **fault.headers})
-        if fault.drip:
-            for byte in fault.body:
-                request.wfile.write(bytes([byte]))
+        handler.send_response(reply.status)
+        for name, value in {"Content-Type": "application/json", **reply.headers}.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(reply.body)))
+        handler.end_headers()
+        if reply.drip:
+            for byte in reply.body:
+                handler.wfile.write(bytes([byte]))
                 if self.ended.wait(0.05):
                     return
-        request.wfile.write(fault.body)
+        handler.wfile.write(reply.body)
 
 
-serving = JudgeServer
+@contextmanager
+def serving(answer: Callable[[Body, int], str | Fault]) -> Iterator[JudgeServer]:
+    judge = JudgeServer(answer)
+    thread = threading.Thread(target=judge.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield judge
+    finally:
+        judge.ended.set()
+        judge.server.shutdown()
+        judge.server.server_close()
+        thread.join()
+
+
+def closed_port() -> str:
+    """The address of an endpoint that is not there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}/v1"

@@ -13,12 +13,16 @@ from grpo.rollout.source import RolloutSource
 from grpo.scoring.groups import Reward
 from grpo.system.clock import Clock
 from grpo.system.world import World
+from grpo.trainer import collect
 from grpo.types import Completion, Group, Prompt, Rollout, Sampling
 from support.groups import prompt_of
 
 
 class InstantEngine:
     """Gives each prompt a group at once; notes what was asked."""
+
+    def release(self) -> None:
+        """It holds no memory."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
@@ -67,7 +71,7 @@ def judge(world: World, reward: Reward, **settings: Any) -> str:
     """How the first rollout of eight prompts with two siblings ends: with its failed rows, or with its refusal."""
     source = source_of(8, rewards=[reward], world=world, **{"prompts_per_step": 8} | settings)
     try:
-        groups = source.next(0)
+        groups = collect(source, 0)
     except UserError as error:
         return str(error)
     return f"{sum(r.reward is None for group in groups for r in group.rollouts)} failed"
@@ -75,7 +79,7 @@ def judge(world: World, reward: Reward, **settings: Any) -> str:
 
 def judge_with_failures(world: World) -> dict[str, str]:
     """Failures here and there: of sixteen rows, one may fail. `tests/system/test_processes.py` has two processes."""
-    order = numbers(source_of(8, prompts_per_step=8).next(0))  # in which the processes take them in turn
+    order = numbers(collect(source_of(8, prompts_per_step=8), 0))  # in which the processes take them in turn
     return {
         "none": judge(world, failing_on()),
         "one": judge(world, failing_on(order[1])),

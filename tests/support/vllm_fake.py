@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load
-
-from support.servers import HttpServer, body_of, reply
 
 Body = dict[str, Any]
 Reply = tuple[int, Any]
@@ -43,12 +44,10 @@ def configuration(folder: Path) -> dict[str, Any]:
     }
 
 
-class FakeVllm(HttpServer):
+class FakeVllm:
     """`fault(path, body)` may give a reply of its own, or raise; None: as vLLM would."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.url = self.address
         self.folder = folder
         self.config = configuration(folder)
         self.fault: Callable[[str, Body], Reply | None] = lambda path, body: None
@@ -57,9 +56,37 @@ class FakeVllm(HttpServer):
         self.weights: dict[str, torch.Tensor] = {}
         self.files: list[tuple[str, int]] = []  # names of what came, and bytes of its tensors
         self.version, self.paused, self.updating = "default", False, False
+        self.ended = threading.Event()
+        self.lock = threading.Lock()
+        outer = self
 
-    def handle(self, request: BaseHTTPRequestHandler) -> None:
-        path, body = request.path.partition("?")[0], body_of(request)
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_GET(self) -> None:
+                outer.handle(self)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Http(ThreadingHTTPServer):
+            daemon_threads = True
+            block_on_close = False
+            request_queue_size = 128
+
+            def handle_error(self, *_: Any) -> None:
+                pass
+
+        self.http = Http(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        path = handler.path.partition("?")[0]
+        text = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        body: Body = json.loads(text) if text else {}
         with self.lock:
             self.calls.append(path)
             if path == GENERATE:
@@ -67,11 +94,17 @@ class FakeVllm(HttpServer):
         try:
             status, answer = self.fault(path, body) or self.answer(path, body)
         except Drop:
-            request.close_connection = True
+            handler.close_connection = True
+            return
         except Hang:
-            self.hang(request)
-        else:
-            reply(request, status, answer)
+            self.ended.wait(60)
+            handler.close_connection = True
+            return
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
 
     def answer(self, path: str, body: Body) -> Reply:
         if path == GENERATE:
@@ -120,3 +153,17 @@ class FakeVllm(HttpServer):
                 }
             )
         return {"prompt_token_ids": body["token_ids"], "choices": choices[::-1]}
+
+
+@contextmanager
+def fake_vllm(folder: Path) -> Iterator[FakeVllm]:
+    server = FakeVllm(folder)
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.ended.set()
+        server.http.shutdown()
+        server.http.server_close()
+        thread.join()

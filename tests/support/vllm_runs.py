@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,6 @@ from grpo.scoring.groups import Reward
 from support.models import CHARACTERS, make_tokenizer
 from support.processes import ROOT
 from support.runs import digits
-from support.servers import closed_port
 
 
 def tasks(length: int = 4) -> dict[str, Task]:
@@ -62,7 +62,11 @@ class Served:
 @contextmanager
 def serving(folder: Path, tmp: Path, count: int) -> Iterator[Served]:
     tmp.mkdir(exist_ok=True)
-    urls = [closed_port() for _ in range(count)]
+    urls = []
+    for _ in range(count):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            urls.append(f"http://127.0.0.1:{free.getsockname()[1]}")
     weights = tmp / "weights"
     weights.mkdir()
     tree = {

@@ -28,18 +28,19 @@ from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.batching import rows_of
 from grpo.learner.learner import Learner, make_learner
-from grpo.learner.update import accumulate_gradients, update
+from grpo.learner.logprobs import with_logprobs
+from grpo.learner.update import update
 from grpo.model.policy import Policy, trainable, whole
 from grpo.model.reference import Reference
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
 from grpo.system.world import World, cut, is_main, join
-from grpo.trainer import train, with_logprobs
 from grpo.types import Group, Sampling
 from support.groups import random_prompts
 from support.models import make_model, make_tokenizer
 from support.processes import PATHS, two_processes
 from support.sources import judge_with_failures
+from support.train import backward, train
 from support.updates import assert_same_metrics
 
 GROUP, MAX_TOKENS, STEPS = 4, 12, 20
@@ -104,7 +105,7 @@ def one_step(reward: str, loss: str, parallel: Parallel) -> dict[str, Any]:
     if config.loss.beta:
         reference = Reference({name: value * 1.1 for name, value in Reference.of(policy).values.items()})
     rows = rows_of(with_logprobs(learner, reference, groups, config))
-    accumulate_gradients(learner, rows, config)
+    backward(learner, rows, config)
     gradients = summed_gradients(learner)
     metrics = update(learner, rows, config, 1e-2)
     return {"gradients": gradients, "metrics": metrics, "weights": dict(policy.export())}

@@ -17,9 +17,9 @@ import pytest
 
 from grpo.checkpoint.store import last_good
 from grpo.config.sections import EngineConfig, RuntimeConfig
-from grpo.trainer import train
 from stages.commands.common import guarded
 from support.processes import PATHS
+from support.train import train
 from support.vllm_runs import tasks, vllm_config
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]

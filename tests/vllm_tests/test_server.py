@@ -24,7 +24,6 @@ from grpo.engines.vllm.client import Server
 from grpo.engines.vllm.servers import GENERATE, ServerEngine
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy, trainable
-from grpo.trainer import train
 from grpo.types import Group, Sampling
 from rewards import load_reward
 from stages.cli import main
@@ -32,6 +31,7 @@ from stages.teacher import demonstrations
 from support.groups import prompt_of, random_prompts
 from support.models import EOS, IM_END, make_model, make_tokenizer, model_logprobs
 from support.runs import Killed, config_of, rows_of, task_of
+from support.train import train
 from support.vllm_runs import Served, config_for, serving
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]

@@ -15,7 +15,8 @@ from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig
 from grpo.engines.vllm.in_process import VllmEngine
 from grpo.errors import UserError
 from grpo.rollout.sampler import Task
-from grpo.trainer import TrainResult, train
+from grpo.trainer import TrainResult
+from support.train import train
 from support.vllm_runs import tasks, vllm_config
 
 pytestmark = pytest.mark.vllm

@@ -15,9 +15,9 @@ from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConf
 from grpo.data.prompts import build_prompts
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
-from grpo.trainer import train
 from support.models import make_model, make_tokenizer
 from support.processes import PATHS
+from support.train import train
 
 pytestmark = pytest.mark.vllm
 
