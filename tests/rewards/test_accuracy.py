@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +13,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
+from support.real_data import needs_data, rows_of
 
 from grpo.errors import UserError
 from grpo.scoring.groups import apply_rewards
@@ -21,11 +23,7 @@ from rewards import load_reward
 from rewards.accuracy import equality as judging
 from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.real_data import data_folder, rows_of
-
 ROOT = Path(__file__).resolve().parents[2]
-needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 
 
 @pytest.mark.parametrize(
@@ -78,29 +76,17 @@ def test_strict_reads_one_place_only():
     assert extract_answer(text + r"\boxed{6}", strict="box") == "6"
     with pytest.raises(UserError, match="not 'boxes'"):
         accuracy_reward(["5"], ["5"], strict="boxes")
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("The total is 72 clips, altogether.", "72"),
-        ("Thus $x <= 2$ holds after 3 steps.", "x <= 2"),
-        ("所以一共有3 + 10 = 13只鸟", "13"),
-        ("**858颗**糖果", "858"),
-        ("About 4.5e-7 metres.", "4.5e-7"),
-        ("I think it's B, not A", "B"),
-        ("just $5 or $6?", "$6"),
-        (r"$4$. The answer is 5", "5"),
-        ("no idea", None),
-    ],
-)
-def test_anywhere(text, answer):
-    assert extract_answer(text, anywhere=True) == answer
-
-
-def test_anywhere_contradicts_strict():
     with pytest.raises(UserError, match="leave out anywhere"):
         accuracy_reward(["5"], ["5"], strict=True, anywhere=True)
+
+
+@pytest.mark.parametrize(("text", "answer"), [
+    ("The total is 72 clips, altogether.", "72"), ("Thus $x <= 2$ holds after 3 steps.", "x <= 2"),
+    ("所以一共有3 + 10 = 13只鸟", "13"), ("**858颗**糖果", "858"), ("About 4.5e-7 metres.", "4.5e-7"),
+    ("I think it's B, not A", "B"), ("just $5 or $6?", "$6"), (r"$4$. The answer is 5", "5"), ("no idea", None),
+])  # fmt: skip
+def test_anywhere(text, answer):
+    assert extract_answer(text, anywhere=True) == answer
 
 
 def test_scans_are_linear():
@@ -111,97 +97,37 @@ def test_scans_are_linear():
 
 
 EQUAL = [
-    ("#### 42", "42"),
-    ("5", "5.00"),
-    ("025", "25"),
-    (27.0, "27"),
-    (7, "7.0"),
-    ("10{,}000", "10000"),
-    ("1000", "1,000"),
-    (r"32349", r"32,\! 349"),
-    (r"\$6", "6"),
-    ("10", r"10\text{ cm}"),
-    ("15", "15 square centimeters"),
-    ("90", r"90^\circ"),
-    (r"28\%", "28"),
-    (r"28\%", "0.28"),
-    ("0.5", "1/2"),
-    (r"\frac{1}{12}", "0.0833333333333333"),
-    ("2.25", "2 1/4"),
-    ("2.5", r"2\frac{1}{2}"),
-    (r"\dfrac{9}{7}", r"\frac97"),
-    ("-5", "−5"),
-    ("5", "５"),
-    (r"\sqrt{2}", "√2"),
-    ("1.23 \\times 10^5", "123000"),
-    (r"\text{Monday}", "monday"),
-    ("A", r"\text{(A)}"),
-    ("A", "A) 5"),
-    (["7", "5"], "5"),
-    (r"The roots are \boxed{1} and \boxed{-2}.", "-2, 1"),
-    ("x=5", "5"),
-    ("5", "x=5"),
-    (r"\{1,2\}", r"\{2,1\}"),
-    (r"x \in [-2,7]", r"-2 \le x \le 7"),
-    ("1 + x", "x + 1"),
-    ("a + b + c", "c+b+a"),
+    ("#### 42", "42"), ("5", "5.00"), ("025", "25"), (27.0, "27"), (7, "7.0"), ("10{,}000", "10000"),
+    ("1000", "1,000"), (r"32349", r"32,\! 349"), (r"\$6", "6"), ("10", r"10\text{ cm}"),
+    ("15", "15 square centimeters"), ("90", r"90^\circ"), (r"28\%", "28"), (r"28\%", "0.28"), ("0.5", "1/2"),
+    (r"\frac{1}{12}", "0.0833333333333333"), ("2.25", "2 1/4"), ("2.5", r"2\frac{1}{2}"),
+    (r"\dfrac{9}{7}", r"\frac97"), ("-5", "−5"), ("5", "５"), (r"\sqrt{2}", "√2"), ("1.23 \\times 10^5", "123000"),
+    (r"\text{Monday}", "monday"), ("A", r"\text{(A)}"), ("A", "A) 5"), (["7", "5"], "5"),
+    (r"The roots are \boxed{1} and \boxed{-2}.", "-2, 1"), ("x=5", "5"), ("5", "x=5"), (r"\{1,2\}", r"\{2,1\}"),
+    (r"x \in [-2,7]", r"-2 \le x \le 7"), ("1 + x", "x + 1"), ("a + b + c", "c+b+a"),
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"),
-    (r"-2 \text{ or } -12", r"-12 \text{ or } -2"),
-    ("9^{9^{9^{9}}}", "9^{9^{9^{9}}}"),
-    (r"\frac{1}{2}", "0.5, or 1/2"),
-    ("15", "5!!"),
-    ("x >= 5", r"x \ge 5"),
-    ("p = 5, q = 2 \\text{ and } p = 7, q = 2", "p=5,q=2;p=7,q=2"),
-    ("The answer is: 42", "42"),
-    ("4.5e33", r"4.5 \times 10^{33} \text{ erg}"),
-    (r"4.5 \cdot 10^{33}", "4.5E33"),
-    ("4.5e-7", "4.5×10⁻⁷"),
-    ("1e33", "10^{33}"),
-    ("4.5e33", r"\frac{9}{2} \cdot 10^{33}"),
-    ("x^{23}", "x²³"),
-    ("1/7", r"0.\overline{142857}"),
-    (r"12.3\overline{45}", "679/55"),
-    ("1/3", "0.333333"),
-    ("-1/4", "-0.25"),
-    (f"12.{'3' * 30}1%", f"0.12{'3' * 30}1"),
-    ("D", "D, it can't be A or B"),
-    ("B", "B。 不是 A"),
-]
+    (r"-2 \text{ or } -12", r"-12 \text{ or } -2"), ("9^{9^{9^{9}}}", "9^{9^{9^{9}}}"),
+    (r"\frac{1}{2}", "0.5, or 1/2"), ("15", "5!!"), ("x >= 5", r"x \ge 5"),
+    ("p = 5, q = 2 \\text{ and } p = 7, q = 2", "p=5,q=2;p=7,q=2"), ("The answer is: 42", "42"),
+    ("4.5e33", r"4.5 \times 10^{33} \text{ erg}"), (r"4.5 \cdot 10^{33}", "4.5E33"), ("4.5e-7", "4.5×10⁻⁷"),
+    ("1e33", "10^{33}"), ("4.5e33", r"\frac{9}{2} \cdot 10^{33}"), ("x^{23}", "x²³"), ("1/7", r"0.\overline{142857}"),
+    (r"12.3\overline{45}", "679/55"), ("1/3", "0.333333"), ("-1/4", "-0.25"),
+    (f"12.{'3' * 30}1%", f"0.12{'3' * 30}1"), ("D", "D, it can't be A or B"), ("B", "B。 不是 A"),
+]  # fmt: skip
 DIFFERENT = [
-    ("0.0000001", "0.0000002"),
-    ("1e-7", "2e-7"),
-    (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
-    ("123456789", "123456788"),
-    ("1/3", "0.33"),
-    ("5", "5, 7"),
-    ("5", "5 or 7"),
-    (["5", "7"], "5 or 7"),
+    ("0.0000001", "0.0000002"), ("1e-7", "2e-7"), (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
+    ("123456789", "123456788"), ("1/3", "0.33"), ("5", "5, 7"), ("5", "5 or 7"), (["5", "7"], "5 or 7"),
     ("7", r"\text{7 is wrong, so } 8"),
-    ("25", "There is no extra taler; the difference is 25 to 27"),
-    ("(0,1)", "[0,1]"),
-    ("(1,5)", "1.5"),
-    (r"\pm 2021", "2021"),
-    ("4", r"4\sqrt(2)"),
-    ("5", "5x"),
-    ("5", "5 million"),
-    ("1 - \\frac{1}{\\mathrm{e}}", "1 + \\frac{1}{\\mathrm{e}}"),
-    (r"1, 2, \ldots, n", r"1, 3, 5, \ldots, 2n-1"),
-    ("A", "B"),
-    ("A", "A or B"),
-    ("A", "A, B"),
-    ("A", "(A) (B)"),
-    ("7", "7 or"),
-    ("stop", "post"),
-    ("4.5e33", r"4.5 \times 10^{32}"),
-    ("4.5e33", r"4.5 \cdot e \cdot 33"),
-    (r"0.\overline{3}", "0.3"),
+    ("25", "There is no extra taler; the difference is 25 to 27"), ("(0,1)", "[0,1]"), ("(1,5)", "1.5"),
+    (r"\pm 2021", "2021"), ("4", r"4\sqrt(2)"), ("5", "5x"), ("5", "5 million"),
+    ("1 - \\frac{1}{\\mathrm{e}}", "1 + \\frac{1}{\\mathrm{e}}"), (r"1, 2, \ldots, n", r"1, 3, 5, \ldots, 2n-1"),
+    ("A", "B"), ("A", "A or B"), ("A", "A, B"), ("A", "(A) (B)"), ("7", "7 or"), ("stop", "post"),
+    ("4.5e33", r"4.5 \times 10^{32}"), ("4.5e33", r"4.5 \cdot e \cdot 33"), (r"0.\overline{3}", "0.3"),
     ("2000001/2", "1000000"),
     ("-1234567890123456789012345678901", "-1234567890123456789012345678902"),
-    (f"12.{'3' * 30}1%", f"0.12{'3' * 30}2"),
-    (r"\frac{1000000}{3}", "333333"),
-    ("12345678/8", "1543209.8"),
+    (f"12.{'3' * 30}1%", f"0.12{'3' * 30}2"), (r"\frac{1000000}{3}", "333333"), ("12345678/8", "1543209.8"),
     ("42", "²"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("gold", "answer"), EQUAL)
@@ -241,55 +167,52 @@ HANGS = [
     "9^{9^{9^{9}}}",
     r"\binom{10^{9}}{5\cdot 10^{8}}",
 ]
+NEW = itertools.count(1000)
 
 
-def warm_up():
-    assert grade(r"\boxed{\sqrt{4}}", "2") == 1.0
+def ask_a_worker():
+    """A question that no cache answers."""
+    number = next(NEW)
+    return grade(rf"\boxed{{\sqrt{{{number**2}}}}}", number)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads CPU times in /proc")
+def workers():
+    """The grader's processes, at least one of them ready."""
+    assert ask_a_worker() == 1.0
+    return [child for child in psutil.Process().children() if "accuracy/worker.py" in "".join(child.cmdline())]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil gives the times of ended children there")
 def test_hangs_are_bounded_and_harm_nobody_else():
-    warm_up()
     start = seconds_of_workers()
     for answer in HANGS:
         assert grade(rf"\boxed{{{answer}}}", "16") == 0.0
     spent = seconds_of_workers() - start
     assert 0.0 < spent < (2.0 + start) * len(HANGS)  # each was followed by the start of a worker in its place
-    assert grade(r"\boxed{\sqrt{9}}", "3") == 1.0
+    assert ask_a_worker() == 1.0
 
 
-def seconds_of_workers() -> float:
+def seconds_of_workers():
     """CPU time, which other work on the machine does not stretch, of the workers and of what they forked."""
-    spent = 0
-    for worker in judging._pool.workers:
-        if worker.process is not None:
-            fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()
-            spent += sum(map(int, fields[11:15]))  # utime, stime, and those of the children that ended
-    return spent / os.sysconf("SC_CLK_TCK")
+    return sum(sum(worker.cpu_times()[:4]) for worker in workers())
 
 
 def test_a_stopped_worker_gives_its_verdict_later(monkeypatch):
-    """What counts is CPU time: here the worker gets none for longer than the limit."""
-    warm_up()
+    """What counts is CPU time: here the workers get none for longer than the limit."""
     monkeypatch.setattr(judging, "SECONDS", 0.5)
-    worker = judging._Worker()
-    assert worker.ask("2", "\\sqrt{4}") == "equal"
-    assert worker.process is not None
-    children = Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children")
-    if not children.is_file():
-        pytest.skip("needs /proc to find the worker's fork")
-    (fork,) = map(int, children.read_text().split())
-    os.kill(fork, signal.SIGSTOP)
-    threading.Timer(1.0, os.kill, (fork, signal.SIGCONT)).start()
-    assert worker.ask("3", "\\sqrt{9}") == "equal"
-    worker.stop()
+    forks = [fork for worker in workers() for fork in worker.children()]
+    assert forks
+    for fork in forks:
+        fork.suspend()
+        threading.Timer(1.0, fork.resume).start()
+    assert ask_a_worker() == 1.0
 
 
 def test_a_death_is_not_remembered(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(judging._Worker, "ask", lambda self, gold, answer: "died")
-        assert grade(r"\boxed{\sqrt{1764}}", "42") == 0.0
-    assert grade(r"\boxed{\sqrt{1764}}", "42") == 1.0
+        patch.setattr(judging, "SECONDS", 0.01)  # this one takes a tenth of a second
+        assert grade(r"\boxed{\sin^2(3)+\cos^2(3)}", "1") == 0.0
+    assert grade(r"\boxed{\sin^2(3)+\cos^2(3)}", "1") == 1.0
 
 
 def test_works_off_the_main_thread_and_in_async_code():
@@ -308,26 +231,25 @@ def test_works_off_the_main_thread_and_in_async_code():
 
 
 def test_a_killed_worker_is_replaced():
-    warm_up()
-    assert judging._pool is not None
-    for worker in judging._pool.workers:
-        if worker.process is not None:
-            worker.process.kill()
-            worker.process.wait()
-    assert grade(r"\boxed{\sqrt{169}}", "13") == 1.0
+    for worker in workers():
+        worker.kill()
+        worker.wait()
+    assert ask_a_worker() == 1.0
 
 
-def test_no_string_has_side_effects(tmp_path):
-    mark = tmp_path / "pwned"
-    call = f"__import__('os').system('touch {mark}')"
+def test_no_string_has_side_effects(tmp_path, monkeypatch):
+    """Workers start in the folder to be written to: no name of it, with the numbers in it, stands in an answer."""
+    judging.close()
+    monkeypatch.chdir(tmp_path)
+    call = "__import__('os').system('touch pwned')"
     for text in (rf"\boxed{{{call}}}", f"The answer is {call}", f"The answer is 1+{call}", r"\boxed{exit()}"):
-        assert grade(text, "1") == 0.0
-    assert not mark.exists()
+        assert grade(text, "7") == 0.0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_workers_end_with_their_process():
-    code = "import rewards.accuracy.reward as a, rewards.accuracy.equality as j; a.grade(r'\\boxed{\\sqrt{4}}', '2'); "
-    code += "print([w.process.pid for w in j._pool.workers if w.process])"
+    code = "import psutil, rewards.accuracy.reward as a; a.grade(r'\\boxed{\\sqrt{4}}', '2'); "
+    code += "print([child.pid for child in psutil.Process().children()])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )

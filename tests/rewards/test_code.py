@@ -71,36 +71,25 @@ def test_extract_is_linear():
     assert extract_code("```\n" * 200_000) == "\n"
 
 
-@pytest.mark.parametrize(
-    ("value", "tests"),
-    [
-        (["assert f() == 1"], CodeTests(asserts=("assert f() == 1",))),
-        ([{"input": "1", "output": "2"}], CodeTests(inputs=("1",), outputs=("2",))),
-        ({"input": ["1"], "output": ["2"]}, CodeTests(inputs=("1",), outputs=("2",))),
-        ({"inputs": ["1"], "outputs": ["2"], "asserts": None}, CodeTests(inputs=("1",), outputs=("2",))),
-        ('{"asserts": ["assert f()"], "setup": "x = 1"}', CodeTests(asserts=("assert f()",), setup="x = 1")),
-        ({"check": "c", "entry_point": "f", "header": "h"}, CodeTests((), (), (), "h", "c", "f", "h")),
-    ],
-)
+@pytest.mark.parametrize(("value", "tests"), [
+    (["assert f() == 1"], CodeTests(asserts=("assert f() == 1",))),
+    ([{"input": "1", "output": "2"}], CodeTests(inputs=("1",), outputs=("2",))),
+    ({"input": ["1"], "output": ["2"]}, CodeTests(inputs=("1",), outputs=("2",))),
+    ({"inputs": ["1"], "outputs": ["2"], "asserts": None}, CodeTests(inputs=("1",), outputs=("2",))),
+    ('{"asserts": ["assert f()"], "setup": "x = 1"}', CodeTests(asserts=("assert f()",), setup="x = 1")),
+    ({"check": "c", "entry_point": "f", "header": "h"}, CodeTests((), (), (), "h", "c", "f", "h")),
+])  # fmt: skip
 def test_read_tests(value, tests):
     assert read_tests(value) == tests
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (None, "missing"),
-        ([], "there are none"),
-        ({"asserts": []}, "there are none"),
-        ({"inputs": ["1"], "outputs": []}, "equally many"),
-        ({"asserts": "assert f()"}, "list of strings"),
-        ({"test_list": ["assert f()"]}, "keys test_list"),
-        (["assert f()", 3], "a list holds either"),
-        ("assert f()", "not JSON"),
-        (3, "int is no form"),
-        ({"check": 1, "entry_point": "f"}, "check is a string"),
-    ],
-)
+@pytest.mark.parametrize(("value", "message"), [
+    (None, "missing"), ([], "there are none"), ({"asserts": []}, "there are none"),
+    ({"inputs": ["1"], "outputs": []}, "equally many"), ({"asserts": "assert f()"}, "list of strings"),
+    ({"test_list": ["assert f()"]}, "keys test_list"), (["assert f()", 3], "a list holds either"),
+    ("assert f()", "not JSON"), (3, "int is no form"),
+    ({"check": 1, "entry_point": "f"}, "check is a string"),
+])  # fmt: skip
 def test_tests_that_cannot_be_read(value, message):
     assert message in score(ADD, value)
 
@@ -161,32 +150,23 @@ def test_values_that_pass(code, test):
     assert score(code, [test]) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("code", "test"),
-    [
-        ("def f(): return (i for i in [1])", "assert f() == [1]"),
-        ("def f(): return True", "assert f() == 'True'"),
-        ("import math\nmath.isclose = lambda *a: True\ndef f(): return 7", "assert math.isclose(f(), 0.3)"),
-        ("abs = lambda x: 0\ndef f(): return 7", "assert abs(f() - 1) < 1e-6"),
-        ("def f(): raise StopIteration", "assert all(map(lambda x: f() == x, [1, 2]))"),
-        ("def f(): raise NameError('x')", "assert f() == 1"),
-        ("def f(): raise SystemExit", "assert f() == 1"),
-        ("def f(x): x.clear(); return 0", "x = [1, 2]\nassert f(x) == sum(x)"),
-    ],
-)
+@pytest.mark.parametrize(("code", "test"), [
+    ("def f(): return (i for i in [1])", "assert f() == [1]"), ("def f(): return True", "assert f() == 'True'"),
+    ("import math\nmath.isclose = lambda *a: True\ndef f(): return 7", "assert math.isclose(f(), 0.3)"),
+    ("abs = lambda x: 0\ndef f(): return 7", "assert abs(f() - 1) < 1e-6"),
+    ("def f(): raise StopIteration", "assert all(map(lambda x: f() == x, [1, 2]))"),
+    ("def f(): raise NameError('x')", "assert f() == 1"), ("def f(): raise SystemExit", "assert f() == 1"),
+    ("def f(x): x.clear(); return 0", "x = [1, 2]\nassert f(x) == sum(x)"),
+])  # fmt: skip
 def test_values_that_fail(code, test):
     assert score(code, [test]) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("test", "message"),
-    [
-        ("assert f( ==", "SyntaxError"),
-        ("import no_such_module\nassert f() == 1", "no_such_module"),
-        ("assert f(lambda x: x) == 1", "cannot pass a function"),
-        ("del x\nassert f() == 1", "NameError"),
-    ],
-)
+@pytest.mark.parametrize(("test", "message"), [
+    ("assert f( ==", "SyntaxError"),
+    ("import no_such_module\nassert f() == 1", "no_such_module"),
+    ("assert f(lambda x: x) == 1", "cannot pass a function"), ("del x\nassert f() == 1", "NameError"),
+])  # fmt: skip
 def test_broken_tests_give_no_verdict(test, message):
     assert message in score("def f(*a): return 1", [test])
 
@@ -200,19 +180,14 @@ def check(candidate):
 """
 
 
-@pytest.mark.parametrize(
-    ("code", "value"),
-    [
-        ("    return x / double(1)", 1.0),
-        ("return x / double(1)", 1.0),  # the body without its indentation
-        ("def half(x):\n    return math.floor(x) / 2", 1.0),  # the header's imports are there
-        ("from __future__ import annotations\ndef half(x: Any): return x / 2", 1.0),
-        ("half = lambda x: x / 2", 1.0),
-        ("    return x", 0.0),
-        ("def double(x): return 0\ndef half(x): return 0", 0.0),  # the test's helper is the header's
-        ("def check(candidate): pass\ndef half(x): return 0", 0.0),
-    ],
-)
+@pytest.mark.parametrize(("code", "value"), [
+    ("    return x / double(1)", 1.0), ("return x / double(1)", 1.0),  # the body without its indentation
+    ("def half(x):\n    return math.floor(x) / 2", 1.0),  # the header's imports are there
+    ("from __future__ import annotations\ndef half(x: Any): return x / 2", 1.0), ("half = lambda x: x / 2", 1.0),
+    ("    return x", 0.0),
+    ("def double(x): return 0\ndef half(x): return 0", 0.0),  # the test's helper is the header's
+    ("def check(candidate): pass\ndef half(x): return 0", 0.0),
+])  # fmt: skip
 def test_check_with_header(code, value):
     assert score(code, {"check": CHECK, "entry_point": "half", "header": HEADER}) == value
 
@@ -247,14 +222,10 @@ def test_rows_of_known_sets():
 
 
 @pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
-@pytest.mark.parametrize(
-    ("name", "prepare", "tasks"),
-    [
-        ("humaneval", humaneval_row, [f"HumanEval/{n}" for n in (0, 32, 33, 38, 53, 56, 129, 151)]),
-        ("mbpp", mbpp_row, [1, 126, 367, 533, 596, 601, 927]),
-        ("mbpp_sanitized", mbpp_row, [2, 126, 596, 737, 82]),
-    ],
-)
+@pytest.mark.parametrize(("name", "prepare", "tasks"), [
+    ("humaneval", humaneval_row, [f"HumanEval/{n}" for n in (0, 32, 33, 38, 53, 56, 129, 151)]),
+    ("mbpp", mbpp_row, [1, 126, 367, 533, 596, 601, 927]), ("mbpp_sanitized", mbpp_row, [2, 126, 596, 737, 82]),
+])  # fmt: skip
 def test_reference_solutions(name, prepare, tasks):
     """A sample with the unusual ones; benchmarks/code_reward.py runs all."""
     rows = [prepare(row) for row in rows_of(f"sets/{name}.jsonl") if row["task_id"] in tasks]

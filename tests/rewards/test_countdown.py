@@ -17,41 +17,18 @@ from rewards.countdown import countdown_reward, countdown_row, find_expression, 
 needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 
 
-@pytest.mark.parametrize(
-    ("expression", "expected"),
-    [
-        ("(6 - 2) * 5 + 4", True),
-        ("(6 − 2) × 5 + 4", True),
-        ("4+5*(6-2)", True),
-        ("(6 - 2) * 5 + 4 = 24", True),
-        ("(6 - 2) * 5 + 4 = 25", False),
-        ("24 = (6 - 2) * 5 + 4", False),
-        ("(6 - 2) * 5 + 4 = 24 = 24", False),
-        ("-2 * 5 + 6 * 5 + 4", False),  # 5 twice
-        ("4 - -5 * (6 - 2)", True),
-        ("$(6 - 2) \\times 5 + 4$.", True),
-        (r"\left(6 - 2\right) \cdot 5 + 4", True),
-        (r"\(4 \div \frac{2}{6} + 5\)", False),  # 17
-        ("(6-2)*5", False),
-        ("24", False),
-        ("", False),
-        ("=24", False),
-        ("(6 - 2) * 5 + 4 * 1", False),
-        ("(6 - 2) * 5 + 0 + 4", False),
-        ("(6 - 2) * 5 + 4.0", False),
-        ("(6 - 2) * 05 + 4", False),
-        ("6 - 2 5 + 4", False),
-        ("(6 - 2) ** 5 // 4", False),
-        ("(6 - 2)(5 + 4)", False),
-        ("(6 - 2) * 5 + 4; 1", False),
-        ("(6 - 2) * 5 + 4 # so", False),
-        ("[6 - 2] * 5 + 4", False),
-        ("6 / (5 - 4 - 1 / 2)", False),
-        ("max(6 - 2, 1) * 5 + 4", False),
-        ("(６ - 2) * 5 + 4", False),
-        ("(6 - 2) * 5 + 4²", False),
-    ],
-)
+@pytest.mark.parametrize(("expression", "expected"), [
+    ("(6 - 2) * 5 + 4", True), ("(6 − 2) × 5 + 4", True), ("4+5*(6-2)", True), ("(6 - 2) * 5 + 4 = 24", True),
+    ("(6 - 2) * 5 + 4 = 25", False), ("24 = (6 - 2) * 5 + 4", False), ("(6 - 2) * 5 + 4 = 24 = 24", False),
+    ("-2 * 5 + 6 * 5 + 4", False),  # 5 twice
+    ("4 - -5 * (6 - 2)", True), ("$(6 - 2) \\times 5 + 4$.", True), (r"\left(6 - 2\right) \cdot 5 + 4", True),
+    (r"\(4 \div \frac{2}{6} + 5\)", False),  # 17
+    ("(6-2)*5", False), ("24", False), ("", False), ("=24", False), ("(6 - 2) * 5 + 4 * 1", False),
+    ("(6 - 2) * 5 + 0 + 4", False), ("(6 - 2) * 5 + 4.0", False), ("(6 - 2) * 05 + 4", False), ("6 - 2 5 + 4", False),
+    ("(6 - 2) ** 5 // 4", False), ("(6 - 2)(5 + 4)", False), ("(6 - 2) * 5 + 4; 1", False),
+    ("(6 - 2) * 5 + 4 # so", False), ("[6 - 2] * 5 + 4", False), ("6 / (5 - 4 - 1 / 2)", False),
+    ("max(6 - 2, 1) * 5 + 4", False), ("(６ - 2) * 5 + 4", False), ("(6 - 2) * 5 + 4²", False),
+])  # fmt: skip
 def test_by_the_rules(expression, expected):
     assert solves(expression, [2, 4, 5, 6], 24) is expected
     assert countdown_reward([f"<answer>{expression}</answer>"], [24], [[2, 4, 5, 6]]) == [float(expected)]
@@ -72,20 +49,13 @@ def test_every_number_or_some_of_them():
     assert countdown_reward([text], [24], [[2, 4, 6]], use_all=False) == [1.0]
 
 
-@pytest.mark.parametrize(
-    ("text", "expression"),
-    [
-        ("<answer>1+2</answer>", "1+2"),
-        ("<think>1+1 <answer>9</answer></think> <answer>1+2</answer> ok", "1+2"),
-        ("<answer>9</answer> no: <answer>1+2</answer>", "1+2"),
-        (r"<answer>\boxed{1+2}</answer>", "1+2"),
-        (r"so \boxed{9}, no, \boxed{1+2}", "1+2"),
-        ("1+2", None),
-        ("1+2</answer>", None),
-        ("<answer>1+2", None),
-        (r"<think>\boxed{1+2}</think> done", None),
-    ],
-)
+@pytest.mark.parametrize(("text", "expression"), [
+    ("<answer>1+2</answer>", "1+2"),
+    ("<think>1+1 <answer>9</answer></think> <answer>1+2</answer> ok", "1+2"),
+    ("<answer>9</answer> no: <answer>1+2</answer>", "1+2"), (r"<answer>\boxed{1+2}</answer>", "1+2"),
+    (r"so \boxed{9}, no, \boxed{1+2}", "1+2"), ("1+2", None), ("1+2</answer>", None), ("<answer>1+2", None),
+    (r"<think>\boxed{1+2}</think> done", None),
+])  # fmt: skip
 def test_where_the_expression_stands(text, expression):
     assert find_expression(text) == expression
     assert countdown_reward([[{"role": "assistant", "content": text}]], [3], [[1, 2]]) == [
@@ -93,18 +63,10 @@ def test_where_the_expression_stands(text, expression):
     ]
 
 
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "(" * 499,
-        "(" * 230 + "1" + ")" * 230,
-        "-" * 499 + "1",
-        "1" * 499,
-        "9**9**9**9",
-        r"\frac{" * 80,
-        "1+" * 249 + "1",
-    ],
-)
+@pytest.mark.parametrize("expression", [
+    "(" * 499, "(" * 230 + "1" + ")" * 230, "-" * 499 + "1", "1" * 499, "9**9**9**9", r"\frac{" * 80,
+    "1+" * 249 + "1",
+])  # fmt: skip
 def test_nothing_is_too_deep(expression):
     assert not solves(expression, [1, 1], 7)
     assert not solves(expression, [9] * 4, 7)

@@ -21,33 +21,19 @@ from rewards.language.words import SCRIPTS, scripts_of
 needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 
 THINK = [
-    ("<think>r</think>5", 1.0),
-    (" \n<think>r</think>\n\n5", 1.0),
-    ("<think></think>5", 1.0),
-    ("<think>a <b> c</think>5", 1.0),
-    ("r</think>5", 0.0),
-    ("<think>r 5", 0.0),
-    ("<think>r</think>", 0.0),
-    ("<think>r</think> \u200b\n", 0.0),
-    ("pre <think>r</think>5", 0.0),
-    ("<think>a<think>b</think></think>5", 0.0),
-    ("<think>a</think>5<think>b</think>", 0.0),
-    ("</think>r<think>5", 0.0),
-    ("< think>r</think>5", 0.0),
-    ("", 0.0),
+    ("<think>r</think>5", 1.0), (" \n<think>r</think>\n\n5", 1.0), ("<think></think>5", 1.0),
+    ("<think>a <b> c</think>5", 1.0), ("r</think>5", 0.0), ("<think>r 5", 0.0), ("<think>r</think>", 0.0),
+    ("<think>r</think> \u200b\n", 0.0), ("pre <think>r</think>5", 0.0), ("<think>a<think>b</think></think>5", 0.0),
+    ("<think>a</think>5<think>b</think>", 0.0), ("</think>r<think>5", 0.0), ("< think>r</think>5", 0.0), ("", 0.0),
     ("<think>" * 20_000, 0.0),
-]
+]  # fmt: skip
 ANSWER = [
-    ("<think>r</think><answer>5</answer>", 1.0),
-    ("<think>r</think>\n<answer>\n5\n</answer>\n", 1.0),
-    ("<think>r</think>5", 0.0),
-    ("<think>r</think><answer> </answer>", 0.0),
-    ("<think>r</think><answer>5</answer> and more", 0.0),
-    ("<think>r</think>so <answer>5</answer>", 0.0),
-    ("<think>r</think><answer>5</answer><answer>6</answer>", 0.0),
-    ("<think>r</answer><answer>5</think>", 0.0),
+    ("<think>r</think><answer>5</answer>", 1.0), ("<think>r</think>\n<answer>\n5\n</answer>\n", 1.0),
+    ("<think>r</think>5", 0.0), ("<think>r</think><answer> </answer>", 0.0),
+    ("<think>r</think><answer>5</answer> and more", 0.0), ("<think>r</think>so <answer>5</answer>", 0.0),
+    ("<think>r</think><answer>5</answer><answer>6</answer>", 0.0), ("<think>r</answer><answer>5</think>", 0.0),
     ("<answer>5</answer><think>r</think>", 0.0),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "expected"), THINK)
@@ -61,17 +47,12 @@ def test_think_and_answer(text, expected):
     assert format_reward([text], answer_tag="answer") == [expected]
 
 
-@pytest.mark.parametrize(
-    ("text", "strict", "lenient"),
-    [
-        ("<think>r</think><answer>5</answer>", 1.0, 1.0),
-        ("Well. <think>r</think> so <answer>5</answer> Bye.", 0.0, 1.0),
-        ("<answer>5</answer><think>r</think>", 0.0, 0.0),
-        ("<think>r</think><answer>5</answer><answer>6</answer>", 0.0, 0.0),
-        ("<think>r<answer>5</think></answer>", 0.0, 0.0),
-        ("<think>r</think> so <answer> </answer>", 0.0, 0.0),
-    ],
-)
+@pytest.mark.parametrize(("text", "strict", "lenient"), [
+    ("<think>r</think><answer>5</answer>", 1.0, 1.0),
+    ("Well. <think>r</think> so <answer>5</answer> Bye.", 0.0, 1.0), ("<answer>5</answer><think>r</think>", 0.0, 0.0),
+    ("<think>r</think><answer>5</answer><answer>6</answer>", 0.0, 0.0),
+    ("<think>r<answer>5</think></answer>", 0.0, 0.0), ("<think>r</think> so <answer> </answer>", 0.0, 0.0),
+])  # fmt: skip
 def test_text_outside_of_the_tags(text, strict, lenient):
     assert format_reward([text], answer_tag="answer") == [strict]
     assert format_reward([text], answer_tag="answer", strict=False) == [lenient]
@@ -81,18 +62,10 @@ def test_text_before_the_thinking():
     assert format_reward(["Well. <think>r</think>5"], strict=False) == [1.0]
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("```python\nx = 1\n```", 1.0),
-        ("First:\n```Python \nx = 1\n```\nDone.", 1.0),
-        ("```python\nx = 1", 0.0),
-        ("```python\n\n```", 0.0),
-        ("```\nx = 1\n```", 0.0),
-        ("```python3\nx = 1\n```", 0.0),
-        ("x = 1", 0.0),
-    ],
-)
+@pytest.mark.parametrize(("answer", "expected"), [
+    ("```python\nx = 1\n```", 1.0), ("First:\n```Python \nx = 1\n```\nDone.", 1.0), ("```python\nx = 1", 0.0),
+    ("```python\n\n```", 0.0), ("```\nx = 1\n```", 0.0), ("```python3\nx = 1\n```", 0.0), ("x = 1", 0.0),
+])  # fmt: skip
 def test_an_answer_in_code(answer, expected):
     assert format_reward([f"<think>r</think>{answer}"], code="python") == [expected]
     assert format_reward(
@@ -113,20 +86,15 @@ def test_tags_and_steps_in_part():
 OPENED, WHOLE = "r</think>5", "<think>r</think>5"
 
 
-@pytest.mark.parametrize(
-    ("options", "scores"),
-    [
-        ({}, [0.0, 1.0]),
-        ({"opened": True}, [1.0, 0.0]),
-        ({"prefill": ["<|assistant|>\n<think>\n"] * 2}, [1.0, 0.0]),
-        ({"prefill": ["<|assistant|>\n"] * 2}, [0.0, 1.0]),
-        ({"prompts": ["Q <think>\n"] * 2}, [1.0, 0.0]),
-        ({"prompts": ["Use <think> tags. A:"] * 2}, [0.0, 1.0]),
-        ({"prompts": [[{"role": "user", "content": "<think>"}]] * 2}, [0.0, 1.0]),
-        ({"prompts": [[{"role": "assistant", "content": "<think>"}]] * 2}, [1.0, 0.0]),
-        ({"prompts": ["Q <think>"] * 2, "opened": False}, [0.0, 1.0]),
-    ],
-)
+@pytest.mark.parametrize(("options", "scores"), [
+    ({}, [0.0, 1.0]), ({"opened": True}, [1.0, 0.0]),
+    ({"prefill": ["<|assistant|>\n<think>\n"] * 2}, [1.0, 0.0]), ({"prefill": ["<|assistant|>\n"] * 2}, [0.0, 1.0]),
+    ({"prompts": ["Q <think>\n"] * 2}, [1.0, 0.0]),
+    ({"prompts": ["Use <think> tags. A:"] * 2}, [0.0, 1.0]),
+    ({"prompts": [[{"role": "user", "content": "<think>"}]] * 2}, [0.0, 1.0]),
+    ({"prompts": [[{"role": "assistant", "content": "<think>"}]] * 2}, [1.0, 0.0]),
+    ({"prompts": ["Q <think>"] * 2, "opened": False}, [0.0, 1.0]),
+])  # fmt: skip
 def test_templates_that_open_the_thinking(options, scores):
     assert format_reward([OPENED, WHOLE], **options) == scores
 
@@ -169,22 +137,14 @@ def test_words(text, words):
     assert dict(count_words(text)) == words
 
 
-@pytest.mark.parametrize(
-    ("text", "language", "expected"),
-    [
-        ("<think>two plus two</think>สี่", "en", 1.0),
-        ("<think>two สาม</think>five", "th", 0.5),
-        ("<think>two plus สาม</think>", "en", 2 / 3),
-        ("<think>12 + 3 = 15</think>fifteen", "en", 0.0),
-        ("<think></think>five", "en", 0.0),
-        ("<think>deux plus trois", "fr", 1.0),  # never closed
-        ("สอง บวก</think>two", "th", 1.0),  # opened by the template
-        ("因为二加三等于五", "zh", 1.0),
-        ("因为二加三等于五", "ja", 0.0),
-        ("答えは5です。", "ja", 1.0),
-        ("two", "zh-TW", 0.0),
-    ],
-)
+@pytest.mark.parametrize(("text", "language", "expected"), [
+    ("<think>two plus two</think>สี่", "en", 1.0), ("<think>two สาม</think>five", "th", 0.5),
+    ("<think>two plus สาม</think>", "en", 2 / 3), ("<think>12 + 3 = 15</think>fifteen", "en", 0.0),
+    ("<think></think>five", "en", 0.0), ("<think>deux plus trois", "fr", 1.0),  # never closed
+    ("สอง บวก</think>two", "th", 1.0),  # opened by the template
+    ("因为二加三等于五", "zh", 1.0), ("因为二加三等于五", "ja", 0.0), ("答えは5です。", "ja", 1.0),
+    ("two", "zh-TW", 0.0),
+])  # fmt: skip
 def test_consistency(text, language, expected):
     assert language_consistency([text], language=language) == [pytest.approx(expected)]
 
@@ -213,28 +173,20 @@ def test_unknown_or_missing_language():
         language_consistency(["two"])
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("so ℝ and 𝑥 and 𝒜𝓑 in ℏ, 5 µ", {"LATIN": 4}),
-        ("п'ять яблук", {"CYRILLIC": 2}),
-        ("Oʻzbek tili", {"LATIN": 2}),
-        (r"we \[ have \[ x + abc \] it", {"LATIN": 3}),
-        (r"so \begin{align} abc \begin{cases} def \end{cases} \end{align} done", {"LATIN": 2}),
-    ],
-)
+@pytest.mark.parametrize(("text", "words"), [
+    ("so ℝ and 𝑥 and 𝒜𝓑 in ℏ, 5 µ", {"LATIN": 4}), ("п'ять яблук", {"CYRILLIC": 2}), ("Oʻzbek tili", {"LATIN": 2}),
+    (r"we \[ have \[ x + abc \] it", {"LATIN": 3}),
+    (r"so \begin{align} abc \begin{cases} def \end{cases} \end{align} done", {"LATIN": 2}),
+])  # fmt: skip
 def test_signs_and_formulas_are_no_words(text, words):
     assert dict(count_words(text)) == words
 
 
-@pytest.mark.parametrize(
-    ("code", "scripts"),
-    [
-        *(("en", {"LATIN"}), ("en-GB", {"LATIN"}), ("sr", {"CYRILLIC"}), ("sr-Latn-RS", {"LATIN"})),
-        *(("zh_Hant", {"HAN"}), ("yue", {"HAN"}), ("uz-Cyrl", {"CYRILLIC"}), ("qqq-Latn", {"LATIN"})),
-        *(("dv", {"THAANA"}), ("ja", {"HAN", "HIRAGANA", "KATAKANA"})),
-    ],
-)
+@pytest.mark.parametrize(("code", "scripts"), [
+    *(("en", {"LATIN"}), ("en-GB", {"LATIN"}), ("sr", {"CYRILLIC"}), ("sr-Latn-RS", {"LATIN"})),
+    *(("zh_Hant", {"HAN"}), ("yue", {"HAN"}), ("uz-Cyrl", {"CYRILLIC"}), ("qqq-Latn", {"LATIN"})),
+    *(("dv", {"THAANA"}), ("ja", {"HAN", "HIRAGANA", "KATAKANA"})),
+])  # fmt: skip
 def test_scripts(code, scripts):
     assert scripts_of(code) == scripts
 

@@ -201,25 +201,13 @@ def test_applies_to():
 # ---- faults
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        status(429),
-        status(429, retry_after="0.05"),
-        status(500),
-        status(503, retry_after="nonsense"),
-        status(408),
-        Fault(502, b"<html>Bad gateway</html>", {"Content-Type": "text/html"}),
-        Fault(200, b"<html>Welcome</html>", {"Content-Type": "text/html"}),
-        Fault(200, b"\xff\xfe{garbage"),
-        Fault(200, b"[1, 2"),
-        Fault(200, b"{}"),
-        Fault(200, b'{"choices": []}'),
-        Fault(200, b'{"choices": [{"message": "text"}]}'),
-        Fault(200, b""),
-    ],
-    ids=lambda fault: f"{fault.status}-{fault.body[:20]!r}-{'after' if fault.headers else ''}",
-)
+@pytest.mark.parametrize("fault", [
+    status(429), status(429, retry_after="0.05"), status(500), status(503, retry_after="nonsense"), status(408),
+    Fault(502, b"<html>Bad gateway</html>", {"Content-Type": "text/html"}),
+    Fault(200, b"<html>Welcome</html>", {"Content-Type": "text/html"}), Fault(200, b"\xff\xfe{garbage"),
+    Fault(200, b"[1, 2"), Fault(200, b"{}"), Fault(200, b'{"choices": []}'),
+    Fault(200, b'{"choices": [{"message": "text"}]}'), Fault(200, b""),
+], ids=lambda fault: f"{fault.status}-{fault.body[:20]!r}-{'after' if fault.headers else ''}")  # fmt: skip
 def test_faults_are_retried_and_then_given_as_reason(fault):
     with serving(first(fault, times=2)) as server:
         assert judged(server, ["4"]) == ([1.0], {})
@@ -254,18 +242,13 @@ def test_timeouts(fault):
     assert time.monotonic() - started < PATIENCE
 
 
-@pytest.mark.parametrize(
-    ("reply", "told"),
-    [
-        ("The answer is right.", "no JSON object"),
-        (json.dumps({"verdict": "correct"}), "id: Field required"),
-        (json.dumps({"id": "000000000000", "analysis": "a", **RIGHT}), "the id of the verdict is not that"),
-        ("[" * 5000 + '{"a":' * 5000, "no JSON object"),
-        (said(None), "no JSON object"),
-        (said('{"id": "', "length"), r"cut at max_tokens=2048\), asked 3 times"),
-    ],
-    ids=["text", "bare", "other-id", "nested", "empty", "cut"],
-)
+@pytest.mark.parametrize(("reply", "told"), [
+    ("The answer is right.", "no JSON object"),
+    (json.dumps({"verdict": "correct"}), "id: Field required"),
+    (json.dumps({"id": "000000000000", "analysis": "a", **RIGHT}), "the id of the verdict is not that"),
+    ("[" * 5000 + '{"a":' * 5000, "no JSON object"), (said(None), "no JSON object"),
+    (said('{"id": "', "length"), r"cut at max_tokens=2048\), asked 3 times"),
+], ids=["text", "bare", "other-id", "nested", "empty", "cut"])  # fmt: skip
 def test_an_unreadable_verdict_is_asked_for_again(reply, told):
     with serving(first(reply)) as server:
         assert judged(server, ["5"]) == ([0.0], {})
@@ -525,13 +508,10 @@ def test_verdicts_are_found_in_reasoning_and_fences():
     wrong = json.dumps({**own, "verdict": "incorrect"})
     text = json.dumps(own)
     good = [
-        text,
-        f"```json\n{text}\n```",
-        f"<think>{wrong} or { {1} }</think>\n{text}",
-        f"At first {wrong} but then {text}. Done.",
-        f"{{ not json {text}",
+        text, f"```json\n{text}\n```", f"<think>{wrong} or { {1} }</think>\n{text}",
+        f"At first {wrong} but then {text}. Done.", f"{{ not json {text}",
         '{"id": "x", "analysis": "\\sqrt{2} = \\frac{4}{2}\nand so on", "verdict": "correct"}',
-    ]
+    ]  # fmt: skip
     for reply in good:
         assert read_verdict(reply, ReferenceVerdict, "x").verdict == "correct", reply
     for reply in (
@@ -601,35 +581,28 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(monkeypatch, caplog, tmp_
 URL = "http://localhost:8000/v1"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mode": "refrence"}, "reward 'judge': 'mode': Input should be 'reference', 'rubric' or 'pairwise', got"),
-        ({"base_url": None}, "'base_url'"),
-        ({"model": ""}, "'model'"),
-        ({"base_url": "localhost:8000"}, "base_url must be an address like"),
-        ({"base_url": "http://me:hunter2@host/v1"}, "base_url must not hold a user, a password"),
-        ({"base_url": "http://host/v1?api-key=hunter2"}, "must not hold .* a query"),
-        ({"key_env": "NO_SUCH_KEY"}, "key_env 'NO_SUCH_KEY' names no environment variable that is set"),
-        ({"key_env": "gsk_hunter2"}, r"key_env names no environment variable that is set \(give its name, not the key"),
-        ({"key_env": "BAD_KEY"}, "the value of 'BAD_KEY' has characters"),
-        ({"mode": "rubric"}, "mode rubric needs 'criteria'"),
-        ({"criteria": {"a": "b"}}, "'criteria' does nothing in mode reference"),
-        ({"mode": "rubric", "criteria": {"a": "b"}, "reference": "x"}, "'reference' does nothing in mode rubric"),
-        ({"seed": 1}, "'seed' does nothing in mode reference"),
-        ({"mode": "rubric", "criteria": {"a": None}}, "'criteria.a'"),
-        ({"mode": "pairwise"}, "mode pairwise needs 'reference'"),
-        ({"mode": "pairwise", "reference": "x", "votes": 3, "temperature": 1}, "'votes' must be even, not 3"),
-        ({"votes": 3}, "3 votes at temperature 0 are the same vote"),
-        ({"votes": True}, "'votes'.*must be a number"),
-        ({"concurrency": 0}, "'concurrency'"),
-        ({"timeout": "soon"}, "'timeout'"),
-        ({"max_seconds": 600}, "'max_seconds'.*less than 600"),
-        ({"part": "summary"}, "'part'"),
-        ({"applies_to": {"column": "x"}}, "applies_to must hold 'column' and 'values'"),
-        ({"applies_to": {"column": "x", "values": "open"}}, "'values' must be a list"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"), [
+    ({"mode": "refrence"}, "reward 'judge': 'mode': Input should be 'reference', 'rubric' or 'pairwise', got"),
+    ({"base_url": None}, "'base_url'"), ({"model": ""}, "'model'"),
+    ({"base_url": "localhost:8000"}, "base_url must be an address like"),
+    ({"base_url": "http://me:hunter2@host/v1"}, "base_url must not hold a user, a password"),
+    ({"base_url": "http://host/v1?api-key=hunter2"}, "must not hold .* a query"),
+    ({"key_env": "NO_SUCH_KEY"}, "key_env 'NO_SUCH_KEY' names no environment variable that is set"),
+    ({"key_env": "gsk_hunter2"}, r"key_env names no environment variable that is set \(give its name, not the key"),
+    ({"key_env": "BAD_KEY"}, "the value of 'BAD_KEY' has characters"),
+    ({"mode": "rubric"}, "mode rubric needs 'criteria'"),
+    ({"criteria": {"a": "b"}}, "'criteria' does nothing in mode reference"),
+    ({"mode": "rubric", "criteria": {"a": "b"}, "reference": "x"}, "'reference' does nothing in mode rubric"),
+    ({"seed": 1}, "'seed' does nothing in mode reference"),
+    ({"mode": "rubric", "criteria": {"a": None}}, "'criteria.a'"),
+    ({"mode": "pairwise"}, "mode pairwise needs 'reference'"),
+    ({"mode": "pairwise", "reference": "x", "votes": 3, "temperature": 1}, "'votes' must be even, not 3"),
+    ({"votes": 3}, "3 votes at temperature 0 are the same vote"), ({"votes": True}, "'votes'.*must be a number"),
+    ({"concurrency": 0}, "'concurrency'"), ({"timeout": "soon"}, "'timeout'"),
+    ({"max_seconds": 600}, "'max_seconds'.*less than 600"), ({"part": "summary"}, "'part'"),
+    ({"applies_to": {"column": "x"}}, "applies_to must hold 'column' and 'values'"),
+    ({"applies_to": {"column": "x", "values": "open"}}, "'values' must be a list"),
+])  # fmt: skip
 def test_wrong_options(options, message, monkeypatch):
     monkeypatch.setenv("BAD_KEY", "hunter2 ü")
     kwargs = {"base_url": URL, "model": "m", **options}

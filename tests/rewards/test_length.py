@@ -30,21 +30,10 @@ needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set
 RIGHT, WRONG = r"so \boxed{7}", r"so \boxed{8}"
 
 
-@pytest.mark.parametrize(
-    ("tokens", "cache", "expected"),
-    [
-        (0, 50, 0.0),
-        (150, 50, 0.0),
-        (151, 50, -0.02),
-        (175, 50, -0.5),
-        (200, 50, -1.0),
-        (201, 50, -1.0),
-        (5000, 50, -1.0),
-        (200, 0, 0.0),
-        (201, 0, -1.0),
-        (1, 200, -0.005),
-    ],
-)
+@pytest.mark.parametrize(("tokens", "cache", "expected"), [
+    (0, 50, 0.0), (150, 50, 0.0), (151, 50, -0.02), (175, 50, -0.5), (200, 50, -1.0), (201, 50, -1.0),
+    (5000, 50, -1.0), (200, 0, 0.0), (201, 0, -1.0), (1, 200, -0.005),
+])  # fmt: skip
 def test_overlong(tokens, cache, expected):
     assert overlong_penalty(["a" * tokens], [[1] * tokens], max_length=200, cache=cache) == [pytest.approx(expected)]
 
@@ -61,17 +50,13 @@ def test_a_text_without_its_tokens_is_not_taken_for_a_short_one():
     assert length_reward(["?"] * 2, [RIGHT] * 2, ["7"] * 2, [[], [1]]) == [None, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "give `kwargs: {max_length: ...}`"),
-        ({"max_length": 10}, "give `kwargs: {cache: ...}`"),
-        ({"max_length": 0, "cache": 0}, "max_length is a whole number from 1 on, not 0"),
-        ({"max_length": 10.0, "cache": 1}, "max_length is a whole number from 1 on, not 10.0"),
-        ({"max_length": 10, "cache": -1}, "cache is a whole number from 0 on, not -1"),
-        ({"max_length": 10, "cache": 11}, r"cache \(11\) is more than max_length \(10\)"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"), [
+    ({}, "give `kwargs: {max_length: ...}`"), ({"max_length": 10}, "give `kwargs: {cache: ...}`"),
+    ({"max_length": 0, "cache": 0}, "max_length is a whole number from 1 on, not 0"),
+    ({"max_length": 10.0, "cache": 1}, "max_length is a whole number from 1 on, not 10.0"),
+    ({"max_length": 10, "cache": -1}, "cache is a whole number from 0 on, not -1"),
+    ({"max_length": 10, "cache": 11}, r"cache \(11\) is more than max_length \(10\)"),
+])  # fmt: skip
 def test_wrong_options_of_overlong(options, message):
     with pytest.raises(UserError, match=f"reward 'overlong': {message}"):
         overlong_penalty([], [], **options)
@@ -114,20 +99,12 @@ def test_length_is_judged_within_a_prompt():
     assert length_reward(["a"] * 2, [RIGHT, WRONG], ["7"] * 2, [[1] * 5] * 2) == [0.0, 0.0]
 
 
-@pytest.mark.parametrize(
-    ("text", "size", "expected"),
-    [
-        ("", 1, 0.0),
-        ("go", 2, 0.0),
-        ("go Go GO", 1, -2 / 3),
-        ("add two, add two, add two,", 2, -3 / 5),
-        ("one two three four five six", 3, 0.0),
-        ("加" * 9, 1, -7 / 8),  # a word is two letters: eight pairs, all the same
-        ("一二三四五六", 2, 0.0),
-        ("ก้" * 8, 1, -4 / 5),  # a word is four letters, marks not counted: five runs of four
-        ("ok 加加加 ok", 1, -2 / 5),  # ok, 加加, 加加, 加 ok, ok
-    ],
-)
+@pytest.mark.parametrize(("text", "size", "expected"), [
+    ("", 1, 0.0), ("go", 2, 0.0), ("go Go GO", 1, -2 / 3), ("add two, add two, add two,", 2, -3 / 5),
+    ("one two three four five six", 3, 0.0), ("加" * 9, 1, -7 / 8),  # a word is two letters: eight pairs, all the same
+    ("一二三四五六", 2, 0.0), ("ก้" * 8, 1, -4 / 5),  # a word is four letters, marks not counted: five runs of four
+    ("ok 加加加 ok", 1, -2 / 5),  # ok, 加加, 加加, 加 ok, ok
+])  # fmt: skip
 def test_repetition(text, size, expected):
     assert repetition_penalty([text], ngram_size=size) == [pytest.approx(expected)]
 
@@ -145,16 +122,11 @@ def test_repetition_of_tokens():
     assert repr(repetition_penalty(["a b c"])) == "[0.0]"  # not -0.0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"ngram_size": 0}, "ngram_size is a whole number from 1 on"),
-        ({"ngram_size": 1.5}, "ngram_size is a whole number from 1 on"),
-        ({"max_penalty": 1.0}, "not positive: 1.0"),
-        ({"unit": "letters"}, "unit is words or tokens, not 'letters'"),
-        ({"unit": "tokens"}, "needs completion_ids"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"), [
+    ({"ngram_size": 0}, "ngram_size is a whole number from 1 on"),
+    ({"ngram_size": 1.5}, "ngram_size is a whole number from 1 on"), ({"max_penalty": 1.0}, "not positive: 1.0"),
+    ({"unit": "letters"}, "unit is words or tokens, not 'letters'"), ({"unit": "tokens"}, "needs completion_ids"),
+])  # fmt: skip
 def test_wrong_options_of_repetition(options, message):
     with pytest.raises(UserError, match=message):
         repetition_penalty(["a"], **options)
@@ -191,16 +163,12 @@ def test_from_a_config_through_the_scoring_layer():
     assert (second["overlong"], second["length"], second["countdown"]) == (-1.0, -0.5, 0.0)
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        {"fn": "overlong", "kwargs": {"max_length": 4, "cache": 2}},
-        {"fn": "cosine_length", "kwargs": {"max_length": 4}},
-        {"fn": "language", "kwargs": {"language": "fr", "detect": True}},
-        {"fn": "repetition", "kwargs": {"unit": "tokens"}},
-        *({"fn": name} for name in ("length", "tag_count", "reasoning_steps", "countdown", "format")),
-    ],
-)
+@pytest.mark.parametrize("spec", [
+    {"fn": "overlong", "kwargs": {"max_length": 4, "cache": 2}}, {"fn": "cosine_length", "kwargs": {"max_length": 4}},
+    {"fn": "language", "kwargs": {"language": "fr", "detect": True}},
+    {"fn": "repetition", "kwargs": {"unit": "tokens"}},
+    *({"fn": name} for name in ("length", "tag_count", "reasoning_steps", "countdown", "format")),
+])  # fmt: skip
 def test_a_config_with_it_passes_the_checks_before_a_run(spec, tmp_path):
     check_reward(RewardConfig(**spec), tmp_path)
 
@@ -242,13 +210,11 @@ def _verdict(row: dict[str, Any]) -> Any:
     if kind in ("cosine_scaled", "length"):
         return _by_length(row, options)
     forms: dict[str, Any] = {
-        "format_think": format_reward,
-        "format_think_messages": format_reward,
+        "format_think": format_reward, "format_think_messages": format_reward,
         "format_think_answer": lambda texts: format_reward(texts, answer_tag="answer"),
         "code_format": lambda texts: format_reward(texts, answer_tag="answer", code=options["language"]),
-        "tag_count": tag_count,
-        "reasoning_steps": reasoning_steps,
-    }
+        "tag_count": tag_count, "reasoning_steps": reasoning_steps,
+    }  # fmt: skip
     return forms[kind]([text])[0]
 
 
@@ -281,18 +247,9 @@ def _agrees(row: dict[str, Any], value: Any) -> bool:
 
 
 KINDS = [
-    "format_think",
-    "format_think_answer",
-    "format_think_messages",
-    "tag_count",
-    "code_format",
-    "reasoning_steps",
-    "length",
-    "cosine_scaled",
-    "repetition",
-    "soft_overlong",
-    "think_parse",
-]
+    "format_think", "format_think_answer", "format_think_messages", "tag_count", "code_format", "reasoning_steps",
+    "length", "cosine_scaled", "repetition", "soft_overlong", "think_parse",
+]  # fmt: skip
 
 
 @needs_data
@@ -346,18 +303,8 @@ def test_adversarial_cases(kind):
 
 
 FRAGMENTS = [
-    "<think>",
-    "</think>",
-    "<answer>",
-    "</answer>",
-    "\\boxed{",
-    "}",
-    "(",
-    "1/0",
-    "\\frac{",
-    "\\[",
-    "\\begin{a}",
-]
+    "<think>", "</think>", "<answer>", "</answer>", "\\boxed{", "}", "(", "1/0", "\\frac{", "\\[", "\\begin{a}",
+]  # fmt: skip
 FRAGMENTS += ["```", "$", "3+4", "=7", "ส้ม", "加", "ок", "don't", "\n", ". ", "Step 1:", "\ud800", "\x00", "ʻ", "𝑥"]
 
 

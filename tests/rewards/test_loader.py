@@ -69,20 +69,16 @@ def test_own_rewards(own_module):
     assert values(load_reward(lambda completions: [2] * len(completions)), ["x"]) == [2.0]
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("acuracy", r"reward 'acuracy': no such name \(did you mean 'accuracy'\?\)"),
-        ("no_such_module.f", "no module named 'no_such_module'"),
-        ("my_rewards_file.Countr", r"has no 'Countr' \(did you mean 'Counter'\?\)"),
-        ("my_rewards_file.value", "int is not a function or a class"),
-        ("my_broken_file.f", "ZeroDivisionError: division by zero"),
-        ({"fn": "accuracy", "kwargs": {"strct": True}}, r"no option 'strct' \(did you mean 'strict'\?\)"),
-        ({"fn": "accuracy", "wight": 1}, r"unknown key 'wight' \(did you mean 'weight'\?\)"),
-        ({"weight": 1}, "'fn' is missing"),
-        ("my_rewards_file.Counter", "'letter' is required"),
-    ],
-)
+@pytest.mark.parametrize(("spec", "message"), [
+    ("acuracy", r"reward 'acuracy': no such name \(did you mean 'accuracy'\?\)"),
+    ("no_such_module.f", "no module named 'no_such_module'"),
+    ("my_rewards_file.Countr", r"has no 'Countr' \(did you mean 'Counter'\?\)"),
+    ("my_rewards_file.value", "int is not a function or a class"),
+    ("my_broken_file.f", "ZeroDivisionError: division by zero"),
+    ({"fn": "accuracy", "kwargs": {"strct": True}}, r"no option 'strct' \(did you mean 'strict'\?\)"),
+    ({"fn": "accuracy", "wight": 1}, r"unknown key 'wight' \(did you mean 'weight'\?\)"),
+    ({"weight": 1}, "'fn' is missing"), ("my_rewards_file.Counter", "'letter' is required"),
+])  # fmt: skip
 def test_wrong_specs_name_the_culprit(own_module, spec, message):
     with pytest.raises(UserError, match=message):
         load_reward(spec)
@@ -167,16 +163,11 @@ def test_score_file_writes_to_a_file(tmp_path, capsys):
     assert json.loads(out.read_text()) == {"row": 0, "rewards": {"accuracy": 0.0}, "errors": {}}
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 2"),
-        ("[1]", "line 2"),
-        ({"prompt": "x"}, r"line 2\): no 'completion'"),
-        ({"completion": 5}, r"line 2\): 'completion' must be a string"),
-        ({"completion": "x", "prompt": [1]}, "'prompt' must be"),
-    ],
-)
+@pytest.mark.parametrize(("line", "message"), [
+    ("{", "line 2"), ("[1]", "line 2"), ({"prompt": "x"}, r"line 2\): no 'completion'"),
+    ({"completion": 5}, r"line 2\): 'completion' must be a string"),
+    ({"completion": "x", "prompt": [1]}, "'prompt' must be"),
+])  # fmt: skip
 def test_score_file_bad_lines(tmp_path, capsys, line, message):
     with pytest.raises(UserError, match=message) as error:
         run_score(tmp_path, capsys, [{"completion": "x"}, line], "accuracy")
@@ -224,14 +215,11 @@ def test_score_ends_where_a_reward_hangs(own_module, capsys, monkeypatch):
     assert all("my_rewards_file.hangs" in line["errors"] for line in found)
 
 
-@pytest.mark.parametrize(
-    ("reward", "parts"),
-    [
-        ("trl.rewards.accuracy_reward", ["'solution'", "rename the column in the file"]),
-        ("language", ["'language'", "grpo score", "small function"]),
-        ("reward_model", ["'model' is required", "grpo score", "small function"]),
-    ],
-)
+@pytest.mark.parametrize(("reward", "parts"), [
+    ("trl.rewards.accuracy_reward", ["'solution'", "rename the column in the file"]),
+    ("language", ["'language'", "grpo score", "small function"]),
+    ("reward_model", ["'model' is required", "grpo score", "small function"]),
+])  # fmt: skip
 def test_what_score_users_can_do(tmp_path, capsys, reward, parts):
     with pytest.raises(UserError) as caught:
         run_score(tmp_path, capsys, [{"completion": "x", "answer": "1"}], reward)
@@ -249,11 +237,9 @@ def test_score_wants_text_in_messages(tmp_path, capsys):
 def test_every_reward_passes_the_check_before_a_run(name):
     """It is called on no rows, with every column that it may take."""
     kwargs = {
-        "overlong": {"max_length": 100, "cache": 10},
-        "cosine_length": {"max_length": 100},
-        "judge": {"base_url": "http://localhost/v1", "model": "m"},
-        "language": {"language": "en"},
-    }
+        "overlong": {"max_length": 100, "cache": 10}, "cosine_length": {"max_length": 100},
+        "judge": {"base_url": "http://localhost/v1", "model": "m"}, "language": {"language": "en"},
+    }  # fmt: skip
     check_reward(RewardConfig(fn=name, kwargs=kwargs.get(name, {})), Path())
 
 
