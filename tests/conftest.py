@@ -7,6 +7,7 @@ import logging
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import torch
 
 pytest.register_assert_rewrite("support")  # failed assertions of the helpers say as much as those of the tests
 
+from support.chat import KEY, serving  # noqa: E402
 from support.models import make_model, make_tokenizer  # noqa: E402
+from support.servers import Server  # noqa: E402
 
 # Whoever starts the tests in the background has Ctrl-C ignored, and so would the runs that are stopped by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,6 +58,16 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model_of() -> Callable[..., Any]:
     return make_model
+
+
+@pytest.fixture
+def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """Starts endpoints for chat completions, which are asked again at once, and puts a key into the environment."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setattr("grpo.evaluation.endpoint.FIRST_DELAY", 0.001)
+    with ExitStack() as servers:
+        yield lambda answer: servers.enter_context(serving(answer))
 
 
 @pytest.fixture

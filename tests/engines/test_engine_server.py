@@ -27,7 +27,7 @@ from grpo.model.policy import Policy
 from grpo.system.background import in_background
 from grpo.types import Group, Sampling
 from support.groups import random_prompts
-from support.judge_server import closed_port
+from support.servers import closed_port
 from support.models import EOS, IM_END, make_model, make_tokenizer
 from support.vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 

@@ -21,7 +21,7 @@ from grpo.engines.vllm.serve import Child, arguments, backend, here, watch
 from grpo.engines.vllm.start import ServedModel
 from grpo.errors import UserError
 from stages.cli import main
-from support.judge_server import closed_port
+from support.servers import closed_port
 
 STAND_IN = """\
 import http.server, json, os, subprocess, sys, time

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from grpo.config.sections import DataConfig
-from grpo.data.rows import load_rows
+from grpo.data.rows import load_rows, write_jsonl
 from grpo.errors import UserError
 from stages.teacher import demonstrations
-from support.chat_server import KEY, right, server, stream
-
-__all__ = ["server"]  # the fixture
-
-QUESTIONS = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(5)]
+from support.chat import KEY, right, stream
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> dict[str, Any]:
+def settings(tmp_path):
     questions = tmp_path / "questions.jsonl"
-    questions.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    write_jsonl(questions, [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(5)])
     return {
         "questions": {"path": str(questions), "suffix": " Box it.", "system": "Be brief."},
         "accept": [{"fn": "accuracy", "kwargs": {"strict": True}}],
@@ -31,8 +25,8 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def test_right_answers_become_conversations_and_are_asked_once(server: Any, settings: dict[str, Any]) -> None:
-    def reply(request: dict[str, Any], number: int) -> Any:
+def test_right_answers_become_conversations_and_are_asked_once(chat_server, settings):
+    def reply(request, number):
         question = request["messages"][-1]["content"]
         if question.startswith("What is 3"):
             return stream("It is \\boxed{77}")  # wrong
@@ -40,22 +34,22 @@ def test_right_answers_become_conversations_and_are_asked_once(server: Any, sett
             return stream("It is \\boxed{5}", finish="length")  # cut
         return right(request)
 
-    teacher = server(reply)
+    teacher = chat_server(reply)
     settings["endpoint"] = {"model": "m", "base_url": teacher.url}
     rows = demonstrations(**settings, samples=2)
-    assert len(teacher.requests) == 10
+    assert teacher.count == 10
     assert [row["messages"][1]["content"] for row in rows] == [f"What is {n} + 1? Box it." for n in range(3)]
     assert [row["messages"][2]["content"] for row in rows] == [f"It is \\boxed{{{n + 1}}}" for n in range(3)]
     assert rows[0]["messages"][0] == {"role": "system", "content": "Be brief."}
     data = DataConfig(fn="stages.teacher.demonstrations", kwargs={**settings, "samples": 2})
     assert load_rows(data) == rows  # as cold_start.data reads it
-    assert len(teacher.requests) == 10  # from the file
+    assert teacher.count == 10  # from the file
     assert KEY not in Path(settings["file"]).read_text()
     assert len(demonstrations(**{**settings, "file": settings["file"] + "2", "samples": 3, "keep_per_prompt": 2})) == 6
 
 
-def test_a_file_of_other_settings_is_refused(server: Any, settings: dict[str, Any]) -> None:
-    settings["endpoint"] = {"model": "m", "base_url": server(right).url}
+def test_a_file_of_other_settings_is_refused(chat_server, settings):
+    settings["endpoint"] = {"model": "m", "base_url": chat_server(right).url}
     demonstrations(**settings)
     with pytest.raises(UserError, match="asked with other settings or questions: move the file away"):
         demonstrations(**{**settings, "max_tokens": 32})
@@ -63,13 +57,13 @@ def test_a_file_of_other_settings_is_refused(server: Any, settings: dict[str, An
     assert len(demonstrations(**settings)) == 5
 
 
-def test_nothing_accepted_leaves_no_file(server: Any, settings: dict[str, Any]) -> None:
-    settings["endpoint"] = {"model": "m", "base_url": server(lambda *_: stream("I do not know")).url}
+def test_nothing_accepted_leaves_no_file(chat_server, settings):
+    settings["endpoint"] = {"model": "m", "base_url": chat_server(lambda *_: stream("I do not know")).url}
     with pytest.raises(UserError, match="none of 5 answers passed 'accept'"):
         demonstrations(**settings)
     assert not Path(settings["file"]).exists()
 
 
-def test_a_mistake_in_a_setting_is_named(settings: dict[str, Any]) -> None:
+def test_a_mistake_in_a_setting_is_named(settings):
     with pytest.raises(UserError, match="did you mean 'samples'"):
         demonstrations(**settings, endpoint={"model": "m"}, sampels=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from benchmarks.real_data import data_folder, rows_of
 
 __all__ = ["needs_data", "rows_of"]

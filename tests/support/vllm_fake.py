@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load
 
-Body = dict[str, Any]
-Reply = tuple[int, Any]
+from support.servers import DROP, HANG, Body, Reply, listening
+
+Answer = tuple[int, Any]
 GENERATE, UPDATE = "/inference/v1/generate", "/update_weights"
 
 
@@ -50,63 +49,29 @@ class FakeVllm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = configuration(folder)
-        self.fault: Callable[[str, Body], Reply | None] = lambda path, body: None
+        self.fault: Callable[[str, Body], Answer | None] = lambda path, body: None
         self.calls: list[str] = []  # paths, in order
         self.bodies: list[Body] = []  # of GENERATE
         self.weights: dict[str, torch.Tensor] = {}
         self.files: list[tuple[str, int]] = []  # names of what came, and bytes of its tensors
         self.version, self.paused, self.updating = "default", False, False
-        self.ended = threading.Event()
         self.lock = threading.Lock()
-        outer = self
+        self.url = ""
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
-            def do_GET(self) -> None:
-                outer.handle(self)
-
-            do_POST = do_GET
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Http(ThreadingHTTPServer):
-            daemon_threads = True
-            block_on_close = False
-            request_queue_size = 128
-
-            def handle_error(self, *_: Any) -> None:
-                pass
-
-        self.http = Http(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-
-    def handle(self, handler: BaseHTTPRequestHandler) -> None:
-        path = handler.path.partition("?")[0]
-        text = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        body: Body = json.loads(text) if text else {}
+    def handle(self, path: str, body: Body, number: int) -> Reply:
+        path = path.partition("?")[0]
         with self.lock:
             self.calls.append(path)
             if path == GENERATE:
                 self.bodies.append(body)
         try:
-            status, answer = self.fault(path, body) or self.answer(path, body)
+            return Reply(*(self.fault(path, body) or self.answer(path, body)))
         except Drop:
-            handler.close_connection = True
-            return
+            return DROP
         except Hang:
-            self.ended.wait(60)
-            handler.close_connection = True
-            return
-        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content)
+            return HANG
 
-    def answer(self, path: str, body: Body) -> Reply:
+    def answer(self, path: str, body: Body) -> Answer:
         if path == GENERATE:
             return (200, self.sample(body)) if not self.paused else (503, {"error": {"message": "paused"}})
         if path == UPDATE:
@@ -126,7 +91,7 @@ class FakeVllm:
             "/reset_prefix_cache": {"success": True},
         }.get(path, {})
 
-    def update(self, info: Body) -> Reply:
+    def update(self, info: Body) -> Answer:
         assert self.updating
         content = (self.folder / info["name"]).read_bytes()
         assert hashlib.sha256(content).hexdigest() == info["sha256"]
@@ -157,13 +122,7 @@ class FakeVllm:
 
 @contextmanager
 def fake_vllm(folder: Path) -> Iterator[FakeVllm]:
-    server = FakeVllm(folder)
-    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.ended.set()
-        server.http.shutdown()
-        server.http.server_close()
-        thread.join()
+    fake = FakeVllm(folder)
+    with listening(fake.handle) as server:
+        fake.url = server.url
+        yield fake
