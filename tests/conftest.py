@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from support.servers import Server  # noqa: E402
 
 # Whoever starts the tests in the background has Ctrl-C ignored, and so would the runs that are stopped by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # where the servers of the tests are
 
 
 @pytest.hookimpl(wrapper=True)

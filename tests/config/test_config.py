@@ -65,15 +65,12 @@ def test_numbers_in_lists_and_kwargs_too(tmp_path):
     assert config.data.kwargs == {"x": 1e-3, "y": [200.0, "1e5x", "e"], "name": "1.5e"}
 
 
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        (GOOD + "group_sise: 4\n", ["c.yaml", "unknown key 'group_sise'", "did you mean 'group_size'"]),
-        (GOOD + "loss: {betta: 0.1}\n", ["'loss.betta'", "did you mean 'beta'"]),
-        (GOOD + "zzz: 1\n", ["'zzz'", "one of:", "prompts_per_step"]),
-        (GOOD.replace("max_tokens", "max_token"), ["sampling.max_token"]),
-    ],
-)
+@pytest.mark.parametrize(("text", "parts"), [
+    (GOOD + "group_sise: 4\n", ["c.yaml", "unknown key 'group_sise'", "did you mean 'group_size'"]),
+    (GOOD + "loss: {betta: 0.1}\n", ["'loss.betta'", "did you mean 'beta'"]),
+    (GOOD + "zzz: 1\n", ["'zzz'", "one of:", "prompts_per_step"]),
+    (GOOD.replace("max_tokens", "max_token"), ["sampling.max_token"]),
+])  # fmt: skip
 def test_unknown_keys_name_the_path_and_the_nearest(tmp_path, text, parts):
     message = error(tmp_path, text)
     for part in parts:
@@ -88,25 +85,17 @@ def test_unknown_keys_below_dicts_and_lists(tmp_path, section):
     assert "did you mean '" + {"reward": "rewards", "fun": "fn", "pth": "path"}[section.rsplit(".", 1)[1]] in message
 
 
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        (GOOD + "steps: 5\n", ["c.yaml, line 7", "'steps'", "twice"]),
-        ("optimizer:\n  lr: 1\n  lr: 2\n", ["line 3", "'lr'", "twice"]),
-        ("a: [1, 2\nb: 3\n", ["c.yaml, line", "not valid YAML"]),
-        ("a: b: c\n", ["line 1", "not valid YAML"]),
-        ("\tsteps: 1\n", ["line 1", "not valid YAML"]),
-        ("- 1\n- 2\n", ["c.yaml", "expected sections", "list"]),
-        ("just text\n", ["expected sections"]),
-        ("", ["expected sections"]),
-        ("a: \x01\n", ["c.yaml", "not valid YAML"]),
-        ("{[1, 2]: 3}\n", ["c.yaml", "line 1"]),
-        ("a: 2026-02-30\n", ["c.yaml"]),  # PyYAML makes dates, and this is none
-        ("a: !!python/object:os.system {}\n", ["not valid YAML"]),
-        ("a: *nothing\n", ["not valid YAML"]),
-        ("1: 2\n", ["c.yaml", "1"]),
-    ],
-)
+@pytest.mark.parametrize(("text", "parts"), [
+    (GOOD + "steps: 5\n", ["c.yaml, line 7", "'steps'", "twice"]),
+    ("optimizer:\n  lr: 1\n  lr: 2\n", ["line 3", "'lr'", "twice"]),
+    ("a: [1, 2\nb: 3\n", ["c.yaml, line", "not valid YAML"]), ("a: b: c\n", ["line 1", "not valid YAML"]),
+    ("\tsteps: 1\n", ["line 1", "not valid YAML"]),
+    ("- 1\n- 2\n", ["c.yaml", "expected sections", "list"]), ("just text\n", ["expected sections"]),
+    ("", ["expected sections"]), ("a: \x01\n", ["c.yaml", "not valid YAML"]), ("{[1, 2]: 3}\n", ["c.yaml", "line 1"]),
+    ("a: 2026-02-30\n", ["c.yaml"]),  # PyYAML makes dates, and this is none
+    ("a: !!python/object:os.system {}\n", ["not valid YAML"]), ("a: *nothing\n", ["not valid YAML"]),
+    ("1: 2\n", ["c.yaml", "1"]),
+])  # fmt: skip
 def test_bad_yaml_is_one_line(tmp_path, text, parts):
     message = error(tmp_path, text)
     for part in parts:
@@ -127,58 +116,36 @@ def test_missing_values_are_named(tmp_path):
     assert "'group_size' is missing" in error(tmp_path, GOOD.replace("group_size: 4", ""))
 
 
-@pytest.mark.parametrize(
-    ("override", "parts"),
-    [
-        ("group_size=1", ["'group_size'", "greater than or equal to 2", "got 1"]),
-        ("group_size=four", ["'group_size'", "integer", "'four'"]),
-        ("group_size=2.5", ["'group_size'", "2.5"]),
-        ("group_size=null", ["'group_size'"]),
-        ("group_size=[4]", ["'group_size'"]),
-        ("group_size=true", ["'group_size'"]),  # YAML's yes, on and true would be read as 1
-        ("steps=yes", ["'steps'"]),
-        ("loss.beta=on", ["'loss.beta'"]),
-        ("steps=0", ["'steps'"]),
-        ("steps=-3", ["'steps'"]),
-        ("loss.aggregation=mean", ["'loss.aggregation'", "'sequence'", "'mean'"]),
-        ("loss.beta=-0.1", ["'loss.beta'"]),
-        ("loss.beta=.nan", ["'loss.beta'"]),
-        ("loss.clip_low=0", ["'loss.clip_low'"]),
-        ("loss=3", ["'loss'"]),
-        ("optimizer.lr=0", ["'optimizer.lr'"]),
-        ("optimizer.lr=.nan", ["'optimizer.lr'"]),
-        ("optimizer.lr=.inf", ["'optimizer.lr'"]),
-        ("optimizer.min_lr=1", ["'optimizer'", "min_lr"]),
-        ("sampling.temperature=0", ["'sampling.temperature'"]),
-        ("rollout_prompts=3", ["rollout_prompts", "multiple of 'prompts_per_step'"]),
-        ("rollout_prompts=1", ["rollout_prompts"]),
-        ("reference_every=4", ["reference_every", "beta"]),
-        ("checkpoint.every=0", ["'checkpoint.every'"]),
-        ("checkpoint.keep=0", ["'checkpoint.keep'"]),
-        ("micro_batch_tokens=0", ["'micro_batch_tokens'"]),
-    ],
-)
+@pytest.mark.parametrize(("override", "parts"), [
+    ("group_size=1", ["'group_size'", "greater than or equal to 2", "got 1"]),
+    ("group_size=four", ["'group_size'", "integer", "'four'"]), ("group_size=2.5", ["'group_size'", "2.5"]),
+    ("group_size=null", ["'group_size'"]), ("group_size=[4]", ["'group_size'"]),
+    ("group_size=true", ["'group_size'"]),  # YAML's yes, on and true would be read as 1
+    ("steps=yes", ["'steps'"]), ("loss.beta=on", ["'loss.beta'"]), ("steps=0", ["'steps'"]),
+    ("steps=-3", ["'steps'"]),
+    ("loss.aggregation=mean", ["'loss.aggregation'", "'sequence'", "'mean'"]), ("loss.beta=-0.1", ["'loss.beta'"]),
+    ("loss.beta=.nan", ["'loss.beta'"]), ("loss.clip_low=0", ["'loss.clip_low'"]), ("loss=3", ["'loss'"]),
+    ("optimizer.lr=0", ["'optimizer.lr'"]), ("optimizer.lr=.nan", ["'optimizer.lr'"]),
+    ("optimizer.lr=.inf", ["'optimizer.lr'"]), ("optimizer.min_lr=1", ["'optimizer'", "min_lr"]),
+    ("sampling.temperature=0", ["'sampling.temperature'"]),
+    ("rollout_prompts=3", ["rollout_prompts", "multiple of 'prompts_per_step'"]),
+    ("rollout_prompts=1", ["rollout_prompts"]), ("reference_every=4", ["reference_every", "beta"]),
+    ("checkpoint.every=0", ["'checkpoint.every'"]), ("checkpoint.keep=0", ["'checkpoint.keep'"]),
+    ("micro_batch_tokens=0", ["'micro_batch_tokens'"]),
+])  # fmt: skip
 def test_wrong_values_name_the_key_and_what_came(tmp_path, override, parts):
     message = error(tmp_path, GOOD, override)
     for part in parts:
         assert part in message
 
 
-@pytest.mark.parametrize(
-    ("override", "parts"),
-    [
-        ("group_size", ["'group_size'", "key.path=value"]),
-        ("=3", ["'=3'", "key.path=value"]),
-        ("", ["key.path=value"]),
-        ("steps.more=3", ["'steps' is a single value"]),
-        ("steps.more.yet=3", ["'steps' is a single value"]),
-        ("los.beta=3", ["unknown key 'los'", "did you mean 'loss'"]),
-        ("loss.betta=3", ["unknown key 'loss.betta'"]),
-        ("optimizer..lr=3", ["optimizer."]),
-        ("steps=[1", ["override 'steps=[1'", "not valid YAML"]),
-        ("steps={a: 1, a: 2}", ["override", "twice"]),
-    ],
-)
+@pytest.mark.parametrize(("override", "parts"), [
+    ("group_size", ["'group_size'", "key.path=value"]), ("=3", ["'=3'", "key.path=value"]), ("", ["key.path=value"]),
+    ("steps.more=3", ["'steps' is a single value"]), ("steps.more.yet=3", ["'steps' is a single value"]),
+    ("los.beta=3", ["unknown key 'los'", "did you mean 'loss'"]), ("loss.betta=3", ["unknown key 'loss.betta'"]),
+    ("optimizer..lr=3", ["optimizer."]),
+    ("steps=[1", ["override 'steps=[1'", "not valid YAML"]), ("steps={a: 1, a: 2}", ["override", "twice"]),
+])  # fmt: skip
 def test_wrong_overrides_are_named(tmp_path, override, parts):
     message = error(tmp_path, GOOD, override)
     for part in parts:

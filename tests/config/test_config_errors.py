@@ -215,7 +215,7 @@ def sections(kind: type[Section] = Section) -> set[type[Section]]:
     return below | {child for child in kind.__subclasses__() if child.__module__.split(".")[0] in ("grpo", "stages")}
 
 
-def test_full_sets_every_setting_to_something_else_than_its_default() -> None:
+def test_full_sets_every_setting_to_something_else_than_its_default():
     config = RecipeConfig.model_validate(FULL)
     default: dict[tuple[str, str], bool] = {}
     for path, kind in EVERY:
@@ -246,7 +246,7 @@ def misspellings(word: str) -> list[str]:
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.data())
-def test_a_misspelt_key_is_named_with_the_one_that_was_meant(data: st.DataObject) -> None:
+def test_a_misspelt_key_is_named_with_the_one_that_was_meant(data):
     name, path, kind = data.draw(st.sampled_from(ALL), label="setting")
     right = str(path[-1])
     choices = [wrong for wrong in misspellings(right) if wrong not in kind.model_fields]
@@ -259,7 +259,7 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(data: st.DataObject
     assert f"'{right}'" in line
 
 
-def test_every_misspelling_of_every_key_finds_its_way_back() -> None:
+def test_every_misspelling_of_every_key_finds_its_way_back():
     for kind in sections():
         for right in kind.model_fields:
             for wrong in misspellings(right):
@@ -267,7 +267,7 @@ def test_every_misspelling_of_every_key_finds_its_way_back() -> None:
                     assert f"'{right}'" in nearest(wrong, kind.model_fields), (kind.__name__, wrong)
 
 
-def test_every_required_key_is_missed() -> None:
+def test_every_required_key_is_missed():
     required = [(path, kind) for path, kind in EVERY if field_of(path, kind).is_required()]
     assert len(required) > 60
     for path, _ in required:
@@ -290,17 +290,13 @@ def kinds(annotation: Any) -> set[Any]:
 
 WRONG: dict[Any, list[Any]] = {
     int: ["many", 1.5, [1], {"a": 1}, True],
-    float: ["many", [1.0], {"a": 1}, True, math.nan, math.inf],
-    bool: ["perhaps", 3, [True]],
-    str: [3, 1.5, True, {"a": 1}],
-    Literal: ["nonsense", 3, True, ["local"]],
-    BaseModel: [3, [1], True],
-    tuple: [3, 1.5, {"a": 1}],
-    dict: [3, "text", [1]],
-}
+    float: ["many", [1.0], {"a": 1}, True, math.nan, math.inf], bool: ["perhaps", 3, [True]],
+    str: [3, 1.5, True, {"a": 1}], Literal: ["nonsense", 3, True, ["local"]], BaseModel: [3, [1], True],
+    tuple: [3, 1.5, {"a": 1}], dict: [3, "text", [1]],
+}  # fmt: skip
 
 
-def test_a_value_of_the_wrong_type_is_named() -> None:
+def test_a_value_of_the_wrong_type_is_named():
     tried = 0
     for path, kind in ONE_OF_EACH:
         found = kinds(field_of(path, kind).annotation)
@@ -330,7 +326,7 @@ def beyond(field: Any) -> Iterator[float]:
             yield bound.lt  # type: ignore[misc]
 
 
-def test_a_number_out_of_range_is_named() -> None:
+def test_a_number_out_of_range_is_named():
     tried = 0
     for path, kind in EVERY:
         for value in beyond(field_of(path, kind)):
@@ -341,7 +337,7 @@ def test_a_number_out_of_range_is_named() -> None:
     assert tried > 250
 
 
-def test_every_number_has_a_range() -> None:
+def test_every_number_has_a_range():
     """Or is free on purpose: a reward may be punished, and a tuple is checked as a whole."""
     free = {
         (kind.__name__, name)
@@ -354,7 +350,7 @@ def test_every_number_has_a_range() -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
-def test_two_mistakes_are_one_line_that_says_there_are_more(data: st.DataObject) -> None:
+def test_two_mistakes_are_one_line_that_says_there_are_more(data):
     tree = copy.deepcopy(TREES["full"])
     tree["sead"] = tree.pop("seed")
     path = data.draw(
@@ -545,7 +541,7 @@ def contradictions() -> Iterator[tuple[dict[str, Any], str]]:
 
 
 @pytest.mark.parametrize(("tree", "words"), contradictions(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_contradiction_says_what_contradicts_what(tree: dict[str, Any], words: str) -> None:
+def test_a_contradiction_says_what_contradicts_what(tree, words):
     validate(RecipeConfig, SMALL, "the small one is right")
     line = refused(tree)
     assert words in line
@@ -553,7 +549,7 @@ def test_a_contradiction_says_what_contradicts_what(tree: dict[str, Any], words:
         assert "'reasoning_rl" in line
 
 
-def test_the_list_above_holds_every_refusal_of_the_validators() -> None:
+def test_the_list_above_holds_every_refusal_of_the_validators():
     """Each `raise ValueError(...)` in the config files is met by one of the lines."""
     lines = [refused(tree) for tree, _ in contradictions()]
     for file in (
@@ -581,7 +577,7 @@ def raised(tree: ast.AST) -> list[str]:
     ]
 
 
-def test_what_may_stand_together_is_not_refused() -> None:
+def test_what_may_stand_together_is_not_refused():
     allowed = [
         "difficulty={reward: accuracy} dynamic_sampling={reward: format}",
         "advantage.combine=normalise_then_sum tasks.math.rewards=[{fn: accuracy}]",
@@ -602,19 +598,19 @@ def test_what_may_stand_together_is_not_refused() -> None:
         validate(RecipeConfig, tree, overrides)
 
 
-def test_a_contradiction_at_the_root_of_a_config_has_no_key_to_name() -> None:
+def test_a_contradiction_at_the_root_of_a_config_has_no_key_to_name():
     tree = {**{key: RL[key] for key in ("steps", "group_size", "prompts_per_step", "sampling", "optimizer")}}
     line = refused(tree | {"model": "m", "out": "o", "rollout_prompts": 3}, TrainConfig)
     assert line == "config 'c.yaml': 'rollout_prompts' must be a multiple of 'prompts_per_step'"
 
 
-def test_a_long_value_is_shortened() -> None:
+def test_a_long_value_is_shortened():
     line = refused(with_value(("reasoning_rl", "steps"), ["many"] * 100))
     assert len(line) < 200
     assert "..." in line
 
 
-def test_names_of_rewards_are_those_of_the_loader() -> None:
+def test_names_of_rewards_are_those_of_the_loader():
     for spec in ({"fn": "accuracy"}, {"fn": "accuracy", "name": "mine"}, {"fn": "rewards.format.format_reward"}):
         assert RewardConfig(**spec).label == load_reward(spec).name
 
@@ -623,7 +619,7 @@ def test_names_of_rewards_are_those_of_the_loader() -> None:
 
 
 @pytest.mark.parametrize("model", [RecipeConfig, TrainConfig, EvalConfig])
-def test_from_a_file_and_by_override(tmp_path: Path, model: type[BaseModel]) -> None:
+def test_from_a_file_and_by_override(tmp_path, model):
     tree = {
         RecipeConfig: FULL,
         TrainConfig: {**RL, "dynamic_sampling": None, "difficulty": None, "model": "m", "out": "o"},
@@ -640,32 +636,21 @@ def test_from_a_file_and_by_override(tmp_path: Path, model: type[BaseModel]) -> 
         assert f"c.yaml': unknown key '{dotted(path)}z' (did you mean '{path[-1]}'?)" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("reasoning_rl.loss.beeta=1", "'reasoning_rl.loss.beeta' (did you mean 'beta'?)"),
-        ("reasoning_rl.tasks.math.reward=1", "(did you mean 'rewards'?)"),
-        ("reasoning_rl.loss.clip_low=-1", "'reasoning_rl.loss.clip_low'"),
-        ("reasoning_rl.group_size=1", "'reasoning_rl.group_size'"),
-        ("reasoning_rl.sampling=3", "'reasoning_rl.sampling': must be a section (key: value), got 3"),
-        ("reasoning_rl.preset=grpo", "'reasoning_rl.preset'"),
-        ("reasoning_rl.reference_every=3", "'reasoning_rl': 'reference_every' without 'loss.beta' > 0"),
-        ("reasoning_rl.dynamic_sampling.reward=fmt", "no task has a reward 'fmt' (did you mean 'format'?)"),
-        ("runtime.dtype=float8", "'runtime.dtype'"),
-        ("seed=-1", "'seed'"),
-        ("evaluation.math.k=[8]", "'samples' (1), got 8"),
-        ("base.modle=x", "'base.modle' (did you mean 'model'?)"),
-    ],
-)
+@pytest.mark.parametrize(("override", "words"), [
+    ("reasoning_rl.loss.beeta=1", "'reasoning_rl.loss.beeta' (did you mean 'beta'?)"),
+    ("reasoning_rl.tasks.math.reward=1", "(did you mean 'rewards'?)"),
+    ("reasoning_rl.loss.clip_low=-1", "'reasoning_rl.loss.clip_low'"),
+    ("reasoning_rl.group_size=1", "'reasoning_rl.group_size'"),
+    ("reasoning_rl.sampling=3", "'reasoning_rl.sampling': must be a section (key: value), got 3"),
+    ("reasoning_rl.preset=grpo", "'reasoning_rl.preset'"),
+    ("reasoning_rl.reference_every=3", "'reasoning_rl': 'reference_every' without 'loss.beta' > 0"),
+    ("reasoning_rl.dynamic_sampling.reward=fmt", "no task has a reward 'fmt' (did you mean 'format'?)"),
+    ("runtime.dtype=float8", "'runtime.dtype'"), ("seed=-1", "'seed'"),
+    ("evaluation.math.k=[8]", "'samples' (1), got 8"),
+    ("base.modle=x", "'base.modle' (did you mean 'model'?)"),
+])  # fmt: skip
 @pytest.mark.parametrize("command", ["run", "check"])
-def test_the_command_line_exits_with_2_and_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    command: str,
-    override: str,
-    words: str,
-) -> None:
+def test_the_command_line_exits_with_2_and_one_line(tmp_path, monkeypatch, capsys, command, override, words):
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(yaml.safe_dump(SMALL))
     assert main([command, "c.yaml", override]) == 2
@@ -677,7 +662,7 @@ def test_the_command_line_exits_with_2_and_one_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml"]
 
 
-def test_check_warns_of_what_a_short_run_does_not_reach() -> None:
+def test_check_warns_of_what_a_short_run_does_not_reach():
     """No refusal: a run shortened by `steps` keeps its other settings."""
     tree = copy.deepcopy(SMALL)
     for override in ("optimizer.warmup_steps=40", "loss.beta=0.1", "reference_every=50"):
@@ -699,7 +684,7 @@ def round_trip(config: RecipeConfig, folder: Path) -> RecipeConfig:
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_the_resolved_config_of_a_run_reads_back_as_itself(name: str, tmp_path: Path) -> None:
+def test_the_resolved_config_of_a_run_reads_back_as_itself(name, tmp_path):
     config = RecipeConfig.model_validate(TREES[name])
     again = round_trip(config, tmp_path)
     assert again == config
@@ -707,7 +692,7 @@ def test_the_resolved_config_of_a_run_reads_back_as_itself(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_so_does_one_with_a_preset(preset: str, tmp_path: Path) -> None:
+def test_so_does_one_with_a_preset(preset, tmp_path):
     tree = copy.deepcopy(SMALL)
     tree["reasoning_rl"]["preset"] = preset
     config = RecipeConfig.model_validate(tree)
@@ -725,7 +710,7 @@ PLAIN = {key: RL[key] for key in ("steps", "group_size", "prompts_per_step", "sa
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_is_its_documented_values_and_nothing_else(preset: str) -> None:
+def test_a_preset_is_its_documented_values_and_nothing_else(preset):
     ours = validate(RLConfig, PLAIN | {"preset": preset}, "preset").model_dump()
     written_out = validate(RLConfig, PLAIN | DOCUMENTED[preset], "by hand").model_dump()
     assert ours == written_out | {"preset": preset}
@@ -739,7 +724,7 @@ OTHERS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_key_beside_the_preset_wins_and_the_rest_stays(preset: str) -> None:
+def test_a_key_beside_the_preset_wins_and_the_rest_stays(preset):
     tree = PLAIN | {"preset": preset}
     for key, value in DOCUMENTED[preset].items():
         for name in value if isinstance(value, dict) else [key]:
@@ -750,7 +735,7 @@ def test_a_key_beside_the_preset_wins_and_the_rest_stays(preset: str) -> None:
             assert validate(RLConfig, tree | beside, "beside").model_dump() == expected
 
 
-def test_an_override_beside_a_preset_wins_too(tmp_path: Path) -> None:
+def test_an_override_beside_a_preset_wins_too(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump(PLAIN | {"preset": "deepseek_r1"}))
     config = read_config(RLConfig, file, ["loss.beta=0.5"])
@@ -784,7 +769,7 @@ def name_of(decorator: ast.expr) -> str:
     return target.id if isinstance(target, ast.Name) else ""
 
 
-def test_every_setting_is_read_by_some_code() -> None:
+def test_every_setting_is_read_by_some_code():
     files = [file for folder in ("grpo", "rewards", "stages") for file in (REPOSITORY / folder).rglob("*.py")]
     used = {name for file in files for name in reads(ast.parse(file.read_text(encoding="utf-8")))}
     written = {(owner(kind, name).__name__, name) for kind in sections() for name in kind.model_fields}

@@ -77,37 +77,24 @@ def test_a_template_that_strips_earlier_thinking_gives_one_example_a_turn(tokeni
     assert "four</think>" not in tokenizer.decode(second.input_ids)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"messages": TALK[:2]},
-        {
-            "conversations": [
-                {"from": "human", "value": TALK[0]["content"]},
-                {"from": "gpt", "value": TALK[1]["content"]},
-            ]
-        },
-        {"prompt": TALK[0]["content"], "completion": TALK[1]["content"]},
-        {"prompt": TALK[:1], "completion": TALK[1:2]},
-        {"instruction": TALK[0]["content"], "response": TALK[1]["content"]},
-        {"instruction": TALK[0]["content"], "input": "", "output": TALK[1]["content"]},
-    ],
-)
+@pytest.mark.parametrize("row", [
+    {"messages": TALK[:2]},
+    {"conversations": [{"from": "human", "value": TALK[0]["content"]}, {"from": "gpt", "value": TALK[1]["content"]}]},
+    {"prompt": TALK[0]["content"], "completion": TALK[1]["content"]}, {"prompt": TALK[:1], "completion": TALK[1:2]},
+    {"instruction": TALK[0]["content"], "response": TALK[1]["content"]},
+    {"instruction": TALK[0]["content"], "input": "", "output": TALK[1]["content"]},
+])  # fmt: skip
 def test_row_forms(row):
     assert read_messages(row, "row 0") == TALK[:2]
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"text": "hello"}, "row 0: expected messages"),
-        ({"messages": []}, "'messages' must be a list"),
-        ({"messages": [{"role": "user"}]}, "needs the strings 'role' and 'content'"),
-        ({"messages": TALK[:1]}, "no assistant message"),
-        ({"messages": TALK[1:2]}, "starts with the assistant"),
-        ({"prompt": "two", "completion": "4<|im_end|>5"}, "contains the end token"),
-    ],
-)
+@pytest.mark.parametrize(("row", "message"), [
+    ({"text": "hello"}, "row 0: expected messages"), ({"messages": []}, "'messages' must be a list"),
+    ({"messages": [{"role": "user"}]}, "needs the strings 'role' and 'content'"),
+    ({"messages": TALK[:1]}, "no assistant message"),
+    ({"messages": TALK[1:2]}, "starts with the assistant"),
+    ({"prompt": "two", "completion": "4<|im_end|>5"}, "contains the end token"),
+])  # fmt: skip
 def test_bad_rows_are_named(tokenizer, row, message):
     with pytest.raises(UserError, match="row 0") as error:
         build_examples([row], tokenizer)

@@ -35,75 +35,46 @@ def user_error(*arguments: Any, **keywords: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("row", "content"),
-    [
-        ({"prompt": "a", "question": "b", "problem": "c"}, "a"),
-        ({"question": "b", "problem": "c"}, "b"),
-        ({"problem": "c", "messages": [{"role": "user", "content": "d"}]}, "c"),
-        ({"messages": [{"role": "user", "content": "d"}]}, "d"),
-        ({"prompt": None, "question": "b"}, "b"),
-        ({"prompt": [{"role": "user", "content": "e"}], "question": "b"}, "e"),
-    ],
-)
+@pytest.mark.parametrize(("row", "content"), [
+    ({"prompt": "a", "question": "b", "problem": "c"}, "a"), ({"question": "b", "problem": "c"}, "b"),
+    ({"problem": "c", "messages": [{"role": "user", "content": "d"}]}, "c"),
+    ({"messages": [{"role": "user", "content": "d"}]}, "d"), ({"prompt": None, "question": "b"}, "b"),
+    ({"prompt": [{"role": "user", "content": "e"}], "question": "b"}, "e"),
+])  # fmt: skip
 def test_prompt_columns_in_the_order_listed(row, content):
     assert built(row).messages == [{"role": "user", "content": content}]
 
 
-@pytest.mark.parametrize(
-    ("row", "answer"),
-    [
-        ({"answer": "1", "gold": "2", "solution": "3"}, "1"),
-        ({"gold": "2", "solution": "3"}, "2"),
-        ({"solution": "3"}, "3"),
-        ({"answer": None, "solution": "3"}, "3"),
-        ({"answer": "She has 3 + 4 = <<3+4=7>>7.\n#### 7"}, "7"),
-        ({"answer": "#### 1,234 "}, "1,234"),
-        ({"answer": "first #### 3 then\n#### 4"}, "4"),
-        ({"solution": r"so $\boxed{1}$, no: \boxed{\frac{1}{2}}."}, r"\frac{1}{2}"),
-        ({"solution": r"\boxed{\text{a {nested} one}}"}, r"\text{a {nested} one}"),
-        ({"answer": "42", "solution": r"\boxed{7}"}, "42"),
-        ({"answer": "033"}, "033"),  # AIME writes three digits
-        ({"answer": 33}, 33),
-        ({"answer": 0}, 0),  # not "no answer"
-        ({"answer": ["1/2", "0.5"]}, ["1/2", "0.5"]),
-        ({"answer": " 5 "}, "5"),
-        ({"answer": ""}, ""),
-        ({"question": "x"}, None),
-    ],
-)
+@pytest.mark.parametrize(("row", "answer"), [
+    ({"answer": "1", "gold": "2", "solution": "3"}, "1"), ({"gold": "2", "solution": "3"}, "2"),
+    ({"solution": "3"}, "3"), ({"answer": None, "solution": "3"}, "3"),
+    ({"answer": "She has 3 + 4 = <<3+4=7>>7.\n#### 7"}, "7"), ({"answer": "#### 1,234 "}, "1,234"),
+    ({"answer": "first #### 3 then\n#### 4"}, "4"),
+    ({"solution": r"so $\boxed{1}$, no: \boxed{\frac{1}{2}}."}, r"\frac{1}{2}"),
+    ({"solution": r"\boxed{\text{a {nested} one}}"}, r"\text{a {nested} one}"),
+    ({"answer": "42", "solution": r"\boxed{7}"}, "42"), ({"answer": "033"}, "033"),  # AIME writes three digits
+    ({"answer": 33}, 33), ({"answer": 0}, 0),  # not "no answer"
+    ({"answer": ["1/2", "0.5"]}, ["1/2", "0.5"]), ({"answer": " 5 "}, "5"), ({"answer": ""}, ""),
+    ({"question": "x"}, None),
+])  # fmt: skip
 def test_answers(row, answer):
     assert canonical_answer(row) == answer
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        (r"\boxed{1}", "1"),
-        (r"\boxed{1} and \boxed{", "1"),  # the last balanced one
-        (r"\boxed{{}", None),
-        ("none", None),
-        (r"\boxed{}", None),
-        (r"\boxed{\sqrt{2}} cm", r"\sqrt{2}"),
-    ],
-)
+@pytest.mark.parametrize(("text", "found"), [
+    (r"\boxed{1}", "1"), (r"\boxed{1} and \boxed{", "1"),  # the last balanced one
+    (r"\boxed{{}", None), ("none", None), (r"\boxed{}", None), (r"\boxed{\sqrt{2}} cm", r"\sqrt{2}"),
+])  # fmt: skip
 def test_the_last_balanced_box(text, found):
     assert last_boxes(text) == found
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("3 + 4 = 7, not \\boxed{8}\n#### 7\n", "7"),  # GSM8K's form
-        ("#### 7\nso \\boxed{8}.", "8"),  # a heading, or a thought on the way
-        ("#### Step 3\n\\boxed{8}", "8"),
-        ("\\boxed{8}\n#### Final remarks", "8"),
-        ("#### 7\nNo box.", "7"),
-        ("all on one line #### 7", "7"),
-        (r"\boxed{1} and \boxed{-2}.", "1, -2"),
-        ("####", "####"),
-    ],
-)
+@pytest.mark.parametrize(("text", "found"), [
+    ("3 + 4 = 7, not \\boxed{8}\n#### 7\n", "7"),  # GSM8K's form
+    ("#### 7\nso \\boxed{8}.", "8"),  # a heading, or a thought on the way
+    ("#### Step 3\n\\boxed{8}", "8"), ("\\boxed{8}\n#### Final remarks", "8"), ("#### 7\nNo box.", "7"),
+    ("all on one line #### 7", "7"), (r"\boxed{1} and \boxed{-2}.", "1, -2"), ("####", "####"),
+])  # fmt: skip
 def test_data_and_rewards_read_a_gold_alike(text, found):
     assert read_gold(text) == canonical_answer({"answer": text}) == found
     assert read_golds(text) == [found]
@@ -165,30 +136,23 @@ def test_prefill_when_the_template_opens_the_thinking():
 
 def test_a_final_assistant_turn_is_what_is_to_be_learnt_not_a_part_of_the_prompt():
     turns = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "b"},
-        {"role": "user", "content": "c"},
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"},
         {"role": "assistant", "content": "d"},
-    ]
+    ]  # fmt: skip
     row = {"messages": list(turns)}
     assert built(row).messages == turns[:3]
     assert row["messages"] == turns
 
 
-@pytest.mark.parametrize(
-    ("row", "part"),
-    [
-        ({"text": "x"}, "no column prompt | question | problem | messages (it has: text)"),
-        ({}, "it has: nothing"),
-        ({"prompt": 3}, "'prompt' must be a string or a list"),
-        ({"messages": []}, "'messages' must be"),
-        ({"messages": [{"from": "human", "value": "x"}]}, "needs the strings 'role' and 'content'"),
-        ({"messages": ["x"]}, "needs the strings 'role' and 'content'"),
-        ({"messages": [{"role": "user", "content": None}]}, "needs the strings 'role' and 'content'"),
-        ({"prompt": [{"role": "user", "content": ["x"]}]}, "needs the strings 'role' and 'content'"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "before the assistant's"),
-    ],
-)
+@pytest.mark.parametrize(("row", "part"), [
+    ({"text": "x"}, "no column prompt | question | problem | messages (it has: text)"), ({}, "it has: nothing"),
+    ({"prompt": 3}, "'prompt' must be a string or a list"), ({"messages": []}, "'messages' must be"),
+    ({"messages": [{"from": "human", "value": "x"}]}, "needs the strings 'role' and 'content'"),
+    ({"messages": ["x"]}, "needs the strings 'role' and 'content'"),
+    ({"messages": [{"role": "user", "content": None}]}, "needs the strings 'role' and 'content'"),
+    ({"prompt": [{"role": "user", "content": ["x"]}]}, "needs the strings 'role' and 'content'"),
+    ({"messages": [{"role": "assistant", "content": "x"}]}, "before the assistant's"),
+])  # fmt: skip
 def test_rows_without_a_prompt_are_named(row, part):
     message = user_error(build_prompts, [{"prompt": "ok"}, row], PATH, make_tokenizer())
     assert "d.jsonl" in message
@@ -272,15 +236,11 @@ def test_jsonl_with_blank_lines_thai_and_a_limit(tmp_path):
     assert len(load_rows(data.model_copy(update={"limit": 2}))) == 2
 
 
-@pytest.mark.parametrize(
-    ("lines", "part"),
-    [
-        (['{"a": 1}', "{oops}"], "line 2: not valid JSON"),
-        (['{"a": 1}', "", '{"a": '], "line 3: not valid JSON"),
-        (['{"a": 1}', "[1]"], "line 2: expected a JSON object, got list"),
-        (["", " "], "no rows"),
-    ],
-)
+@pytest.mark.parametrize(("lines", "part"), [
+    (['{"a": 1}', "{oops}"], "line 2: not valid JSON"),
+    (['{"a": 1}', "", '{"a": '], "line 3: not valid JSON"),
+    (['{"a": 1}', "[1]"], "line 2: expected a JSON object, got list"), (["", " "], "no rows"),
+])  # fmt: skip
 def test_bad_jsonl_names_file_and_line(tmp_path, lines, part):
     message = user_error(load_rows, write(tmp_path / "d.jsonl", *lines))
     assert "d.jsonl" in message

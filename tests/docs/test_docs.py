@@ -31,7 +31,7 @@ DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
-def test_functions_named_in_the_documents_exist(document: Path) -> None:
+def test_functions_named_in_the_documents_exist(document):
     for name in re.findall(r"`((?:grpo|rewards|stages)(?:\.\w+)+)`", document.read_text(encoding="utf-8")):
         assert exists(name), f"{document.name} names {name}"
 
@@ -46,7 +46,7 @@ def exists(name: str) -> bool:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
-def test_tests_named_in_the_documents_exist(document: Path) -> None:
+def test_tests_named_in_the_documents_exist(document):
     for file, name in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", document.read_text(encoding="utf-8")):
         assert (REPOSITORY / file).is_file(), f"{document.name} names {file}"
         tree = ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def test_tests_named_in_the_documents_exist(document: Path) -> None:
         assert not name or name in functions, f"{document.name} names {file}::{name}"
 
 
-def test_settings_named_in_the_algorithm_exist() -> None:
+def test_settings_named_in_the_algorithm_exist():
     """Those with a section: `loss.kl`, `advantage.std_floor`, ..."""
     named = [path for path in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)[`:]", ALGORITHM) if path.split(".")[0] in SECTIONS]
     assert len(named) > 5
@@ -68,7 +68,7 @@ def test_settings_named_in_the_algorithm_exist() -> None:
 SECTIONS = ("advantage", "loss", "sampling", "optimizer", "checkpoint")
 
 
-def test_presets_are_those_documented() -> None:
+def test_presets_are_those_documented():
     (block,) = re.findall(r"```yaml\n(.*?)```", ALGORITHM, re.DOTALL)
     assert yaml.safe_load(block) == PRESETS
 
@@ -86,24 +86,20 @@ def metrics_written() -> set[str]:
     )
     clock = Clock()
     with clock("update"):
-        stats = StepStats().metrics(config) | {
-            "grad_norm": None,
-            "lr": 1.0,
-            "applied": 0.0,
-        }
+        stats = StepStats().metrics(config) | {"grad_norm": None, "lr": 1.0, "applied": 0.0}
     row = advance(TrainState(), [group_of(prompt_of([9]), [0.0, 1.0])], ["r"], stats, clock, 2)
     rates = PassRates(DifficultyConfig(reward="r")).metrics(0)
     extra = {"draws", "informative_fraction", "leftovers", *(f"{name}/<task>" for name in rates)}
     return {re.sub("^seconds/.*", "seconds/<phase>", name.replace("reward/r", "reward/<name>")) for name in row} | extra
 
 
-def test_every_metric_is_documented_and_none_else() -> None:
+def test_every_metric_is_documented_and_none_else():
     documented = list(metrics_documented())
     assert len(documented) == len(set(documented))
     assert set(documented) == metrics_written()
 
 
-def test_the_worked_example() -> None:
+def test_the_worked_example():
     """15 right answers at consistency 1 and one at 0.98; 15 right and one wrong."""
     rewards = torch.tensor([[2.0] * 15 + [1.98], [1.0] * 15 + [0.0]], dtype=torch.float64)
     found = {}
@@ -118,7 +114,7 @@ def test_the_worked_example() -> None:
 
 
 @pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
-def test_in_the_first_update_ratio_and_clip_change_nothing(aggregation: str) -> None:
+def test_in_the_first_update_ratio_and_clip_change_nothing(aggregation):
     """Where pi_old is pi_theta, every choice has the gradient of the plain policy gradient."""
     logprobs = torch.linspace(-2, -0.1, 12, dtype=torch.float64).reshape(3, 4)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]], dtype=torch.float64)

@@ -54,14 +54,14 @@ def table(reward: Reward, texts: list[str], **columns: list[Any]) -> RewardTable
     return apply_rewards([reward], prompts, messages, [[]] * len(texts), columns, timeout=30)
 
 
-def test_the_config_of_the_page_loads(here: Path) -> None:
+def test_the_config_of_the_page_loads(here):
     (config,) = blocks("yaml")
     rewards = load_rewards(yaml.safe_load(config)["rewards"])
     assert [reward.name for reward in rewards] == ["accuracy", "in_the_asked_unit", "PlainWords", "polite"]
     assert [reward.weight for reward in rewards] == [1.0, 0.2, 0.3, 0.5]
 
 
-def test_the_function(here: Path) -> None:
+def test_the_function(here):
     reward = load_reward("my_rewards.in_the_asked_unit")
     texts = ["<think>m</think> It is 5 km.", "<think>5 km</think> It is 5 m", "5"]
     assert table(reward, texts, unit=["km", "km", None]).values == {"in_the_asked_unit": [1.0, 0.0, None]}
@@ -71,7 +71,7 @@ def test_the_function(here: Path) -> None:
         table(reward, texts)
 
 
-def test_the_class(here: Path) -> None:
+def test_the_class(here):
     reward = load_reward({"fn": "my_rewards.PlainWords", "kwargs": {"path": "words.txt", "most": 0.5}})
     found = table(reward, ["The answer is six.", "six whole bananas fell", "is six or seven", " "])
     assert found.values["PlainWords"] == [1.0, 0.5, 1.0, None]
@@ -110,7 +110,7 @@ def service() -> Iterator[str]:
     thread.join()
 
 
-def test_the_async_function(here: Path, service: str) -> None:
+def test_the_async_function(here, service):
     reward = load_reward({"fn": "my_judge.polite", "kwargs": {"url": service, "at_once": 2}})
     found = table(reward, ["yes please", "no", "broken", "odd", "please"])
     assert found.values["polite"] == [1.0, 0.0, None, None, 1.0]
@@ -120,7 +120,7 @@ def test_the_async_function(here: Path, service: str) -> None:
     assert not found.failed  # the function said so itself
 
 
-def test_the_command_of_the_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_of_the_page(here, capsys):
     (command,) = blocks("bash")
     row = {"prompt": "How far?", "completion": r"\boxed{5} km", "answer": "5", "unit": "km"}
     (here / "samples.jsonl").write_text(json.dumps(row) + "\n")
@@ -129,7 +129,7 @@ def test_the_command_of_the_page(here: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == json.loads(said)
 
 
-def test_every_reward_that_ships_is_in_the_table_with_its_options() -> None:
+def test_every_reward_that_ships_is_in_the_table_with_its_options():
     lines = PAGE[PAGE.index("## Rewards that ship") :].splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
     assert {row[0].strip("`"): row[3].strip("`") for row in rows} == REGISTRY

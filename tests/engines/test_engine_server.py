@@ -27,8 +27,8 @@ from grpo.model.policy import Policy
 from grpo.system.background import in_background
 from grpo.types import Group, Sampling
 from support.groups import random_prompts
-from support.servers import closed_port
 from support.models import EOS, IM_END, make_model, make_tokenizer
+from support.servers import closed_port
 from support.vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 
 SAMPLING = Sampling(group_size=3, max_tokens=6, temperature=0.7, top_p=0.9, stop=("!",))

@@ -151,19 +151,15 @@ def test_requests_are_in_flight_together_but_not_too_many(chat_server):
 SERVED = ["openai:m", "--base-url", "http://host/v1"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "culprit"),
-    [
-        (["openai:m", "--base-url", "localhost:8000"], "--base-url"),
-        (["openai:m", "--base-url", "http://me:secret@host/v1"], "must not hold a user"),
-        (["openai:", "--base-url", "http://host/v1"], "endpoint.model"),
-        ([*SERVED, "engine.max_rows=4"], "'max_rows' has no effect"),
-        ([*SERVED, "eval.data.max_prompt_tokens=4"], "max_prompt_tokens"),
-        ([*SERVED, "--price-in", "-1"], "price_in"),
-        (["./model", "--base-url", "http://host/v1"], "--base-url is for a served model"),
-        (["openai:m"], "OPENAI_API_KEY"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "culprit"), [
+    (["openai:m", "--base-url", "localhost:8000"], "--base-url"),
+    (["openai:m", "--base-url", "http://me:secret@host/v1"], "must not hold a user"),
+    (["openai:", "--base-url", "http://host/v1"], "endpoint.model"),
+    ([*SERVED, "engine.max_rows=4"], "'max_rows' has no effect"),
+    ([*SERVED, "eval.data.max_prompt_tokens=4"], "max_prompt_tokens"), ([*SERVED, "--price-in", "-1"], "price_in"),
+    (["./model", "--base-url", "http://host/v1"], "--base-url is for a served model"),
+    (["openai:m"], "OPENAI_API_KEY"),
+])  # fmt: skip
 def test_mistakes_are_one_line(arguments, culprit, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,7 +64,7 @@ def measure(groups: list[Group], judge: Judges, **options: Any) -> dict[str, Any
     return math_metrics([problem_row(item, judge) for item in judged], config(**options), judge)
 
 
-def test_metrics_by_hand() -> None:
+def test_metrics_by_hand():
     groups = [
         group(1, "5", "A: 5", "A: 5", "5", "A: 7"),  # two right in the format, one right outside of it
         group(2, "6", "A: 1", "A: 1", "A: 6", ""),
@@ -83,12 +82,12 @@ def test_metrics_by_hand() -> None:
     assert low < metrics["pass@1"] < high
 
 
-def test_the_format_need_not_be_required() -> None:
+def test_the_format_need_not_be_required():
     metrics = measure([group(1, "5", "5", "A: 5")], judges(require_format=False), samples=2)
     assert (metrics["pass@1"], metrics["format_rate"], metrics["format_required"]) == (1.0, 0.5, False)
 
 
-def test_a_gold_that_cannot_be_judged_is_left_out_and_counted() -> None:
+def test_a_gold_that_cannot_be_judged_is_left_out_and_counted():
     metrics = measure([group(1, "5", "A: 5"), group(2, None, "A: 5")], judges())
     assert (metrics["n_problems"], metrics["unjudged_problems"], metrics["pass@1"]) == (1, 1, 1.0)
     with pytest.raises(UserError, match="no problem can be judged"):
@@ -102,7 +101,7 @@ def failing(completions: list[str], answer: list[Any], **_: Any) -> list[float]:
     return [float("nan") if _text(text).endswith("8") else 1.0 for text in completions]
 
 
-def test_what_the_judge_fails_on_is_wrong_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_judge_fails_on_is_wrong_and_said(caplog):
     judge = Judges(Reward("failing", failing))
     groups = [group(1, "5", "A: 5"), group(2, "6", "A: 7"), group(3, "6", "A: 8"), group(4, None, "A: 7")]
     with caplog.at_level("WARNING", "grpo"):
@@ -115,7 +114,7 @@ def test_what_the_judge_fails_on_is_wrong_and_said(caplog: pytest.LogCaptureFixt
     assert "boom" in caplog.text
 
 
-def test_a_judge_that_declines_leaves_the_problem_out() -> None:
+def test_a_judge_that_declines_leaves_the_problem_out():
     def declines(completions: list[str], log_error: Any, **_: Any) -> list[None]:
         for row in range(len(completions)):
             log_error(row, "cannot read the gold")
@@ -126,7 +125,7 @@ def test_a_judge_that_declines_leaves_the_problem_out() -> None:
     assert problem_row(judged[0], judge)["judged"] is False
 
 
-def test_general_metrics_are_over_the_prompts_they_apply_to() -> None:
+def test_general_metrics_are_over_the_prompts_they_apply_to():
     rows = [{"safety": 1.0, "helpfulness": None}, {"safety": 0.0, "helpfulness": None}]
     metrics = general_metrics(rows)
     assert metrics["safety"] == 0.5
@@ -141,7 +140,7 @@ def tiny() -> tuple[Any, Any]:
     return Qwen2ForCausalLM(model_config(len(tokenizer), hidden_size=32, layers=2)).eval(), tokenizer
 
 
-def test_a_model_in_memory(tiny: tuple[Any, Any], tmp_path: Path) -> None:
+def test_a_model_in_memory(tiny, tmp_path):
     general = GeneralEval(config().data.model_copy(update={"fn": f"{__name__}.requests", "path": None}), 4, rules())
     settings = config(samples=2, k=(2,))
     results = [evaluate(tiny, settings, judges=judges(), rows=ROWS, general=general, seed=1) for _ in range(2)]
@@ -173,12 +172,12 @@ def rules() -> dict[str, Reward]:
     return {"general": Reward("x", always), "helpfulness": Reward("x", always), "safety": Reward("x", never)}
 
 
-def test_greedy_does_not_depend_on_the_seed(tiny: tuple[Any, Any]) -> None:
+def test_greedy_does_not_depend_on_the_seed(tiny):
     runs = [evaluate(tiny, config(temperature=0), judges=judges(), rows=ROWS, seed=seed) for seed in (1, 2)]
     assert runs[0].completions == runs[1].completions
 
 
-def test_more_tokens_than_the_model_has_positions(tiny: tuple[Any, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_more_tokens_than_the_model_has_positions(tiny, caplog):
     """Rotary positions go on, untrained; learnt ones end, and sampling would with them."""
     model, tokenizer = tiny
     with caplog.at_level("WARNING", "grpo"):
@@ -191,24 +190,22 @@ def test_more_tokens_than_the_model_has_positions(tiny: tuple[Any, Any], caplog:
         evaluate((learnt, tokenizer), config(max_tokens=600), judges=judges(), rows=ROWS[:1])
 
 
-def test_data_without_golds_is_refused(tiny: tuple[Any, Any]) -> None:
+def test_data_without_golds_is_refused(tiny):
     rows = [{"question": "1+1", "label": "2"}]
     with pytest.raises(UserError, match=r"no column answer \| gold \| solution.*question, label"):
         evaluate(tiny, config(), judges=judges(), rows=rows)
 
 
-def test_the_template_hash_follows_what_renders_the_prompt(tiny: tuple[Any, Any]) -> None:
+def test_the_template_hash_follows_what_renders_the_prompt(tiny):
     data = [
-        config().data,
-        config(data={"path": "x", "suffix": "!"}).data,
-        config(data={"path": "x", "system": "s"}).data,
-    ]
+        config().data, config(data={"path": "x", "suffix": "!"}).data, config(data={"path": "x", "system": "s"}).data,
+    ]  # fmt: skip
     from grpo.evaluation.evaluate import template_hash
 
     assert len({template_hash(tiny[1], item) for item in data}) == 3
 
 
-def test_rates_count_each_thing_by_itself() -> None:
+def test_rates_count_each_thing_by_itself():
     """Cut with an answer, ended without one, and tokens that differ: no rate stands for another."""
     texts = [("A: 5", 9, "length"), ("", 1, "stop"), ("A: 7", 4, "stop"), ("A: 5", 2, "stop")]
     completions = [Completion((1,) * n, (0.0,) * n, end, text) for text, n, end in texts]  # type: ignore[arg-type]
@@ -222,7 +219,7 @@ def test_rates_count_each_thing_by_itself() -> None:
     assert metrics["pass@1"] == 1 / 2
 
 
-def test_wrong_answers_that_are_equal_vote_together() -> None:
+def test_wrong_answers_that_are_equal_vote_together():
     """5 is right and has two of five votes; 7 has three, in three spellings."""
     groups = [group(1, "5", "A: 5", "A: 5", "A: 7", "A: 7.0", "A: +7")]
     spelt = measure(groups, judges(), samples=5, k=(5,))
@@ -232,14 +229,14 @@ def test_wrong_answers_that_are_equal_vote_together() -> None:
     assert equal["pass@5_ci95"][1] == 1.0
 
 
-def test_counts_that_a_server_did_not_give() -> None:
+def test_counts_that_a_server_did_not_give():
     judged, _ = score([group(1, "5", "A: 5", "A: 6")], judges().rewards())
     assert problem_row(judged[0], judges(), [3, 4])["tokens"] == 7
     row = problem_row(judged[0], judges(), [3, None])
     assert math_metrics([row], config(samples=2), judges())["mean_tokens"] is None
 
 
-def test_ids_are_those_of_the_question() -> None:
+def test_ids_are_those_of_the_question():
     """So that models with different templates can be compared; equal questions stay apart."""
     from grpo.evaluation.evaluate import with_problem_ids
 

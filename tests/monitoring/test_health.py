@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,14 +38,11 @@ def limited_memory(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exceptio
     return sizes
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
-        MemoryError(),
-    ],
-)
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError(),
+])  # fmt: skip
 def test_out_of_memory_halves_the_micro_batches_and_the_gradient_stays(error, monkeypatch, caplog):
     config = update_config(micro=160, beta=0.0, aggregation="token")
     policy, learner = setup(config)
@@ -164,13 +160,10 @@ def series(count: int, seed: int = 0, **curves: Any) -> list[dict[str, Any]]:
     """Rows of a run that does well, but for the curves given: numbers, or functions of the part of it that is done."""
     rng = random.Random(seed)
     healthy: dict[str, Any] = {
-        "reward": lambda x: 0.3 + 0.4 * x,
-        "entropy": lambda x: 1.0 - 0.5 * x,
-        "kl": lambda x: 0.1 * x,
-        "completion_length": lambda x: 100 + 80 * x,
-        "truncated_fraction": lambda x: 0.2 - 0.1 * x,
+        "reward": lambda x: 0.3 + 0.4 * x, "entropy": lambda x: 1.0 - 0.5 * x, "kl": lambda x: 0.1 * x,
+        "completion_length": lambda x: 100 + 80 * x, "truncated_fraction": lambda x: 0.2 - 0.1 * x,
         "frac_zero_variance": lambda x: 0.2 + 0.3 * x,
-    }
+    }  # fmt: skip
     rows = []
     for index in range(count):
         curve = {name: at(index / count) if callable(at) else at for name, at in {**healthy, **curves}.items()}
@@ -245,7 +238,7 @@ def test_an_alarm_is_said_once_until_it_has_been_gone_for_a_while(caplog):
     ]
 
 
-def test_the_metrics_keep_the_first_rows_and_the_latest(tmp_path: Path):
+def test_the_metrics_keep_the_first_rows_and_the_latest(tmp_path):
     total = FIRST + RECENT + 30
     writer = MetricsWriter(tmp_path / "metrics.jsonl")
     for step in range(1, total + 1):

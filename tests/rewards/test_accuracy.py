@@ -15,13 +15,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.real_data import needs_data, rows_of
 
 from grpo.errors import UserError
 from grpo.scoring.groups import apply_rewards
 from rewards import load_reward
 from rewards.accuracy import equality as judging
 from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade
+from support.real_data import needs_data, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from grpo.errors import UserError
@@ -13,9 +10,7 @@ from rewards import load_reward
 from rewards.code.reward import code_reward, extract_code
 from rewards.code.sandbox.run import SandboxError, choose
 from rewards.code.tests import CodeTests, humaneval_row, mbpp_row, read_tests
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.real_data import data_folder, rows_of
+from support.real_data import needs_data, rows_of
 
 pytestmark = pytest.mark.usefixtures("only_sandbox")
 
@@ -221,7 +216,7 @@ def test_rows_of_known_sets():
     assert score(humaneval_row(humaneval)["reference"], humaneval_row(humaneval)["tests"]) == 1.0
 
 
-@pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
+@needs_data
 @pytest.mark.parametrize(("name", "prepare", "tasks"), [
     ("humaneval", humaneval_row, [f"HumanEval/{n}" for n in (0, 32, 33, 38, 53, 56, 129, 151)]),
     ("mbpp", mbpp_row, [1, 126, 367, 533, 596, 601, 927]), ("mbpp_sanitized", mbpp_row, [2, 126, 596, 737, 82]),

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.real_data import data_folder, rows_of
 from grpo.errors import UserError
 from rewards.countdown import countdown_reward, countdown_row, find_expression, solves
-
-needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
+from support.real_data import needs_data, rows_of
 
 
 @pytest.mark.parametrize(("expression", "expected"), [

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.real_data import data_folder, rows_of
 from grpo.errors import UserError
 from grpo.scoring.groups import score
 from grpo.types import Completion, Group, Prompt, Rollout
@@ -17,8 +14,7 @@ from rewards.format import format_reward, reasoning_steps, tag_count
 from rewards.language import detector
 from rewards.language.reward import chain_of_thought, count_words, language_consistency
 from rewards.language.words import SCRIPTS, scripts_of
-
-needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
+from support.real_data import needs_data, rows_of
 
 THINK = [
     ("<think>r</think>5", 1.0), (" \n<think>r</think>\n\n5", 1.0), ("<think></think>5", 1.0),

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.grader import adversarial, case_misses, is_as_expected
-from benchmarks.real_data import data_folder
 from rewards.accuracy.reward import extract_answer, grade
-
-needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
+from support.real_data import needs_data
 
 MISSES = {
     "g0006": "a decimal comma: 1,22 is read as the two numbers 1 and 22",

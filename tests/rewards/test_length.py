@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.real_data import data_folder, rows_of
 from grpo.config.sections import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring.groups import score
@@ -25,8 +22,8 @@ from rewards.language.reward import language_consistency
 from rewards.length import cosine_length, half_cosine, length_reward, overlong_penalty
 from rewards.repetition import repetition_penalty
 from stages.recipe.preflight import check_reward
+from support.real_data import needs_data, rows_of
 
-needs_data = pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
 RIGHT, WRONG = r"so \boxed{7}", r"so \boxed{8}"
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,9 +15,8 @@ from rewards.code.sandbox import namespaces
 from rewards.code.sandbox import run as sandbox
 from rewards.code.sandbox.run import SandboxError
 from support.hostile_programs import CHEATS, FORK_BOMB, HOSTILE, KILLS_ALL, MUCH_MEMORY, SLEEP
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmarks.real_data import data_folder, rows_of
+from support.real_data import needs_data, rows_of
+from support.servers import Reply, listening
 
 TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
 PAIRS = [{"input": "1 2", "output": "3"}, {"input": "5 6", "output": "11"}]
@@ -57,9 +54,8 @@ def leftovers():
 def judge(code, tests, isolation, **options):
     start = time.monotonic()
     errors = {}
-    value = code_reward(
-        [f"```python\n{code}\n```"], [tests], isolation=isolation, log_error=errors.__setitem__, **options
-    )[0]
+    options |= {"isolation": isolation, "log_error": errors.__setitem__}
+    (value,) = code_reward([f"```python\n{code}\n```"], [tests], **options)
     assert time.monotonic() - start < LIMIT
     assert errors == {}
     return value
@@ -161,16 +157,9 @@ def add(a, b):
 def test_no_network():
     if sandbox.choose("auto") != "namespaces":
         pytest.skip("the network is closed by a namespace")
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    code = (
-        f"import socket\nsocket.create_connection(('127.0.0.1', {server.server_port}), 5)\ndef add(a, b): return a + b"
-    )
-    try:
-        assert judge(code, TESTS, "namespaces") == 0.0
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(lambda *_: Reply()) as server:
+        connect = f"import socket\nsocket.create_connection(('127.0.0.1', {server.port}), 5)\n"
+        assert judge(connect + "def add(a, b): return a + b", TESTS, "namespaces") == 0.0
 
 
 def test_privileges_are_gone(isolation):
@@ -187,22 +176,22 @@ def add(a, b):
 
 def test_dead_sandbox_is_no_zero(monkeypatch, isolation):
     """What is not the program's fault gives no score, and says why."""
-    completion, errors = "```python\ndef add(a, b): return 0\n```", {}
-    with monkeypatch.context() as broken:
-        broken.setattr(sandbox, "_COMMAND", [sys.executable, "-c", "raise SystemExit('no room')"])
-        assert code_reward([completion], [TESTS], isolation=isolation, log_error=errors.__setitem__) == [None]
-    assert errors == {0: "no room"}
-    with monkeypatch.context() as broken:
-        broken.setattr(sandbox, "_COMMAND", ["/no/such/python"])
-        assert code_reward([completion], [TESTS], isolation=isolation, log_error=errors.__setitem__) == [None]
-    assert "/no/such/python" in errors[0]
-    with monkeypatch.context() as broken:
-        slow = "import time; time.sleep(60)"
-        broken.setattr(sandbox, "_COMMAND", [sys.executable, "-c", slow])
-        broken.setattr(sandbox, "START_SECONDS", 0.5)
-        start = time.monotonic()
-        assert code_reward([completion], [TESTS], timeout=0.5, isolation=isolation) == [None]
-        assert time.monotonic() - start < LIMIT
+
+    def reason(*command, seconds=sandbox.START_SECONDS):
+        errors = {}
+        with monkeypatch.context() as broken:
+            broken.setattr(sandbox, "_COMMAND", command)
+            broken.setattr(sandbox, "START_SECONDS", seconds)
+            completion, options = "```python\ndef add(a, b): return 0\n```", {"timeout": min(seconds, 5.0)}
+            options |= {"isolation": isolation, "log_error": errors.__setitem__}
+            assert code_reward([completion], [TESTS], **options) == [None]
+        return errors[0]
+
+    assert reason(sys.executable, "-c", "raise SystemExit('no room')") == "no room"
+    assert "/no/such/python" in reason("/no/such/python")
+    start = time.monotonic()
+    reason(sys.executable, "-c", "import time; time.sleep(60)", seconds=0.5)
+    assert time.monotonic() - start < LIMIT
 
 
 def test_falls_back_with_one_warning(monkeypatch, caplog):
@@ -256,7 +245,7 @@ code_reward([{code!r}], [{TESTS!r}], timeout=600)
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(data_folder() is None, reason="no real data: set GRPO_DATA to the folder that holds it")
+@needs_data
 def test_adversarial_cases(isolation):
     expected = {"correct": (1.0,), "incorrect": (0.0,), "either": (0.0, 1.0)}
     rows = (row for row in rows_of("cases/adversarial_cases.jsonl") if row["kind"] == "code")

@@ -23,14 +23,10 @@ from grpo.errors import UserError
 
 ROWS = [{"question": f"{number}?", "id": str(number), "number": number} for number in range(12)]
 CONFIG = {
-    "steps": 2,
-    "group_size": 4,
-    "prompts_per_step": 12,  # 48 rows, of which 4 may fail
-    "sampling": {"max_tokens": 6},
-    "optimizer": {"lr": 5e-3},
-    "runtime": {"device": "cpu", "log_level": "error"},
+    "steps": 2, "group_size": 4, "prompts_per_step": 12,  # 48 rows, of which 4 may fail
+    "sampling": {"max_tokens": 6}, "optimizer": {"lr": 5e-3}, "runtime": {"device": "cpu", "log_level": "error"},
     "seed": 3,
-}
+}  # fmt: skip
 SPOILT = 5  # the prompt of which one completion a step is spoilt
 
 
@@ -124,23 +120,19 @@ def with_bad(bad: Any) -> Callable[[list[float]], list[Any]]:
 
 
 FAULTS: dict[str, tuple[Callable[[list[float]], Any], str]] = {
-    "raises": (raises, "ValueError: boom"),
-    "exits": (leaves, "SystemExit: 3"),
-    "nan": (with_bad(math.nan), "returned nan"),
-    "infinite": (with_bad(-math.inf), "returned -inf"),
+    "raises": (raises, "ValueError: boom"), "exits": (leaves, "SystemExit: 3"),
+    "nan": (with_bad(math.nan), "returned nan"), "infinite": (with_bad(-math.inf), "returned -inf"),
     "text": (with_bad("1.0"), "returned str where a number or None is expected"),
     "list": (with_bad([1.0]), "returned list where a number or None is expected"),
     "too few": (lambda values: values[1:], "values for"),
     "too many": (lambda values: [*values, 0.0], "values for"),
     "none at all": (lambda values: None, "returned NoneType instead of a list of numbers"),
     "one number": (lambda values: 1.0, "returned float instead of a list of numbers"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_healthy_rows_are_trained_on_as_without_the_fault(
-    kind: str, tiny_model_folder: Path, tmp_path: Path, reference: tuple[Path, list[dict[str, Any]]]
-) -> None:
+def test_healthy_rows_are_trained_on_as_without_the_fault(kind, tiny_model_folder, tmp_path, reference):
     fault, _ = FAULTS[kind]
     make = breaking_async if kind in ("raises", "nan", "too few") else breaking
     rows = train(tiny_model_folder, tmp_path / "run", healthy, make(Choice(), fault))
@@ -162,9 +154,7 @@ def compare(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
             assert ours["prompt_id"].partition("@")[0] == str(SPOILT)
 
 
-def test_siblings_of_a_spoilt_row_are_compared_with_each_other_alone(
-    reference: tuple[Path, list[dict[str, Any]]],
-) -> None:
+def test_siblings_of_a_spoilt_row_are_compared_with_each_other_alone(reference):
     """By hand: (r - mean) / (std + 1e-4) of those that have a reward."""
     group = [row for row in reference[1] if row["step"] == 1 and row["prompt_id"] == str(SPOILT)]
     rewards = torch.tensor([row["reward"] for row in group if row["reward"] is not None])
@@ -187,9 +177,7 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_reward_that_sleeps_for_ever(
-    kind: str, tiny_model_folder: Path, tmp_path: Path, short_patience: threading.Event
-) -> None:
+def test_a_reward_that_sleeps_for_ever(kind, tiny_model_folder, tmp_path, short_patience):
     expected = train(tiny_model_folder, tmp_path / "expected", declining(Choice((0,))))
     if kind == "sync":
         broken = breaking(Choice((0,)), lambda values: short_patience.wait(120))
@@ -201,9 +189,7 @@ def test_a_reward_that_sleeps_for_ever(
 
 
 @pytest.mark.parametrize("kind", ["raises", "nan", "too few"])
-def test_a_reward_that_fails_everywhere_stops_the_run_and_says_why(
-    kind: str, tiny_model_folder: Path, tmp_path: Path
-) -> None:
+def test_a_reward_that_fails_everywhere_stops_the_run_and_says_why(kind, tiny_model_folder, tmp_path):
     fault, words = FAULTS[kind]
 
     def broken(completions: list[Any]) -> Any:
@@ -215,7 +201,7 @@ def test_a_reward_that_fails_everywhere_stops_the_run_and_says_why(
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_one_that_only_watches_may_fail_as_it_likes(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_one_that_only_watches_may_fail_as_it_likes(tiny_model_folder, tmp_path):
     """With weight 0 it has no say: every row is trained on as if it were not there."""
 
     def broken(completions: list[Any]) -> Any:
@@ -228,7 +214,7 @@ def test_one_that_only_watches_may_fail_as_it_likes(tiny_model_folder: Path, tmp
     assert_equal_runs(tmp_path / "run", tmp_path / "expected")
 
 
-def test_excluded_rows_are_counted_in_the_metrics(reference: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_excluded_rows_are_counted_in_the_metrics(reference):
     out, rows = reference
     for line in (out / "metrics.jsonl").read_text().splitlines():
         metrics = json.loads(line)

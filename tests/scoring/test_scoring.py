@@ -69,19 +69,14 @@ def test_siblings_stay_on_their_rows():
     assert seen == {"a": "x", "bbb": "x", "cc": "y", "d": "y"}
 
 
-@pytest.mark.parametrize(
-    ("fn", "error"),
-    [
-        (bad_row(raises), "ValueError: boom"),
-        (bad_row(lambda: float("nan")), "returned nan"),
-        (bad_row(lambda: float("inf")), "returned inf"),
-        (bad_row(lambda: "1.0"), "returned str where a number or None is expected"),
-        (bad_row(lambda: 10**400), "not one number"),
-        (bad_row(lambda: raise_system_exit()), "SystemExit"),
-        (lambda completions: [1.0 for text in completions if text != "c1"], "returned 0 values for 1 completions"),
-        (lambda completions: None if "c1" in completions else [1.0] * len(completions), "returned NoneType"),
-    ],
-)
+@pytest.mark.parametrize(("fn", "error"), [
+    (bad_row(raises), "ValueError: boom"), (bad_row(lambda: float("nan")), "returned nan"),
+    (bad_row(lambda: float("inf")), "returned inf"),
+    (bad_row(lambda: "1.0"), "returned str where a number or None is expected"),
+    (bad_row(lambda: 10**400), "not one number"), (bad_row(lambda: raise_system_exit()), "SystemExit"),
+    (lambda completions: [1.0 for text in completions if text != "c1"], "returned 0 values for 1 completions"),
+    (lambda completions: None if "c1" in completions else [1.0] * len(completions), "returned NoneType"),
+])  # fmt: skip
 def test_a_bad_row_is_alone(fn, error):
     result = table(fn)
     assert result.values["r"] == [1.0, None, 1.0]

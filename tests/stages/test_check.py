@@ -145,7 +145,7 @@ def bench(
     return bench
 
 
-def test_a_config_without_mistakes(bench: Bench) -> None:
+def test_a_config_without_mistakes(bench):
     code, out = bench.check()
     assert code == 0
     assert {line.split(" ")[0] for line in out.partition("\n\n---")[0].splitlines()} == {"ok"}, out
@@ -223,16 +223,14 @@ def unembedded(tokenizer: Any) -> None:
         ),
     ],
 )
-def test_mistakes_of_a_model(
-    bench: Bench, models: Callable[..., Path], model: dict[str, Any], name: str, words: str
-) -> None:
+def test_mistakes_of_a_model(bench, models, model, name, words):
     line = bench.line(name, f"base.model={models(**model)}")
     state, _, text = words.partition(": ")
     assert line.startswith(state), line
     assert text in line
 
 
-def test_an_end_token_that_the_cold_start_adds_is_no_error(bench: Bench, models: Callable[..., Path]) -> None:
+def test_an_end_token_that_the_cold_start_adds_is_no_error(bench, models):
     bench.rows("cold.jsonl", [{"prompt": "2?", "completion": "<think>a</think>2"}])
     size = {"batch_size": 1, "max_tokens": 40, "steps": 1, "optimizer": {"lr": 1}}
     bench.tree["cold_start"] = {"data": {"path": "cold.jsonl"}, **size}
@@ -243,7 +241,7 @@ def test_an_end_token_that_the_cold_start_adds_is_no_error(bench: Bench, models:
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
-def test_lora_targets_that_fit_no_layer(bench: Bench, models: Callable[..., Path], kind: str) -> None:
+def test_lora_targets_that_fit_no_layer(bench, models, kind):
     overrides = [f"base.model={models(kind=kind)}", "reasoning_rl.lora={r: 2, alpha: 4, targets: [q_proj, v_proj]}"]
     line = bench.line("lora of reasoning_rl", *overrides)
     if kind == "qwen3":
@@ -253,7 +251,7 @@ def test_lora_targets_that_fit_no_layer(bench: Bench, models: Callable[..., Path
         assert "'q_proj' fits no layer" in line
 
 
-def test_lora_on_latent_attention_has_other_names() -> None:
+def test_lora_on_latent_attention_has_other_names():
     """k_proj and v_proj are those of multi-head attention: DeepSeek-V3 has none."""
     from transformers import DeepseekV3Config
 
@@ -264,7 +262,7 @@ def test_lora_on_latent_attention_has_other_names() -> None:
         lora_targets(model, ("k_proj", "v_proj"))
 
 
-def test_without_a_model_the_rest_is_checked(bench: Bench) -> None:
+def test_without_a_model_the_rest_is_checked(bench):
     code, out = bench.check("base.model=./nowhere")
     assert code == 2
     assert "error    tokenizer of ./nowhere" in out
@@ -312,7 +310,7 @@ def question(text: str, answer: Any = "1", **more: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_mistakes_of_the_data(bench: Bench, rows: list[dict[str, Any]], name: str, words: str) -> None:
+def test_mistakes_of_the_data(bench, rows, name, words):
     bench.rows("train.jsonl", rows)
     path = f"{TASK}.data" if name in ("leaks", "golds") else TASK
     line = bench.line(f"{name} {path}", f"{TASK}.data.max_prompt_tokens=30")
@@ -322,38 +320,38 @@ def test_mistakes_of_the_data(bench: Bench, rows: list[dict[str, Any]], name: st
 
 
 @pytest.mark.parametrize("reward", ["{fn: cosine_length, kwargs: {max_length: 40}}", "{fn: length}"])
-def test_every_reward_that_grades_needs_golds(bench: Bench, reward: str) -> None:
+def test_every_reward_that_grades_needs_golds(bench, reward):
     bench.rows("train.jsonl", [question("a?"), question("b?", "@@ ??")])
     line = bench.line(f"golds {TASK}.data", f"{TASK}.rewards=[{reward}]")
     assert line.startswith("warning")
     assert "row 1: '@@ ??'" in line
 
 
-def test_too_long_may_be_forbidden(bench: Bench) -> None:
+def test_too_long_may_be_forbidden(bench):
     overrides = [f"{TASK}.data.max_prompt_tokens=18", f"{TASK}.data.overlong=error"]  # "What is 10 + 1?" has 19
     assert bench.line(f"lengths {TASK}", *overrides).startswith("error")
     assert bench.line(f"lengths {TASK}", overrides[0]).startswith("warning")
     assert "0 over max_prompt_tokens=19" in bench.line(f"lengths {TASK}", f"{TASK}.data.max_prompt_tokens=19")
 
 
-def test_only_ten_rows_are_listed() -> None:
+def test_only_ten_rows_are_listed():
     assert listed(list(range(12))).endswith("row 9; and 2 more")
     assert listed([3], ["x"]) == "row 3: x"
     assert shortened("a" * 100) == "'" + "a" * 55 + "...'"
 
 
-def test_few_problems_with_one_sample_say_little(bench: Bench) -> None:
+def test_few_problems_with_one_sample_say_little(bench):
     line = bench.line("size of evaluation.math", "evaluation.math.samples=1")
     assert line.startswith("warning")
     assert "30 problems, 1 samples each: the 95% interval of pass@1 may be ±18% wide" in line
 
 
-def test_chatml_in_the_config_of_a_model_without_it(bench: Bench) -> None:
+def test_chatml_in_the_config_of_a_model_without_it(bench):
     overrides = [f"{TASK}.data.template='<|im_start|>user {{prompt}}<|im_end|>'"]
     assert "writes <|im_start|> into the prompt" in bench.line(f"prompts {TASK}", *overrides)
 
 
-def test_what_is_on_the_hub_is_not_fetched(bench: Bench) -> None:
+def test_what_is_on_the_hub_is_not_fetched(bench):
     line = bench.line(f"data {TASK}.data", f"{TASK}.data.path=openai/gsm8k")
     assert line == f"skipped data {TASK}.data: hub data set 'openai/gsm8k', not fetched"
 
@@ -393,7 +391,7 @@ FIRST, SECOND = f"{TASK}.rewards.0", f"{TASK}.rewards.1"
         ),
     ],
 )
-def test_rewards_are_tried(bench: Bench, overrides: list[str], words: str) -> None:
+def test_rewards_are_tried(bench, overrides, words):
     line = bench.line(f"rewards tried {TASK}", *overrides)
     state, _, text = words.partition(": ")
     assert line.startswith(state), line
@@ -403,9 +401,7 @@ def test_rewards_are_tried(bench: Bench, overrides: list[str], words: str) -> No
 @pytest.mark.parametrize(
     "reward", ["{fn: check_rewards.think_at_the_start}", "{fn: format, kwargs: {opened: false}}"], ids=["own", "told"]
 )
-def test_a_format_reward_that_does_not_know_of_the_prefill(
-    bench: Bench, models: Callable[..., Path], reward: str
-) -> None:
+def test_a_format_reward_that_does_not_know_of_the_prefill(bench, models, reward):
     thinking = f"base.model={models(template=THINK_TEMPLATE)}"
     line = bench.line(f"rewards tried {TASK}", thinking, f"{TASK}.rewards=[{{fn: accuracy}}, {reward}]")
     assert line.startswith("error")
@@ -418,9 +414,7 @@ def test_a_format_reward_that_does_not_know_of_the_prefill(
     )
 
 
-def test_a_reward_that_likes_long_texts_is_not_taken_for_one_that_looks_for_a_tag(
-    bench: Bench, models: Callable[..., Path]
-) -> None:
+def test_a_reward_that_likes_long_texts_is_not_taken_for_one_that_looks_for_a_tag(bench, models):
     for template in (CHAT_TEMPLATE, THINK_TEMPLATE):
         for reward in ("longer_is_better", "shorter_is_better"):
             bench.tree["base"]["model"] = str(models(template=template))
@@ -432,13 +426,13 @@ def with_answer_tags(tokenizer: Any) -> None:
     tokenizer.add_tokens(["<answer>", "</answer>"])
 
 
-def test_the_answer_in_a_tag(bench: Bench, models: Callable[..., Path]) -> None:
+def test_the_answer_in_a_tag(bench, models):
     bench.tree["base"]["model"] = str(models(tweak=with_answer_tags, vocab_size=100))
     line = bench.line(f"rewards tried {TASK}", f"{FIRST}.kwargs.strict=answer", f"{SECOND}.kwargs.answer_tag=answer")
     assert "accuracy 1 0 0 0, format 1 1 0 0" in line
 
 
-def test_an_evaluation_that_could_count_nothing(bench: Bench) -> None:
+def test_an_evaluation_that_could_count_nothing(bench):
     line = bench.line("rewards tried evaluation.math", "evaluation.math.format.kwargs.opened=true")
     assert line.startswith("error")
     bench.tree["evaluation"]["math"]["format"] = {"fn": "check_rewards.right_is_bad"}
@@ -446,7 +440,7 @@ def test_an_evaluation_that_could_count_nothing(bench: Bench) -> None:
     assert line.startswith("error")
 
 
-def test_filters_that_keep_nothing(bench: Bench) -> None:
+def test_filters_that_keep_nothing(bench):
     bench.tree["rejection_sampling"] = {
         "data": {"path": "train.jsonl"}, "group_size": 2, "sampling": {"max_tokens": 40}, "steps": 1, "batch_size": 1,
         "max_tokens": 40, "optimizer": {"lr": 1},
@@ -457,7 +451,7 @@ def test_filters_that_keep_nothing(bench: Bench) -> None:
     assert "'longer_is_better' is 1.0 for none of the gold solutions" in line
 
 
-def test_a_program_of_the_data_is_its_gold_solution(bench: Bench) -> None:
+def test_a_program_of_the_data_is_its_gold_solution(bench):
     (bench.folder / "check_code.py").write_text(
         "def runs(completions):\n    return [float('print(1)' in c[-1]['content']) for c in completions]\n"
     )
@@ -470,7 +464,7 @@ def test_a_program_of_the_data_is_its_gold_solution(bench: Bench) -> None:
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_sees_is_made_visible() -> None:
+def test_what_nobody_sees_is_made_visible():
     assert visible("a \n\tb\u200b\u00a0c\r") == "a·⏎\n→b\\u200b⍽c␍"
     long = visible("x" * 5000)
     assert "[... 3400 characters ...]" in long
@@ -496,7 +490,7 @@ MISTAKES = {
 }
 
 
-def test_each_mistake_names_tests_that_exist() -> None:
+def test_each_mistake_names_tests_that_exist():
     import re
 
     for text in MISTAKES.values():
@@ -505,13 +499,13 @@ def test_each_mistake_names_tests_that_exist() -> None:
         assert all(name in globals() for name in names), text
 
 
-def test_no_fp8_autocast(bench: Bench) -> None:
+def test_no_fp8_autocast(bench):
     (bench.folder / "c.yaml").write_text(yaml.safe_dump(bench.tree))
     assert main(["check", "c.yaml", "runtime.dtype=float8_e4m3fn"]) == 2
     assert "runtime.dtype" in bench.capsys.readouterr().err
 
 
-def test_the_tiny_config_is_right(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tiny_config_is_right(monkeypatch, capsys):
     """Its tokenizer is built as the base stage will build it, from a smaller corpus here."""
     sizes = {
         "base.pretrain.corpus": 1500, "cold_start.data": 50, "reasoning_rl.tasks.arithmetic.data": 100,
@@ -527,6 +521,6 @@ def test_the_tiny_config_is_right(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "'safety_model' not tried: needs a model of the run" in out
 
 
-def test_outcomes_are_three() -> None:
+def test_outcomes_are_three():
     assert not issubclass(Warned, UserError)
     assert not issubclass(Skipped, UserError)

@@ -23,13 +23,9 @@ from stages.commands.run import stage_command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RL = {
-    "steps": 2,
-    "group_size": 2,
-    "prompts_per_step": 2,
-    "sampling": {"max_tokens": 8},
-    "optimizer": {"lr": 1e-3},
+    "steps": 2, "group_size": 2, "prompts_per_step": 2, "sampling": {"max_tokens": 8}, "optimizer": {"lr": 1e-3},
     "tasks": {"math": {"data": {"path": "train.jsonl"}, "rewards": [{"fn": "accuracy"}]}},
-}
+}  # fmt: skip
 RECIPE = {
     "evaluation": {"math": {"data": {"path": "test.jsonl"}, "max_tokens": 8}},
     "base": {"model": "base-model"},
@@ -65,59 +61,45 @@ def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "culprit"),
-    [
-        (["run", "recipe.yaml", "reasoning_rl.stepz=3"], "reasoning_rl.stepz"),
-        (["run", "recipe.yaml", "reasoning_rl.stepz=3"], "did you mean 'steps'"),
-        (["run", "recipe.yaml", "reasoning_rl.steps"], "key.path=value"),
-        (["run", "recipe.yaml", "reasoning_rl.steps=many"], "reasoning_rl.steps"),
-        (["run", "recipe.yaml", "reasoning_rl.group_size=1"], "reasoning_rl.group_size"),
-        (["run", "recipe.yaml", "engine=vlm"], "vlm"),
-        (["run", "recipe.yaml", "engine=vlm"], "'vllm-server'"),
-        (["run", "recipe.yaml", "engine=vllm"], "vLLM is not installed"),
-        (["run", "recipe.yaml", "engine.kind=vllm"], "make setup-vllm"),
-        (["eval", "base-model", "--data", "test.jsonl", "engine=vllm"], "pip install -e '.[vllm]'"),
-        (["run", "missing.yaml"], "missing.yaml"),
-        (["run", "base-model"], "base-model"),
-        (["run", "recipe.yaml", "--out", "a-file"], "a-file"),
-        (["run", "recipe.yaml", "--out", "a-file/run"], "a-file"),
-        (["run", "recipe.yaml", "--form", "base"], "--form"),
-        (["run", "recipe.yaml", "--from", "basis"], "basis"),
-        (["run"], "CONFIG"),
-        (["rnu", "recipe.yaml"], "rnu"),
-        ([], "no command"),
-        (["eval", "base-model", "--data", "test.jsonl"], "base-model"),
-        (["eval", "./nowhere", "--data", "test.jsonl"], "nowhere"),
-        (["eval", "a-file", "--data", "test.jsonl"], "a-file"),
-        (["eval", "base-model", "--data", "missing.jsonl"], "missing.jsonl"),
-        (["eval", "base-model", "--data", "gsm8"], "gsm8k"),
-        (["eval", "base-model", "--data", "aime42=test.jsonl"], "aime42"),
-        (["eval", "base-model", "--data", "aime24=missing.jsonl"], "missing.jsonl"),
-        (["eval", "base-model", "--data", "test.jsonl", "--samples", "0"], "samples"),
-        (["eval", "base-model", "--data", "test.jsonl", "--samples", "few"], "--samples"),
-        (["eval", "base-model", "--data", "test.jsonl", "eval.format.fn=nonsense"], "nonsense"),
-        (["compare", "missing.json", "other.json"], "missing.json"),
-        (["compare", "recipe.yaml", "recipe.yaml"], "recipe.yaml"),
-        (["score", "missing.jsonl", "--reward", "accuracy"], "missing.jsonl"),
-        (["score", "test.jsonl"], "--reward"),
-        (["score", "scored.jsonl", "--reward", "accuracy", "--out", "base-model"], "base-model"),
-        (["score", "scored.jsonl", "--reward", "accuracy", "--out", "a-file/scores.jsonl"], "a-file"),
-        (["eval", "base-model", "--data", "test.jsonl", "--out", "base-model"], "--out 'base-model': a folder"),
-        (["eval", "base-model", "--data", "test.jsonl", "--out", "new/"], "--out 'new/': a folder"),
-        (["eval", "base-model", "--data", "test.jsonl", "--out", "a-file/eval.json"], "'a-file' is a file"),
-        (["eval", "base-model", "--data", "test.jsonl", "--language", "english"], "language code 'english'"),
-        (["eval", "base-model", "--data", "test.jsonl", "eval.accuracy.kwargs={strict: maybe}"], "maybe"),
-        (["check", "missing.yaml"], "missing.yaml"),
-    ],
-)
-def test_mistakes_get_one_line(
-    here: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    culprit: str,
-) -> None:
+@pytest.mark.parametrize(("arguments", "culprit"), [
+    (["run", "recipe.yaml", "reasoning_rl.stepz=3"], "reasoning_rl.stepz"),
+    (["run", "recipe.yaml", "reasoning_rl.stepz=3"], "did you mean 'steps'"),
+    (["run", "recipe.yaml", "reasoning_rl.steps"], "key.path=value"),
+    (["run", "recipe.yaml", "reasoning_rl.steps=many"], "reasoning_rl.steps"),
+    (["run", "recipe.yaml", "reasoning_rl.group_size=1"], "reasoning_rl.group_size"),
+    (["run", "recipe.yaml", "engine=vlm"], "vlm"),
+    (["run", "recipe.yaml", "engine=vlm"], "'vllm-server'"),
+    (["run", "recipe.yaml", "engine=vllm"], "vLLM is not installed"),
+    (["run", "recipe.yaml", "engine.kind=vllm"], "make setup-vllm"),
+    (["eval", "base-model", "--data", "test.jsonl", "engine=vllm"], "pip install -e '.[vllm]'"),
+    (["run", "missing.yaml"], "missing.yaml"), (["run", "base-model"], "base-model"),
+    (["run", "recipe.yaml", "--out", "a-file"], "a-file"),
+    (["run", "recipe.yaml", "--out", "a-file/run"], "a-file"), (["run", "recipe.yaml", "--form", "base"], "--form"),
+    (["run", "recipe.yaml", "--from", "basis"], "basis"), (["run"], "CONFIG"), (["rnu", "recipe.yaml"], "rnu"),
+    ([], "no command"),
+    (["eval", "base-model", "--data", "test.jsonl"], "base-model"),
+    (["eval", "./nowhere", "--data", "test.jsonl"], "nowhere"),
+    (["eval", "a-file", "--data", "test.jsonl"], "a-file"),
+    (["eval", "base-model", "--data", "missing.jsonl"], "missing.jsonl"),
+    (["eval", "base-model", "--data", "gsm8"], "gsm8k"),
+    (["eval", "base-model", "--data", "aime42=test.jsonl"], "aime42"),
+    (["eval", "base-model", "--data", "aime24=missing.jsonl"], "missing.jsonl"),
+    (["eval", "base-model", "--data", "test.jsonl", "--samples", "0"], "samples"),
+    (["eval", "base-model", "--data", "test.jsonl", "--samples", "few"], "--samples"),
+    (["eval", "base-model", "--data", "test.jsonl", "eval.format.fn=nonsense"], "nonsense"),
+    (["compare", "missing.json", "other.json"], "missing.json"),
+    (["compare", "recipe.yaml", "recipe.yaml"], "recipe.yaml"),
+    (["score", "missing.jsonl", "--reward", "accuracy"], "missing.jsonl"), (["score", "test.jsonl"], "--reward"),
+    (["score", "scored.jsonl", "--reward", "accuracy", "--out", "base-model"], "base-model"),
+    (["score", "scored.jsonl", "--reward", "accuracy", "--out", "a-file/scores.jsonl"], "a-file"),
+    (["eval", "base-model", "--data", "test.jsonl", "--out", "base-model"], "--out 'base-model': a folder"),
+    (["eval", "base-model", "--data", "test.jsonl", "--out", "new/"], "--out 'new/': a folder"),
+    (["eval", "base-model", "--data", "test.jsonl", "--out", "a-file/eval.json"], "'a-file' is a file"),
+    (["eval", "base-model", "--data", "test.jsonl", "--language", "english"], "language code 'english'"),
+    (["eval", "base-model", "--data", "test.jsonl", "eval.accuracy.kwargs={strict: maybe}"], "maybe"),
+    (["check", "missing.yaml"], "missing.yaml"),
+])  # fmt: skip
+def test_mistakes_get_one_line(here, capsys, monkeypatch, arguments, culprit):
     monkeypatch.setattr(optional, "vllm_is_there", lambda: False)
     before = files(here)
     if arguments[:2] == ["eval", "base-model"] and culprit != "base-model":  # the model is looked at first
@@ -128,11 +110,11 @@ def test_mistakes_get_one_line(
     assert not (here / "runs").exists()
 
 
-def test_a_base_model_that_is_none_names_the_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_model_that_is_none_names_the_folder(here, capsys):
     assert "base-model" in refused(capsys, main(["run", "recipe.yaml"]))
 
 
-def test_a_stage_before_its_input_exists(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_before_its_input_exists(here, capsys):
     before = files(here)
     line = refused(capsys, guarded(lambda words: stage_command("reasoning_rl", words), ["recipe.yaml"]))
     assert "needs the model of stage base" in line
@@ -140,20 +122,20 @@ def test_a_stage_before_its_input_exists(here: Path, capsys: pytest.CaptureFixtu
     assert files(here) == before
 
 
-def test_a_stage_without_a_section(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_without_a_section(here, capsys):
     assert "no section 'r1_zero'" in refused(
         capsys, guarded(lambda words: stage_command("r1_zero", words), ["recipe.yaml"])
     )
 
 
-def test_data_without_an_answer_column(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_without_an_answer_column(here, capsys):
     (here / "base-model" / "config.json").write_text("{}")
     line = refused(capsys, main(["eval", "base-model", "--data", "no-answer.jsonl"]))
     assert "no-answer.jsonl" in line
     assert "answer | gold | solution" in line
 
 
-def test_check_names_what_is_wrong_and_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_what_is_wrong_and_goes_on(here, capsys):
     overrides = ["reasoning_rl.tasks.math.rewards.0.fn=accuracies", "evaluation.math.data.path=no-answer.jsonl"]
     overrides.append("evaluation.leak_check=stages.tiny_world.problem_key")
     assert main(["check", "recipe.yaml", *overrides]) == 2
@@ -167,7 +149,7 @@ def test_check_names_what_is_wrong_and_goes_on(here: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["eval"], ["compare"], ["score"], ["check"]])
-def test_help_has_examples(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+def test_help_has_examples(capsys, command):
     with pytest.raises(SystemExit, match="0") if command else _nothing():
         main([*command, "--help"])
     assert "examples:" in capsys.readouterr().out
@@ -179,19 +161,19 @@ class _nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
-def test_overrides_may_stand_between_options(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overrides_may_stand_between_options(here, capsys):
     words = ["run", "recipe.yaml", "seed=1", "--out", "a-file", "reasoning_rl.stepz=1"]
     assert "reasoning_rl.stepz" in refused(capsys, main(words))
 
 
-def test_shipped_configs_are_found_from_anywhere(here: Path) -> None:
+def test_shipped_configs_are_found_from_anywhere(here):
     assert find_config("tiny.yaml").samefile(REPOSITORY / "configs" / "tiny.yaml")
     assert find_config("configs/tiny.yaml").is_file()
     (here / "tiny.yaml").write_text("seed: 1\n")
     assert find_config("tiny.yaml") == Path("tiny.yaml")  # the user's own comes first
 
 
-def test_a_bug_is_shown_whole_and_is_not_a_user_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_is_shown_whole_and_is_not_a_user_error(capsys):
     def broken(_: list[str]) -> int:
         raise ZeroDivisionError
 
@@ -210,20 +192,20 @@ def test_a_bug_is_shown_whole_and_is_not_a_user_error(capsys: pytest.CaptureFixt
         (ConnectionError("the hub\ndoes not answer"), "error: ConnectionError: the hub does not answer\n"),
     ],
 )
-def test_what_the_system_refuses_is_one_line(capsys: pytest.CaptureFixture[str], error: OSError, line: str) -> None:
+def test_what_the_system_refuses_is_one_line(capsys, error, line):
     def refuse(_: list[str]) -> int:
         raise error
 
     assert refused(capsys, guarded(refuse, [])) == line
 
 
-def test_a_folder_that_is_not_ours_to_write(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_not_ours_to_write(here, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # tests may run as root, who can write everywhere
     with pytest.raises(UserError, match=r"--out 'new/eval\.json'|no permission to write to '\.'"):
         check_out_file("new/eval.json")
 
 
-def test_files_that_eval_reads_and_writes(here: Path) -> None:
+def test_files_that_eval_reads_and_writes(here):
     (here / "runs" / "seed=1").mkdir(parents=True)
     (here / "runs" / "seed=1" / "test.jsonl").write_text('{"question": "2+2", "answer": "4"}\n')
     assert data_settings("runs/seed=1/test.jsonl") == {"path": "runs/seed=1/test.jsonl"}
@@ -232,12 +214,12 @@ def test_files_that_eval_reads_and_writes(here: Path) -> None:
     assert problems_file(Path("results/eval")) == Path("results/eval.problems.jsonl")
 
 
-def test_score_writes_to_a_new_folder(here: Path) -> None:
+def test_score_writes_to_a_new_folder(here):
     assert main(["score", "scored.jsonl", "--reward", "accuracy", "--out", "new/folder/scores"]) == 0
     assert json.loads((here / "new" / "folder" / "scores").read_text())["rewards"] == {"accuracy": 1.0}
 
 
-def test_a_stage_checks_what_it_names_before_it_writes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_checks_what_it_names_before_it_writes(here, capsys):
     before = files(here)
     words = ["recipe.yaml", "--init", "some/model", "reasoning_rl.tasks.math.rewards.0.fn=acuracy"]
     assert "reasoning_rl.tasks.math.rewards.0" in refused(
@@ -248,7 +230,7 @@ def test_a_stage_checks_what_it_names_before_it_writes(here: Path, capsys: pytes
     assert files(here) == before
 
 
-def test_an_interrupt_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_is_130(capsys):
     def stopped(_: list[str]) -> int:
         raise KeyboardInterrupt
 
@@ -268,7 +250,7 @@ def evaluation(folder: Path, name: str, correct: list[float], **changes: Any) ->
     return str(folder / f"{name}.json")
 
 
-def test_compare_says_worse_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_says_worse_by_its_exit_code(tmp_path, capsys):
     good = evaluation(tmp_path, "good", [1.0] * 20)
     bad = evaluation(tmp_path, "bad", [0.0] * 10 + [1.0] * 10)
     assert main(["compare", good, bad]) == 1
@@ -281,21 +263,21 @@ def test_compare_says_worse_by_its_exit_code(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     "key", ["data_hash", "samples_per_problem", "temperature", "top_p", "max_tokens", "template_hash"]
 )
-def test_compare_refuses_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+def test_compare_refuses_other_settings(tmp_path, capsys, key):
     one, two = evaluation(tmp_path, "one", [1.0]), evaluation(tmp_path, "two", [1.0], **{key: 77})
     line = refused(capsys, main(["compare", one, two]))
     assert key in line
     assert "77" in line
 
 
-def test_compare_refuses_what_was_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_refuses_what_was_not_measured(tmp_path, capsys):
     one = evaluation(tmp_path, "one", [1.0])
     assert "safety" in refused(capsys, main(["compare", one, one, "--metric", "safety"]))
     assert "did you mean 'safety'" in refused(capsys, main(["compare", one, one, "--metric", "safty"]))
 
 
 @pytest.mark.parametrize("words", [["stages/reasoning_rl.py"], ["-m", "stages.reasoning_rl"]])
-def test_stage_scripts_run_as_files_and_as_modules(words: list[str]) -> None:
+def test_stage_scripts_run_as_files_and_as_modules(words):
     done = subprocess.run(
         [sys.executable, *words, "missing.yaml"],
         cwd=REPOSITORY,
@@ -308,7 +290,7 @@ def test_stage_scripts_run_as_files_and_as_modules(words: list[str]) -> None:
     assert done.stderr.startswith("error: config 'missing.yaml'")
 
 
-def test_a_closed_pipe_is_no_traceback() -> None:
+def test_a_closed_pipe_is_no_traceback():
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` does once it has seen enough
     done = subprocess.run(
@@ -323,7 +305,7 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     assert done.stderr == ""
 
 
-def test_accepting_changes_is_an_option_of_both_commands(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accepting_changes_is_an_option_of_both_commands(here, monkeypatch):
     seen: list[bool] = []
     monkeypatch.setattr("stages.recipe.pipeline.run_pipeline", lambda *arguments: seen.append(arguments[-1]))
     monkeypatch.setattr(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ from rewards.accuracy.reward import accuracy_reward, gold_is_parseable
 from rewards.loader import load_reward
 from stages.commands.eval import data_settings, named_set
 from stages.commands.eval_sets import ASK, SETS, read_rows
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from real_data import data_folder, rows_of
+from support.real_data import needs_data, rows_of
 
 FILES = {
     "gsm8k": ("gsm8k_test", 1319), "math500": ("math500", 500), "aime24": ("aime24", 30), "aime25": ("aime25", 30),
@@ -27,12 +24,11 @@ FILES = {
 }  # fmt: skip
 # Golds in prose or program text, such as "$f(x)=ax+b$, where $b$ is ..." and "np.arcsin(10/13)".
 UNREADABLE = {"minerva": 4, "olympiadbench": 3}
-real = pytest.mark.skipif(data_folder() is None, reason="the real sets are not here: set GRPO_DATA")
 
 
-@real
+@needs_data
 @pytest.mark.parametrize("name", FILES)
-def test_golds_of_the_original_files(name: str) -> None:
+def test_golds_of_the_original_files(name):
     """Every gold can be read but a few, and is right when it is boxed."""
     rows = read_rows(name, rows_of(f"sets/{FILES[name][0]}.jsonl"))
     assert len(rows) == FILES[name][1]
@@ -48,19 +44,19 @@ def test_golds_of_the_original_files(name: str) -> None:
         assert (asked + SETS[name].suffix).count("\\boxed{}") == 1
 
 
-def test_whole_numbers() -> None:
+def test_whole_numbers():
     for name, answer, gold in (("aime24", "025", "25"), ("aime25", 70, "70"), ("amc23", 27.0, "27")):
         assert read_rows(name, [{"problem": "?", "answer": answer}])[0]["answer"] == gold
 
 
-def test_multiple_choice() -> None:
+def test_multiple_choice():
     row = {"question": "Which?", "choices": ["red", "green", "blue", "grey"], "answer": 2}
     [read] = read_rows("mmlu_stem", [row])
     assert (read["question"], read["answer"]) == ("Which?\nA. red\nB. green\nC. blue\nD. grey", "C")
     assert accuracy_reward([r"\boxed{C}", r"\boxed{(C) blue}", r"\boxed{B}"], ["C"] * 3) == [1.0, 1.0, 0.0]
 
 
-def test_gpqa_is_shuffled_by_its_texts_alone() -> None:
+def test_gpqa_is_shuffled_by_its_texts_alone():
     rows = [
         {"Question": f"Q{n}", "Correct Answer": " yes\n"} | {f"Incorrect Answer {i}": f"no {i}" for i in (1, 2, 3)}
         for n in range(200)
@@ -73,7 +69,7 @@ def test_gpqa_is_shuffled_by_its_texts_alone() -> None:
     assert min(counts) > 30
 
 
-def test_languages() -> None:
+def test_languages():
     rows = [{"lang": "th", "question": "ถาม", "answer": "5"}, {"lang": "de", "question": "Frage", "answer": "1,000"}]
     [thai] = read_rows("mgsm-th", rows)
     assert thai == {"lang": "th", "language": "th", "question": f"ถาม\n{ASK['th']}", "answer": "5"}
@@ -86,7 +82,7 @@ def test_languages() -> None:
         read_rows("mgsm", [{"question": "?", "answer": "1"}])
 
 
-def test_countdown() -> None:
+def test_countdown():
     for row in ({"input": "30,100,93", "output": "23"}, {"nums": [30, 100, 93], "target": 23}):
         [read] = read_rows("countdown", [row])
         assert (read["nums"], read["target"]) == ([30, 100, 93], 23)
@@ -95,7 +91,7 @@ def test_countdown() -> None:
 
 
 @pytest.mark.parametrize("numbers", [[30, 100, 93], "30,100,93", ["30", 100.0, 93]])
-def test_countdown_reads_what_its_reward_reads(numbers: Any) -> None:
+def test_countdown_reads_what_its_reward_reads(numbers):
     rows = read_rows("countdown", [{"numbers": numbers, "target": "23"}, {"nums": [1, 2], "output": 3}])
     columns = {name: [row.get(name) for row in rows] for name in ("numbers", "nums", "target") if name in rows[0]}
     solutions = [r"\boxed{30+93-100}", r"\boxed{1+2}"]
@@ -104,7 +100,7 @@ def test_countdown_reads_what_its_reward_reads(numbers: Any) -> None:
         read_rows("countdown", [{"question": "?", "answer": 1}])
 
 
-def test_a_row_of_another_set_is_named() -> None:
+def test_a_row_of_another_set_is_named():
     good = {"question": "?", "choices": ["a", "b"], "answer": 0}
     with pytest.raises(UserError, match=r"mmlu_stem: row 1 has no column 'choices' \(it has: question, answer\)"):
         read_rows("mmlu_stem", [good, {"question": "?", "answer": 1}])
@@ -112,7 +108,7 @@ def test_a_row_of_another_set_is_named() -> None:
         read_rows("aime24", [{"problem": "?", "answer": "many"}])
 
 
-def test_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_and_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text("{}")
     assert named_set("mgsm-th") == "mgsm-th"
@@ -124,9 +120,9 @@ def test_names_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         data_settings("mgsm")
 
 
-@real
+@needs_data
 @pytest.mark.usefixtures("only_sandbox")
-def test_programs_and_countdown_are_judged() -> None:
+def test_programs_and_countdown_are_judged():
     """The golds of the sets with a judge of their own."""
     for name, file, count in (("humaneval", "humaneval", 164), ("mbpp", "mbpp", 500), ("mbpp", "mbpp_sanitized", 257)):
         rows = read_rows(name, rows_of(f"sets/{file}.jsonl"))
@@ -139,7 +135,7 @@ def test_programs_and_countdown_are_judged() -> None:
     assert load_reward("countdown").fn(completions=[r"\boxed{30+93-100}"], **columns) == [1.0]
 
 
-def test_equal_answers_vote_together() -> None:
+def test_equal_answers_vote_together():
     assert vote("1/2") == vote("0.5") == vote(r"\frac{1}{2}") == vote(r"$\dfrac12$") == vote("50%")
     assert vote("1,000") == vote("1000.0")
     assert vote(r"x + 1") == vote("x+1")

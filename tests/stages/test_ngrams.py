@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,60 +16,48 @@ from stages.recipe.config import RecipeConfig
 from stages.recipe.leaks import LeakGuard
 from stages.recipe.ngrams import Ngrams, units
 from stages.recipe.table import StageContext
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from real_data import data_folder, rows_of
+from support.real_data import needs_data, rows_of
 
 PROBLEM = "A train leaves the station at noon with 120 passengers and stops 3 times before it gets to the next town."
 THAI = "รถไฟออกจากสถานีเวลาเที่ยงพร้อมผู้โดยสาร 120 คน และหยุด 3 ครั้งก่อนถึงเมืองถัดไป"
 
 
-@pytest.mark.parametrize(
-    "copy",
-    [
-        PROBLEM,
-        PROBLEM.upper().replace(",", " ").replace(" ", "\n"),
-        f"Solve this. {PROBLEM} How long does it take?",
-        PROBLEM.replace("leaves", "departs from"),
-        PROBLEM.replace("120", "１２０"),  # full-width digits
-    ],
-)
-def test_copies_are_found(copy: str) -> None:
+@pytest.mark.parametrize("copy", [
+    PROBLEM, PROBLEM.upper().replace(",", " ").replace(" ", "\n"), f"Solve this. {PROBLEM} How long does it take?",
+    PROBLEM.replace("leaves", "departs from"), PROBLEM.replace("120", "１２０"),  # full-width digits
+])  # fmt: skip
+def test_copies_are_found(copy):
     assert Ngrams(["Another problem, about 7 birds.", PROBLEM], 10, 0.5).copied(copy) == PROBLEM
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        PROBLEM.replace("120", "130"),  # the same question about other numbers
-        "A train leaves the station at noon with 120 passengers and then, 3 hours later, somebody else gets on too.",
-        " ".join(reversed(PROBLEM.split())),
-    ],
-)
-def test_other_problems_are_not(text: str) -> None:
+@pytest.mark.parametrize("text", [
+    "", PROBLEM.replace("120", "130"),  # the same question about other numbers
+    "A train leaves the station at noon with 120 passengers and then, 3 hours later, somebody else gets on too.",
+    " ".join(reversed(PROBLEM.split())),
+])  # fmt: skip
+def test_other_problems_are_not(text):
     assert Ngrams([PROBLEM], 10, 0.5).copied(text) is None
 
 
-def test_one_run_of_words_is_enough_when_the_share_is_0() -> None:
+def test_one_run_of_words_is_enough_when_the_share_is_0():
     text = "A train leaves the station at noon with 120 passengers and then, 3 hours later, somebody else gets on too."
     assert Ngrams([PROBLEM], 10, 0.0).copied(text) == PROBLEM
 
 
-def test_writing_without_spaces_is_compared_by_characters() -> None:
+def test_writing_without_spaces_is_compared_by_characters():
     assert Ngrams([THAI], 10, 0.5).copied("โจทย์: " + THAI.replace(" ", "")) == THAI
     assert Ngrams([THAI], 10, 0.5).copied(THAI.replace("120", "90")) is None
     assert units("共有13只鸟 and 2 more") == ["共", "有", "13", "只", "鸟", "and", "2", "more"]
 
 
-def test_a_short_problem_is_looked_for_whole() -> None:
+def test_a_short_problem_is_looked_for_whole():
     grams = Ngrams(["What is 12 + 30 + 7?", "2 + 2"], 10, 0.5)
     assert grams.copied("Tell me: what is 12+30+7?") == "What is 12 + 30 + 7?"
     assert grams.copied("What is 12 + 30 + 8, or 7?") is None
     assert grams.copied("2 + 2") is None  # two numbers are no problem of anybody's
 
 
-def test_it_scales() -> None:
+def test_it_scales():
     """100,000 rows against 5,000 problems take seconds; here a twentieth of the rows."""
     problems = [" ".join(f"word{(n * 7 + i * i) % 997}" for i in range(60)) for n in range(2500)]
     rows = [" ".join(f"word{(n * 11 + i * 3) % 997}" for i in range(60)) for n in range(5000)]
@@ -90,9 +77,7 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_stage_and_grpo_check_refuse_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stage_and_grpo_check_refuse_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     near = {"messages": [{"role": "user", "content": f"Please: {PROBLEM}"}, {"role": "assistant", "content": "4"}]}
     other = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": PROBLEM}]}
@@ -110,9 +95,7 @@ def test_a_stage_and_grpo_check_refuse_them(
     LeakGuard(RecipeConfig.model_validate(without)).check([other, near], Path("train.jsonl"))  # off unless asked for
 
 
-def test_the_evaluation_is_read_once_for_all_that_is_trained_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_evaluation_is_read_once_for_all_that_is_trained_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     made: list[int] = []
 
@@ -142,18 +125,13 @@ def test_the_evaluation_is_read_once_for_all_that_is_trained_on(
     assert made == [1, 1]
 
 
-@pytest.mark.skipif(data_folder() is None, reason="the real sets are not here: set GRPO_DATA")
-@pytest.mark.parametrize(
-    ("train", "test", "least", "most"),
-    [
-        ("math_train", "math_test", 9, 150),  # 9 the same; the rest share drawings and phrases
-        ("math_train", "math500", 0, 20),
-        ("aime_train_1983_2023", "math500", 6, 10),
-        ("gsm8k_train", "gsm8k_test", 0, 0),
-        ("gsm8k_test", "mgsm", 250, 250),
-    ],
-)
-def test_real_sets(train: str, test: str, least: int, most: int) -> None:
+@needs_data
+@pytest.mark.parametrize(("train", "test", "least", "most"), [
+    ("math_train", "math_test", 9, 150),  # 9 the same; the rest share drawings and phrases
+    ("math_train", "math500", 0, 20), ("aime_train_1983_2023", "math500", 6, 10), ("gsm8k_train", "gsm8k_test", 0, 0),
+    ("gsm8k_test", "mgsm", 250, 250),
+])  # fmt: skip
+def test_real_sets(train, test, least, most):
     def texts(name: str) -> list[str]:
         rows = (row for row in rows_of(f"sets/{name}.jsonl") if row.get("lang", "en") == "en")
         return [row.get("question") or row["problem"] for row in rows]

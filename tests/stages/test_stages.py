@@ -29,20 +29,10 @@ from stages.recipe.table import STAGES, StageContext, active_parents
 from support.processes import hold
 
 METRICS = {
-    "n_problems": 4,
-    "pass@1": 0.5,
-    "pass@1_ci95": [0.2, 0.8],
-    "format_rate": 1.0,
-    "language_consistency": None,
-    "general": None,
-    "general_ci95": None,
-    "helpfulness": None,
-    "helpfulness_ci95": None,
-    "safety": None,
-    "safety_ci95": None,
-    "over_refusal": None,
-    "seconds": 1.0,
-}
+    "n_problems": 4, "pass@1": 0.5, "pass@1_ci95": [0.2, 0.8], "format_rate": 1.0, "language_consistency": None,
+    "general": None, "general_ci95": None, "helpfulness": None, "helpfulness_ci95": None, "safety": None,
+    "safety_ci95": None, "over_refusal": None, "seconds": 1.0,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -124,9 +114,7 @@ def interrupted(recipe: dict[str, Any], run: Path, fakes: Fakes, at: str) -> Non
 ALL = ["base", "cold_start", "reasoning_rl"]
 
 
-def test_a_run_leaves_manifests_with_lineage_and_a_summary(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
-) -> None:
+def test_a_run_leaves_manifests_with_lineage_and_a_summary(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     summary = go(recipe, run)
     assert fakes.ran == ALL
@@ -149,7 +137,7 @@ def test_a_run_leaves_manifests_with_lineage_and_a_summary(
     assert yaml.safe_load((run / "config.yaml").read_text())["reasoning_rl"]["steps"] == 2
 
 
-def test_finished_stages_are_skipped(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_finished_stages_are_skipped(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     go(recipe, run, until="cold_start")
     assert fakes.ran == ["base", "cold_start"]
@@ -157,7 +145,7 @@ def test_finished_stages_are_skipped(recipe: dict[str, Any], fakes: Fakes, tmp_p
     assert fakes.ran == ALL
 
 
-def test_an_interrupted_stage_goes_on_in_its_folder(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_an_interrupted_stage_goes_on_in_its_folder(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     interrupted(recipe, run, fakes, "cold_start")
     assert not (run / "1-cold-start" / "manifest.json").exists()
@@ -165,7 +153,7 @@ def test_an_interrupted_stage_goes_on_in_its_folder(recipe: dict[str, Any], fake
     assert fakes.ran == ["base", "cold_start", "cold_start", "reasoning_rl"]
 
 
-def test_an_interrupted_evaluation_repeats_no_training(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_repeats_no_training(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     interrupted(recipe, run, fakes, "evaluation")
     go(recipe, run)
@@ -204,17 +192,13 @@ def extended(model: Path) -> None:
 
 
 DAMAGE = [
-    (edited, "'config.json' was changed"),
-    (flipped, "'model.safetensors' was changed"),
-    (emptied, "'model.safetensors' is gone"),
-    (extended, "'adapter.safetensors' was not there"),
-]
+    (edited, "'config.json' was changed"), (flipped, "'model.safetensors' was changed"),
+    (emptied, "'model.safetensors' is gone"), (extended, "'adapter.safetensors' was not there"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("spoil", "said"), DAMAGE)
-def test_a_parent_that_is_no_longer_what_it_was_is_noticed(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, said: str
-) -> None:
+def test_a_parent_that_is_no_longer_what_it_was_is_noticed(recipe, fakes, tmp_path, monkeypatch, spoil, said):
     weighty(fakes, monkeypatch)
     run = tmp_path / "run"
     go(recipe, run, until="cold_start")
@@ -227,9 +211,7 @@ def test_a_parent_that_is_no_longer_what_it_was_is_noticed(
     assert fakes.ran == ["base", "cold_start", "cold_start", "reasoning_rl"]
 
 
-def test_a_manifest_is_not_written_over_a_model_that_changed(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_manifest_is_not_written_over_a_model_that_changed(recipe, fakes, tmp_path, monkeypatch):
     weighty(fakes, monkeypatch)
     run = tmp_path / "run"
     interrupted(recipe, run, fakes, "evaluation")
@@ -239,9 +221,7 @@ def test_a_manifest_is_not_written_over_a_model_that_changed(
     assert not (run / "0-base" / "manifest.json").exists()
 
 
-def test_a_model_that_is_not_whole_on_the_disk_gets_no_manifest(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_is_not_whole_on_the_disk_gets_no_manifest(recipe, fakes, tmp_path, monkeypatch):
     def run(context: StageContext) -> dict[str, Any]:
         numbers = fakes.run(context)
         save_file({"weight": torch.ones(300)}, context.folder / "model" / "model.safetensors")
@@ -254,9 +234,7 @@ def test_a_model_that_is_not_whole_on_the_disk_gets_no_manifest(
     assert not (tmp_path / "run" / "0-base" / "manifest.json").exists()
 
 
-def test_what_a_signal_alone_saved_goes_when_the_stage_is_done(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
-) -> None:
+def test_what_a_signal_alone_saved_goes_when_the_stage_is_done(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     interrupted(recipe, run, fakes, "cold_start")
     (run / "1-cold-start" / "checkpoints" / "step-000001").mkdir(parents=True)
@@ -265,7 +243,7 @@ def test_what_a_signal_alone_saved_goes_when_the_stage_is_done(
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_changed_config_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, finished: bool) -> None:
+def test_a_changed_config_is_refused(recipe, fakes, tmp_path, finished):
     run = tmp_path / "run"
     if finished:
         go(recipe, run)
@@ -281,9 +259,7 @@ def test_a_changed_config_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_p
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
-def test_an_unfinished_stage_goes_on_with_accepted_changes(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
-) -> None:
+def test_an_unfinished_stage_goes_on_with_accepted_changes(recipe, fakes, tmp_path):
     """They are in its manifest; a finished stage is what it is."""
     run = tmp_path / "run"
     interrupted(recipe, run, fakes, "cold_start")
@@ -302,7 +278,7 @@ def test_an_unfinished_stage_goes_on_with_accepted_changes(
     assert "--accept-changes" not in str(caught.value)
 
 
-def test_a_lock_that_a_kill_left_is_not_work_of_a_stage(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_a_lock_that_a_kill_left_is_not_work_of_a_stage(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     for folder in (run, run / "0-base", run / "1-cold-start"):
         folder.mkdir()
@@ -312,7 +288,7 @@ def test_a_lock_that_a_kill_left_is_not_work_of_a_stage(recipe: dict[str, Any], 
     assert not (run / LOCK).exists()
 
 
-def test_two_runs_into_one_folder(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_two_runs_into_one_folder(recipe, fakes, tmp_path):
     other = hold(tmp_path / "run")
     try:
         with pytest.raises(UserError, match=rf"another run \(process {other.pid} on"):
@@ -324,14 +300,14 @@ def test_two_runs_into_one_folder(recipe: dict[str, Any], fakes: Fakes, tmp_path
     go(recipe, tmp_path / "run")
 
 
-def test_a_changed_input_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_a_changed_input_is_refused(recipe, fakes, tmp_path):
     go(recipe, tmp_path / "run")
     (tmp_path / "train.jsonl").write_text('{"question": "9+9", "answer": "18"}\n')
     with pytest.raises(UserError, match=r"contents of .*train\.jsonl"):
         go(recipe, tmp_path / "run")
 
 
-def test_a_change_in_a_later_stage_only(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_a_change_in_a_later_stage_only(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     go(recipe, run, until="cold_start")
     go(recipe, run, "reasoning_rl.steps=9")
@@ -339,15 +315,13 @@ def test_a_change_in_a_later_stage_only(recipe: dict[str, Any], fakes: Fakes, tm
     assert yaml.safe_load((run / "config.yaml").read_text())["reasoning_rl"]["steps"] == 9
 
 
-def test_settings_that_change_no_result_are_free(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_settings_that_change_no_result_are_free(recipe, fakes, tmp_path):
     go(recipe, tmp_path / "run")
     go(recipe, tmp_path / "run", "runtime.threads=1", "runtime.log_level=error", "cold_start.checkpoint.every=5")
     assert fakes.ran == ALL
 
 
-def test_a_changed_evaluation_evaluates_again_and_retrains_nothing(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
-) -> None:
+def test_a_changed_evaluation_evaluates_again_and_retrains_nothing(recipe, fakes, tmp_path):
     go(recipe, tmp_path / "run")
     go(recipe, tmp_path / "run", "evaluation.math.samples=4")
     assert fakes.ran == ALL
@@ -356,7 +330,7 @@ def test_a_changed_evaluation_evaluates_again_and_retrains_nothing(
     assert len(fakes.evaluated) == 6
 
 
-def test_from_moves_aside_and_never_deletes(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_from_moves_aside_and_never_deletes(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     go(recipe, run)
     (run / "1-cold-start" / "mine.txt").write_text("keep")
@@ -371,7 +345,7 @@ def test_from_moves_aside_and_never_deletes(recipe: dict[str, Any], fakes: Fakes
     assert not (run / "2-reasoning-rl").exists()  # its parent is another now
 
 
-def test_the_size_of_a_micro_batch_is_free(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_the_size_of_a_micro_batch_is_free(recipe, fakes, tmp_path):
     """Who runs out of memory lowers it and goes on."""
     run = tmp_path / "run"
     interrupted(recipe, run, fakes, "reasoning_rl")
@@ -392,7 +366,7 @@ def model_folder(folder: Path, weights: str) -> str:
     return str(folder)
 
 
-def test_a_base_model_is_what_is_in_its_folder(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_a_base_model_is_what_is_in_its_folder(recipe, fakes, tmp_path):
     run, base = tmp_path / "run", tmp_path / "base"
     recipe["base"]["model"] = model_folder(base, "one")
     go(recipe, run)
@@ -409,7 +383,7 @@ def test_a_base_model_is_what_is_in_its_folder(recipe: dict[str, Any], fakes: Fa
 
 
 @pytest.mark.parametrize("text", ["[1]", "not JSON", '{"hash": 1}', '{"name": "an app", "stage": "beta"}'])
-def test_a_foreign_manifest_beside_a_model(tmp_path: Path, text: str) -> None:
+def test_a_foreign_manifest_beside_a_model(tmp_path, text):
     folder = model_folder(tmp_path / "model", "one")
     (tmp_path / "manifest.json").write_text(text)
     before = model_hash(folder)
@@ -417,44 +391,39 @@ def test_a_foreign_manifest_beside_a_model(tmp_path: Path, text: str) -> None:
     assert model_hash(folder) == before
 
 
-def test_from_with_a_changed_earlier_stage_is_refused(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_from_with_a_changed_earlier_stage_is_refused(recipe, fakes, tmp_path):
     go(recipe, tmp_path / "run")
     with pytest.raises(UserError, match=r"--from base"):
         go(recipe, tmp_path / "run", "seed=1", from_stage="cold_start")
     assert not list((tmp_path / "run").glob("old-*"))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"from_stage": "cold_strat"}, r"--from 'cold_strat'.*did you mean 'cold_start'"),
-        ({"until": "helpfulness_rl"}, r"--until 'helpfulness_rl': no such stage"),
-        ({"from_stage": "reasoning_rl", "until": "base"}, "nothing to run"),
-    ],
-)
-def test_wrong_stage_names(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, options: dict[str, str], message: str
-) -> None:
+@pytest.mark.parametrize(("options", "message"), [
+    ({"from_stage": "cold_strat"}, r"--from 'cold_strat'.*did you mean 'cold_start'"),
+    ({"until": "helpfulness_rl"}, r"--until 'helpfulness_rl': no such stage"),
+    ({"from_stage": "reasoning_rl", "until": "base"}, "nothing to run"),
+])  # fmt: skip
+def test_wrong_stage_names(recipe, fakes, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         go(recipe, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_is_not_a_stages_is_left_alone(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_stages_is_left_alone(recipe, fakes, tmp_path):
     (tmp_path / "run" / "0-base").mkdir(parents=True)
     (tmp_path / "run" / "0-base" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"not a stage's folder"):
         go(recipe, tmp_path / "run")
 
 
-def test_a_model_that_went_missing_is_noticed(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_a_model_that_went_missing_is_noticed(recipe, fakes, tmp_path):
     go(recipe, tmp_path / "run")
     (tmp_path / "run" / "0-base" / "model").rmdir()
     with pytest.raises(UserError, match=r"its model/ is gone"):
         go(recipe, tmp_path / "run")
 
 
-def test_absent_stages_hand_on_their_parents(recipe: dict[str, Any]) -> None:
+def test_absent_stages_hand_on_their_parents(recipe):
     del recipe["cold_start"]
     config = RecipeConfig.model_validate(recipe)
     assert active_parents(STAGES["reasoning_rl"], config) == ["base"]
@@ -463,21 +432,21 @@ def test_absent_stages_hand_on_their_parents(recipe: dict[str, Any]) -> None:
     assert active_parents(STAGES["base"], config) == []
 
 
-def test_another_init_is_another_lineage(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_another_init_is_another_lineage(recipe, tmp_path):
     config = RecipeConfig.model_validate(recipe)
     stage = STAGES["reasoning_rl"]
     hashes = {plan_stage(config, stage, tmp_path, init=init).lineage.hash for init in (None, "a/b", "c/d")}
     assert len(hashes) == 3
 
 
-def test_the_hash_does_not_depend_on_where_files_lie() -> None:
+def test_the_hash_does_not_depend_on_where_files_lie():
     one = Lineage({"seed": 0}, {"a/x.jsonl": "1", "a/y.jsonl": "2"}, {})
     two = Lineage({"seed": 0}, {"b/y.jsonl": "2", "b/x.jsonl": "1"}, {})
     assert one.hash == two.hash
     assert one.hash != Lineage({"seed": 1}, one.inputs, {}).hash
 
 
-def test_settings_are_flat_key_paths(recipe: dict[str, Any]) -> None:
+def test_settings_are_flat_key_paths(recipe):
     assert flatten({"a": {"b": 1, "c": [{}]}, "d": {}}, "x") == {"x.a.b": 1, "x.a.c": [{}], "x.d": {}}
     settings = stage_settings(RecipeConfig.model_validate(recipe), "cold_start")
     assert settings["cold_start.optimizer.lr"] == 1e-3
@@ -485,7 +454,7 @@ def test_settings_are_flat_key_paths(recipe: dict[str, Any]) -> None:
     assert not [key for key in settings if "checkpoint" in key or "threads" in key]
 
 
-def test_rl_stages_depend_on_engine_ahead_where_it_is_on(recipe: dict[str, Any]) -> None:
+def test_rl_stages_depend_on_engine_ahead_where_it_is_on(recipe):
     off = RecipeConfig.model_validate(recipe)
     recipe["engine"] = {"ahead": True}
     on = RecipeConfig.model_validate(recipe)
@@ -493,9 +462,7 @@ def test_rl_stages_depend_on_engine_ahead_where_it_is_on(recipe: dict[str, Any])
     assert stage_settings(on, "cold_start") == stage_settings(off, "cold_start")
 
 
-def test_ahead_with_an_engine_that_turns_out_to_be_vllm_is_refused_before_anything_runs(
-    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ahead_with_an_engine_that_turns_out_to_be_vllm_is_refused_before_anything_runs(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("grpo.engines.choose.engine_kind", lambda *_: "vllm")
     recipe["engine"] = {"kind": "auto", "ahead": True}
     with pytest.raises(UserError, match=r"^reasoning_rl: engine: 'ahead' needs an engine beside the trainer"):
@@ -510,7 +477,7 @@ def sum_keys(row: Any) -> set[str]:
 FILE = Path("data/a.jsonl")
 
 
-def test_leaks_are_found_by_key(recipe: dict[str, Any]) -> None:
+def test_leaks_are_found_by_key(recipe):
     rows = [{"question": "1+1"}, {"question": "4 + 4"}]
     LeakGuard(RecipeConfig.model_validate(recipe)).check(rows, FILE)  # another text
     recipe["evaluation"]["leak_check"] = f"{__name__}.sum_keys"
@@ -526,24 +493,19 @@ def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"question": " 4+4"},
-        {"prompt": [user("4+4")], "chosen": "8", "rejected": "9"},
-        {"messages": [user(" 4+4"), assistant("8")]},
-        {"messages": [{"role": "system", "content": "be brief"}, user("Hi"), assistant("Hello"), user("4+4")]},
-        {"messages": [user("Hi"), assistant("Hello"), user("4+4"), assistant("8")]},
-        {"conversations": [{"from": "human", "value": "4+4"}, {"from": "gpt", "value": "8"}]},
-        {"instruction": "4+4", "response": "8"},
-        {"instruction": "4+4", "input": "", "output": "8"},
-        {"prompt": "4+4", "completion": "8"},
-        {"messages": [user("4+4\nThink, then BOX it."), assistant("8")]},  # evaluation.math.data.suffix
-        {"messages": [user("Q: 4+4\nA:"), assistant("8")]},  # the template of another section
-        {"instruction": "Q: 4+4 !\nA:", "response": "8"},  # with its suffix
-    ],
-)
-def test_leaks_are_found_in_every_form_of_a_row(recipe: dict[str, Any], row: dict[str, Any]) -> None:
+@pytest.mark.parametrize("row", [
+    {"question": " 4+4"},
+    {"prompt": [user("4+4")], "chosen": "8", "rejected": "9"}, {"messages": [user(" 4+4"), assistant("8")]},
+    {"messages": [{"role": "system", "content": "be brief"}, user("Hi"), assistant("Hello"), user("4+4")]},
+    {"messages": [user("Hi"), assistant("Hello"), user("4+4"), assistant("8")]},
+    {"conversations": [{"from": "human", "value": "4+4"}, {"from": "gpt", "value": "8"}]},
+    {"instruction": "4+4", "response": "8"}, {"instruction": "4+4", "input": "", "output": "8"},
+    {"prompt": "4+4", "completion": "8"},
+    {"messages": [user("4+4\nThink, then BOX it."), assistant("8")]},  # evaluation.math.data.suffix
+    {"messages": [user("Q: 4+4\nA:"), assistant("8")]},  # the template of another section
+    {"instruction": "Q: 4+4 !\nA:", "response": "8"},  # with its suffix
+])  # fmt: skip
+def test_leaks_are_found_in_every_form_of_a_row(recipe, row):
     recipe["evaluation"]["math"]["data"]["suffix"] = "\nThink, then box it."
     task = recipe["reasoning_rl"]["tasks"]["math"]
     task["data"] = {**task["data"], "template": "Q: {prompt}\nA:", "suffix": " !"}
@@ -552,18 +514,16 @@ def test_leaks_are_found_in_every_form_of_a_row(recipe: dict[str, Any], row: dic
         LeakGuard(config).check([{"question": "2+2"}, row], FILE)
 
 
-def test_an_answer_is_no_leak(recipe: dict[str, Any]) -> None:
+def test_an_answer_is_no_leak(recipe):
     """What a model or a teacher wrote may name any problem; a row of another stage's form is that stage's to refuse."""
     rows: list[dict[str, Any]] = [
-        {"messages": [user("Why?"), assistant("4+4")]},
-        {"instruction": "Why?", "response": "4+4"},
-        {"text": "4+4 is 8"},
-        {"messages": "4-4"},
-    ]
+        {"messages": [user("Why?"), assistant("4+4")]}, {"instruction": "Why?", "response": "4+4"},
+        {"text": "4+4 is 8"}, {"messages": "4-4"},
+    ]  # fmt: skip
     LeakGuard(RecipeConfig.model_validate(recipe)).check(rows, FILE)
 
 
-def test_leaks_by_key_are_found_in_conversations(recipe: dict[str, Any]) -> None:
+def test_leaks_by_key_are_found_in_conversations(recipe):
     rows = [{"conversations": [{"from": "human", "value": "4 +4"}, {"from": "gpt", "value": "8"}]}]
     recipe["evaluation"]["leak_check"] = f"{__name__}.message_keys"
     with pytest.raises(UserError, match=r"row 1 holds the evaluation problem '4\+4'"):
@@ -574,7 +534,7 @@ def message_keys(row: Any) -> set[str]:
     return sum_keys(row) - {""} | {sum_keys({"question": turn["content"]}).pop() for turn in row.get("messages", [])}
 
 
-def test_a_stage_refuses_its_data_before_it_trains(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_stage_refuses_its_data_before_it_trains(recipe, tmp_path):
     context = StageContext(RecipeConfig.model_validate(recipe), "cold_start", tmp_path, "", "", {})
     with pytest.raises(UserError, match=r"sft\.jsonl"):
         context.write_data("sft", [{"question": "4+4"}])
@@ -613,18 +573,14 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("override", "message"), MISTAKES)
-def test_what_a_later_stage_needs_is_checked_first(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path, override: str, message: str
-) -> None:
+def test_what_a_later_stage_needs_is_checked_first(recipe, fakes, tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         go(recipe, tmp_path / "run", override)
     assert not (tmp_path / "run").exists()
     assert not fakes.ran
 
 
-def test_nothing_is_moved_aside_for_a_stage_that_cannot_run(
-    recipe: dict[str, Any], fakes: Fakes, tmp_path: Path
-) -> None:
+def test_nothing_is_moved_aside_for_a_stage_that_cannot_run(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     go(recipe, run)
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
@@ -643,7 +599,7 @@ class Judge:
         return [0.0] * len(completions)
 
 
-def test_a_judge_made_by_the_run_is_not_loaded_early(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_a_judge_made_by_the_run_is_not_loaded_early(recipe, fakes, tmp_path):
     kwargs = {"model": "{run}/1-cold-start/model"}
     recipe["reasoning_rl"]["tasks"]["math"]["rewards"] = [{"fn": f"{__name__}.Judge", "kwargs": kwargs}]
     go(recipe, tmp_path / "run", until="cold_start")
@@ -654,7 +610,7 @@ def test_a_judge_made_by_the_run_is_not_loaded_early(recipe: dict[str, Any], fak
         go(recipe, tmp_path / "other")
 
 
-def test_finished_stages_and_later_ones_are_not_checked(recipe: dict[str, Any], fakes: Fakes, tmp_path: Path) -> None:
+def test_finished_stages_and_later_ones_are_not_checked(recipe, fakes, tmp_path):
     run = tmp_path / "run"
     wrong = "reasoning_rl.tasks.math.rewards.0.fn=acuracy"
     go(recipe, run, wrong, until="cold_start")
@@ -666,5 +622,5 @@ def test_finished_stages_and_later_ones_are_not_checked(recipe: dict[str, Any], 
         go(recipe, run)
 
 
-def test_placeholders_in_lists_are_filled_in() -> None:
+def test_placeholders_in_lists_are_filled_in():
     assert in_run({"a": ["{run}/x", 1], "b": "y"}, Path("r")) == {"a": ["r/x", 1], "b": "y"}

@@ -48,7 +48,7 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 # --- what is shown -------------------------------------------------------------------------------------------------
 
 
-def test_the_last_step_of_the_last_rl_stage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_step_of_the_last_rl_stage(run, capsys):
     text = shown(capsys, str(run))
     assert f"{RL}  step 4 of 9  (unfinished)" in text
     assert "reward 1.04" in text  # the step's row of the metrics
@@ -60,12 +60,12 @@ def test_the_last_step_of_the_last_rl_stage(run: Path, capsys: pytest.CaptureFix
     assert "cut at the limit" in text
 
 
-def test_completions_of_a_prompt_stand_side_by_side(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completions_of_a_prompt_stand_side_by_side(run, capsys):
     line = next(line for line in shown(capsys, str(run)).splitlines() if "#1" in line)
     assert "#2" in line
 
 
-def test_step_stage_and_limit(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_stage_and_limit(run, capsys):
     text = shown(capsys, str(run), "--stage", "reasoning_rl", "--step", "2", "--limit", "1")
     assert "step 2 of 9" in text
     assert "What is 2+0?" in text
@@ -73,11 +73,11 @@ def test_step_stage_and_limit(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "--limit 2 shows all" in text
 
 
-def test_a_stage_folder_is_a_run_of_one_stage(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_folder_is_a_run_of_one_stage(run, capsys):
     assert "step 4 of 9" in shown(capsys, str(run / RL))
 
 
-def test_an_excluded_completion_and_a_reward_that_does_not_apply(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_excluded_completion_and_a_reward_that_does_not_apply(run, capsys):
     complete(run / RL, 5, ["?"], rewards=[{"accuracy": None}], totals=[None])
     assert "reward –  advantage +0" in shown(capsys, str(run))
 
@@ -85,45 +85,36 @@ def test_an_excluded_completion_and_a_reward_that_does_not_apply(run: Path, caps
 # --- filters -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("condition", "places"),
-    [
-        ("accuracy<0.5", [2]),
-        ("accuracy <= 1", [1, 2]),
-        ("accuracy=1", [1]),
-        ("accuracy!=1", [2]),
-        ("reward>1", [1]),
-        ("advantage>=-1", [1, 2]),
-        ("accuracy=none", []),
-        ("accuracy!=none", [1, 2]),
-    ],
-)
-def test_reward_filter(stage: StageFolder, condition: str, places: list[int]) -> None:
+@pytest.mark.parametrize(("condition", "places"), [
+    ("accuracy<0.5", [2]), ("accuracy <= 1", [1, 2]), ("accuracy=1", [1]), ("accuracy!=1", [2]), ("reward>1", [1]),
+    ("advantage>=-1", [1, 2]), ("accuracy=none", []), ("accuracy!=none", [1, 2]),
+])  # fmt: skip
+def test_reward_filter(stage, condition, places):
     filters = Filters((read_condition(condition, ["accuracy", "format"]),))
     groups = filters.select(stage.groups(4))
     assert [sample.place for sample in groups[0].samples] == places if places else groups == []
     assert all(group.size == 2 for group in groups)
 
 
-def test_none_is_what_a_reward_could_not_judge(run: Path, stage: StageFolder) -> None:
+def test_none_is_what_a_reward_could_not_judge(run, stage):
     complete(run / RL, 5, ["a", "b"], rewards=[{"accuracy": None}, {"format": 1.0}], totals=[None, 1.0])
     (group,) = Filters((read_condition("accuracy=none", ["accuracy"]),)).select(stage.groups(5))
     assert [sample.completion for sample in group.samples] == ["a"]
 
 
-def test_text_filter_takes_the_last_step_that_matches(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_filter_takes_the_last_step_that_matches(run, capsys):
     text = shown(capsys, str(run), "--text", "WRONG of step 3")
     assert "step 3 of 9" in text
     assert "1 of 2 completions match" in text
     assert "right of step 3" not in text
 
 
-def test_a_text_in_the_prompt_keeps_all_its_completions(stage: StageFolder) -> None:
+def test_a_text_in_the_prompt_keeps_all_its_completions(stage):
     (group,) = Filters(text="4+1").select(stage.groups(4))
     assert len(group.samples) == 2
 
 
-def test_nothing_matches(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_matches(run, capsys):
     assert "no completion of this step matches" in shown(capsys, str(run), "--text", "no such text")
 
 
@@ -136,7 +127,7 @@ def pressed(stage: StageFolder, state: State, keys: str) -> State:
     return state
 
 
-def test_next_and_previous_step_and_prompt(stage: StageFolder) -> None:
+def test_next_and_previous_step_and_prompt(stage):
     state = pressed(stage, State(2), "j")
     assert (state.step, state.prompt) == (2, 1)
     assert pressed(stage, state, "j") == replace(state, notice="the last prompt of the step")
@@ -147,19 +138,19 @@ def test_next_and_previous_step_and_prompt(stage: StageFolder) -> None:
     assert pressed(stage, State(4), "k").notice == "the first prompt of the step"
 
 
-def test_pages(stage: StageFolder) -> None:
+def test_pages(stage):
     assert pressed(stage, State(2), "  ").line == 20
     assert pressed(stage, State(2), " bb").line == 0
     assert pressed(stage, State(2), " n").line == 0
 
 
-def test_go_to_a_step(stage: StageFolder) -> None:
+def test_go_to_a_step(stage):
     assert press(State(4), Command("g", " 2"), stage) == State(2)
     assert "the nearest is 4" in press(State(1), Command("g", "30"), stage).notice
     assert "not a number" in press(State(1), Command("g", "x"), stage).notice
 
 
-def test_with_a_filter_steps_without_a_match_are_passed_over(run: Path, stage: StageFolder) -> None:
+def test_with_a_filter_steps_without_a_match_are_passed_over(run, stage):
     complete(run / RL, 6, ["a rare word"])
     state = press(State(2), Command("/", "rare word"), stage)
     assert (state.step, state.notice) == (6, "step 6 is the nearest that matches")
@@ -168,7 +159,7 @@ def test_with_a_filter_steps_without_a_match_are_passed_over(run: Path, stage: S
     assert press(state, Command("/", ""), stage).filters == Filters()
 
 
-def test_conditions_add_up_and_go(stage: StageFolder) -> None:
+def test_conditions_add_up_and_go(stage):
     state = press(press(State(4), Command("f", "accuracy<1"), stage), Command("f", "format=1"), stage)
     assert str(state.filters) == "accuracy<1, format=1"
     assert "no reward named 'acuracy'" in press(state, Command("f", "acuracy<1"), stage).notice
@@ -176,20 +167,20 @@ def test_conditions_add_up_and_go(stage: StageFolder) -> None:
     assert press(state, Command("f"), stage).filters == Filters()
 
 
-def test_other_keys(stage: StageFolder) -> None:
+def test_other_keys(stage):
     assert press(State(4), Command("q"), stage).done
     assert "next/previous" in press(State(4), Command("?"), stage).notice
     assert "no command 'x'" in press(State(4), Command("x"), stage).notice
 
 
-def test_keys_of_one_read() -> None:
+def test_keys_of_one_read():
     assert split_keys("nn\x1b[C\x1b[Aq") == ["n", "n", "n", "k", "q"]
     assert split_keys("") == ["q"]
     assert split_keys("\x04") == ["q"]
     assert split_keys("\x1b") == split_keys("\x1b[24~") == []
 
 
-def test_keys_leave_the_terminal_as_it_was() -> None:
+def test_keys_leave_the_terminal_as_it_was():
     termios = pytest.importorskip("termios")
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
@@ -202,7 +193,7 @@ def test_keys_leave_the_terminal_as_it_was() -> None:
         os.close(slave)
 
 
-def test_without_keys_commands_are_lines(stage: StageFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_keys_commands_are_lines(stage, monkeypatch):
     """Standard input that is no terminal; its end quits."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("p\n/wrong of step 3\nn\n"))
     console = Console(file=io.StringIO(), width=100)
@@ -213,7 +204,7 @@ def test_without_keys_commands_are_lines(stage: StageFolder, monkeypatch: pytest
     assert "no later step that matches" in text
 
 
-def test_on_a_terminal(run: Path) -> None:
+def test_on_a_terminal(run):
     """The command on a real pseudo-terminal: previous step, quit; the screen is given back."""
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "stages.cli", "view", str(run)]
@@ -243,7 +234,7 @@ def read_until(descriptor: int, text: str, seconds: float = 120) -> str:
 # --- runs that are not whole ---------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_being_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_being_written(run, capsys):
     with (run / RL / "metrics.jsonl").open("a") as out:
         out.write('{"step": 5, "rewa')
     (run / RL / "completions" / "step-000005.jsonl.partial").write_text('{"step": 5, "completi')
@@ -253,13 +244,13 @@ def test_a_run_that_is_being_written(run: Path, capsys: pytest.CaptureFixture[st
     assert len(StageFolder(run / RL).metrics()) == 4
 
 
-def test_a_step_file_without_metrics_is_enough(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_file_without_metrics_is_enough(run, capsys):
     (run / RL / "metrics.jsonl").unlink()
     (run / RL / "stage.json").unlink()
     assert "step 4 of 4" in shown(capsys, str(run))
 
 
-def test_lines_that_are_no_objects_are_passed_over(tmp_path: Path) -> None:
+def test_lines_that_are_no_objects_are_passed_over(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"a": 1}\n[1]\nnot json\n\xff\xfe\n{"a": "\xe0\xb8"}\n{"a": 2}\n{"a": \xe0')
     assert [row for _, row in whole_rows(file)] == [{"a": 1}, {"a": 2}]
@@ -269,15 +260,12 @@ def test_lines_that_are_no_objects_are_passed_over(tmp_path: Path) -> None:
 
 HOSTILE = {
     "ansi": "\x1b[31mred\x1b]0;title\x07\x1b[2J\r\x9b5A",
-    "markup": "[bold red]loud[/bold red] [/] [link=x]y[/link] :smile:",
-    "reversed": "abc\u202edef\u2066",
-    "surrogate": "lone \ud800 half",
-    "thai": "หลักหน่วย 3+3=6 ทด 0",
-    "chinese": "答案是四十二,完毕",
-}
+    "markup": "[bold red]loud[/bold red] [/] [link=x]y[/link] :smile:", "reversed": "abc\u202edef\u2066",
+    "surrogate": "lone \ud800 half", "thai": "หลักหน่วย 3+3=6 ทด 0", "chinese": "答案是四十二,完毕",
+}  # fmt: skip
 
 
-def test_control_characters_are_shown_not_sent(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_shown_not_sent(run, capsys):
     complete(run / RL, 5, list(HOSTILE.values()), prompt="ask \x1b[2J[red]", task="[b]task[/b]\x1b")
     text = shown(capsys, str(run))
     assert not {character for character in text if ord(character) < 0x20} - {"\n"}
@@ -290,7 +278,7 @@ def test_control_characters_are_shown_not_sent(run: Path, capsys: pytest.Capture
     assert HOSTILE["chinese"] in text
 
 
-def test_every_control_character_is_replaced() -> None:
+def test_every_control_character_is_replaced():
     """Category Cc but newline and tab, lone surrogates, and what turns the reading direction around."""
     everything = [chr(code) for code in range(0x110000)]
     kept = {c for c in everything if visible(c) == c}
@@ -302,7 +290,7 @@ def test_every_control_character_is_replaced() -> None:
     assert not {c for c in everything if unicodedata.category(c)[0] in "LMNPS"} - kept
 
 
-def test_a_very_long_completion_is_cut_in_the_middle(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_very_long_completion_is_cut_in_the_middle(run, capsys):
     complete(run / RL, 5, ["begin " + "x" * 300_000 + " end"])
     text = shown(capsys, str(run))
     assert len(text) < 100_000
@@ -312,7 +300,7 @@ def test_a_very_long_completion_is_cut_in_the_middle(run: Path, capsys: pytest.C
     assert shorten("x" * 10, 10) == "x" * 10
 
 
-def test_columns_follow_the_width(stage: StageFolder) -> None:
+def test_columns_follow_the_width(stage):
     def rows(width: int) -> int:
         console = Console(file=io.StringIO(), width=width)
         for part in step_view(stage, 4, Filters(), 1, width):
@@ -327,42 +315,27 @@ def test_columns_follow_the_width(stage: StageFolder) -> None:
 # --- mistakes ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "culprit"),
-    [
-        (["missing"], "'missing': no such folder"),
-        (["run/summary.json"], "'run/summary.json': a file, not a run folder"),
-        (["empty"], "'empty': not a run folder"),
-        (["."], "give one, such as run"),
-        ([f"run/{SFT}"], "only RL writes them"),
-        (["run", "--stage", SFT], f"these have: {RL}"),
-        (["run", "--stage", "reasonin_rl"], f"did you mean '{RL}'"),
-        (["run", "--step", "7"], "the nearest is 4 (of 1 to 4)"),
-        (["run", "--step", "x"], "invalid int value"),
-        (["run", "--reward", "accuracy"], "expected NAME<NUMBER"),
-        (["run", "--reward", "accuracy<"], "expected NAME<NUMBER"),
-        (["run", "--reward", "accuracy<nan"], "'nan' is not a number"),
-        (["run", "--reward", "accuracy<none"], "'none' is not a number"),
-        (["run", "--reward", "acuracy<1"], "did you mean 'accuracy'"),
-        (["run", "--text", ""], "--text"),
-        (["run", "--limit", "0"], "--limit 0"),
-        (["run", "--page", "x"], "unknown option '--page'"),
-        ([], "RUN"),
-        (["run", "--html", "empty"], "--html 'empty': a folder; give the name of a file, such as empty/page.html"),
-        (["run", "--html", "run/summary.json/page.html"], "is a file, not a folder; give another --html"),
-        (["run", "--html", "/dev/null"], "not a regular file"),
-        (["run", "--html", "page.html", "--step", "1"], "--step: not with --html"),
-        (["run", "--html", "page.html", "--stage", "x"], "--stage 'x'"),
-        (["missing", "--html", "page.html"], "'missing': no such folder"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    run: Path,
-    arguments: list[str],
-    culprit: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.parametrize(("arguments", "culprit"), [
+    (["missing"], "'missing': no such folder"),
+    (["run/summary.json"], "'run/summary.json': a file, not a run folder"), (["empty"], "'empty': not a run folder"),
+    (["."], "give one, such as run"), ([f"run/{SFT}"], "only RL writes them"),
+    (["run", "--stage", SFT], f"these have: {RL}"),
+    (["run", "--stage", "reasonin_rl"], f"did you mean '{RL}'"),
+    (["run", "--step", "7"], "the nearest is 4 (of 1 to 4)"), (["run", "--step", "x"], "invalid int value"),
+    (["run", "--reward", "accuracy"], "expected NAME<NUMBER"),
+    (["run", "--reward", "accuracy<"], "expected NAME<NUMBER"),
+    (["run", "--reward", "accuracy<nan"], "'nan' is not a number"),
+    (["run", "--reward", "accuracy<none"], "'none' is not a number"),
+    (["run", "--reward", "acuracy<1"], "did you mean 'accuracy'"), (["run", "--text", ""], "--text"),
+    (["run", "--limit", "0"], "--limit 0"), (["run", "--page", "x"], "unknown option '--page'"), ([], "RUN"),
+    (["run", "--html", "empty"], "--html 'empty': a folder; give the name of a file, such as empty/page.html"),
+    (["run", "--html", "run/summary.json/page.html"], "is a file, not a folder; give another --html"),
+    (["run", "--html", "/dev/null"], "not a regular file"),
+    (["run", "--html", "page.html", "--step", "1"], "--step: not with --html"),
+    (["run", "--html", "page.html", "--stage", "x"], "--stage 'x'"),
+    (["missing", "--html", "page.html"], "'missing': no such folder"),
+])  # fmt: skip
+def test_a_mistake_is_one_line(run, arguments, culprit, capsys, monkeypatch):
     monkeypatch.chdir(run.parent)
     Path("empty").mkdir()
     before = sorted(run.parent.rglob("*"))
@@ -375,14 +348,14 @@ def test_a_mistake_is_one_line(
     assert sorted(run.parent.rglob("*")) == before
 
 
-def test_a_run_without_completions(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_completions(run, capsys):
     for file in (run / RL / "completions").iterdir():
         file.unlink()
     assert main(["view", str(run)]) == 2
     assert "only RL writes them" in capsys.readouterr().err
 
 
-def test_stages_stand_in_the_order_of_the_recipe(run: Path) -> None:
+def test_stages_stand_in_the_order_of_the_recipe(run):
     for name in ("reward-safety", "4-helpfulness-rl", "mine", "0-base"):
         (run / name).mkdir()
         (run / name / "metrics.jsonl").write_text("")
@@ -391,21 +364,21 @@ def test_stages_stand_in_the_order_of_the_recipe(run: Path) -> None:
     assert names == ["0-base", SFT, RL, "reward-safety", "4-helpfulness-rl", "mine"]
 
 
-def test_a_step_that_is_gone_is_said(stage: StageFolder) -> None:
+def test_a_step_that_is_gone_is_said(stage):
     """A resumed run takes back its last steps while they are looked at."""
     with pytest.raises(UserError, match="the nearest is 4"):
         stage.groups(5)
     assert press(State(5), Command("j"), stage).notice.endswith("the nearest is 4 (of 1 to 4)")
 
 
-def test_looking_needs_no_torch(run: Path) -> None:
+def test_looking_needs_no_torch(run):
     code = f"import sys; from stages.cli import main; main(['view', {str(run)!r}]); print('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=200)
     assert done.stdout.endswith("False\n"), done.stderr
 
 
-def test_the_commands_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_help(capsys):
     assert main(["--help"]) == 0
     assert "view     RUN" in capsys.readouterr().out
     with pytest.raises(SystemExit) as left:

@@ -79,13 +79,13 @@ def run(tmp_path: Path) -> Path:
 # --- what stands there ---------------------------------------------------------------------------------------------
 
 
-def test_the_file_appears_whole(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_file_appears_whole(run, capsys):
     page_of(run)
     assert capsys.readouterr().out == f"written: {run.parent / 'page.html'}\n"
     assert sorted(file.name for file in run.parent.iterdir()) == ["page.html", "run"]
 
 
-def test_every_metric_of_every_stage_is_there(run: Path) -> None:
+def test_every_metric_of_every_stage_is_there(run):
     page, _ = page_of(run)
     for name in (*row(1), "loss", "lr"):
         if name != "step":
@@ -94,7 +94,7 @@ def test_every_metric_of_every_stage_is_there(run: Path) -> None:
     assert "4 of 9 steps unfinished" in page.text
 
 
-def test_the_table_with_its_intervals(run: Path) -> None:
+def test_the_table_with_its_intervals(run):
     page, _ = page_of(run)
     assert "small.yamlseed 31 min 15 s" in page.text
     assert "50.0 [35, 65]" in page.text
@@ -103,28 +103,28 @@ def test_the_table_with_its_intervals(run: Path) -> None:
     assert "temperature 0.6 (top-p 0.95, 4 samples a problem); an answer counts only in the required" in page.text
 
 
-def test_without_a_summary_the_finished_stages_make_the_table(run: Path) -> None:
+def test_without_a_summary_the_finished_stages_make_the_table(run):
     with_summary, _ = page_of(run)
     (run / "summary.json").unlink()
     page, _ = page_of(run)
     assert page.text.split() == with_summary.text.replace("small.yamlseed 31 min 15 s", "").split()
 
 
-def test_one_stage(run: Path) -> None:
+def test_one_stage(run):
     page, _ = page_of(run, "--stage", SFT)
     assert len(page.all("figure")) == 3  # loss, lr, seconds
     assert page.all("article") == []
     assert "50.0 [35, 65]" in page.text  # the table is of the whole run
 
 
-def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
+def test_a_run_that_has_just_begun(tmp_path):
     lines(tmp_path / "run" / RL / "metrics.jsonl", [])
     page, _ = page_of(tmp_path / "run")
     assert "no step yet" in page.text
     assert page.all("table") == []
 
 
-def test_samples_best_and_worst_with_rewards_and_advantages(run: Path) -> None:
+def test_samples_best_and_worst_with_rewards_and_advantages(run):
     page, _ = page_of(run)
     assert len(page.all("article")) == 4 * 2  # steps, prompts
     for step in range(1, 5):
@@ -138,7 +138,7 @@ def test_samples_best_and_worst_with_rewards_and_advantages(run: Path) -> None:
 # --- hostile and large ---------------------------------------------------------------------------------------------
 
 
-def test_nothing_of_a_completion_is_html(run: Path) -> None:
+def test_nothing_of_a_completion_is_html(run):
     harmless = [tag for tag, _ in page_of(run)[0].tags]
     complete(run / RL, 4, [EVIL, "b"], prompt=EVIL, task=EVIL, rewards=[{EVIL: 1.0}, {EVIL: 0.0}])
     lines(run / RL / "metrics.jsonl", [{"step": step, EVIL: float(step), "reward": 0.0} for step in (1, 2)])
@@ -160,7 +160,7 @@ def test_nothing_of_a_completion_is_html(run: Path) -> None:
             json.loads(script)
 
 
-def test_nothing_is_loaded_and_only_our_script_may_run(run: Path) -> None:
+def test_nothing_is_loaded_and_only_our_script_may_run(run):
     page, text = page_of(run)
     loaded = [(t, value) for t, attributes in page.tags for name in LOADING if (value := attributes.get(name))]
     assert all(tag == "a" and value.startswith("#") for tag, value in loaded)
@@ -171,7 +171,7 @@ def test_nothing_is_loaded_and_only_our_script_may_run(run: Path) -> None:
     assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
-def test_a_thousand_steps_of_fifty_metrics_are_a_few_megabytes(run: Path) -> None:
+def test_a_thousand_steps_of_fifty_metrics_are_a_few_megabytes(run):
     names = [f"metric_{index}" for index in range(50)]
     rows = [
         {"step": step, **{name: math.sin(step * (i + 1)) * 1234.5678 for i, name in enumerate(names)}}
@@ -184,7 +184,7 @@ def test_a_thousand_steps_of_fifty_metrics_are_a_few_megabytes(run: Path) -> Non
     assert all(name in page.texts for name in names)
 
 
-def test_a_run_of_any_language(run: Path) -> None:
+def test_a_run_of_any_language(run):
     texts = ["หลักหน่วย 3+3=6", "答案是四十二", "مرحبا", "🎉 e\u0301"]
     complete(run / RL, 4, texts, rewards=[{"accuracy": float(i)} for i in range(4)])
     page, _ = page_of(run)
@@ -200,7 +200,7 @@ def group(name: str, *rewards: float | None, task: str = "t") -> SampleGroup:
     return SampleGroup(name, task, (), samples, len(samples))
 
 
-def test_widest_spread_lowest_and_highest_mean() -> None:
+def test_widest_spread_lowest_and_highest_mean():
     groups = [group("mid", 1, 1.2), group("low", 0, 0.1), group("wide", 0, 3), group("high", 2, 2.5)]
     chosen = [(choice.reason, choice.group.id) for choice in choose(groups)]
     assert chosen == [("widest spread", "wide"), ("lowest mean", "low"), ("highest mean", "high")]
@@ -210,26 +210,20 @@ def test_widest_spread_lowest_and_highest_mean() -> None:
     ]
 
 
-def test_every_task_has_its_turn() -> None:
+def test_every_task_has_its_turn():
     groups = [group(f"{task}{i}", 0, i, task=task) for task in "abc" for i in range(5)]
     assert [choice.group.task for choice in choose(groups)] == ["a", "b", "c"] * 2
 
 
-@pytest.mark.parametrize(
-    ("groups", "shown"),
-    [
-        ([], []),
-        ([group("a", None, None)], [("equal", "equal")]),
-        ([group("a", 1)], [("only",)]),
-        ([group("a", 1, 1, None)], [("equal", "equal")]),
-        ([group("a", None, 2, 1, None)], [("best", "worst")]),
-    ],
-)
-def test_few_completions(groups: list[SampleGroup], shown: list[tuple[str, ...]]) -> None:
+@pytest.mark.parametrize(("groups", "shown"), [
+    ([], []), ([group("a", None, None)], [("equal", "equal")]), ([group("a", 1)], [("only",)]),
+    ([group("a", 1, 1, None)], [("equal", "equal")]), ([group("a", None, 2, 1, None)], [("best", "worst")]),
+])  # fmt: skip
+def test_few_completions(groups, shown):
     assert [tuple(name for name, _ in choice.shown) for choice in choose(groups)] == shown
 
 
-def test_steps_from_first_to_last(tmp_path: Path) -> None:
+def test_steps_from_first_to_last(tmp_path):
     run = make_run(tmp_path / "run", steps=21)
     assert [samples.step for samples in samples_of(StageFolder(run / RL))] == [1, 6, 11, 16, 21]
     assert samples_of(StageFolder(run / SFT)) == []
@@ -238,7 +232,7 @@ def test_steps_from_first_to_last(tmp_path: Path) -> None:
 # --- curves --------------------------------------------------------------------------------------------------------
 
 
-def test_thinning_keeps_ends_and_spikes() -> None:
+def test_thinning_keeps_ends_and_spikes():
     values: list[float | None] = [0.0] * 10_000
     values[1234], values[7777] = 5.0, -5.0
     kept = thin(values, 400)
@@ -248,7 +242,7 @@ def test_thinning_keeps_ends_and_spikes() -> None:
     assert thin([1.0, None, 2.0]) == [0, 1, 2]
 
 
-def test_the_mean_does_not_lag_and_keeps_gaps() -> None:
+def test_the_mean_does_not_lag_and_keeps_gaps():
     line = [float(i) for i in range(60)]
     inner = slice(4, -4)
     assert smooth(line)[inner] == pytest.approx(line[inner])
@@ -256,30 +250,24 @@ def test_the_mean_does_not_lag_and_keeps_gaps() -> None:
     assert smooth([None, 3.0, None]) == [None, 3.0, None]
 
 
-def test_a_gap_breaks_the_line_and_a_lone_value_is_a_dot() -> None:
+def test_a_gap_breaks_the_line_and_a_lone_value_is_a_dot():
     scale = Scale(0, 4)
     assert path([0, 1, 2, 3, 4], [0.0, 4.0, None, 2.0, None], scale, scale) == "M0 1000L250 0M750 500h0"
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "labels"),
-    [
-        (0.0, 1.0, ["0", "0.5", "1.0"]),
-        (-0.2, 0.05, ["-0.2", "-0.1", "0"]),
-        (0.99990, 1.0, ["0.99990", "0.99995", "1.00000"]),
-        (0.0, 1.5e-4, ["0", "5e-05", "1.0e-04", "1.5e-04"]),
-        (0.0, 6e-7, ["0", "2e-07", "4e-07", "6e-07"]),
-        (0.0, 250000.0, ["0", "1e+05", "2e+05"]),
-        (12000.0, 12010.0, ["12000", "12005", "12010"]),
-    ],
-)
-def test_ticks_are_round_and_tell_each_other_apart(low: float, high: float, labels: list[str]) -> None:
+@pytest.mark.parametrize(("low", "high", "labels"), [
+    (0.0, 1.0, ["0", "0.5", "1.0"]), (-0.2, 0.05, ["-0.2", "-0.1", "0"]),
+    (0.99990, 1.0, ["0.99990", "0.99995", "1.00000"]), (0.0, 1.5e-4, ["0", "5e-05", "1.0e-04", "1.5e-04"]),
+    (0.0, 6e-7, ["0", "2e-07", "4e-07", "6e-07"]), (0.0, 250000.0, ["0", "1e+05", "2e+05"]),
+    (12000.0, 12010.0, ["12000", "12005", "12010"]),
+])  # fmt: skip
+def test_ticks_are_round_and_tell_each_other_apart(low, high, labels):
     found = ticks(Scale(low, high), 4)
     assert [tick.label for tick in found] == labels
     assert all(0 <= tick.place <= 100 for tick in found)
 
 
-def test_scales() -> None:
+def test_scales():
     assert value_scale([0.1, 1.0]).low == 0
     assert value_scale([0.9, 1.0]).low == pytest.approx(0.895)
     assert value_scale([0.0, 0.0]) == Scale(0, 1)
@@ -291,7 +279,7 @@ def test_scales() -> None:
     assert [tick.label for tick in ticks(step_scale([1, 3]), 5, whole=True)] == ["1", "2", "3"]
 
 
-def test_charts_of_metrics() -> None:
+def test_charts_of_metrics():
     """What never changes is a line of text, unless it is what people look for; an unknown metric has its chart."""
     curves = curves_of([row(step) for step in range(1, 31)])
     names = {
@@ -313,14 +301,14 @@ def test_charts_of_metrics() -> None:
     assert all(line.area and not line.mean for line in phases.lines)
 
 
-def test_values_that_are_no_numbers() -> None:
+def test_values_that_are_no_numbers():
     rows: list[dict[str, Any]] = [{"step": 2, "a": "text", "b": math.inf}, {"step": 1, "a": None}]
     curves = curves_of(rows)
     assert curves.sections == {}
     assert curves.constant == [("a", "–"), ("b", "–")]
 
 
-def test_duration() -> None:
+def test_duration():
     assert [duration(s) for s in (0.4, 59, 75.2, 3599.9, 7380)] == [
         "0 s",
         "59 s",

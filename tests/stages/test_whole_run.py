@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from stages.cli import main
@@ -52,7 +51,7 @@ def state(run: Path) -> dict[Path, tuple[int, int]]:
     return {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in files}
 
 
-def test_the_whole_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_recipe(tmp_path, capsys):
     run = tmp_path / "run"
     command = ["run", "tiny.yaml", "--out", str(run), *SHORT]
     assert main(command) == 0, capsys.readouterr().err

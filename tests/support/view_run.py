@@ -8,19 +8,10 @@ from typing import Any
 
 SFT, RL = "1-cold-start", "2-reasoning-rl"
 RESULTS = {
-    "n_problems": 40,
-    "pass@1": 0.5,
-    "pass@1_ci95": [0.35, 0.65],
-    "format_rate": 1.0,
-    "language_consistency": 0.75,
-    "general": None,
-    "general_ci95": None,
-    "helpfulness": None,
-    "helpfulness_ci95": None,
-    "safety": None,
-    "safety_ci95": None,
-    "over_refusal": None,
-}
+    "n_problems": 40, "pass@1": 0.5, "pass@1_ci95": [0.35, 0.65], "format_rate": 1.0, "language_consistency": 0.75,
+    "general": None, "general_ci95": None, "helpfulness": None, "helpfulness_ci95": None, "safety": None,
+    "safety_ci95": None, "over_refusal": None,
+}  # fmt: skip
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "samples_per_problem": 4, "format_required": True}
 
 
