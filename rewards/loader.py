@@ -10,7 +10,7 @@ from typing import Any
 
 from grpo.errors import UserError, nearest
 from grpo.scoring.groups import Reward
-from grpo.system.imports import import_path
+from grpo.system.imports import check_switches, import_path
 
 REGISTRY = {
     "accuracy": "rewards.accuracy.reward.accuracy_reward",
@@ -116,9 +116,11 @@ def _bind(label: str, target: Callable[..., Any], kwargs: dict[str, Any]) -> Cal
 def _check_kwargs(label: str, target: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     """A misspelt option is an error now, not a value that `**kwargs` swallows."""
     try:
-        parameters = inspect.signature(target).parameters
+        signature = inspect.signature(target)
     except (TypeError, ValueError):  # no signature to check against
         return
+    parameters = signature.parameters
+    check_switches(signature, kwargs, f"reward '{label}': kwargs")
     named = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in kwargs:

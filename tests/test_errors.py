@@ -84,7 +84,7 @@ def test_commands_say_that_one_cannot_be_loaded(model, tmp_path, monkeypatch, ca
 
     for loader in ("AutoConfig", "AutoTokenizer"):
         monkeypatch.setattr(getattr(transformers, loader), "from_pretrained", silent(OSError))
-    monkeypatch.setattr("grpo.engines.installed.require_vllm", lambda command: None)
+    monkeypatch.setattr("grpo.engines.vllm.require_vllm", lambda command: None)
     assert main(["serve", "tiny.yaml", "--init", model]) == 2
     assert capsys.readouterr().err == f"error: model '{model}': cannot be loaded: OSError\n"
     file = tmp_path / "rows.jsonl"

@@ -5,63 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from grpo.config.yaml import load_yaml
 from grpo.errors import UserError, nearest, shorten
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML as people expect it: 1e-6 is a number, a key given twice is an error."""
-
-
-def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        where = f"{key_node.start_mark.name}, line {key_node.start_mark.line + 1}"
-        if isinstance(key, (dict, list)):
-            raise UserError(f"{where}: a key must be a word, not {key}")
-        if key in seen:
-            raise UserError(f"{where}: key '{key}' given twice")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_duplicates)
-
-
-def _load_yaml(text: str, name: str) -> Any:
-    try:
-        loader = _StrictLoader(text)  # looks for control characters already
-        loader.name = name
-        return loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date like 2026-02-30
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}, line {mark.line + 1}" if mark else name
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{where}: not valid YAML: {reason}") from error
-
-
-def _coerce(value: Any) -> Any:
-    """PyYAML reads 1e-6 as a string (YAML 1.1 wants a dot and a sign): make such strings the numbers they are."""
-    if isinstance(value, dict):
-        return {key: _coerce(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_coerce(item) for item in value]
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Set ``a.b.c=value`` in a nested dict, the value read as YAML; list items by number."""
+    """Set ``a.b.c=value`` in a nested dict; list items by number.
+
+    The value is YAML, as in the file: ``1e-6`` is a number, ``true`` a switch, ``null`` or nothing null, ``[1, 2]`` a
+    list; ``no``, ``1:30`` and ``2026-01-01`` are texts, and so is what is quoted: ``'"1e3"'`` in a shell.
+    """
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(f"override '{override}': write it as key.path=value")
@@ -79,7 +37,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         else:
             raise UserError(f"override '{override}': '{'.'.join(keys[:depth])}' is a single value, not a section")
         if last:
-            value = _coerce(_load_yaml(text, f"override '{override}'"))
+            value = load_yaml(text, f"override '{override}'")
             if key == "engine" and isinstance(node.get(index), dict) and isinstance(value, str):
                 value = node[index] | {"kind": value}  # short for engine.kind, so the section's other settings stay
             node[index] = value
@@ -156,7 +114,7 @@ def read_tree(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"config '{path}': not UTF-8 text") from error
-    tree = _coerce(_load_yaml(text, str(path)))
+    tree = load_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise UserError(f"config '{path}': expected sections (key: value), got {type(tree).__name__}")
     for override in overrides:

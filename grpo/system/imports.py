@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError, nearest
 
 OURS = ("grpo", "rewards", "stages")
+SWITCH_WORDS = ("yes", "no", "on", "off")
 
 
 def import_path(path: str, what: str = "import path") -> Any:
@@ -49,3 +52,14 @@ def _import(path: str, what: str) -> Any:
         hint = nearest(name, [item for item in dir(module) if not item.startswith("_")])
         raise UserError(f"{what} '{path}': module '{module_name}' has no '{name}'{hint}")
     return getattr(module, name)
+
+
+def check_switches(signature: inspect.Signature, options: Mapping[str, Any], what: str) -> None:
+    """Before a function is called with these options of a config.
+
+    Raises:
+        UserError: `no`, or such a word, for one that is true or false by default: a text in YAML, and true in Python.
+    """
+    for name in options.keys() & signature.parameters.keys():
+        if isinstance(signature.parameters[name].default, bool) and str(options[name]).lower() in SWITCH_WORDS:
+            raise UserError(f"{what}: '{name}' must be true or false, got '{options[name]}'")

@@ -6,8 +6,7 @@ import logging
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
+from grpo.config.yaml import dump_yaml
 from grpo.errors import UserError, nearest
 from grpo.system.files import check_out, write_text
 from grpo.system.lock import lock_run
@@ -91,5 +90,4 @@ def move_aside(run: Path, stages: list[Stage]) -> None:
 
 def save_config(config: RecipeConfig, run: Path) -> None:
     """config.yaml: the resolved config of the run as it was last started."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_text(run / "config.yaml", text)
+    write_text(run / "config.yaml", dump_yaml(config.model_dump(mode="json")))

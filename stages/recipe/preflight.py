@@ -18,7 +18,7 @@ from grpo.errors import UserError, nearest
 from grpo.model.path import check_model, is_local
 from grpo.rollout.ahead_check import check_ahead
 from grpo.scoring.calls import REWARD_TIMEOUT, call_async, is_async
-from grpo.system.imports import import_path
+from grpo.system.imports import check_switches, import_path
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
 from stages.recipe.table import active_stages
 
@@ -166,6 +166,7 @@ def check_function(path: str, kwargs: dict[str, Any] | None = None) -> None:
         signature = inspect.signature(function)
         signature.bind_partial(**kwargs)  # a misspelt one first: it is also missing
         signature.bind(**kwargs)
+        check_switches(signature, kwargs, f"'{path}'")
     except ValueError:  # no signature to check against
         return
     except TypeError as error:

@@ -16,6 +16,7 @@ from grpo.config.sections import (
     SFTConfig,
     TrainConfig,
 )
+from grpo.config.yaml import dump_yaml
 from grpo.errors import UserError
 from stages.recipe.config import RecipeConfig, RLStageConfig
 
@@ -228,10 +229,9 @@ def test_every_shipped_config_loads(file):
 
 
 def test_the_resolved_config_reads_back_as_itself(tmp_path):
-    import yaml
 
     for file in shipped():
         config = read_config(RecipeConfig, file)
         out = tmp_path / file.name
-        out.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+        out.write_text(dump_yaml(config.model_dump(mode="json")), encoding="utf-8")
         assert read_config(RecipeConfig, out) == config

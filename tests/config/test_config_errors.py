@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +27,7 @@ from grpo.config.algorithm import PRESETS
 from grpo.config.file import apply_override, read_config, validate
 from grpo.config.section import Section
 from grpo.config.sections import EvalConfig, RewardConfig, RLConfig, TrainConfig
+from grpo.config.yaml import dump_yaml, load_yaml
 from grpo.errors import UserError, nearest
 from grpo.evaluation.endpoint import EndpointConfig
 from grpo.evaluation.metrics import GENERAL_METRICS
@@ -161,7 +161,7 @@ def settings_of(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, type[Base
             yield from settings_of(item, (*path, key))
 
 
-TREES = {file.stem: resolved(yaml.safe_load(file.read_text())) for file in SHIPPED} | {"full": resolved(FULL)}
+TREES = {file.stem: resolved(load_yaml(file.read_text(), "yaml")) for file in SHIPPED} | {"full": resolved(FULL)}
 SETTINGS = {name: list(settings_of(RecipeConfig.model_validate(tree))) for name, tree in TREES.items()}
 ALL = [(name, path, kind) for name, found in SETTINGS.items() for path, kind in found]
 EVERY = SETTINGS["full"]
@@ -626,7 +626,7 @@ def test_from_a_file_and_by_override(tmp_path, model):
         EvalConfig: FULL["evaluation"]["math"],
     }[model]
     file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(tree))
+    file.write_text(dump_yaml(tree))
     right = read_config(model, file)
     for path, _ in list(settings_of(right))[:: 9 if model is RecipeConfig else 3]:
         if any(isinstance(key, int) for key in path):
@@ -652,7 +652,7 @@ def test_from_a_file_and_by_override(tmp_path, model):
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_the_command_line_exits_with_2_and_one_line(tmp_path, monkeypatch, capsys, command, override, words):
     monkeypatch.chdir(tmp_path)
-    Path("c.yaml").write_text(yaml.safe_dump(SMALL))
+    Path("c.yaml").write_text(dump_yaml(SMALL))
     assert main([command, "c.yaml", override]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -737,7 +737,7 @@ def test_a_key_beside_the_preset_wins_and_the_rest_stays(preset):
 
 def test_an_override_beside_a_preset_wins_too(tmp_path):
     file = tmp_path / "c.yaml"
-    file.write_text(yaml.safe_dump(PLAIN | {"preset": "deepseek_r1"}))
+    file.write_text(dump_yaml(PLAIN | {"preset": "deepseek_r1"}))
     config = read_config(RLConfig, file, ["loss.beta=0.5"])
     assert (config.loss.beta, config.loss.clip_high) == (0.5, 10)
     assert read_config(RLConfig, file, ["preset=null"]).loss.beta == 0

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from grpo.advantages import group_advantages
 from grpo.config.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfig
 from grpo.config.sections import RLConfig
+from grpo.config.yaml import load_yaml
 from grpo.learner.stats import StepStats
 from grpo.loss import Normaliser, grpo_loss
 from grpo.monitoring.journal import advance
@@ -70,7 +70,7 @@ SECTIONS = ("advantage", "loss", "sampling", "optimizer", "checkpoint")
 
 def test_presets_are_those_documented():
     (block,) = re.findall(r"```yaml\n(.*?)```", ALGORITHM, re.DOTALL)
-    assert yaml.safe_load(block) == PRESETS
+    assert load_yaml(block, "yaml") == PRESETS
 
 
 def metrics_documented() -> Iterator[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from grpo.config.yaml import load_yaml
 from grpo.errors import UserError
 from grpo.scoring.groups import Reward, RewardTable, apply_rewards
 from grpo.system.imports import import_path
@@ -56,7 +56,7 @@ def table(reward: Reward, texts: list[str], **columns: list[Any]) -> RewardTable
 
 def test_the_config_of_the_page_loads(here):
     (config,) = blocks("yaml")
-    rewards = load_rewards(yaml.safe_load(config)["rewards"])
+    rewards = load_rewards(load_yaml(config, "yaml")["rewards"])
     assert [reward.name for reward in rewards] == ["accuracy", "in_the_asked_unit", "PlainWords", "polite"]
     assert [reward.weight for reward in rewards] == [1.0, 0.2, 0.3, 0.5]
 

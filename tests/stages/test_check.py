@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from grpo.config.file import apply_override
+from grpo.config.yaml import dump_yaml
 from grpo.errors import UserError
 from stages.check.model import lora_targets
 from stages.check.shown import visible
@@ -113,7 +113,7 @@ class Bench:
         tree = copy.deepcopy(self.tree)
         for override in overrides:
             apply_override(tree, override)
-        (self.folder / "c.yaml").write_text(yaml.safe_dump(tree))
+        (self.folder / "c.yaml").write_text(dump_yaml(tree))
         self.capsys.readouterr()  # of a model that was being saved
         code = main(["check", "c.yaml"])
         captured = self.capsys.readouterr()
@@ -500,7 +500,7 @@ def test_each_mistake_names_tests_that_exist():
 
 
 def test_no_fp8_autocast(bench):
-    (bench.folder / "c.yaml").write_text(yaml.safe_dump(bench.tree))
+    (bench.folder / "c.yaml").write_text(dump_yaml(bench.tree))
     assert main(["check", "c.yaml", "runtime.dtype=float8_e4m3fn"]) == 2
     assert "runtime.dtype" in bench.capsys.readouterr().err
 

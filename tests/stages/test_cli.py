@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from grpo.config.yaml import dump_yaml
 from grpo.engines import vllm as optional
 from grpo.errors import UserError
 from grpo.evaluation.evaluate import problems_file
@@ -37,7 +37,7 @@ RECIPE = {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as a user has it: a config, data, a folder that is no model."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(RECIPE))
     for name in ("train", "test"):
         (tmp_path / f"{name}.jsonl").write_text('{"question": "2+2", "answer": "4"}\n')
     (tmp_path / "no-answer.jsonl").write_text('{"question": "2+2", "label": "4"}\n')

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from grpo.config.file import read_config
 from grpo.config.section import flatten
+from grpo.config.yaml import dump_yaml, load_yaml
 from grpo.errors import UserError
 from grpo.system.lock import LOCK
 from stages.recipe import summary as summaries
@@ -99,7 +99,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
 
 def go(recipe: dict[str, Any], run: Path, *overrides: str, **options: Any) -> dict[str, Any]:
     file = run.parent / "recipe.yaml"
-    file.write_text(yaml.safe_dump(recipe))
+    file.write_text(dump_yaml(recipe))
     return run_pipeline(read_config(RecipeConfig, file, overrides), run, "recipe.yaml", **options)
 
 
@@ -134,7 +134,7 @@ def test_a_run_leaves_manifests_with_lineage_and_a_summary(recipe, fakes, tmp_pa
     assert json.loads((run / "summary.json").read_text()) == summary
     assert [row["stage"] for row in summary["stages"]] == ["0-base", "1-cold-start", "2-reasoning-rl"]
     assert all(set(row) == {"stage", "seconds", *summaries.KEYS} for row in summary["stages"])
-    assert yaml.safe_load((run / "config.yaml").read_text())["reasoning_rl"]["steps"] == 2
+    assert load_yaml((run / "config.yaml").read_text(), "yaml")["reasoning_rl"]["steps"] == 2
 
 
 def test_finished_stages_are_skipped(recipe, fakes, tmp_path):
@@ -312,7 +312,7 @@ def test_a_change_in_a_later_stage_only(recipe, fakes, tmp_path):
     go(recipe, run, until="cold_start")
     go(recipe, run, "reasoning_rl.steps=9")
     assert fakes.ran == ALL
-    assert yaml.safe_load((run / "config.yaml").read_text())["reasoning_rl"]["steps"] == 9
+    assert load_yaml((run / "config.yaml").read_text(), "yaml")["reasoning_rl"]["steps"] == 9
 
 
 def test_settings_that_change_no_result_are_free(recipe, fakes, tmp_path):

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from grpo.config.yaml import load_yaml
 from stages.cli import main
 from support.recipe import SHORT
 
@@ -61,7 +60,7 @@ def test_the_whole_recipe(tmp_path, capsys):
     assert (summary["config"], summary["seed"]) == ("tiny.yaml", 0)
     assert [row["stage"] for row in summary["stages"]] == NUMBERED
     assert all(row.keys() == ROW for row in summary["stages"])
-    assert yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["base"]["steps"] == 3
+    assert load_yaml((run / "config.yaml").read_text(encoding="utf-8"), "yaml")["base"]["steps"] == 3
     for stage in [*NUMBERED, *REWARD_MODELS]:
         folder = run / stage
         manifest = read(folder / "manifest.json")

@@ -1,0 +1,132 @@
+"""YAML 1.2: text -> dicts, lists, texts, numbers, true, false and null, nothing else; and back."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.tag import Tag
+
+from grpo.errors import UserError, first_line
+
+TAG = "tag:yaml.org,2002:"
+# What a plain value is, by section 10.3.2 of the specification; any other, as no, on, 1:30 or a date, is a text.
+CORE = {
+    "null": re.compile(r"|~|null|Null|NULL"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    "float": re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+    "str": re.compile(r".*", re.DOTALL),
+}
+READ: dict[str, Callable[[str], Any]] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
+    "float": lambda text: float(re.sub(r"\.(?=[in])", "", text.lower())),
+    "str": str,
+}
+
+
+def load_yaml(text: str, name: str) -> Any:
+    """What the text says; what is quoted is a text.
+
+    Raises:
+        UserError: it is not YAML, or a mapping has a key twice; with `name` and the line.
+    """
+    try:
+        node = _yaml().compose(text)
+        return None if node is None else _value(node)
+    except UserError as error:
+        raise UserError(f"{name}, {error}") from error
+    except (YAMLError, RecursionError, ValueError) as error:  # ValueError: a number of more digits than Python reads
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}, line {mark.line + 1}" if mark else name
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or first_line(error)}") from error
+
+
+def _value(node: Node, *around: Node) -> Any:
+    """What a node stands for; `around`: those it is in."""
+    tag, where = str(node.tag).removeprefix(TAG), f"line {node.start_mark.line + 1}"
+    if node in around:
+        raise UserError(f"{where}: not valid YAML: what contains itself")
+    if tag == "seq" and isinstance(node, SequenceNode):
+        return [_value(item, node, *around) for item in node.value]
+    if tag == "map" and isinstance(node, MappingNode):
+        return _mapping(node, *around)
+    if tag in CORE and isinstance(node, ScalarNode) and CORE[tag].fullmatch(node.value):
+        return READ[tag](node.value)
+    raise UserError(f"{where}: not valid YAML: the tag '{node.tag}' has no meaning here")
+
+
+def _mapping(node: MappingNode, *around: Node) -> dict[Any, Any]:
+    """Its keys are words, each given once."""
+    values: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key, where = _value(key_node, node, *around), f"line {key_node.start_mark.line + 1}"
+        if isinstance(key, dict | list):
+            raise UserError(f"{where}: a key must be a word, not {key}")
+        if key in values:
+            raise UserError(f"{where}: key '{key}' given twice")
+        values[key] = _value(value_node, node, *around)
+    return values
+
+
+def dump_yaml(tree: Any) -> str:
+    """A text from which `load_yaml` gives the same, and so do readers of YAML 1.1."""
+    text = io.StringIO()
+    _yaml(_Careful).dump(tree, text)
+    return text.getvalue()
+
+
+class _Resolver(VersionedResolver):
+    """The kind of a plain value."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is not ScalarNode or not implicit[0]:
+            return super().resolve(kind, value, implicit)
+        return Tag(suffix=TAG + next(tag for tag, form in CORE.items() if form.fullmatch(value)))
+
+
+class _Careful(_Resolver):
+    """For writing: a text that is something else to YAML 1.1 is quoted as well; but y and n, which no reader heeds."""
+
+    @property
+    def processing_version(self) -> tuple[int, int]:
+        return 1, 1
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        if str(tag) != f"{TAG}str" or value in ("y", "Y", "n", "N"):
+            return tag
+        return VersionedResolver.resolve(self, kind, value, implicit)
+
+
+class _Representer(SafeRepresenter):
+    def number(self, value: float) -> ScalarNode:
+        """1.0e-06: to YAML 1.1 a number has a point."""
+        node = self.represent_float(value)
+        node.value = node.value if "." in node.value else node.value.replace("e", ".0e")
+        return node
+
+    def text(self, value: str) -> ScalarNode:
+        """Unicode's own line ends are lost unless they are escaped."""
+        return self.represent_scalar(f"{TAG}str", value, '"' if re.search("[\x85\u2028\u2029]", value) else None)
+
+
+_Representer.add_representer(float, _Representer.number)
+_Representer.add_representer(str, _Representer.text)
+
+
+def _yaml(resolver: type[_Resolver] = _Resolver) -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver, yaml.Representer = resolver, _Representer
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    return yaml
