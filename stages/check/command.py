@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from grpo.config.file import read_config
 from grpo.config.sections import DataConfig, EvalConfig, RewardConfig, RLConfig, SFTConfig
+from grpo.data.rows import load_rows
 from grpo.errors import UserError
+from stages.check import prompts
+from stages.check.model import model_checks
+from stages.check.rewards import rewards_on_synthetic
+from stages.check.shown import show
 from stages.check.subject import Asked, Check, Skipped, Subject, Warned, on_hub
 from stages.commands.common import Parser, add_overrides, find_config, reason
 from stages.recipe.config import RecipeConfig, find
 from stages.recipe.preflight import RUN, check_function, check_reward, check_source, folders_before
 from stages.recipe.runtime import quiet
-
-__all__ = ["Warned", "check_command", "checks"]
 
 EXAMPLES = "  grpo check my.yaml\n  grpo check tiny.yaml reasoning_rl.group_size=8"
 NARROW = 0.1  # half of an interval of pass@1 from which it says little
@@ -59,14 +63,8 @@ def run_check(name: str, check: Callable[[], str]) -> int:
     return 2 if state == "error" else 0
 
 
-def checks(config: RecipeConfig, run: Path = Path("runs")) -> Iterator[Check]:
-    """(name, check); a check returns what it saw, or raises `Warned`, `Skipped` or `UserError`."""
-    return all_checks(Subject(config, run))
-
-
 def all_checks(subject: Subject) -> Iterator[Check]:
-    from stages.check.model import model_checks
-
+    """(name, check); a check returns what it saw, or raises `Warned`, `Skipped` or `UserError`."""
     yield from setting_checks(subject)
     yield from name_checks(subject)
     yield from model_checks(subject)
@@ -97,37 +95,27 @@ def name_checks(subject: Subject) -> Iterator[Check]:
 
 def conversation_checks(subject: Subject) -> Iterator[Check]:
     """Of what supervised stages train on."""
-    from stages.check.prompts import conversations
-
-    if subject.model is None:
-        return
-    for path, data, section in _conversation_data(subject.config):
-        rows = subject.rows(data)
-        if rows is not None:
-            yield f"conversations {path}", partial(conversations, rows, data, section, subject.model)
-
-
-def _conversation_data(config: RecipeConfig) -> Iterator[tuple[str, DataConfig, SFTConfig]]:
-    if config.cold_start is not None:
-        yield "cold_start.data", config.cold_start.data, config.cold_start
-    sampled = config.rejection_sampling
-    if sampled is not None and sampled.general is not None:
-        yield "rejection_sampling.general", sampled.general, sampled
+    model = subject.model
+    for key, name in (("cold_start", "data"), ("rejection_sampling", "general")):
+        section: Any = getattr(subject.config, key)
+        data: Any = section and getattr(section, name)
+        rows = subject.rows(data) if data is not None else None
+        if rows is not None and model is not None:
+            yield f"conversations {key}.{name}", partial(prompts.conversations, rows, data, section, model)
 
 
 def leak_checks(subject: Subject) -> Iterator[Check]:
     """Of everything that a stage trains on, where the evaluation's problems are at hand."""
-    from stages.check.prompts import leaks, near_copies
-
     evaluation = subject.config.evaluation
     judged = [evaluation.math.data, *([evaluation.general.data] if evaluation.general else [])]
     if any(subject.rows(data) is None for data in judged) or not _is_function(evaluation.leak_check):
         return
     for path, data in find(subject.config, DataConfig):
-        if not path.startswith("evaluation.") and subject.rows(data) is not None:
-            yield f"leaks {path}", partial(leaks, subject, path, data)
+        rows = subject.rows(data)
+        if not path.startswith("evaluation.") and rows is not None:
+            yield f"leaks {path}", partial(prompts.leaks, subject, path, rows)
             if evaluation.decontaminate is not None:
-                yield f"near copies of evaluation problems in {path}", partial(near_copies, subject, data)
+                yield f"near copies of evaluation problems in {path}", partial(prompts.near_copies, subject, rows)
 
 
 def _is_function(path: str | None) -> bool:
@@ -139,57 +127,41 @@ def _is_function(path: str | None) -> bool:
 
 def prompt_checks(subject: Subject, asked: Asked) -> Iterator[Check]:
     """Golds, prompts and rewards of one place; only the golds need no model."""
-    from stages.check.prompts import golds, invisible, lengths, rendered, repeats, special_tokens
-    from stages.check.rewards import required_format, rewards_on_synthetic
-    from stages.check.synthetic import tags_of
-
     rows = subject.rows(asked.data)
     if rows is None:
         return
     if asked.graded is not None:
-        yield f"golds {asked.path}.data", partial(golds, asked, rows)
-    if subject.model is None:
-        yield f"prompts {asked.path}", _no_tokenizer
-        return
+        yield f"golds {asked.path}.data", partial(prompts.golds, asked, rows)
     try:
-        found = rendered(asked, subject)
-    except UserError as error:
+        rendered = prompts.render_prompts(subject, asked, rows)
+    except (UserError, Skipped) as error:
         yield f"prompts {asked.path}", partial(_fail, error)
         return
-    yield f"prompts {asked.path}", partial(special_tokens, found)
-    for name, check in {"characters": invisible, "lengths": lengths, "repeats": repeats}.items():
-        yield f"{name} {asked.path}", partial(check, found)
+    for name, check in prompts.CHECKS.items():
+        yield f"{name} {asked.path}", partial(check, rendered)
     if asked.rewards:
-        tags = tags_of(asked, required_format(subject))
-        yield f"rewards tried {asked.path}", partial(rewards_on_synthetic, asked, found, tags)
+        yield f"rewards tried {asked.path}", partial(rewards_on_synthetic, rendered)
 
 
-def _no_tokenizer() -> str:
-    raise Skipped("needs the tokenizer")
-
-
-def _fail(error: UserError) -> str:
+def _fail(error: UserError | Skipped) -> str:
     raise error
 
 
 def shown_prompts(subject: Subject) -> Iterator[str]:
     """One of each place where prompts are sampled from; of equal ones the first."""
-    from stages.check.prompts import rendered
-    from stages.check.rewards import required_format
-    from stages.check.shown import show
-    from stages.check.synthetic import tags_of
-
     seen: set[str] = set()
     for asked in subject.asked():
-        if subject.rows(asked.data) is None or subject.model is None:
+        rows = subject.rows(asked.data)
+        if rows is None:
             continue
         try:
-            found = rendered(asked, subject)
-        except UserError:  # said by its check
+            rendered = prompts.render_prompts(subject, asked, rows)
+        except (UserError, Skipped):  # said by its check
             continue
-        if (found.prompts[0].text or "") not in seen:
-            seen.add(found.prompts[0].text or "")
-            yield show(asked, found, tags_of(asked, required_format(subject)))
+        text = rendered.prompts[0].text or ""
+        if text not in seen:
+            seen.add(text)
+            yield show(rendered)
 
 
 def _steps(section: RLConfig | SFTConfig) -> str:
@@ -227,8 +199,6 @@ def _leak_check(path: str) -> str:
 
 
 def _data(subject: Subject, data: DataConfig) -> str:
-    from grpo.data.rows import load_rows
-
     check_source(data)
     if on_hub(data):
         raise Skipped(f"hub data set '{data.path}', not fetched")

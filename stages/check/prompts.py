@@ -14,8 +14,9 @@ from grpo.data.prompts import PROMPT_COLUMNS, build_prompts, canonical_answer
 from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.types import Prompt
+from rewards.accuracy.reward import gold_is_parseable
 from stages.check.model import CHATML, is_one_token
-from stages.check.subject import Asked, BaseModel, Subject, Warned, listed, shortened
+from stages.check.subject import Asked, BaseModel, Skipped, Subject, Tags, Warned, listed, shortened
 
 MEASURED = 10_000  # rows that are rendered and measured; of more, so many evenly spread ones
 MEASURED_CONVERSATIONS = 2_000
@@ -27,6 +28,7 @@ class Rendered:
     """Prompts of one place, none left out for its length, and their row numbers."""
 
     asked: Asked
+    tags: Tags
     model: BaseModel
     prompts: list[Prompt]
     numbers: list[int]
@@ -42,34 +44,35 @@ def spread(rows: Sequence[Any], most: int) -> list[int]:
     return list(range(len(rows))) if len(rows) <= most else [i * len(rows) // most for i in range(most)]
 
 
-def rendered(asked: Asked, subject: Subject) -> Rendered:
+def render_prompts(subject: Subject, asked: Asked, rows: Sequence[Row]) -> Rendered:
     """The prompts of a place, with the too long ones.
 
     Raises:
+        Skipped: there is no model.
         UserError: a row that is no prompt, or that the template refuses.
     """
-    rows, model = subject.rows(asked.data), subject.model
-    assert rows is not None
-    assert model is not None
+    if subject.model is None:
+        raise Skipped("needs the tokenizer")
     data = asked.data.model_copy(update={"max_prompt_tokens": None, "overlong": "drop"})
     key, numbers = data.model_dump_json(), spread(rows, MEASURED)
     if key not in subject.prompts:
-        subject.prompts[key] = build_prompts([rows[number] for number in numbers], data, model.tokenizer)
-    return Rendered(asked, model, subject.prompts[key], numbers, len(rows))
+        subject.prompts[key] = build_prompts([rows[number] for number in numbers], data, subject.model.tokenizer)
+    return Rendered(asked, subject.tags(asked), subject.model, subject.prompts[key], numbers, len(rows))
 
 
-def special_tokens(found: Rendered) -> str:
+def special_tokens(rendered: Rendered) -> str:
     """BOS once, where the model expects one; what the template puts around a question, in tokens."""
-    tokenizer, prompt = found.model.tokenizer, found.prompts[0]
+    tokenizer, prompt = rendered.model.tokenizer, rendered.prompts[0]
     bos, ids = tokenizer.bos_token_id, prompt.token_ids
     if bos is not None and ids[:2] == (bos, bos):
-        written = "the template" if found.asked.data.template else "the chat template"
+        written = "the template" if rendered.asked.data.template else "the chat template"
         raise UserError(f"the prompt starts with {tokenizer.bos_token} twice: {written} writes one too many")
-    largest, rows = max(max(prompt.token_ids) for prompt in found.prompts), found.model.embeddings
+    largest, rows = max(max(prompt.token_ids) for prompt in rendered.prompts), rendered.model.embeddings
     if largest >= rows:
         raise UserError(f"token {largest} occurs, but the model has {rows} embeddings: resize them and save it again")
-    _refuse_foreign_marks(found)
-    before, after = _around(found, prompt)
+    _refuse_foreign_marks(rendered)
+    around = (prompt.text or "").partition(question_of(prompt, rendered.asked.data))[::2]
+    before, after = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in around)
     text = f"{len(ids)} tokens in row 0, {before} of the template before and {after} after the question"
     expected = bos is not None and tokenizer("")["input_ids"][:1] == [bos]
     if expected and ids[0] != bos:
@@ -78,20 +81,12 @@ def special_tokens(found: Rendered) -> str:
     return f"{text}; {f'one {tokenizer.bos_token}' if ids[0] == bos else 'no BOS, as the model has it'}{opened}"
 
 
-def _refuse_foreign_marks(found: Rendered) -> None:
-    data = found.asked.data
+def _refuse_foreign_marks(rendered: Rendered) -> None:
+    data = rendered.asked.data
     written = f"{data.template or ''}{data.suffix}{data.system or ''}"
     for mark in CHATML:
-        if mark in written and not is_one_token(found.model.tokenizer, mark):
+        if mark in written and not is_one_token(rendered.model.tokenizer, mark):
             raise UserError(f"the config writes {mark} into the prompt, which is no token of this model: use its own")
-
-
-def _around(found: Rendered, prompt: Prompt) -> tuple[int, int]:
-    question = question_of(prompt, found.asked.data)
-    before, _, after = (prompt.text or "").partition(question)
-    tokenizer = found.model.tokenizer
-    counts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (before, after)]
-    return counts[0], counts[1]
 
 
 def question_of(prompt: Prompt, data: DataConfig) -> str:
@@ -101,10 +96,10 @@ def question_of(prompt: Prompt, data: DataConfig) -> str:
     return str(next(prompt.columns[name] for name in PROMPT_COLUMNS if prompt.columns.get(name) is not None))
 
 
-def invisible(found: Rendered) -> str:
+def invisible(rendered: Rendered) -> str:
     """Characters that nobody sees and a model does: they come with copied text."""
     odd: dict[str, list[int]] = {}
-    for number, prompt in zip(found.numbers, found.prompts, strict=True):
+    for number, prompt in zip(rendered.numbers, rendered.prompts, strict=True):
         for char in set(prompt.text or ""):
             if char != "\n" and char != "\t" and unicodedata.category(char) in ("Cc", "Cf", "Co", "Cn"):
                 odd.setdefault(char, []).append(number)
@@ -116,22 +111,22 @@ def invisible(found: Rendered) -> str:
     return ""
 
 
-def lengths(found: Rendered) -> str:
+def lengths(rendered: Rendered) -> str:
     """Against `max_prompt_tokens` and, with what may be sampled after it, the positions of the model."""
-    counts = sorted(len(prompt.token_ids) for prompt in found.prompts)
-    limit, room = found.asked.data.max_prompt_tokens, found.asked.max_tokens
+    counts = sorted(len(prompt.token_ids) for prompt in rendered.prompts)
+    limit, room = rendered.asked.data.max_prompt_tokens, rendered.asked.max_tokens
     over = sum(count > limit for count in counts) if limit is not None else 0
-    p99 = counts[(len(counts) * 99 - 1) // 100]
-    text = f"prompts of {counts[len(counts) // 2]} (median), {p99} (p99), {counts[-1]} (most) tokens in {found.counted}"
+    median, p99 = counts[len(counts) // 2], counts[(len(counts) * 99 - 1) // 100]
+    text = f"prompts of {median} (median), {p99} (p99), {counts[-1]} (most) tokens in {rendered.counted}"
     if limit is not None:
         text += f", {over} over max_prompt_tokens={limit}"
-    if over == len(counts) or (over and found.asked.data.overlong == "error"):
+    if over == len(counts) or (over and rendered.asked.data.overlong == "error"):
         raise UserError(f"{text}; raise max_prompt_tokens{'' if over == len(counts) else ' or set overlong: drop'}")
     most = max(count for count in counts if limit is None or count <= limit)
-    positions = found.model.positions
+    positions = rendered.model.positions
     beyond = f"{most} + max_tokens={room} is more than the model's {positions} positions"
     if positions is not None and most + room > positions:
-        if not found.model.rotary:
+        if not rendered.model.rotary:
             raise UserError(f"{text}; {beyond}, and it has no others: lower max_tokens or max_prompt_tokens")
         raise Warned(f"{text}; {beyond}: what is sampled beyond them is no use")
     if over >= MANY * len(counts):
@@ -139,41 +134,39 @@ def lengths(found: Rendered) -> str:
     return text
 
 
-def repeats(found: Rendered) -> str:
+def repeats(rendered: Rendered) -> str:
     """The same prompt twice: with two golds, one of them is wrong; in an evaluation, n is smaller than it looks."""
-    first: dict[str, int] = {}
-    again: list[int] = []
-    torn: list[int] = []
-    for place, prompt in enumerate(found.prompts):
-        before = first.setdefault(prompt.text or "", place)
-        if before != place:
-            again.append(found.numbers[place])
-            if canonical_answer(prompt.columns) != canonical_answer(found.prompts[before].columns):
-                torn.append(found.numbers[place])
+    again, torn = list[int](), list[int]()
+    first: dict[str, Prompt] = {}
+    for number, prompt in zip(rendered.numbers, rendered.prompts, strict=True):
+        before = first.setdefault(prompt.text or "", prompt)
+        if before is not prompt:
+            again.append(number)
+            if canonical_answer(prompt.columns) != canonical_answer(before.columns):
+                torn.append(number)
     if torn:
         raise Warned(f"{len(torn)} prompts were there before with another gold: {listed(torn)}")
-    text = f"{len(again)} of {found.counted} repeat an earlier prompt"
-    if again and (found.asked.kind in ("evaluation", "general") or len(again) >= MANY * len(found.prompts)):
+    text = f"{len(again)} of {rendered.counted} repeat an earlier prompt"
+    if again and (rendered.asked.kind in ("evaluation", "general") or len(again) >= MANY * len(rendered.prompts)):
         raise Warned(f"{text}, e.g. {listed(again[:3])}")
-    return text if again else f"{found.counted}, each once"
+    return text if again else f"{rendered.counted}, each once"
 
 
-def leaks(subject: Subject, path: str, data: DataConfig) -> str:
+CHECKS = {"prompts": special_tokens, "characters": invisible, "lengths": lengths, "repeats": repeats}
+
+
+def leaks(subject: Subject, path: str, rows: Sequence[Row]) -> str:
     """No evaluation problem among the rows that a stage trains on, by text and by `evaluation.leak_check`."""
-    rows = subject.rows(data)
-    assert rows is not None
     subject.guard.check_copies(rows, Path(path))
     return f"no evaluation problem among {len(rows)} rows"
 
 
-def near_copies(subject: Subject, data: DataConfig) -> str:
+def near_copies(subject: Subject, rows: Sequence[Row]) -> str:
     """Every row that `evaluation.decontaminate` finds."""
-    rows = subject.rows(data)
-    assert rows is not None
-    found = list(subject.guard.near_copies(rows))
-    if found:
-        numbers = ", ".join(str(number) for number, _, _ in found)
-        raise UserError(f"{len(found)} of {len(rows)} rows, e.g. {found[0][1][:80]!r}: rows {numbers}")
+    copies = list(subject.guard.near_copies(rows))
+    if copies:
+        numbers = ", ".join(str(number) for number, _, _ in copies)
+        raise UserError(f"{len(copies)} of {len(rows)} rows, e.g. {copies[0][1][:80]!r}: rows {numbers}")
     return f"none in {len(rows)} rows"
 
 
@@ -196,8 +189,6 @@ def conversations(rows: list[Row], data: DataConfig, config: SFTConfig, model: B
 
 def golds(asked: Asked, rows: list[Row]) -> str:
     """Golds that cannot be read, by row."""
-    from rewards.accuracy.reward import gold_is_parseable
-
     column = asked.graded.columns.get("answer") if asked.graded is not None else None
     values = [row.get(column) if column else canonical_answer(row) for row in rows]
     if all(value is None for value in values):

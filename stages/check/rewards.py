@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from operator import attrgetter
 
 from grpo.config.sections import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring.calls import is_async
-from grpo.scoring.groups import Reward, column_names, score
+from grpo.scoring.groups import column_names, score
 from grpo.system.numbers import mean
 from grpo.types import Group, Rollout
+from rewards.loader import find_reward, load_reward
 from stages.check.prompts import Rendered, spread
-from stages.check.subject import Asked, Skipped, Subject, Warned, listed
-from stages.check.synthetic import EMPTY, GOLD, KINDS, OTHER_HEAD, RAMBLING, WRONG, Tags, completions, written_head
+from stages.check.subject import Asked, Skipped, Warned, listed
+from stages.check.synthetic import EMPTY, GOLD, KINDS, OTHER_HEAD, RAMBLING, WRONG, completions, written_head
 from stages.recipe.preflight import RUN
 
 TRIED = 8  # rows
@@ -37,7 +38,7 @@ class Tried:
     untried: dict[str, str]  # reward -> why
 
 
-def rewards_on_synthetic(asked: Asked, found: Rendered, tags: Tags) -> str:
+def rewards_on_synthetic(rendered: Rendered) -> str:
     """Try every reward that costs nothing to try and judge what they say.
 
     Raises:
@@ -45,38 +46,42 @@ def rewards_on_synthetic(asked: Asked, found: Rendered, tags: Tags) -> str:
         Warned: a reward that is the same for everything, or fails.
         Skipped: none can be tried.
     """
-    tried = try_rewards(asked, found, tags)
-    text = summary(asked, tried)
-    for problem in errors(asked, tried, found, tags):
+    tried = try_rewards(rendered)
+    text = summary(rendered.asked, tried)
+    for problem in errors(rendered, tried):
         raise UserError(f"{problem} ({text})")
-    for problem in warnings(asked, tried):
+    for problem in warnings(rendered.asked, tried):
         raise Warned(f"{problem} ({text})")
     return text
 
 
-def try_rewards(asked: Asked, found: Rendered, tags: Tags) -> Tried:
+def try_rewards(rendered: Rendered) -> Tried:
     """Each tried reward's values for each kind of completion of a few rows."""
-    untried = {spec.label: why for spec in asked.rewards if (why := why_untried(spec))}
-    rewards = [_load(spec) for spec in asked.rewards if spec.label not in untried]
+    specs = rendered.asked.rewards
+    untried = {spec.label: why for spec in specs if (why := why_untried(spec))}
+    rewards = [replace(load_reward(spec), name=spec.label) for spec in specs if spec.label not in untried]
     if not rewards:
         raise Skipped("; ".join(f"{name}: {why}" for name, why in untried.items()))
-    places = spread(found.prompts, TRIED)
-    groups, kinds = [], []
-    for place in places:
-        made = completions(found.prompts[place], asked, tags, found.model)
-        groups.append(Group(found.prompts[place], tuple(Rollout(done) for done in made.values())))
-        kinds.append(list(made))
-    scored, stats = score(groups, rewards, columns=column_names(found.prompts), timeout=SECONDS)
-    by_name = {reward.name: _column(scored, kinds, partial(_value, reward.name)) for reward in rewards}
-    total = _column(scored, kinds, lambda rollout: rollout.reward)
+    places = spread(rendered.prompts, TRIED)
+    made = [completions(rendered, place) for place in places]
+    groups = [
+        Group(rendered.prompts[place], tuple(Rollout(completion) for completion in kinds.values()))
+        for place, kinds in zip(places, made, strict=True)
+    ]
+    scored, stats = score(groups, rewards, columns=column_names(rendered.prompts), timeout=SECONDS)
+    rollouts = [dict(zip(kinds, group.rollouts, strict=True)) for kinds, group in zip(made, scored, strict=True)]
+
+    def values(read: Callable[[Rollout], float | None]) -> Values:
+        return {kind: [read(row[kind]) if kind in row else None for row in rollouts] for kind in (*KINDS, OTHER_HEAD)}
+
+    by_name = {reward.name: values(partial(_value, reward.name)) for reward in rewards}
     failed = frozenset(name for _, name in stats.failed)
-    return Tried([found.numbers[place] for place in places], by_name, total, failed, stats.first_error or "", untried)
+    rows = [rendered.numbers[place] for place in places]
+    return Tried(rows, by_name, values(attrgetter("reward")), failed, stats.first_error or "", untried)
 
 
 def why_untried(spec: RewardConfig) -> str | None:
     """Why a reward is not called here; None: it is."""
-    from rewards.loader import find_reward
-
     if RUN in str(spec.kwargs):
         return "needs a model of the run"
     target = find_reward(spec)[1]
@@ -85,29 +90,14 @@ def why_untried(spec: RewardConfig) -> str | None:
     return "asynchronous, it may call a service" if is_async(target) else None
 
 
-def _load(spec: RewardConfig) -> Reward:
-    from rewards.loader import load_reward
-
-    return replace(load_reward(spec), name=spec.label)
-
-
 def _value(name: str, rollout: Rollout) -> float | None:
     return rollout.rewards[name]
 
 
-def _column(groups: Sequence[Group], kinds: Sequence[list[str]], read: Any) -> Values:
-    values: dict[str, list[float | None]] = {}
-    for kind in (*KINDS, OTHER_HEAD):
-        rows = [
-            (group, names.index(kind) if kind in names else None) for group, names in zip(groups, kinds, strict=True)
-        ]
-        values[kind] = [None if place is None else read(group.rollouts[place]) for group, place in rows]
-    return values
-
-
-def errors(asked: Asked, tried: Tried, found: Rendered, tags: Tags) -> Iterator[str]:
+def errors(rendered: Rendered, tried: Tried) -> Iterator[str]:
     """What makes training, or the evaluation, useless."""
-    yield from _blind(asked, tried, written_head(found.prompts[0], tags), tags)
+    asked = rendered.asked
+    yield from _blind(rendered, tried)
     voters = {spec.label for spec in asked.rewards if spec.weight or asked.kind != "task"}
     for name in voters & set(tried.by_name):
         if name in tried.failed and all(value is None for kind in KINDS for value in tried.by_name[name][kind]):
@@ -169,9 +159,10 @@ def _missed_golds(asked: Asked, tried: Tried) -> list[int]:
     return [row for row, value in zip(tried.rows, values[GOLD], strict=True) if value == 0.0] if values else []
 
 
-def _blind(asked: Asked, tried: Tried, head: str, tags: Tags) -> Iterator[str]:
+def _blind(rendered: Rendered, tried: Tried) -> Iterator[str]:
     """Rewards that look for an opening tag in the wrong place: where they look, the gold is worth more."""
-    ours = {spec.label for spec in asked.rewards if spec.fn == "format"}
+    head, think = written_head(rendered.prompts[0], rendered.tags), rendered.tags.think
+    ours = {spec.label for spec in rendered.asked.rewards if spec.fn == "format"}
     for name, values in tried.by_name.items():
         gold, other = mean(values[GOLD]), mean(values[OTHER_HEAD])
         if gold is None or other is None or other <= gold:
@@ -185,7 +176,7 @@ def _blind(asked: Asked, tried: Tried, head: str, tags: Tags) -> Iterator[str]:
             )
         elif not head and name in ours:
             yield (
-                f"'{name}' takes <{tags.think}> for written by the prompt, which does not write it: it gives "
+                f"'{name}' takes <{think}> for written by the prompt, which does not write it: it gives "
                 f"{as_sampled} to a completion that opens it and {moved} to one that does not"
             )
 
@@ -201,8 +192,3 @@ def summary(asked: Asked, tried: Tried) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def required_format(subject: Subject) -> Asked:
-    """Where the required format is named when a task's rewards do not: the evaluation."""
-    return next(subject.asked())

@@ -5,23 +5,21 @@ from __future__ import annotations
 import unicodedata
 
 from stages.check.prompts import Rendered
-from stages.check.subject import Asked
-from stages.check.synthetic import GOLD, WRONG, Tags, texts, written_head
+from stages.check.synthetic import GOLD, WRONG, texts, written_head
 
 MOST = 1600  # characters; longer ones lose their middle
 NAMED = {"\t": "→", "\r": "␍", "\u00a0": "⍽", "\ufeff": "␂"}
 
 
-def show(asked: Asked, found: Rendered, tags: Tags) -> str:
+def show(rendered: Rendered) -> str:
     """The first prompt in full, and what its rewards are given: the synthetic gold solution after what the prompt has
     written of the answer."""
-    prompt = found.prompts[0]
-    ids = len(prompt.token_ids)
-    lines = [f"--- {asked.path}, row {found.numbers[0]}: the prompt, {ids} tokens", visible(prompt.text or "")]
-    if asked.rewards:
-        made = texts(prompt, asked, tags, 1)
+    path, prompt = rendered.asked.path, rendered.prompts[0]
+    title = f"--- {path}, row {rendered.numbers[0]}: the prompt, {len(prompt.token_ids)} tokens"
+    lines = [title, visible(prompt.text or "")]
+    if rendered.asked.rewards:
+        made, head = texts(rendered, 0, 1), written_head(prompt, rendered.tags)
         kind, of = (GOLD, "the gold solution") if GOLD in made else (WRONG, "an answer in the required format")
-        head = written_head(prompt, tags)
         before = f", after {head!r} of the prompt" if head else ""
         lines += [f"--- what its format reward reads of {of}{before}", visible(head + made[kind])]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from grpo.config.sections import DataConfig, RewardConfig
@@ -51,6 +52,18 @@ class Asked:
     def graded(self) -> RewardConfig | None:
         """A reward that needs a gold that can be read: the accuracy, or one that pays right and wrong differently."""
         return self.accuracy or next((spec for spec in self.rewards if spec.fn in ("cosine_length", "length")), None)
+
+    @property
+    def format(self) -> RewardConfig | None:
+        return next((spec for spec in self.rewards if spec.fn == "format"), None)
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What the required format is made of."""
+
+    think: str = "think"
+    answer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +146,14 @@ class Subject:
         ends = (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(DOCUMENT_END))
         return BaseModel(tokenizer, architecture(settings, len(tokenizer)), ends)
 
+    def tags(self, asked: Asked) -> Tags:
+        """As the format reward of the place wants them; where there is none, that of the evaluation."""
+        place = asked if asked.format is not None else next(self.asked())
+        kwargs = place.format.kwargs if place.format is not None else {}
+        strict = place.accuracy.kwargs.get("strict") if place.accuracy is not None else None
+        answer = kwargs.get("answer_tag") or ("answer" if strict == "answer" else None)
+        return Tags(kwargs.get("think_tag", "think"), answer)
+
     def asked(self) -> Iterator[Asked]:
         """Every place where prompts are sampled from, in the order of the config."""
         evaluation = self.config.evaluation
@@ -176,14 +197,7 @@ def existing_model(name: str) -> BaseModel:
         generation = GenerationConfig.from_pretrained(name)
     except OSError:  # there is no such file: transformers takes the model's own settings
         generation = GenerationConfig.from_model_config(settings)
-    return BaseModel(tokenizer, settings, end_token_ids(_Stub(generation), tokenizer))
-
-
-@dataclass(frozen=True)
-class _Stub:
-    """What `end_token_ids` reads of a model."""
-
-    generation_config: Any
+    return BaseModel(tokenizer, settings, end_token_ids(SimpleNamespace(generation_config=generation), tokenizer))
 
 
 def listed(rows: list[int], texts: list[str] | None = None) -> str:

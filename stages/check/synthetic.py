@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from grpo.errors import UserError
 from grpo.types import Completion, Prompt
 from rewards.accuracy.extraction import read_golds
+from rewards.accuracy.reward import gold_is_parseable
 from rewards.format import opening
-from stages.check.prompts import question_of
-from stages.check.subject import Asked, BaseModel
+from stages.check.prompts import Rendered, question_of
+from stages.check.subject import Asked, BaseModel, Tags
 
 GOLD, WRONG, EMPTY, RAMBLING = KINDS = ("gold", "wrong", "empty", "rambling")
 OTHER_HEAD = "other head"  # the gold again, with the opening tag where the template writes it, without it where not
@@ -22,30 +22,8 @@ THOUGHTS = 400  # characters of the question that serve as thoughts: they are in
 CODE_COLUMNS = ("code", "canonical_solution")  # of a data row: a program that passes its tests
 
 
-@dataclass(frozen=True)
-class Tags:
-    """What the required format is made of."""
-
-    think: str = "think"
-    answer: str | None = None
-
-
-def tags_of(asked: Asked, fallback: Asked | None = None) -> Tags:
-    """As the format reward wants them; where there is none, as `fallback` has it."""
-    spec = next((spec for spec in asked.rewards if spec.fn == "format"), None)
-    if spec is None and fallback is not None:
-        return tags_of(fallback)
-    kwargs = spec.kwargs if spec is not None else {}
-    strict = asked.accuracy.kwargs.get("strict") if asked.accuracy is not None else None
-    return Tags(
-        kwargs.get("think_tag", "think"), kwargs.get("answer_tag") or ("answer" if strict == "answer" else None)
-    )
-
-
 def gold_text(prompt: Prompt, asked: Asked) -> str | None:
     """The first acceptable answer of a row; None when it has none that can be read."""
-    from rewards.accuracy.reward import gold_is_parseable
-
     column = asked.accuracy.columns.get("answer") if asked.accuracy is not None else None
     golds = read_golds(prompt.columns.get(column) if column else prompt.answer)
     return next((text for text in golds if gold_is_parseable(text)), None)
@@ -57,22 +35,22 @@ def wrong_answer(gold: str | None) -> str:
     return WRONG_ANSWER if gold is None or changed == gold else changed
 
 
-def texts(prompt: Prompt, asked: Asked, tags: Tags, max_tokens: int) -> dict[str, str]:
-    """The completion of each kind; no `gold` where there is none."""
+def texts(rendered: Rendered, place: int, max_tokens: int) -> dict[str, str]:
+    """The completion of each kind to the prompt at this place; no `gold` where there is none."""
+    asked, tags, prompt = rendered.asked, rendered.tags, rendered.prompts[place]
     head = written_head(prompt, tags)
     code = next((prompt.columns[name] for name in CODE_COLUMNS if isinstance(prompt.columns.get(name), str)), None)
-    gold, answers = gold_text(prompt, asked), {}
-    if gold is not None or code is not None:
-        answers[GOLD] = "\n".join([*(_program(prompt, code) if code else ()), *(_boxed(gold) if gold else ())])
-    answers[WRONG] = "\n".join(_boxed(wrong_answer(gold)))
+    gold = gold_text(prompt, asked)
     thoughts = re.sub(r"</?\w+>", "", question_of(prompt, asked.data))[:THOUGHTS]
-    bodies = {kind: _formatted(answer, thoughts, tags, head) for kind, answer in answers.items()}
-    found = {kind: bodies[kind] for kind in (GOLD, WRONG) if kind in bodies} | {EMPTY: ""}
-    found[RAMBLING] = "and so on " * max_tokens
-    if GOLD in found:
-        tag = f"<{tags.think}>"
-        found[OTHER_HEAD] = head + found[GOLD] if head else found[GOLD].removeprefix(tag)
-    return found
+    made = {}
+    if gold is not None or code is not None:
+        answers = [*([_program(prompt, code)] if code else []), *([_boxed(gold)] if gold else [])]
+        made[GOLD] = _formatted("\n".join(answers), thoughts, tags, head)
+    made[WRONG] = _formatted(_boxed(wrong_answer(gold)), thoughts, tags, head)
+    made |= {EMPTY: "", RAMBLING: "and so on " * max_tokens}
+    if GOLD in made:
+        made[OTHER_HEAD] = head + made[GOLD] if head else made[GOLD].removeprefix(f"<{tags.think}>")
+    return made
 
 
 def written_head(prompt: Prompt, tags: Tags) -> str:
@@ -80,14 +58,14 @@ def written_head(prompt: Prompt, tags: Tags) -> str:
     return opening(prompt.prefill, prompt.text if prompt.messages is None else prompt.messages, tags.think)
 
 
-def _boxed(answer: str) -> list[str]:
-    return [rf"\boxed{{{answer}}}"]
+def _boxed(answer: str) -> str:
+    return rf"\boxed{{{answer}}}"
 
 
-def _program(prompt: Prompt, code: str) -> list[str]:
+def _program(prompt: Prompt, code: str) -> str:
     """HumanEval's canonical solution is the body of the function that its prompt begins."""
     before = str(prompt.columns.get("prompt", "")) if code[:1].isspace() else ""
-    return [f"```python\n{before}{code.rstrip()}\n```"]
+    return f"```python\n{before}{code.rstrip()}\n```"
 
 
 def _formatted(answer: str, thoughts: str, tags: Tags, head: str) -> str:
@@ -127,12 +105,10 @@ def _why_lost(tag: str, tokenizer: Any) -> str:
     return "the tokenizer has no tokens to write it with"
 
 
-def completions(prompt: Prompt, asked: Asked, tags: Tags, model: BaseModel) -> Mapping[str, Completion]:
-    """One completion of each kind."""
-    made: dict[str, Completion] = {}
-    for kind, text in texts(prompt, asked, tags, asked.max_tokens).items():
-        limit = (
-            asked.max_tokens if kind == RAMBLING else 10**9
-        )  # a gold is not cut: it may be longer than a small limit
-        made[kind] = as_sampled(text, model, tags, limit)
-    return made
+def completions(rendered: Rendered, place: int) -> Mapping[str, Completion]:
+    """One completion of each kind. A gold is not cut: it may be longer than a small limit."""
+    limit = rendered.asked.max_tokens
+    return {
+        kind: as_sampled(text, rendered.model, rendered.tags, limit if kind == RAMBLING else 10**9)
+        for kind, text in texts(rendered, place, limit).items()
+    }
