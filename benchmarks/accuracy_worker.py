@@ -19,7 +19,7 @@ import torch
 from turns import Gate, Stop
 
 from grpo.config.file import read_config
-from grpo.config.sections import CheckpointConfig, TrainConfig
+from grpo.config.training import CheckpointConfig, TrainConfig
 from grpo.data.prompts import build_prompts
 from grpo.data.rows import load_rows
 from grpo.evaluation.evaluate import evaluate

@@ -61,7 +61,8 @@ def make_rows(group: int, prompt: int, completion: int) -> list[Any]:
 
 def make_point(policy: Any, settings: dict[str, int]) -> Any:
     """A function that does the forward and backward of a step and returns (seconds, sums)."""
-    from grpo.config.sections import RLConfig, RuntimeConfig
+    from grpo.config.engine import RuntimeConfig
+    from grpo.config.training import RLConfig
     from grpo.learner.batching import normaliser_of
     from grpo.learner.learner import make_learner
     from grpo.learner.update import accumulate_gradients
@@ -94,7 +95,7 @@ def make_point(policy: Any, settings: dict[str, int]) -> Any:
 
 
 def measure(only: list[str], repeats: int) -> dict[str, list[dict[str, Any]]]:
-    from grpo.config.sections import RuntimeConfig
+    from grpo.config.engine import RuntimeConfig
     from grpo.model.policy import load_policy
 
     with tempfile.TemporaryDirectory() as folder:

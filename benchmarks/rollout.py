@@ -132,7 +132,7 @@ def make_prompts(case: Case) -> list[Prompt]:
 
 
 def make_engines(folder: str, longest: int) -> dict[str, RolloutEngine]:
-    from grpo.config.sections import EngineConfig, RuntimeConfig
+    from grpo.config.engine import EngineConfig, RuntimeConfig
     from grpo.engines.choose import training_engine
     from grpo.engines.vllm import vllm_is_there
     from grpo.model.policy import load_policy

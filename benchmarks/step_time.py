@@ -27,7 +27,7 @@ from typing import Any
 from turns import HERE, Worker
 from workloads import CPU_WORKLOADS, WORKLOADS, make_model
 
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 
 SIDES = ("ours", "trl")
 BETA = 0.001

@@ -70,7 +70,7 @@ def force_lengths(work: Workload) -> None:
 
 def ours(gate: Gate, work: Workload, beta: float, model: str, folder: Path, rows: int) -> None:
     import grpo
-    from grpo.config.sections import DataConfig
+    from grpo.config.data import DataConfig
     from grpo.engines.local.engine import LocalEngine
 
     force_lengths(work)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grpo.api import evaluate, train
-    from grpo.config.sections import TrainConfig
+    from grpo.config.training import TrainConfig
     from grpo.errors import UserError
 
 __all__ = ["TrainConfig", "UserError", "evaluate", "train"]
 __version__ = "0.1.0"
 
-_HOME = {"train": "grpo.api", "evaluate": "grpo.api", "TrainConfig": "grpo.config.sections", "UserError": "grpo.errors"}
+_HOME = {"train": "grpo.api", "evaluate": "grpo.api", "TrainConfig": "grpo.config.training", "UserError": "grpo.errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grpo.config.data import DataConfig, EvalConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.file import read_config, validate
-from grpo.config.sections import DataConfig, EngineConfig, EvalConfig, RuntimeConfig, TrainConfig
+from grpo.config.training import TrainConfig
 from grpo.data.prompts import build_prompts
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError

@@ -12,8 +12,9 @@ from pathlib import Path
 from grpo.checkpoint.identity import identify
 from grpo.checkpoint.resume import resume
 from grpo.checkpoint.saver import Saver
+from grpo.config.engine import EngineConfig
 from grpo.config.inert import inert_engine_settings, inert_settings
-from grpo.config.sections import OVERLONG, EngineConfig, RLConfig, TrainConfig
+from grpo.config.training import OVERLONG, RLConfig, TrainConfig
 from grpo.data.prompts import longest_prompt
 from grpo.engines.choose import engine_kind, training_engine
 from grpo.errors import UserError

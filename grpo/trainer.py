@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from grpo.advantages import assign_advantages
-from grpo.config.sections import TrainConfig
+from grpo.config.training import TrainConfig
 from grpo.engines.draws import stream_key
 from grpo.learner.batching import rows_of, split_updates
 from grpo.learner.learner import Learner

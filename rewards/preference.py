@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.data.conversations import Part, turn_end
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer, pick_device

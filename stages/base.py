@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grpo.config.sections import SFTConfig
+from grpo.config.training import SFTConfig
 from grpo.data.conversations import Example
 from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.errors import UserError

@@ -26,9 +26,9 @@ from typing import Any
 
 from pydantic import Field
 
+from grpo.config.data import DataConfig, RewardConfig
 from grpo.config.file import validate
 from grpo.config.section import Section
-from grpo.config.sections import DataConfig, RewardConfig
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
 from grpo.evaluation.endpoint import EndpointConfig, Served, serve

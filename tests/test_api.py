@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import grpo
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.errors import UserError
 from grpo.scoring.groups import Reward
 from grpo.system.runtime import apply_runtime

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from grpo.config.sections import DataConfig
+from grpo.config.data import DataConfig
 from grpo.data.rows import load_rows
 from grpo.errors import UserError, describe, first_line, one_line, shorten
 from grpo.supervised.reward_reader import load_reward_model

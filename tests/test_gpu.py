@@ -13,7 +13,8 @@ import torch
 from grpo.advantages import assign_advantages
 from grpo.checkpoint.store import load_checkpoint, save_checkpoint
 from grpo.config.algorithm import AdvantageConfig
-from grpo.config.sections import CheckpointConfig, RLConfig, RuntimeConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import CheckpointConfig, RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.learner.batching import TrainRow, rows_of
 from grpo.learner.gate import MISMATCH_LIMIT

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from grpo.checkpoint.store import checkpoints
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError

@@ -25,8 +25,9 @@ from typing import Any
 
 import torch
 
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.section import flatten
-from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig
+from grpo.config.training import RLConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
 from grpo.system.world import World

@@ -10,7 +10,7 @@ from typing import Any
 from grpo.checkpoint import rng_state
 from grpo.checkpoint.identity import ABSENT, differences, shown, warn_of_rounding
 from grpo.checkpoint.store import last_good, load_behaviour, load_checkpoint, read_state, tidy
-from grpo.config.sections import CheckpointConfig
+from grpo.config.training import CheckpointConfig
 from grpo.errors import UserError
 from grpo.learner.learner import Learner
 from grpo.model.reference import Reference

@@ -11,7 +11,7 @@ from typing import Any
 
 from grpo.checkpoint import rng_state
 from grpo.checkpoint.store import save_checkpoint
-from grpo.config.sections import CheckpointConfig
+from grpo.config.training import CheckpointConfig
 from grpo.learner.learner import Learner
 from grpo.model.reference import Reference
 from grpo.monitoring.metrics import read_rows

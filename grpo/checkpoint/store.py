@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from grpo.checkpoint.pack import pack, unpack
 from grpo.checkpoint.sealed import MANIFEST, VERSION, damage, staged, write_tensors
-from grpo.config.sections import CheckpointConfig
+from grpo.config.training import CheckpointConfig
 from grpo.errors import UserError
 from grpo.learner.learner import Learner
 from grpo.model.reference import Reference

@@ -1,5 +1,9 @@
-"""Every setting: sections, the algorithm's choices, the YAML file they come from, and what does nothing in a run."""
+"""Every typed setting of the core, strict and frozen: an unknown key is an error that names its path.
 
-from grpo.config.sections import TrainConfig
+A function takes its own section, never the whole. `grpo.config.file` reads any of these models from YAML;
+`stages.recipe.config` composes them into the file that `grpo run` reads.
+"""
+
+from grpo.config.training import TrainConfig
 
 __all__ = ["TrainConfig"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from grpo.config.engine import EngineConfig
 from grpo.config.section import changed
-from grpo.config.sections import EngineConfig, OptimizerConfig, RLConfig
+from grpo.config.training import OptimizerConfig, RLConfig
 
 
 def inert_settings(config: RLConfig, shared_engine: bool) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from jinja2.exceptions import TemplateError
 
-from grpo.config.sections import DataConfig
+from grpo.config.data import DataConfig
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.types import Message

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from grpo.config.sections import DataConfig
+from grpo.config.data import DataConfig
 from grpo.data.conversations import as_turns, render
 from grpo.data.golds import read_gold
 from grpo.data.rows import Row

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import DataConfig
+from grpo.config.data import DataConfig
 from grpo.errors import UserError, first_line
 from grpo.system.files import write_lines
 from grpo.system.imports import import_path

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.engines.local.process import ProcessEngine
 from grpo.engines.vllm import require_vllm, vllm_is_there

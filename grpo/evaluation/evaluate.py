@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import DataConfig, EngineConfig, EvalConfig, RuntimeConfig
+from grpo.config.data import DataConfig, EvalConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.data.prompts import ID_COLUMNS, PROMPT_COLUMNS, build_prompts, longest_prompt
 from grpo.data.rows import Row, load_rows, rows_hash, write_jsonl
 from grpo.engines.choose import engine_kind, load_for_sampling, sampling_engine

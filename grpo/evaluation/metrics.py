@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grpo.config.sections import EvalConfig
+from grpo.config.data import EvalConfig
 from grpo.errors import UserError
 from grpo.evaluation.statistics import maj_at_k, mean_interval, pass_at_k
 from grpo.scoring.groups import Reward

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from grpo.config.sections import DataConfig, EvalConfig
+from grpo.config.data import DataConfig, EvalConfig
 from grpo.data.prompts import PROMPT_COLUMNS, as_messages, canonical_answer
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError

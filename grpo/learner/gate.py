@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from grpo.config.sections import EngineConfig
+from grpo.config.engine import EngineConfig
 from grpo.errors import UserError
 from grpo.learner.batching import TrainRow
 from grpo.learner.learner import Learner

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from grpo.config.sections import RLConfig, RuntimeConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import RLConfig
 from grpo.errors import UserError
 from grpo.learner.batching import BatchPlan, TrainBatch, TrainRow, collate, model_input
 from grpo.model.adapter import base_model

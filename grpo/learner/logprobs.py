@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 from grpo.learner.batching import TrainRow, contributing, rows_of
 from grpo.learner.learner import Learner
 from grpo.model.reference import Reference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from grpo.config.sections import OptimizerConfig
+from grpo.config.training import OptimizerConfig
 
 
 def lr_factor(config: OptimizerConfig, step: int, total: int) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 from grpo.loss import LossTerms
 from grpo.system.world import World
 

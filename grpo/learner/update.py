@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 from grpo.learner.batching import TrainRow, contributing, normaliser_of
 from grpo.learner.gate import MISMATCH_LIMIT, check_mismatch, measure_group
 from grpo.learner.learner import Learner

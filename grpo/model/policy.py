@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.errors import UserError, first_line
 from grpo.model.adapter import add_adapter, base_model, is_adapted, merged_tensors, save_adapter
 from grpo.model.path import check_model

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import TrainConfig
+from grpo.config.training import TrainConfig
 from grpo.learner.batching import rows_of
 from grpo.learner.learner import Learner
 from grpo.model.flops import device_peak, mfu

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import OVERLONG
+from grpo.config.training import OVERLONG
 from grpo.system.files import append_text, must_write, whole_rows, write_text
 from grpo.system.numbers import mean
 from grpo.system.world import is_main

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grpo.config.algorithm import CorrectionConfig
-from grpo.config.sections import AHEAD_IN_PROCESS, EngineConfig
+from grpo.config.engine import AHEAD_IN_PROCESS, EngineConfig
 from grpo.errors import UserError
 from grpo.system.world import launched
 

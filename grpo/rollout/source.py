@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 from grpo.learner.stats import StepStats
 from grpo.rollout.ahead import Ahead, RolloutAhead, unpack_drawn, unpack_sampling
 from grpo.rollout.dynamic import Pool, pack_group, unpack_group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from grpo.config.sections import OVERLONG
+from grpo.config.training import OVERLONG
 from grpo.types import Group
 
 

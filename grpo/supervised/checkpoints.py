@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from grpo.checkpoint.identity import conditions, differences, warn_of_rounding
 from grpo.checkpoint.sealed import adopt
 from grpo.checkpoint.store import last_good, retain, tidy, warn_of_no_checkpoint
-from grpo.config.sections import CheckpointConfig
+from grpo.config.training import CheckpointConfig
 from grpo.system.files import as_os_error, check_room, reason, write_json
 from grpo.system.world import World, is_main
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from grpo.config.sections import RuntimeConfig, SFTConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import SFTConfig
 from grpo.data.conversations import Part, turn_end
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError

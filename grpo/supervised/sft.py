@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import RuntimeConfig, SFTConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import SFTConfig
 from grpo.data.conversations import IGNORE, Example, build_examples, turn_end
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError

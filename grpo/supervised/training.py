@@ -17,7 +17,8 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from grpo.config.sections import OptimizerConfig, RuntimeConfig, SFTConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.errors import UserError
 from grpo.learner.schedule import lr_factor
 from grpo.model.policy import pick_device

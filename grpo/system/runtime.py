@@ -8,7 +8,7 @@ import logging
 import os
 import random
 
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.system.stopping import set_grace
 from grpo.system.world import is_main, launched
 

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from grpo.config.data import DataConfig, EvalConfig, RewardConfig
 from grpo.config.file import read_config
-from grpo.config.sections import DataConfig, EvalConfig, RewardConfig, RLConfig, SFTConfig
+from grpo.config.training import RLConfig, SFTConfig
 from grpo.data.rows import load_rows
 from grpo.errors import UserError
 from stages.check import prompts

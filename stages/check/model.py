@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 from grpo.data.conversations import render, turn_end
 from grpo.data.prompts import render_chat
 from grpo.errors import UserError, first_line

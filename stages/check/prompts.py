@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import DataConfig, SFTConfig
+from grpo.config.data import DataConfig
+from grpo.config.training import SFTConfig
 from grpo.data.conversations import build_examples
 from grpo.data.prompts import PROMPT_COLUMNS, build_prompts, canonical_answer
 from grpo.data.rows import Row

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 
-from grpo.config.sections import RewardConfig
+from grpo.config.data import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring.calls import is_async
 from grpo.scoring.groups import column_names, score

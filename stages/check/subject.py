@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from grpo.config.sections import DataConfig, RewardConfig
+from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError, first_line
 from grpo.model.path import check_model

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
+from grpo.config.data import EvalConfig, RewardConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.file import apply_override, validate
 from grpo.config.section import changed
-from grpo.config.sections import EngineConfig, EvalConfig, RewardConfig, RuntimeConfig, Section, Seed
+from grpo.config.training import Section, Seed
 from grpo.errors import UserError, nearest
 from grpo.evaluation.endpoint import EndpointConfig, base_url
 from grpo.model.path import check_model

@@ -7,24 +7,18 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from grpo.config.data import DataConfig, EvalConfig, JudgeConfig, RewardConfig, Rewards, distinct
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.section import without
-from grpo.config.sections import (
+from grpo.config.training import (
     CheckpointConfig,
-    DataConfig,
-    EngineConfig,
-    EvalConfig,
-    JudgeConfig,
     OptimizerConfig,
-    RewardConfig,
-    Rewards,
     RLConfig,
-    RuntimeConfig,
     SamplingConfig,
     Section,
     Seed,
     SFTCheckpointConfig,
     SFTConfig,
-    distinct,
 )
 
 _OF_PROMPTS = ("suffix", "template", "max_prompt_tokens")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import EvalConfig
+from grpo.config.data import EvalConfig
 from grpo.evaluation.evaluate import GeneralEval, evaluate
 from grpo.evaluation.metrics import GENERAL_METRICS, Judges
 from rewards.accuracy.normalise import vote

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import DataConfig
+from grpo.config.data import DataConfig
 from grpo.data.conversations import read_messages
 from grpo.data.prompts import PROMPT_COLUMNS
 from grpo.data.rows import Row, load_rows

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 from grpo.errors import UserError
 from grpo.system.lock import LOCK
 from grpo.system.world import World, check_sharding, cut

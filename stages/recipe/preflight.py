@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import DataConfig, RewardConfig
+from grpo.config.data import DataConfig, RewardConfig
 from grpo.engines.vllm import require_vllm
 from grpo.errors import UserError, nearest
 from grpo.model.path import check_model, is_local

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.config.sections import TrainConfig
+from grpo.config.training import TrainConfig
 from grpo.data.prompts import build_prompts
 from grpo.data.rows import load_rows, rows_hash
 from grpo.model.policy import load_tokenizer

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.system import runtime as core
 
 CHATTY = ("transformers", "datasets", "trl", "accelerate", "huggingface_hub", "httpx")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grpo.config.sections import LossConfig
+from grpo.config.training import LossConfig
 from grpo.loss import Normaliser, aggregate, grpo_loss, kl_estimate, policy_ratio, ppo_objective
 
 LN = math.log

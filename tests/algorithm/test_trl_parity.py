@@ -16,7 +16,7 @@ import torch
 
 from grpo.advantages import assign_advantages
 from grpo.config.algorithm import AdvantageConfig, CorrectionConfig
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 from grpo.learner.batching import TrainRow, rows_of
 from grpo.learner.learner import Learner
 from grpo.learner.stats import StepStats

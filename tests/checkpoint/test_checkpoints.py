@@ -22,7 +22,7 @@ from grpo.checkpoint import sealed as durable
 from grpo.checkpoint.pack import pack, unpack
 from grpo.checkpoint.sealed import damage, staged, write_tensors
 from grpo.checkpoint.store import FORMAT, checkpoints, last_good, read_state
-from grpo.config.sections import SFTConfig
+from grpo.config.training import SFTConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.learner import make_learner

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from grpo.checkpoint.identity import differences, digest, identify
-from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.errors import UserError
 from grpo.monitoring.metrics import MetricsWriter
 from grpo.rollout.sampler import Task

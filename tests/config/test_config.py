@@ -6,16 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from grpo.config.data import DataConfig, EvalConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.config.file import apply_override, read_config
-from grpo.config.sections import (
-    DataConfig,
-    EvalConfig,
-    OptimizerConfig,
-    RLConfig,
-    RuntimeConfig,
-    SFTConfig,
-    TrainConfig,
-)
+from grpo.config.training import OptimizerConfig, RLConfig, SFTConfig, TrainConfig
 from grpo.config.yaml import dump_yaml
 from grpo.errors import UserError
 from stages.recipe.config import RecipeConfig, RLStageConfig

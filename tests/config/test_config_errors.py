@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from grpo.config.algorithm import PRESETS
+from grpo.config.data import EvalConfig, RewardConfig
 from grpo.config.file import apply_override, read_config, validate
 from grpo.config.section import Section
-from grpo.config.sections import EvalConfig, RewardConfig, RLConfig, TrainConfig
+from grpo.config.training import RLConfig, TrainConfig
 from grpo.config.yaml import dump_yaml, load_yaml
 from grpo.errors import UserError, nearest
 from grpo.evaluation.endpoint import EndpointConfig
@@ -554,7 +555,9 @@ def test_the_list_above_holds_every_refusal_of_the_validators():
     lines = [refused(tree) for tree, _ in contradictions()]
     for file in (
         "grpo/config/algorithm.py",
-        "grpo/config/sections.py",
+        "grpo/config/engine.py",
+        "grpo/config/data.py",
+        "grpo/config/training.py",
         "grpo/config/section.py",
         "stages/recipe/config.py",
     ):

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from grpo.config.engine import RuntimeConfig
 from grpo.config.inert import inert_settings
-from grpo.config.sections import RLConfig, RuntimeConfig
+from grpo.config.training import RLConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
 from support.groups import random_prompts

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from grpo.config.sections import DataConfig
+from grpo.config.data import DataConfig
 from grpo.data.golds import last_boxes, read_gold
 from grpo.data.prompts import build_prompts, canonical_answer
 from grpo.data.rows import load_rows, read_jsonl, rows_hash, write_jsonl

@@ -14,7 +14,7 @@ import torch
 
 from grpo.advantages import group_advantages
 from grpo.config.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfig
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 from grpo.config.yaml import load_yaml
 from grpo.learner.stats import StepStats
 from grpo.loss import Normaliser, grpo_loss

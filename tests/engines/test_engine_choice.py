@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.inert import inert_engine_settings
-from grpo.config.sections import EngineConfig, RuntimeConfig
 from grpo.engines import choose as engines
 from grpo.engines import vllm as optional
 from grpo.engines.choose import engine_kind

@@ -124,7 +124,7 @@ def test_a_process_that_is_killed_and_started_again_changes_nothing(tiny_model_f
 
 ORPHAN = """
 import os, sys, time
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.engines.local.process import ProcessEngine
 engine = ProcessEngine(sys.argv[1], RuntimeConfig(device="cpu"), 8, 1)
 process = engine._start()

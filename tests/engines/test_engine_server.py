@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import EngineConfig
+from grpo.config.engine import EngineConfig
 from grpo.engines.vllm.request import prompt_seed
 from grpo.engines.vllm.servers import ServerEngine
 from grpo.engines.vllm.start import ServedModel

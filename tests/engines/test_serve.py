@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from grpo.config.sections import EngineConfig
+from grpo.config.engine import EngineConfig
 from grpo.engines.vllm.serve import Child, arguments, backend, here, watch
 from grpo.engines.vllm.start import ServedModel
 from grpo.errors import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.config.sections import EvalConfig
+from grpo.config.data import EvalConfig
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
 from grpo.evaluation import endpoint

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from grpo.config.sections import EvalConfig
+from grpo.config.data import EvalConfig
 from grpo.errors import UserError
 from grpo.evaluation.evaluate import GeneralEval, _check_length, evaluate, judge_groups
 from grpo.evaluation.metrics import Judges, general_metrics, math_metrics, problem_row

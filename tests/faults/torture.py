@@ -33,7 +33,9 @@ import torch  # noqa: E402
 
 from grpo import run, trainer  # noqa: E402
 from grpo.checkpoint import sealed as durable  # noqa: E402
-from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConfig  # noqa: E402
+from grpo.config.data import DataConfig  # noqa: E402
+from grpo.config.engine import EngineConfig, RuntimeConfig  # noqa: E402
+from grpo.config.training import RLConfig  # noqa: E402
 from grpo.data.prompts import build_prompts  # noqa: E402
 from grpo.engines.local.engine import LocalEngine  # noqa: E402
 from grpo.model.policy import Policy  # noqa: E402

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from grpo.checkpoint.store import load_checkpoint, save_checkpoint
-from grpo.config.sections import CheckpointConfig, RLConfig, RuntimeConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import CheckpointConfig, RLConfig
 from grpo.errors import UserError
 from grpo.learner.batching import rows_of
 from grpo.learner.gate import MISMATCH_LIMIT

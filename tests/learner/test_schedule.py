@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from grpo.config.sections import OptimizerConfig
+from grpo.config.training import OptimizerConfig
 from grpo.learner.schedule import lr_factor
 
 

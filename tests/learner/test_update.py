@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from grpo.config.sections import RLConfig, RuntimeConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import RLConfig
 from grpo.errors import UserError
 from grpo.learner.batching import BatchPlan, TrainRow, contributing, model_input, normaliser_of, rows_of, split_updates
 from grpo.learner.gate import check_mismatch

@@ -13,7 +13,7 @@ import torch
 
 import grpo
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import DataConfig
+from grpo.config.data import DataConfig
 from grpo.errors import UserError
 from grpo.model.adapter import add_adapter
 from grpo.model.flops import ModelSize, mfu, peak_flops, positions, seen_pairs, size_of

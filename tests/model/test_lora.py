@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.batching import rows_of as sequences_of

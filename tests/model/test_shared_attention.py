@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from grpo.config.sections import RLConfig, RuntimeConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import RLConfig
 from grpo.errors import UserError
 from grpo.learner.batching import TrainRow
 from grpo.learner.learner import Learner, make_learner

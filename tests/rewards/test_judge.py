@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.config.sections import RewardConfig
+from grpo.config.data import RewardConfig
 from grpo.data.rows import read_jsonl, write_jsonl
 from grpo.errors import UserError
 from rewards import load_reward

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.config.sections import RewardConfig
+from grpo.config.data import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring.groups import score
 from grpo.types import Completion, Group, Prompt, Rollout

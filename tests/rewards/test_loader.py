@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from grpo.config.sections import RewardConfig
+from grpo.config.data import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring.groups import apply_rewards, score
 from grpo.types import Completion, Group, Prompt, Rollout

@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from grpo import trainer
 from grpo.checkpoint.store import last_good, read_state
-from grpo.config.sections import EngineConfig, RLConfig
+from grpo.config.engine import EngineConfig
+from grpo.config.training import RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.batching import TrainRow

@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from grpo.config.sections import DataConfig, EvalConfig, OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
+from grpo.config.data import DataConfig, EvalConfig, RewardConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo.config.sections import DataConfig
+from grpo.config.data import DataConfig
 from grpo.data.rows import load_rows, write_jsonl
 from grpo.errors import UserError
 from stages.teacher import demonstrations

@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from grpo.config.sections import OptimizerConfig, RewardConfig, RuntimeConfig, SFTConfig
+from grpo.config.data import RewardConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.data.conversations import response_text, turn_end
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer, save_model

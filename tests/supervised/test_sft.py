@@ -13,7 +13,8 @@ from transformers import Qwen2ForCausalLM, Trainer
 
 from grpo.checkpoint import sealed as durable
 from grpo.checkpoint.store import checkpoints, last_good
-from grpo.config.sections import OptimizerConfig, RuntimeConfig, SFTConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.errors import UserError
 from grpo.learner.schedule import lr_factor
 from grpo.model.policy import end_token_ids, load_model, load_tokenizer, save_model

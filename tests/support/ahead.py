@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from grpo.config.sections import EngineConfig, RLConfig
+from grpo.config.engine import EngineConfig
+from grpo.config.training import RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.model.policy import load_model, load_tokenizer
 from grpo.trainer import TrainResult

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from grpo.config.sections import DataConfig, RLConfig, RuntimeConfig
+from grpo.config.data import DataConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import RLConfig
 from grpo.data.prompts import build_prompts
 from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from grpo.config.sections import RLConfig
+from grpo.config.training import RLConfig
 from grpo.errors import UserError
 from grpo.rollout.sampler import PromptSampler, Task
 from grpo.rollout.source import RolloutSource

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from grpo import trainer
-from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig, TrainConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
+from grpo.config.training import RLConfig, TrainConfig
 from grpo.learner.batching import TrainRow, normaliser_of
 from grpo.learner.learner import Learner
 from grpo.learner.memory import in_memory

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from grpo.advantages import assign_advantages
-from grpo.config.sections import AdvantageConfig, RLConfig, RuntimeConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import AdvantageConfig, RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.learner.learner import Learner, make_learner
 from grpo.model.policy import Policy

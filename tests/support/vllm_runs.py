@@ -15,7 +15,9 @@ from typing import Any
 
 import psutil
 
-from grpo.config.sections import DataConfig, EngineConfig, RLConfig
+from grpo.config.data import DataConfig
+from grpo.config.engine import EngineConfig
+from grpo.config.training import RLConfig
 from grpo.data.prompts import build_prompts
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward

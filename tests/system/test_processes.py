@@ -22,7 +22,9 @@ import torch
 from grpo.advantages import assign_advantages
 from grpo.checkpoint.store import checkpoints
 from grpo.config.algorithm import AdvantageConfig
-from grpo.config.sections import DataConfig, RLConfig, RuntimeConfig
+from grpo.config.data import DataConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import RLConfig
 from grpo.data.prompts import build_prompts
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError

@@ -16,7 +16,7 @@ import grpo.run
 from grpo import trainer
 from grpo.checkpoint import sealed as durable
 from grpo.checkpoint.store import checkpoints
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy, trainable

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from grpo.checkpoint.store import last_good
-from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from stages.commands.common import guarded
 from support.processes import PATHS
 from support.train import train

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.engines.choose import load_for_sampling, sampling_engine, training_engine
 from grpo.engines.vllm.in_process import MEMORY_FOLDER, VllmEngine
 from grpo.engines.vllm.request import COLDEST

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.engines.choose import training_engine
 from grpo.engines.vllm import in_process as engine_vllm
 from grpo.engines.vllm.in_process import VllmEngine

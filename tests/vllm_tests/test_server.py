@@ -18,7 +18,8 @@ import torch
 
 import grpo.engines.vllm.weights as transfer
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import RuntimeConfig, SamplingConfig
+from grpo.config.engine import RuntimeConfig
+from grpo.config.training import SamplingConfig
 from grpo.engines.choose import training_engine
 from grpo.engines.vllm.client import Server
 from grpo.engines.vllm.servers import GENERATE, ServerEngine

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from grpo.config.sections import EngineConfig, RLConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
+from grpo.config.training import RLConfig
 from grpo.engines.vllm.in_process import VllmEngine
 from grpo.errors import UserError
 from grpo.rollout.sampler import Task

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from grpo.config.sections import DataConfig, EngineConfig, RLConfig, RuntimeConfig
+from grpo.config.data import DataConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
+from grpo.config.training import RLConfig
 from grpo.data.prompts import build_prompts
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward

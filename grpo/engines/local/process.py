@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 import torch
 
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.errors import UserError
 from grpo.system.background import in_background
 from grpo.types import Group, PolicyWeights, Prompt, Sampling

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from grpo.config.sections import RuntimeConfig
+from grpo.config.engine import RuntimeConfig
 from grpo.engines.local.process import AGAIN, LOOK_SECONDS, NAME, Place
 from grpo.errors import UserError, describe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from grpo.config.sections import EngineConfig
+from grpo.config.engine import EngineConfig
 from grpo.engines.vllm.client import Server
 from grpo.engines.vllm.start import ServedModel
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import EngineConfig
+from grpo.config.engine import EngineConfig
 from grpo.engines.vllm.request import check_sampling, prompt_seed
 from grpo.engines.vllm.start import ServedModel, start
 from grpo.engines.vllm.weights import weight_files

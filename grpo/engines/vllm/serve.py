@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from grpo.config.sections import EngineConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.engines.vllm.client import Server, address, health, run
 from grpo.engines.vllm.start import ServedModel, environment, settings
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL, WORKER

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.config.sections import EngineConfig
+from grpo.config.engine import EngineConfig
 from grpo.engines.vllm.check import check_server
 from grpo.engines.vllm.client import Runner, Server, health, new_client, run
 from grpo.engines.vllm.request import check_sampling, prompt_seed

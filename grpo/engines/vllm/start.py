@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from grpo.config.algorithm import LoraConfig
-from grpo.config.sections import EngineConfig
+from grpo.config.engine import EngineConfig
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, WORKER
 from grpo.errors import UserError, first_line
 from grpo.system.world import launched
