@@ -13,9 +13,9 @@ from grpo.config.training import TrainConfig
 from grpo.data.prompts import build_prompts
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
-from grpo.evaluation.evaluate import EvalResult
 from grpo.evaluation.evaluate import evaluate as evaluate_with
 from grpo.evaluation.metrics import Judges
+from grpo.evaluation.result import EvalResult
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward

@@ -117,5 +117,5 @@ class TrainState:
     score: float | None = None  # of this checkpoint, by `checkpoint.best`; None: not asked for, or saved for a signal
     reference_step: int = 0  # the step whose weights the reference holds; 0: the model the run started from
     source: dict[str, Any] = field(default_factory=dict)  # see `grpo.rollout.source.SourceState`
-    rng: list[dict[str, Any]] = field(default_factory=list)  # of each process, see `grpo.checkpoint.rng_state`
+    rng: list[dict[str, Any]] = field(default_factory=list)  # of each process, see `grpo.checkpoint.pack`
     identity: dict[str, Any] = field(default_factory=dict)  # see `grpo.checkpoint.identity`

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from grpo.config.training import SFTConfig
 from grpo.data.conversations import Example
 from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.errors import UserError
 from grpo.model.policy import load_model, load_tokenizer, pick_device, save_model
+from grpo.supervised.sft import train_on_tokens
+from stages.commands.run import stage_main
 from stages.recipe.config import BaseConfig, PretrainConfig
 from stages.recipe.table import StageContext
 from stages.tiny_world.tokenizer import DOCUMENT_END, build_tokenizer, model_config
@@ -29,11 +34,6 @@ def _adopt(model: str, context: StageContext) -> dict[str, Any]:
 
 
 def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from grpo.supervised.sft import train_on_tokens
-
     settings, seed, runtime = config.pretrain, context.config.seed, context.config.runtime
     assert settings is not None
     rows = load_rows(settings.corpus)
@@ -46,15 +46,9 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     # A document's end stops sampling as well: R1-Zero goes straight from here to RL, without a chat template.
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(DOCUMENT_END)]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    training = _as_training(config, settings)
     numbers = train_on_tokens(
-        model,
-        tokenizer,
-        examples,
-        _as_training(config, settings),
-        context.folder,
-        seed=seed,
-        runtime=runtime,
-        title="base",
+        model, tokenizer, examples, training, context.folder, seed=seed, runtime=runtime, title="base"
     )
     save_model(model, tokenizer, context.folder / "model")
     hashes = {"corpus": rows_hash(rows)}
@@ -76,15 +70,8 @@ def architecture(settings: PretrainConfig, vocab_size: int) -> Any:
 
 def _as_training(config: BaseConfig, settings: PretrainConfig) -> SFTConfig:
     """Pretraining is the same training loop on documents in which every token counts."""
-    return SFTConfig(
-        steps=config.steps,
-        epochs=None,
-        batch_size=settings.batch_size,
-        micro_batch_size=settings.micro_batch_size,
-        max_tokens=settings.max_tokens,
-        optimizer=settings.optimizer,
-        checkpoint=settings.checkpoint,
-    )
+    names = ("batch_size", "micro_batch_size", "max_tokens", "optimizer", "checkpoint")
+    return SFTConfig(steps=config.steps, **{name: getattr(settings, name) for name in names})
 
 
 def _texts(rows: Sequence[Row]) -> list[str]:
@@ -103,6 +90,4 @@ def documents(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> list[Exa
 
 
 if __name__ == "__main__":
-    from stages.commands.run import stage_main
-
     stage_main("base")

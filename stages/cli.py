@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Callable
 
 from grpo.errors import UserError, nearest
-from stages.commands.common import Parser, guarded
+from stages.commands.common import guarded
 
-SCORE_EXAMPLES = """\
-  grpo score samples.jsonl --reward accuracy --reward format
-  grpo score samples.jsonl --reward my_rewards.brevity --out scores.jsonl"""
-
+COMMANDS = {
+    "run": "stages.commands.run:run_command",
+    "eval": "stages.commands.eval:eval_command",
+    "compare": "stages.commands.compare:compare_command",
+    "score": "stages.commands.score:score_command",
+    "serve": "stages.commands.serve:serve_command",
+    "check": "stages.check.command:check_command",
+    "view": "stages.commands.view:view_command",
+}
 HELP = """\
 usage: grpo COMMAND [options]
 
@@ -35,69 +41,6 @@ examples:
 `grpo COMMAND --help` says more."""
 
 
-def _run(arguments: list[str]) -> int:
-    from stages.commands.run import run_command
-
-    return run_command(arguments)
-
-
-def _eval(arguments: list[str]) -> int:
-    from stages.commands.eval import eval_command
-
-    return eval_command(arguments)
-
-
-def _compare(arguments: list[str]) -> int:
-    from stages.commands.compare import compare_command
-
-    return compare_command(arguments)
-
-
-def _check(arguments: list[str]) -> int:
-    from stages.check.command import check_command
-
-    return check_command(arguments)
-
-
-def _view(arguments: list[str]) -> int:
-    from stages.commands.view import view_command
-
-    return view_command(arguments)
-
-
-def _serve(arguments: list[str]) -> int:
-    from stages.commands.serve import serve_command
-
-    return serve_command(arguments)
-
-
-def _score(arguments: list[str]) -> int:
-    parser = Parser(
-        "grpo score", "Apply reward functions to a JSONL file of {prompt, completion, ...columns}.", SCORE_EXAMPLES
-    )
-    parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--reward", action="append", required=True, metavar="NAME_OR_PATH", help="may be repeated")
-    parser.add_argument("--tokenizer", metavar="DIR", help="for rewards that read token ids or thinking tags")
-    parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
-    chosen = parser.read(arguments)
-
-    from stages.commands.score import score_file
-
-    score_file(chosen.file, chosen.reward, chosen.tokenizer, chosen.out)
-    return 0
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": _run,
-    "eval": _eval,
-    "compare": _compare,
-    "score": _score,
-    "serve": _serve,
-    "check": _check,
-    "view": _view,
-}
-
-
 def dispatch(arguments: list[str]) -> int:
     """The command named by the first word."""
     if not arguments:
@@ -108,7 +51,8 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UserError(f"no command '{name}'{nearest(name, COMMANDS)}; see grpo --help")
-    return COMMANDS[name](rest)
+    command: Callable[[list[str]], int] = pkgutil.resolve_name(COMMANDS[name])
+    return command(rest)
 
 
 def main(arguments: list[str] | None = None) -> int:

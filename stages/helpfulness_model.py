@@ -1,19 +1,12 @@
-"""The helpfulness model: pairwise, on final answers only, started from the stage-3 model."""
+"""The helpfulness model of stage 4: pairwise, on final answers only, started from the stage-3 model."""
 
-from __future__ import annotations
-
-from typing import Any
+from functools import partial
 
 from grpo.supervised.reward_model import train_pairwise
-from stages.recipe.reward_stage import run_reward_model
-from stages.recipe.table import StageContext
+from stages.commands.run import stage_main
+from stages.recipe.training import train_reward_model
 
-
-def run(context: StageContext) -> dict[str, Any]:
-    return run_reward_model(context, context.config.helpfulness_model, train_pairwise, "answer")
-
+run = partial(train_reward_model, train=train_pairwise, part="answer")
 
 if __name__ == "__main__":
-    from stages.commands.run import stage_main
-
     stage_main("helpfulness_model")

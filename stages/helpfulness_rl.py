@@ -1,21 +1,11 @@
-"""Stage 4: RL on reasoning (rules) and, in the last steps, on general prompts (preference models)."""
+"""Stage 4, RL for all scenarios (R1): reasoning under rules and, in the last steps, general prompts and preferences."""
 
-from __future__ import annotations
+from functools import partial
 
-from typing import Any
+from stages.commands.run import stage_main
+from stages.recipe.training import train_rl
 
-from stages.recipe.rl import run_rl
-from stages.recipe.table import StageContext
-
-
-def run(context: StageContext) -> dict[str, Any]:
-    """GRPO from the model this stage is given."""
-    section = context.config.helpfulness_rl
-    assert section is not None  # the runner runs no stage without a section
-    return run_rl(context, section, "helpfulness RL")
-
+run = partial(train_rl, label="helpfulness RL")
 
 if __name__ == "__main__":
-    from stages.commands.run import stage_main
-
     stage_main("helpfulness_rl")

@@ -1,21 +1,11 @@
-"""R1-Zero: reasoning RL straight from the base model, without any SFT."""
+"""R1-Zero: reasoning RL with rule rewards straight from the base model, without any SFT."""
 
-from __future__ import annotations
+from functools import partial
 
-from typing import Any
+from stages.commands.run import stage_main
+from stages.recipe.training import train_rl
 
-from stages.recipe.rl import run_rl
-from stages.recipe.table import StageContext
-
-
-def run(context: StageContext) -> dict[str, Any]:
-    """GRPO from the model this stage is given."""
-    section = context.config.r1_zero
-    assert section is not None  # the runner runs no stage without a section
-    return run_rl(context, section, "R1-Zero")
-
+run = partial(train_rl, label="R1-Zero")
 
 if __name__ == "__main__":
-    from stages.commands.run import stage_main
-
     stage_main("r1_zero")

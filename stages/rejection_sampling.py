@@ -1,4 +1,4 @@
-"""Stage 3: sample the stage-2 model, keep correct and readable outputs, mix general data, train from the base model."""
+"""Stage 3 (R1-Dev3): sample the stage-2 model, keep what is right and readable, add general data, SFT from the base."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from grpo.engines.choose import load_for_sampling, sampling_engine
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer
 from grpo.scoring.groups import Reward, column_names, score
-from grpo.supervised.sft import supervised
+from grpo.system.fingerprint import digest
 from grpo.system.progress import progress
 from grpo.system.world import World
 from grpo.types import Group, Prompt, Rollout
 from rewards.loader import load_rewards
+from stages.commands.run import stage_main
 from stages.recipe.config import RejectionSamplingConfig
-from stages.recipe.lineage import digest, model_hash
+from stages.recipe.lineage import model_hash
 from stages.recipe.parts import Parts
 from stages.recipe.table import StageContext
+from stages.recipe.training import train_sft
 
 log = logging.getLogger("grpo")
 
@@ -34,8 +36,7 @@ PROMPTS_AT_A_TIME = 128
 
 def run(context: StageContext) -> dict[str, Any]:
     """Leaves model/, metrics.jsonl, completions/sampled.jsonl (with why each was dropped) and data/."""
-    config = context.config.rejection_sampling
-    assert config is not None
+    config: RejectionSamplingConfig = context.section
     data = context.folder / "data"
     if not (data / "reasoning.jsonl").is_file():  # it appears whole, after completions/ did
         sample(config, context)
@@ -43,15 +44,8 @@ def run(context: StageContext) -> dict[str, Any]:
     reasoning = read_jsonl(data / "reasoning.jsonl")
     general = conversation_rows(config.general) if config.general else []
     context.write_data("general", general)
-    numbers = supervised(
-        context.base,  # again from the base model, as R1 did
-        reasoning + general,
-        config,
-        context.folder,
-        seed=context.config.seed,
-        runtime=context.config.runtime,
-        title="rejection sampling: training",
-    )
+    # Again from the base model, as R1 did.
+    numbers = train_sft(context, context.base, reasoning + general, "rejection sampling: training")
     sampled = read_jsonl(context.folder / "completions" / "sampled.jsonl")
     return {
         **numbers,
@@ -111,14 +105,14 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
     at_a_time = PROMPTS_AT_A_TIME * world.size
     columns = column_names(prompts)
 
-    def sampled(own: list[Prompt]) -> list[Group]:
-        groups = engine.generate(own, sampling, seed=context.config.seed, step=0)
+    def sampled(share: list[Prompt]) -> list[Group]:
+        groups = engine.generate(share, sampling, seed=context.config.seed, step=0)
         if not groups:  # fewer prompts than processes
             return []
         return score(groups, filters, columns=columns)[0]  # what a filter cannot judge is not kept, and said below
 
     parts = Parts(context.folder / "completions" / "parts", _origin(config, context, rows))
-    done, found = world.main_finds(parts.read)
+    done, judged = world.main_finds(parts.read)
     if done:
         log.warning("rejection sampling: going on after %d of %d prompts", done, len(prompts))
     with closing(engine), progress("rejection sampling: sampling", total=len(prompts), done=done) as bar:
@@ -128,14 +122,14 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
             verdicts = [verdict for group in scored for verdict in judge(group, filters, config.keep_per_prompt)]
             new = [{"sampled": _record(verdict), "kept": _conversation(verdict)} for verdict in verdicts]
             parts.add(start, len(chosen), new)
-            found += new
-            bar.advance(len(chosen), f"{len(_kept(found))} of {len(found)} kept")
-    everything = [row["sampled"] for row in found]
-    write_jsonl(context.folder / "completions" / "sampled.jsonl", everything)
-    if not _kept(found):
-        reasons = _reasons(everything)
-        raise UserError(f"rejection_sampling: none of {len(everything)} samples passed the filters ({reasons})")
-    write_jsonl(context.folder / "data" / "reasoning.jsonl", _kept(found))
+            judged += new
+            bar.advance(len(chosen), f"{len(_kept(judged))} of {len(judged)} kept")
+    write_jsonl(context.folder / "completions" / "sampled.jsonl", (row["sampled"] for row in judged))
+    if not _kept(judged):
+        counts = Counter(str(row["sampled"]["dropped"]) for row in judged).most_common()
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts)
+        raise UserError(f"rejection_sampling: none of {len(judged)} samples passed the filters ({reasons})")
+    write_jsonl(context.folder / "data" / "reasoning.jsonl", _kept(judged))
     parts.drop()
 
 
@@ -147,13 +141,8 @@ def _origin(config: RejectionSamplingConfig, context: StageContext, rows: Sequen
     )
 
 
-def _kept(found: Sequence[Row]) -> list[Row]:
-    return [row["kept"] for row in found if row["kept"] is not None]
-
-
-def _reasons(sampled: Sequence[Row]) -> str:
-    counts = Counter(str(row["dropped"]) for row in sampled)
-    return ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items(), key=lambda item: -item[1]))
+def _kept(judged: Sequence[Row]) -> list[Row]:
+    return [row["kept"] for row in judged if row["kept"] is not None]
 
 
 def _record(verdict: Verdict) -> Row:
@@ -191,6 +180,4 @@ def _plain(value: Any) -> bool:
 
 
 if __name__ == "__main__":
-    from stages.commands.run import stage_main
-
     stage_main("rejection_sampling")

@@ -17,8 +17,6 @@ The teacher is asked once: its answers stay in `file`, which later stages, check
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,13 +27,14 @@ from pydantic import Field
 from grpo.config.data import DataConfig, RewardConfig
 from grpo.config.file import validate
 from grpo.config.section import Section
+from grpo.data.prompts import chat_prompts
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
-from grpo.evaluation.endpoint import EndpointConfig, Served, serve
+from grpo.evaluation.endpoint import EndpointConfig, Served, group_of, serve
 from grpo.evaluation.judging import judge_groups
-from grpo.evaluation.served import chat_prompts
+from grpo.system.fingerprint import digest
 from grpo.system.world import World
-from grpo.types import Completion, Group, Prompt, Rollout, Sampling
+from grpo.types import Group, Prompt, Sampling
 from rewards.loader import load_rewards
 
 log = logging.getLogger("grpo")
@@ -70,12 +69,11 @@ def demonstrations(**settings: Any) -> list[Row]:
     if World.current().size > 1:
         raise UserError(f"stages.teacher.demonstrations: '{file}' is not there yet: ask the teacher with one process")
     prompts = chat_prompts(questions, config.questions)
-    named = [Prompt(str(n), (), p.messages, None, p.columns, p.answer, p.task) for n, p in enumerate(prompts)]
     sampling = Sampling(config.samples, config.max_tokens, config.temperature, config.top_p)
     rewards = load_rewards(config.accept)
-    served = serve(config.endpoint, named, sampling, config.seed)
-    rows = _accepted(_groups(named, served), rewards, config.keep_per_prompt)
-    log.warning("teacher: %d of %d answers kept, of %d questions", len(rows), len(served.answers), len(named))
+    served = serve(config.endpoint, prompts, sampling, config.seed)
+    rows = _accepted(_groups(prompts, served), rewards, config.keep_per_prompt)
+    log.warning("teacher: %d of %d answers kept, of %d questions", len(rows), len(served.answers), len(prompts))
     if not rows:
         raise UserError(f"stages.teacher.demonstrations: none of {len(served.answers)} answers passed 'accept'")
     write_jsonl(file, [{**row, "made_with": made_with} for row in rows])
@@ -86,8 +84,7 @@ def _made_with(config: TeacherConfig, questions: Sequence[Row]) -> str:
     """Hash of all that the answers follow from: not of where the server is, nor of how it is asked."""
     own = config.model_dump(mode="json", exclude={"file", "endpoint", "questions"})
     asked = [config.endpoint.model, config.endpoint.fields, config.questions.system, config.questions.suffix]
-    text = json.dumps([own, asked, rows_hash(questions)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest([own, asked, rows_hash(questions)])
 
 
 def _kept_before(file: Path, made_with: str) -> list[Row]:
@@ -100,15 +97,8 @@ def _kept_before(file: Path, made_with: str) -> list[Row]:
 def _groups(prompts: Sequence[Prompt], served: Served) -> list[Group]:
     """The whole answers to each question; one that was cut at the limit is none."""
     return [
-        Group(
-            prompt,
-            tuple(
-                Rollout(Completion((), (), answer.finish_reason, answer.text))
-                for (number, _), answer in sorted(served.answers.items())
-                if number == index and answer.finish_reason == "stop"
-            ),
-        )
-        for index, prompt in enumerate(prompts)
+        group_of(prompt, [answer for answer in answers if answer.finish_reason == "stop"])
+        for prompt, answers in zip(prompts, served.by_prompt(len(prompts)), strict=True)
     ]
 
 

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ import torch
 pytest.register_assert_rewrite("support")  # failed assertions of the helpers say as much as those of the tests
 
 from support.chat import KEY, serving  # noqa: E402
-from support.models import make_model, make_tokenizer  # noqa: E402
+from support.models import save_model  # noqa: E402
 from support.servers import Server  # noqa: E402
 
 # Whoever starts the tests in the background has Ctrl-C ignored, and so would the runs that are stopped by it.
@@ -44,22 +43,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> Any:
-    return make_tokenizer()
-
-
-@pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2 of 20k parameters with the char-level tokenizer, in Hugging Face format."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    make_model("qwen2", initializer_range=0.08).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def model_of() -> Callable[..., Any]:
-    return make_model
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", initializer_range=0.08)
 
 
 @pytest.fixture

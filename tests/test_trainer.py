@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from grpo.checkpoint.store import checkpoints
 from grpo.config.engine import RuntimeConfig
 from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
@@ -23,18 +21,22 @@ from grpo.model.policy import load_policy
 from grpo.model.reference import Reference
 from support.runs import (
     CPU,
-    Killed,
+    LEARNING,
+    assert_equal,
+    assert_learnt,
+    assert_same_run,
+    before,
+    checkpointed,
     completions,
     config_of,
     digits,
-    interrupt_at,
+    killed_at,
     length,
     rows_of,
     run,
     task_of,
     weights,
 )
-from support.train import train
 
 
 def equal(completions: list[str], **_: Any) -> list[float]:
@@ -42,13 +44,8 @@ def equal(completions: list[str], **_: Any) -> list[float]:
 
 
 def test_it_learns_a_toy_reward(tiny_model_folder, tmp_path):
-    config = config_of(
-        steps=25, group_size=8, prompts_per_step=6, optimizer={"lr": 1e-2}, checkpoint={}, loss={"aggregation": "token"}
-    )
-    result = run(tiny_model_folder, tmp_path, config)
-    rewards = [row["reward"] for row in rows_of(tmp_path)]
-    assert sum(rewards[:3]) / 3 < 0.35
-    assert sum(rewards[-3:]) / 3 > 0.85
+    result = run(tiny_model_folder, tmp_path, config_of(**LEARNING))
+    assert_learnt(tmp_path)
     assert result.steps == 25
     assert result.model == tmp_path / "model"
     assert result.metrics["step"] == 25
@@ -87,7 +84,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", list(RUNS))
-def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tmp_path):
     """Invariant 7, bitwise: weights, metrics, completions; each step exactly once; killed twice, once after steps that
     were not checkpointed."""
     config = config_of(**RUNS[name])
@@ -95,44 +92,34 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tm
     whole = run(tiny_model_folder, tmp_path / "whole", config, tasks)
     cut = tmp_path / "cut"
     for step in (3, 3) if config.rollout_prompts == 8 else (3, 5):
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, step)
-            with pytest.raises(Killed):
-                run(tiny_model_folder, cut, config, tasks)
+        killed_at(step, tiny_model_folder, cut, config, tasks)
     assert not (cut / "model").exists()
     (cut / "metrics.jsonl").open("a").write('{"step": 6, "rew')  # and the last line was cut short
     resumed = run(tiny_model_folder, cut, config, tasks)
 
     assert [row["step"] for row in rows_of(cut)] == list(range(1, config.steps + 1))
-    assert rows_of(cut) == rows_of(tmp_path / "whole")
-    mine, theirs = weights(cut), weights(tmp_path / "whole")
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
-    assert completions(cut) == completions(tmp_path / "whole")
+    assert_same_run(cut, tmp_path / "whole")
     assert (resumed.steps, resumed.tokens) == (whole.steps, whole.tokens)
 
 
 def test_a_finished_run_started_again_does_nothing_new(tiny_model_folder, tmp_path):
     config = config_of(steps=4)
     first = run(tiny_model_folder, tmp_path, config)
-    before, rows = weights(tmp_path), (tmp_path / "metrics.jsonl").read_text()
+    kept, rows = weights(tmp_path), (tmp_path / "metrics.jsonl").read_text()
     again = run(tiny_model_folder, tmp_path, config)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
+    assert_equal(weights(tmp_path), kept)
     assert (tmp_path / "metrics.jsonl").read_text() == rows
     assert (again.steps, again.tokens) == (first.steps, first.tokens)
     assert again.metrics["step"] == 4  # the last step's row, also when no step was left to do
     assert again.metrics["reward"] == first.metrics["reward"]
 
 
-def test_a_half_written_checkpoint_is_not_taken(tiny_model_folder, tmp_path, monkeypatch):
+def test_a_half_written_checkpoint_is_not_taken(tiny_model_folder, tmp_path):
     config = config_of()
     run(tiny_model_folder, tmp_path / "whole", config)
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 5)
-        with pytest.raises(Killed):
-            run(tiny_model_folder, tmp_path / "cut", config)
+    killed_at(5, tiny_model_folder, tmp_path / "cut", config)
     folder = tmp_path / "cut" / "checkpoints"
-    assert [p.name for p in checkpoints(folder)] == ["step-000002", "step-000004"]
+    assert checkpointed(tmp_path / "cut") == ["step-000002", "step-000004"]
     (folder / ".step-000006.partial").mkdir()
     (folder / "step-000005").mkdir()  # no state in it
     (folder / "step-000005" / "model.safetensors").write_bytes(b"")
@@ -142,13 +129,11 @@ def test_a_half_written_checkpoint_is_not_taken(tiny_model_folder, tmp_path, mon
 
 def test_checkpoints_come_when_due_and_the_last_ones_are_kept(tiny_model_folder, tmp_path):
     run(tiny_model_folder, tmp_path / "a", config_of(steps=7, checkpoint={"every": 2, "keep": 2}))
-    assert [p.name for p in checkpoints(tmp_path / "a" / "checkpoints")] == ["step-000004", "step-000006"]
+    assert checkpointed(tmp_path / "a") == ["step-000004", "step-000006"]
     run(tiny_model_folder, tmp_path / "b", config_of(steps=9, rollout_prompts=6, checkpoint={"every": 4, "keep": 9}))
-    assert [p.name for p in checkpoints(tmp_path / "b" / "checkpoints")] == [
-        "step-000006"
-    ]  # the next boundary; 9 - 6 < 4
+    assert checkpointed(tmp_path / "b") == ["step-000006"]  # the next boundary; 9 - 6 < 4
     run(tiny_model_folder, tmp_path / "c", config_of(checkpoint={}))
-    assert checkpoints(tmp_path / "c" / "checkpoints") == []
+    assert checkpointed(tmp_path / "c") == []
 
 
 def test_two_runs_are_equal_and_another_seed_is_not(tiny_model_folder, tmp_path):
@@ -181,7 +166,7 @@ def test_the_reference_is_refreshed_when_due(updates, steps, every, expected, ti
 
     def noting(self: Reference, policy: Any) -> None:
         original(self, policy)
-        refreshed.append([p.clone() for p in policy.model.parameters()])
+        refreshed.append(policy)
         assert all(torch.equal(self.values[name], p) for name, p in policy.model.named_parameters())
 
     monkeypatch.setattr(Reference, "replace_by", noting)
@@ -197,13 +182,7 @@ def test_the_reference_is_refreshed_when_due(updates, steps, every, expected, ti
 
 def test_beta_zero_loads_no_reference(tiny_model_folder, tmp_path, monkeypatch):
     made: list[Any] = []
-    original = Reference.of
-
-    def counting(policy: Any) -> Reference:
-        made.append(policy)
-        return original(policy)
-
-    monkeypatch.setattr(Reference, "of", counting)
+    before(monkeypatch, Reference, "of", made.append)
     run(tiny_model_folder, tmp_path / "a", config_of(steps=1))
     assert made == []
     assert rows_of(tmp_path / "a")[0]["kl"] is None
@@ -241,13 +220,9 @@ def test_every_row_has_the_keys_of_the_contract(tiny_model_folder, tmp_path):
 
 
 def test_a_run_with_nothing_to_train_says_so_and_keeps_the_model(tiny_model_folder, tmp_path):
-    from safetensors.torch import load_file
-
-    before = load_file(tiny_model_folder / "model.safetensors")
-    run(
-        tiny_model_folder, tmp_path, config_of(optimizer={"lr": 1e-2, "weight_decay": 0.5}), {"default": task_of(equal)}
-    )
-    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path).items())
+    config = config_of(optimizer={"lr": 1e-2, "weight_decay": 0.5})
+    run(tiny_model_folder, tmp_path, config, {"default": task_of(equal)})
+    assert_equal(weights(tmp_path), weights(tiny_model_folder, "."))
     rows = rows_of(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]  # the schedule advances
     for row in rows:
@@ -295,13 +270,7 @@ def test_stale_weights_stop_the_run(tiny_model_folder, tmp_path, monkeypatch):
 def test_sixteen_mini_batches_score_pi_old_once(tiny_model_folder, tmp_path, monkeypatch):
     """R1's 16 updates a rollout; with one update no forward at all is spent on pi_old (counted in rows)."""
     scored: list[int] = []
-    original = Learner.logprobs
-
-    def counting(self: Learner, rows: Any) -> Any:
-        scored.append(len(rows))
-        return original(self, rows)
-
-    monkeypatch.setattr(Learner, "logprobs", counting)
+    before(monkeypatch, Learner, "logprobs", lambda _, rows: scored.append(len(rows)))
     run(tiny_model_folder, tmp_path / "a", config_of(steps=4))
     assert scored == []
     config = config_of(steps=16, prompts_per_step=1, rollout_prompts=16)
@@ -399,27 +368,20 @@ def test_the_saved_model_is_the_trained_one_and_generates(tiny_model_folder, tmp
     assert model.config.eos_token_id == 2
     assert model.generate(torch.tensor([[20, 30]]), max_new_tokens=3).shape[1] > 2
     changed = weights(tmp_path)
-    assert any(not torch.equal(p, changed[n]) for n, p in load(tiny_model_folder).items())
-
-
-def load(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")
+    assert any(not torch.equal(p, changed[n]) for n, p in weights(tiny_model_folder, ".").items())
 
 
 def test_bfloat16_after_float32_in_one_process_and_with_a_reference(tiny_model_folder, tmp_path):
     """A notebook does that. Masters stay fp32: updates of 1e-6 are not rounded away (invariant 8)."""
     config = config_of(steps=2, loss={"beta": 0.05}, optimizer={"lr": 1e-6})
     run(tiny_model_folder, tmp_path / "a", config)
-    runtime = RuntimeConfig(device="cpu", dtype="bfloat16")
-    train(str(tiny_model_folder), {"default": task_of()}, config, tmp_path / "b", runtime=runtime)
+    run(tiny_model_folder, tmp_path / "b", config, runtime=RuntimeConfig(device="cpu", dtype="bfloat16"))
     rows = rows_of(tmp_path / "b")
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert 1e-6 < rows[0]["logprob_mismatch"] < 0.1  # it did compute in half precision
-    before, after = load(tiny_model_folder), weights(tmp_path / "b")
+    start, after = weights(tiny_model_folder, "."), weights(tmp_path / "b")
     assert all(tensor.dtype == torch.float32 for tensor in after.values())
-    moved = [(after[name] - before[name]).abs() for name in before if name.endswith("proj.weight")]
+    moved = [(after[name] - start[name]).abs() for name in start if name.endswith("proj.weight")]
     assert min(float((m > 0).float().mean()) for m in moved) > 0.9
     run(tiny_model_folder, tmp_path / "c", config)  # and back
 

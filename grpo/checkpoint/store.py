@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from grpo.checkpoint.pack import pack, unpack
-from grpo.checkpoint.sealed import MANIFEST, VERSION, damage, staged, write_tensors
+from grpo.checkpoint.sealed import MANIFEST, VERSION, damage, sealed_folder, write_tensors
 from grpo.config.training import CheckpointConfig
 from grpo.errors import UserError
 from grpo.learner.learner import Learner
@@ -80,7 +80,7 @@ def _write(
     folder = target.parent
     try:
         check_room(folder, needed)
-        with staged(target, FORMAT) as partial:
+        with sealed_folder(target, FORMAT) as partial:
             for name, content in tensors.items():
                 write_tensors(partial / f"{name}.safetensors", content)
             for name, text in texts.items():

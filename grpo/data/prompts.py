@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,7 @@ from grpo.data.conversations import as_turns, render
 from grpo.data.golds import read_gold
 from grpo.data.rows import Row
 from grpo.errors import UserError
-from grpo.types import Message, Prompt
+from grpo.types import Group, Message, Prompt
 
 log = logging.getLogger("grpo")
 
@@ -22,12 +24,14 @@ ANSWER_COLUMNS = ("answer", "gold", "solution")
 ID_COLUMNS = ("id", "unique_id")
 
 
+def first_present(row: Row, names: Iterable[str]) -> tuple[str | None, Any]:
+    """The first of these columns that holds something, and what it holds."""
+    return next(((name, row[name]) for name in names if row.get(name) is not None), (None, None))
+
+
 def canonical_answer(row: Row) -> Any:
     """The gold of a row: `grpo.data.golds.read_gold` of a text, else the column as it is."""
-    column = next((name for name in ANSWER_COLUMNS if row.get(name) is not None), None)
-    if column is None:
-        return None
-    value = row[column]
+    _, value = first_present(row, ANSWER_COLUMNS)
     return read_gold(value) if isinstance(value, str) else value
 
 
@@ -54,15 +58,20 @@ def build_prompts(rows: list[Row], data: DataConfig, tokenizer: Any, task: str =
     return kept
 
 
-def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) -> Prompt:
-    column = next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
+def _read_row(row: Row, where: str) -> tuple[str, Any, Row, Any]:
+    """(the column that holds the prompt, the prompt, the row with its canonical answer, that answer)."""
+    column, value = first_present(row, PROMPT_COLUMNS)
     if column is None:
         raise UserError(f"{where}: no column {' | '.join(PROMPT_COLUMNS)} (it has: {', '.join(row) or 'nothing'})")
-    value = row[column]
     answer = canonical_answer(row)
     columns = dict(row)
     if answer is not None and columns.get("answer") is None:
         columns["answer"] = answer
+    return column, value, columns, answer
+
+
+def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) -> Prompt:
+    column, value, columns, answer = _read_row(row, where)
     if data.template is not None:
         if not isinstance(value, str):
             raise UserError(f"{where}: '{column}' holds messages, but 'template' wants a string")
@@ -78,10 +87,44 @@ def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) ->
     bos = tokenizer.bos_token_id
     if data.template is not None and ids[0] != bos and tokenizer("")["input_ids"][:1] == [bos]:
         ids = [bos, *ids]  # a model that expects a BOS gets one before plain text too
-    identity = next((row[name] for name in ID_COLUMNS if row.get(name) is not None), None)
+    _, identity = first_present(row, ID_COLUMNS)
     if identity is None:
         identity = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return Prompt(str(identity), tuple(ids), messages, text, columns, answer, task, prefill)
+
+
+def chat_prompts(rows: list[Row], data: DataConfig) -> list[Prompt]:
+    """Messages for the server to render.
+
+    Raises:
+        UserError: a row without a prompt, or a plain-text template or token limit, which is for a tokenizer here.
+    """
+    if data.template is not None or data.max_prompt_tokens is not None:
+        name = "template" if data.template is not None else "max_prompt_tokens"
+        raise UserError(f"eval.data.{name} has no effect on openai:MODEL: its server renders the prompts; remove it")
+    prompts = []
+    for number, row in enumerate(rows):
+        where = f"data '{data.path or data.fn or 'rows'}', row {number}"
+        column, value, columns, answer = _read_row(row, where)
+        messages = as_messages(value, data, where, column)
+        prompts.append(Prompt(str(number), (), messages, None, columns, answer, "evaluation"))
+    return prompts
+
+
+def with_problem_ids(groups: Sequence[Group]) -> list[Group]:
+    """The groups under ids that models with different templates share: the row's own, else a hash of the question."""
+    seen: Counter[str] = Counter()
+    named = []
+    for group in groups:
+        _, name = first_present(group.prompt.columns, ID_COLUMNS)
+        if name is None:
+            _, question = first_present(group.prompt.columns, PROMPT_COLUMNS)
+            text = json.dumps(question, sort_keys=True, default=str)
+            name = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        seen[str(name)] += 1
+        repeated = seen[str(name)] - 1
+        named.append(replace(group, prompt=replace(group.prompt, id=f"{name}#{repeated}" if repeated else str(name))))
+    return named
 
 
 def as_messages(value: Any, data: DataConfig, where: str, column: str) -> list[Message]:

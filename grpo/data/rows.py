@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from grpo.config.data import DataConfig
 from grpo.errors import UserError, first_line
 from grpo.system.files import write_lines
+from grpo.system.fingerprint import texts_hash
 from grpo.system.imports import import_path
 
 Row = dict[str, Any]
@@ -95,8 +95,4 @@ def write_jsonl(file: Path, rows: Iterable[Row]) -> None:
 
 def rows_hash(rows: Iterable[Row]) -> str:
     """Hash of the content, independent of the order of keys."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()[:16]
+    return texts_hash(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) + "\n" for row in rows)

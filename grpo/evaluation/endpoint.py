@@ -19,7 +19,7 @@ from grpo.config.section import Section
 from grpo.errors import UserError, one_line
 from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, holds_secret, is_address, patiently
 from grpo.system.progress import progress
-from grpo.types import FinishReason, Prompt, Sampling
+from grpo.types import Completion, FinishReason, Group, Prompt, Rollout, Sampling
 
 MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none
 REFUSED = (401, 403, 404)  # key, permission, address or model: no request will do better
@@ -50,6 +50,11 @@ class Answer:
     first_token: float | None  # seconds to the first token; None: it wrote none
     seconds: float
 
+    @property
+    def measured(self) -> dict[str, Any]:
+        """For its row in the completions."""
+        return {"tokens": self.tokens, "seconds": self.seconds, "first_token": self.first_token}
+
 
 @dataclass
 class Served:
@@ -67,6 +72,12 @@ class Served:
         for number, sample in sorted(self.answers):
             rows[number].append(self.answers[number, sample])
         return rows
+
+
+def group_of(prompt: Prompt, answers: Sequence[Answer]) -> Group:
+    """Completions without tokens: the server's are not known."""
+    completions = (Completion((), (), answer.finish_reason, answer.text) for answer in answers)
+    return Group(prompt, tuple(map(Rollout, completions)))
 
 
 def serve(config: EndpointConfig, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Served:

@@ -44,25 +44,23 @@ def _takes_golds(accuracy: Reward) -> bool:
 
 def judge_groups(groups: list[Group], rewards: list[Reward]) -> list[Group]:
     """The groups with their rewards; every process judges its share. What a reward fails on is said."""
-    errors: Counter[str] = Counter()
-    first: list[str] = []
+    failures: list[tuple[dict[str, int], str | None]] = []  # here
     columns = column_names(group.prompt for group in groups)
 
     def judge(own: list[Group]) -> list[Group]:
         if not own:  # fewer groups than processes
             return []
         judged, stats = score(own, rewards, columns=columns, timeout=REWARD_TIMEOUT)
-        errors.update(stats.errors)
-        first.extend([stats.first_error] if stats.first_error else [])
+        failures.append((stats.errors, stats.first_error))
         return _failures_as_wrong(judged, stats.failed)
 
     world = World.current()
     judged = world.spread(groups, judge)
-    found = world.gather((errors, first))
-    counts = sum((counter for counter, _ in found), Counter[str]())
+    everywhere = list(itertools.chain(*world.gather(failures)))
+    counts = sum((Counter(errors) for errors, _ in everywhere), Counter[str]())
     if counts:
         shown = ", ".join(f"{name} failed on {count}" for name, count in counts.items())
-        example = next(text for _, texts in found for text in texts)
+        example = next(text for _, text in everywhere if text)
         rows = sum(len(group.rollouts) for group in groups)
         end = "; where a gold could be read they count as wrong" if counts["accuracy"] else ""
         log.warning("evaluation: %s of %d completions; first: %s%s", shown, rows, example, end)
@@ -77,9 +75,8 @@ def _failures_as_wrong(groups: list[Group], failed: Set[tuple[int, str]]) -> lis
     rows = itertools.count()
 
     def judged(group: Group, rollout: Rollout) -> Rollout:
-        broke = (next(rows), "accuracy") in failed
-        if not broke or group.prompt.answer is None:
-            return rollout
-        return replace(rollout, rewards={**rollout.rewards, "accuracy": 0.0})
+        if (next(rows), "accuracy") in failed and group.prompt.answer is not None:
+            return replace(rollout, rewards={**rollout.rewards, "accuracy": 0.0})
+        return rollout
 
     return [replace(group, rollouts=tuple(judged(group, rollout) for rollout in group.rollouts)) for group in groups]

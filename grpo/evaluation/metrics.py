@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grpo.config.data import EvalConfig
+from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.evaluation.statistics import maj_at_k, mean_interval, pass_at_k
 from grpo.scoring.groups import Reward
-from grpo.system.numbers import mean
+from grpo.system.numbers import mean, total
 from grpo.types import Group, Rollout
 
 log = logging.getLogger("grpo")
 
 GENERAL_METRICS = ("general", "helpfulness", "safety", "over_refusal")
 ExtractAnswer = Callable[[str], str | None]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ def problem_row(group: Group, judges: Judges, tokens: Sequence[int | None] | Non
         answers = [judges.extract_answer(rollout.completion.text) for rollout in rollouts]
     if tokens is None:
         tokens = [len(rollout.completion.token_ids) for rollout in rollouts]
-    counted = [count for count in tokens if count is not None]
     votes = [
         judges.vote(answer) if ok and answer is not None else None for answer, ok in zip(answers, counts, strict=True)
     ]
@@ -65,7 +64,7 @@ def problem_row(group: Group, judges: Judges, tokens: Sequence[int | None] | Non
         "in_format": sum(in_format) if judges.format else None,
         "truncated": sum(rollout.completion.finish_reason == "length" for rollout in rollouts),
         "no_answer": sum(answer is None for answer in answers) if judges.extract_answer else None,
-        "tokens": sum(counted) if len(counted) == len(rollouts) else None,
+        "tokens": total(tokens),
         "language_consistency": mean(rollout.rewards.get("language") for rollout in rollouts),
         "votes": (votes, correct),
     }
@@ -92,8 +91,8 @@ def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dic
     votes = [problem["votes"] for problem in judged]
 
     def rate(column: str) -> float | None:
-        counts = [problem[column] for problem in judged]
-        return None if None in counts else sum(counts) / samples
+        count = total(problem[column] for problem in judged)
+        return None if count is None else count / samples
 
     at_k: dict[str, Any] = {}
     for k in config.k:

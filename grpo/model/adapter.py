@@ -1,12 +1,10 @@
-"""Low-rank adapters on peft: put on, exported merged, saved. The weights under an adapter are never written to."""
+"""Low-rank adapters on peft: put on, and exported merged. The weights under an adapter are never written to."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +26,6 @@ def add_adapter(model: Any, config: LoraConfig, seed: int = 0) -> Any:
     import peft
     from transformers.pytorch_utils import Conv1D
 
-    layers = _layers(model)
     targets = target_names(model, config.targets)
     settings = peft.LoraConfig(
         r=config.r,
@@ -37,7 +34,7 @@ def add_adapter(model: Any, config: LoraConfig, seed: int = 0) -> Any:
         target_modules=targets,
         use_rslora=config.rank_stabilised,
         bias=config.bias,
-        fan_in_fan_out=all(isinstance(layers[name], Conv1D) for name in targets),
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in targets),
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):  # peft draws on the CPU; every process of a run gets the same A
@@ -66,12 +63,12 @@ def target_names(model: Any, targets: str | tuple[str, ...]) -> list[str]:
         head = model.get_output_embeddings()
         return [n for n, m in layers.items() if m is not head and not isinstance(m, nn.Embedding)]
     if isinstance(targets, str):
-        found = _fitting(targets, layers, targets)
+        patterns = {targets: targets}
     else:
-        ends = {target: rf"(?:.*\.)?{re.escape(target)}" for target in targets}
-        found = [name for target, pattern in ends.items() for name in _fitting(pattern, layers, target)]
-    _refuse_tied(found, layers)
-    return sorted(set(found))
+        patterns = {target: rf"(?:.*\.)?{re.escape(target)}" for target in targets}
+    names = [name for target, pattern in patterns.items() for name in _fitting(pattern, layers, target)]
+    _refuse_tied(names, layers)
+    return sorted(set(names))
 
 
 def _fitting(pattern: str, layers: Mapping[str, Any], shown: str) -> list[str]:
@@ -81,13 +78,13 @@ def _fitting(pattern: str, layers: Mapping[str, Any], shown: str) -> list[str]:
         UserError: none, with examples of names; or it is no regular expression.
     """
     try:
-        found = [name for name in layers if re.fullmatch(pattern, name)]
+        names = [name for name in layers if re.fullmatch(pattern, name)]
     except re.error as error:
         raise UserError(f"'lora.targets': '{shown}' is not a regular expression: {error}") from error
-    if not found:
+    if not names:
         examples = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
         raise UserError(f"'lora.targets': '{shown}' fits no layer of the model, which has {examples}")
-    return found
+    return names
 
 
 def _refuse_tied(targets: list[str], layers: Mapping[str, Any]) -> None:
@@ -126,13 +123,3 @@ def merged_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         if inside and kind == "weight":
             tensor = tensor + adapted[owner].get_delta_weight("default").detach().to(tensor.dtype)
         yield plain.removeprefix(_PREFIX), tensor
-
-
-def save_adapter(model: Any, trained: dict[str, torch.Tensor], folder: Path) -> None:
-    """The adapter, whose trained tensors are given, in peft's own format; appears whole or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    # Not the embeddings: they are not trained, and "auto" would ask the hub whether they were resized.
-    model.save_pretrained(partial, state_dict=trained, save_embedding_layers=False)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

@@ -5,6 +5,8 @@ On a CPU it is split in two: every stretch causally to itself, and all completio
 keys are never copied. The two are merged by their log-sum-exps; going backward, each part takes the merged output and
 log-sum-exp, which is all that flash attention needs (as in ring attention, arXiv 2310.01889). On a GPU it is one
 FlexAttention. Both are compared with plain attention in tests/model/test_shared_attention.py.
+
+Letters: T tokens of the flat row, H heads of queries, K of keys and values, D head size (E: of values).
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from grpo.model.attention_cpu import attention, attention_gradients
 from grpo.model.packing import Bucket, Segments
 
 NAME = "grpo_shared_prompts"
+Query = Float[Tensor, "1 H T D"]
+Key = Float[Tensor, "1 K T D"]
+Value = Float[Tensor, "1 K T E"]
 
 
 @contextmanager
@@ -40,9 +45,9 @@ def shared_attention(model: Any) -> Iterator[None]:
 
 def attend(
     module: Any,
-    query: Float[Tensor, "1 H T D"],
-    key: Float[Tensor, "1 K T D"],
-    value: Float[Tensor, "1 K T D"],
+    query: Query,
+    key: Key,
+    value: Value,
     attention_mask: Any,
     *,
     segments: Segments,
@@ -50,7 +55,7 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     **other: Any,
-) -> tuple[Float[Tensor, "1 T H D"], None]:
+) -> tuple[Float[Tensor, "1 T H E"], None]:
     """What transformers calls in every layer."""
     if any(other.get(name) is not None for name in ("s_aux", "position_bias")):
         raise NotImplementedError("attention sinks or biases")
@@ -90,8 +95,7 @@ class _MergedAttention(torch.autograd.Function):
             out.index_copy_(0, own.flat, _give(part, own))
             lse.index_copy_(0, own.flat, _give(norm.unsqueeze(-1), own).squeeze(-1))
         for asking, prompt, real in segments.across:
-            keys, values = _take(key, prompt), _take(value, prompt)
-            bias = _bias(real, query.dtype)
+            keys, values, bias = _take(key, prompt), _take(value, prompt), _bias(real, query.dtype)
             part, norm = attention(_take(query, asking), keys, values, scale, bias=bias)
             first, second = lse.index_select(0, asking.flat), _give(norm.unsqueeze(-1), asking).squeeze(-1)
             both = torch.logaddexp(first, second)
@@ -109,26 +113,18 @@ class _MergedAttention(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: with gradient checkpointing they cannot be had again
         grads = [torch.empty(x.shape, dtype=x.dtype) for x in saved[:3]]
         for own in ctx.segments.own:
-            parts = _part_gradients(saved, grad, own, own, ctx.scale, causal=True)
+            parts = _part_gradients(saved, grad, own, own, ctx.scale, True, None)
             for total, part in zip(grads, parts, strict=True):
                 total.index_copy_(0, own.flat, _give(part, own))
         for asking, prompt, real in ctx.segments.across:
-            bias = _bias(real, grad.dtype)
-            parts = _part_gradients(saved, grad, asking, prompt, ctx.scale, causal=False, bias=bias)
+            parts = _part_gradients(saved, grad, asking, prompt, ctx.scale, False, _bias(real, grad.dtype))
             for total, part, where in zip(grads, parts, (asking, prompt, prompt), strict=True):
                 total.index_add_(0, where.flat, _give(part, where))
         return (*grads, None, None)
 
 
 def _part_gradients(
-    saved: Sequence[Tensor],
-    grad: Tensor,
-    asking: Bucket,
-    keys: Bucket,
-    scale: float,
-    *,
-    causal: bool,
-    bias: Tensor | None = None,
+    saved: Sequence[Tensor], grad: Tensor, asking: Bucket, keys: Bucket, scale: float, causal: bool, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of queries, keys and values, by one of the two attentions."""
     query, key, value, out, lse = saved
@@ -137,17 +133,9 @@ def _part_gradients(
         incoming = torch.zeros_like(incoming.transpose(1, 2)).flatten(0, 1)
         incoming.index_copy_(0, asking.padded, grad.index_select(0, asking.flat))
         incoming = incoming.view(*asking.index.shape, *grad.shape[1:]).transpose(1, 2)
-    return attention_gradients(
-        incoming,
-        _take(query, asking),
-        _take(key, keys),
-        _take(value, keys),
-        _take(out, asking),
-        _take(lse.unsqueeze(-1), asking).squeeze(-1).contiguous(),
-        scale,
-        causal=causal,
-        bias=bias,
-    )
+    q, k, v, seen = _take(query, asking), _take(key, keys), _take(value, keys), _take(out, asking)
+    norm = _take(lse.unsqueeze(-1), asking).squeeze(-1).contiguous()
+    return attention_gradients(incoming, q, k, v, seen, norm, scale, causal=causal, bias=bias)
 
 
 def _take(rows: Float[Tensor, "T H D"], bucket: Bucket) -> Float[Tensor, "n H L D"]:
@@ -177,13 +165,7 @@ def visible(segments: Segments, window: int | None, query: Tensor, key: Tensor) 
 
 
 def masked_attention(
-    query: Float[Tensor, "1 H T D"],
-    key: Float[Tensor, "1 K T D"],
-    value: Float[Tensor, "1 K T E"],
-    segments: Segments,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    query: Query, key: Key, value: Value, segments: Segments, scale: float, window: int | None, softcap: float | None
 ) -> Float[Tensor, "1 H T E"]:
     """Plain attention prompt by prompt, for what flash attention on CPUs does not do: windows that cut something off,
     capped scores, values of another width than keys."""
@@ -203,43 +185,30 @@ def masked_attention(
 
 
 def flex_attention(
-    query: Float[Tensor, "1 H T D"],
-    key: Float[Tensor, "1 K T D"],
-    value: Float[Tensor, "1 K T D"],
-    segments: Segments,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Float[Tensor, "1 H T D"]:
+    query: Query, key: Key, value: Value, segments: Segments, scale: float, window: int | None, softcap: float | None
+) -> Float[Tensor, "1 H T E"]:
     """One kernel that skips the blocks of the flat row that nobody sees."""
 
     def capped(score: Tensor, *_: Tensor) -> Tensor:
         return score if softcap is None else softcap * torch.tanh(score / softcap)
 
     flex, _ = _flex(query.device.type)
-    return flex(
-        query,
-        key,
-        value,
-        score_mod=None if softcap is None else capped,
-        block_mask=block_mask(segments, window),
-        scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    mask, grouped = block_mask(segments, window), query.shape[1] != key.shape[1]
+    cap = None if softcap is None else capped
+    return flex(query, key, value, score_mod=cap, block_mask=mask, scale=scale, enable_gqa=grouped)
 
 
 def block_mask(segments: Segments, window: int | None) -> Any:
     """FlexAttention's form of `visible`, made once for all layers with that window."""
-    made = segments.block_masks
-    if window not in made:
+    masks = segments.block_masks
+    if window not in masks:
 
         def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return visible(segments, window, query, key)
 
-        device = segments.device
-        length = len(segments.labels[0])
-        made[window] = _flex(device.type)[1](seen, None, None, length, length, device=str(device))
-    return made[window]
+        device, length = segments.device, len(segments.labels[0])
+        masks[window] = _flex(device.type)[1](seen, None, None, length, length, device=str(device))
+    return masks[window]
 
 
 @cache

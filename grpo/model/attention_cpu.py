@@ -16,19 +16,17 @@ from torch import Tensor
 
 LOG2_E = 1 / math.log(2)  # exp2 is fast where exp is not: on CPUs it takes many times as long far below zero
 SHORT = 64  # keys up to which products of the whole batch are faster
+Query = Float[Tensor, "n H L D"]
+Key = Float[Tensor, "n K S D"]
+Norms = Float[Tensor, "n H L"]
+Bias = Float[Tensor, "n 1 1 S"]
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def attention(
-    query: Float[Tensor, "n H L D"],
-    key: Float[Tensor, "n K S D"],
-    value: Float[Tensor, "n K S D"],
-    scale: float,
-    *,
-    causal: bool = False,
-    bias: Float[Tensor, "n 1 1 S"] | None = None,
-) -> tuple[Float[Tensor, "n H L D"], Float[Tensor, "n H L"]]:
+    query: Query, key: Key, value: Key, scale: float, *, causal: bool = False, bias: Bias | None = None
+) -> tuple[Query, Norms]:
     """What the queries see, and the log-sum-exps of their scores. `causal` (L and S are the same tokens): no `bias`."""
     if not _short(key):
         return _flash(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
@@ -41,16 +39,16 @@ def attention(
 
 
 def attention_gradients(
-    grad: Float[Tensor, "n H L D"],
-    query: Float[Tensor, "n H L D"],
-    key: Float[Tensor, "n K S D"],
-    value: Float[Tensor, "n K S D"],
-    out: Float[Tensor, "n H L D"],
-    norm: Float[Tensor, "n H L"],
+    grad: Query,
+    query: Query,
+    key: Key,
+    value: Key,
+    out: Query,
+    norm: Norms,
     scale: float,
     *,
     causal: bool = False,
-    bias: Float[Tensor, "n 1 1 S"] | None = None,
+    bias: Bias | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of query, key and value, when `out` and `norm` may be those of more keys than these."""
     if not _short(key):
@@ -72,12 +70,12 @@ def _short(key: Tensor) -> bool:
     return key.shape[2] <= SHORT and key.dtype in (torch.float32, torch.float64)
 
 
-def _by_key(x: Float[Tensor, "n H L D"], key: Float[Tensor, "n K S D"]) -> Float[Tensor, "nK hL D"]:
+def _by_key(x: Query, key: Key) -> Float[Tensor, "nK hL D"]:
     """Heads that share a head of keys under one another."""
     return x.reshape(key.shape[0] * key.shape[1], -1, x.shape[-1])
 
 
-def _by_query(x: Float[Tensor, "nK hL D"], query: Float[Tensor, "n H L D"]) -> Float[Tensor, "n H L D"]:
+def _by_query(x: Float[Tensor, "nK hL D"], query: Query) -> Query:
     return x.view(*query.shape[:3], x.shape[-1])
 
 

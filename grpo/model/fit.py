@@ -1,4 +1,4 @@
-"""What the trainer has to know of a model before it scores with it, measured on a few tokens."""
+"""What the trainer has to know of a model before it takes its log-probs, measured on a few tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grpo.model.adapter import base_model
 from grpo.model.attention import shared_attention
 from grpo.model.flops import ModelSize, size_of
 from grpo.model.head import LogitShape
-from grpo.model.logprobs import hidden_states, token_logprobs
+from grpo.model.logprobs import predicting_states, token_logprobs
 from grpo.model.packing import ModelInput, make_input
 
 log = logging.getLogger("grpo")
@@ -24,7 +24,7 @@ SEEN_LAYERS = {"full_attention", "sliding_attention"}
 
 @dataclass(frozen=True)
 class ModelFit:
-    """How a model is scored. `share_prompts`: a group's prompt goes through it once; else rows are padded.
+    """How a model is to be run. `share_prompts`: a group's prompt goes through it once; else rows are padded.
     `size`: what a token costs, None when it cannot be told."""
 
     share_prompts: bool
@@ -60,17 +60,16 @@ def _logit_shape(model: Any) -> LogitShape:
     """The factor by which the model's own logits differ from those of its last layer (Cohere, Granite, Falcon H1)."""
     rows = _probe(model, share_prompts=False)
     softcap = getattr(base_model(model).config.get_text_config(), "final_logit_softcapping", None)
-    own = base_model(model)(input_ids=rows.token_ids, use_cache=False).logits.flatten(0, 1)
-    own = own.index_select(0, rows.predictors).double()
+    logits = base_model(model)(input_ids=rows.token_ids, use_cache=False).logits.flatten(0, 1)
+    logits = logits.index_select(0, rows.predictors).double()
     shape = LogitShape(softcap=softcap)
     if softcap is None:
-        states = hidden_states(model, rows).flatten(0, 1).index_select(0, rows.predictors)
-        plain = base_model(model).get_output_embeddings()(states).double()
-        scale = float((own * plain).sum() / plain.square().sum())
+        plain = base_model(model).get_output_embeddings()(predicting_states(model, rows)).double()
+        scale = float((logits * plain).sum() / plain.square().sum())
         shape = LogitShape(scale=1.0 if abs(scale - 1) < LIMIT else scale)
-    expected = own.log_softmax(-1).gather(-1, rows.targets.unsqueeze(-1)).squeeze(-1)
-    found = token_logprobs(model, rows, shape).logprobs.double()
-    if not (found - expected).abs().max() <= LIMIT * (1 + expected.abs().max()):
+    expected = logits.log_softmax(-1).gather(-1, rows.targets.unsqueeze(-1)).squeeze(-1)
+    logprobs = token_logprobs(model, rows, shape).logprobs.double()
+    if not (logprobs - expected).abs().max() <= LIMIT * (1 + expected.abs().max()):
         raise UserError(f"{type(base_model(model)).__name__} makes its logits in a way that the trainer does not know")
     return shape
 
@@ -83,13 +82,13 @@ def why_not_shared(model: Any) -> str | None:
     if strange:
         return f"it has layers of the kind {sorted(strange)[0]}"
     plain, shared = _probe(model, share_prompts=False), _probe(model, share_prompts=True)
-    expected = hidden_states(model, plain).flatten(0, 1).index_select(0, plain.predictors)
+    expected = predicting_states(model, plain)
     try:
         with shared_attention(base_model(model)):
-            found = hidden_states(model, shared).flatten(0, 1).index_select(0, shared.predictors)
+            states = predicting_states(model, shared)
     except Exception as error:  # noqa: BLE001 - whatever its own code makes of rows that it was not written for
         return f"its attention cannot be replaced ({first_line(error, typed=True)})"
-    difference = float((found - expected).norm() / expected.norm())
+    difference = float((states - expected).norm() / expected.norm())
     if not difference <= LIMIT:
         return f"its states would differ by {difference:.1g}"
     return None

@@ -6,7 +6,6 @@ trained tokens only, padding where rows are padded. Work done twice (gradient ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,22 +71,17 @@ class ModelSize:
     head_trained: int
     attention: tuple[tuple[int, int | None], ...]
 
-    def update_flops(self, tokens: int, scored: int, pairs: Sequence[int]) -> float:
-        """Forward and backward of `tokens` through the layers, `scored` of them through the head, with so many pairs
-        of query and key seen, for each of `attention`.
+    def of_update(self, rows: ModelInput) -> float:
+        """Forward and backward of these rows: all tokens through the layers, and what predicts through the head.
 
         Each parameter costs a token 2 operations forward, 2 for the gradient of its input, and 2 for its own if it is
-        trained: 6N in full training, 4N under an adapter (PaLM, arXiv 2204.02311 appendix B). A pair costs 4 per unit
-        of width forward (scores, values) and twice that backward.
+        trained: 6N in full training, 4N under an adapter (PaLM, arXiv 2204.02311 appendix B). A pair of query and key
+        costs 4 per unit of width forward (scores, values) and twice that backward.
         """
-        linear = tokens * (4 * self.layers + 2 * self.layers_trained) + scored * (4 * self.head + 2 * self.head_trained)
-        return float(linear + sum(12 * width * n for (width, _), n in zip(self.attention, pairs, strict=True)))
-
-    def of_update(self, rows: ModelInput) -> float:
-        """`update_flops` of these rows."""
         places = positions(rows)
-        pairs = [seen_pairs(places, window) for _, window in self.attention]
-        return self.update_flops(rows.token_ids.numel(), len(rows.predictors), pairs)
+        layers = rows.token_ids.numel() * (4 * self.layers + 2 * self.layers_trained)
+        head = len(rows.predictors) * (4 * self.head + 2 * self.head_trained)
+        return float(layers + head + sum(12 * width * seen_pairs(places, window) for width, window in self.attention))
 
 
 def positions(rows: ModelInput) -> Int64[Tensor, " T"]:
@@ -133,5 +127,5 @@ def _attention(config: Any) -> tuple[tuple[int, int | None], ...]:
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
     sliding = sum(kind == "sliding_attention" for kind in kinds) if window else 0
-    found = ((len(kinds) - sliding) * width, None), (sliding * width, window)
-    return tuple((total, seen) for total, seen in found if total)
+    by_window = ((len(kinds) - sliding) * width, None), (sliding * width, window)
+    return tuple((total, seen) for total, seen in by_window if total)

@@ -38,30 +38,25 @@ def token_logprobs(
 def _of_states(
     model: Any, rows: ModelInput, shape: LogitShape, with_entropy: bool, entropy_gradient: bool
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    states = hidden_states(model, rows).flatten(0, 1).index_select(0, rows.predictors)
-    states, weight, bias = _head(states, base_model(model).get_output_embeddings())
+    states, weight, bias = _head(predicting_states(model, rows), base_model(model).get_output_embeddings())
     return target_logprobs(
         states, weight, bias, rows.targets, shape, with_entropy=with_entropy, entropy_gradient=entropy_gradient
     )
 
 
-def hidden_states(model: Any, rows: ModelInput) -> Float[Tensor, "R T D"]:
-    """What the decoder gives to the head."""
+def predicting_states(model: Any, rows: ModelInput) -> Float[Tensor, "N D"]:
+    """What the decoder gives to the head for each trained token."""
     base = base_model(model)
     decoder = base.get_decoder()
     if decoder is base:  # Llama 4's text model does not say
         decoder = base.model
-    if rows.segments is None:
-        return decoder(input_ids=rows.token_ids, use_cache=False).last_hidden_state
-    # A mask of four dimensions is passed on as it is: none is made, and `segments` says what is seen.
-    mask = torch.empty(1, 1, 1, 1, device=rows.token_ids.device)
-    return decoder(
-        input_ids=rows.token_ids,
-        position_ids=rows.positions,
-        attention_mask=mask,
-        segments=rows.segments,
-        use_cache=False,
-    ).last_hidden_state
+    packed: dict[str, Any] = {}
+    if rows.segments is not None:
+        # A mask of four dimensions is passed on as it is: none is made, and `segments` says what is seen.
+        mask = torch.empty(1, 1, 1, 1, device=rows.token_ids.device)
+        packed = {"position_ids": rows.positions, "attention_mask": mask, "segments": rows.segments}
+    states = decoder(input_ids=rows.token_ids, use_cache=False, **packed).last_hidden_state
+    return states.flatten(0, 1).index_select(0, rows.predictors)
 
 
 def _head(states: Float[Tensor, "N D"], head: Any) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -77,8 +72,5 @@ def _head(states: Float[Tensor, "N D"], head: Any) -> tuple[Tensor, Tensor, Tens
         return states, base.weight, base.bias
     name = head.active_adapters[0]
     inner = head.lora_A[name](head.lora_dropout[name](states)) * head.scaling[name]
-    return (
-        torch.cat([states, inner.to(states.dtype)], -1),
-        torch.cat([base.weight, head.lora_B[name].weight], -1),
-        base.bias,
-    )
+    weight = torch.cat([base.weight, head.lora_B[name].weight], -1)
+    return torch.cat([states, inner.to(states.dtype)], -1), weight, base.bias

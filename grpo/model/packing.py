@@ -26,8 +26,8 @@ Stretches = tuple[np.ndarray, np.ndarray]  # first positions, lengths
 class Bucket:
     """Stretches of like length, as a padded batch of indices into the flat row. Padding repeats a stretch's last token.
 
-    `flat[i]` is the position in the row of what lies at `padded[i]` of the flattened [n, L] batch; both None where
-    nothing is padded.
+    `flat[i]` is the position in the row of what lies at `padded[i]` of the flattened [n, L] batch; `padded` is None
+    where nothing is.
     """
 
     index: Int64[Tensor, "n L"]
@@ -55,10 +55,7 @@ class Segments:
     @cached_property
     def longest(self) -> int:
         """Tokens of the longest prompt with its completion."""
-        length = self.prompts[1].max()
-        if len(self.group):
-            length = max(length, (self.prompts[1][self.group] + self.completions[1]).max())
-        return int(length)
+        return int(max(self.prompts[1].max(), (self.prompts[1][self.group] + self.completions[1]).max(initial=0)))
 
     @cached_property
     def own(self) -> list[Bucket]:
@@ -75,15 +72,15 @@ class Segments:
         starts = self.completions[0][first]
         lengths = np.add.reduceat(self.completions[1], first)
         prompts = self.prompts[0][groups], self.prompts[1][groups]
-        found = []
+        parts = []
         for chosen in _alike(prompts[1], lengths):
             keys = prompts[1][chosen]
             real = None
             if keys.min() < keys.max():
                 real = torch.from_numpy(np.arange(keys.max()) < keys[:, None]).to(self.device)[:, None, None]
             queries = Bucket.of((starts[chosen], lengths[chosen]), self.device)
-            found.append((queries, Bucket.of((prompts[0][chosen], keys), self.device), real))
-        return found
+            parts.append((queries, Bucket.of((prompts[0][chosen], keys), self.device), real))
+        return parts
 
     @cached_property
     def labels(self) -> tuple[Int64[Tensor, " T"], Int64[Tensor, " T"]]:
@@ -133,19 +130,14 @@ class ModelInput:
 
 def make_input(sequences: Sequences, device: torch.device, *, share_prompts: bool) -> ModelInput:
     """Prompts and completions as rows. With `share_prompts` neighbours of equal prompts have it once."""
+    ids, predictors, stretches = _packed(sequences) if share_prompts else _padded(sequences)
     targets = _ids([completion for _, completion in sequences])
-    rows = _packed(sequences) if share_prompts else _padded(sequences)
-    ids, positions, predictors, stretches = rows
-    return ModelInput(
-        torch.from_numpy(ids).to(device),
-        None if positions is None else torch.from_numpy(positions).to(device),
-        torch.from_numpy(predictors).to(device),
-        torch.from_numpy(targets).to(device),
-        None if stretches is None else Segments(*stretches, device),
-    )
+    token_ids, before, trained = (torch.from_numpy(array).to(device) for array in (ids, predictors, targets))
+    segments = None if stretches is None else Segments(*stretches, device)
+    return ModelInput(token_ids, None if segments is None else segments.places[None], before, trained, segments)
 
 
-Rows = tuple[np.ndarray, np.ndarray | None, np.ndarray, tuple[Stretches, Stretches, np.ndarray] | None]
+Rows = tuple[np.ndarray, np.ndarray, tuple[Stretches, Stretches, np.ndarray] | None]  # token ids, predictors, segments
 
 
 def _packed(sequences: Sequences) -> Rows:
@@ -166,10 +158,9 @@ def _packed(sequences: Sequences) -> Rows:
     before = np.repeat(starts, lengths) + steps - 1
     predictors = np.where(steps == 0, np.repeat((prompt_starts + prompt_lengths - 1)[groups], lengths), before)
     ids = _ids([*prompts, *(completion[:-1] for _, completion in sequences)])
-    positions = np.concatenate([_within(prompt_lengths), _within(inside) + np.repeat(prompt_lengths[groups], inside)])
     there = inside > 0
     stretches = (prompt_starts, prompt_lengths), (starts[there], inside[there]), groups[there]
-    return ids[None], positions[None], predictors, stretches
+    return ids[None], predictors, stretches
 
 
 def _padded(sequences: Sequences) -> Rows:
@@ -179,7 +170,7 @@ def _padded(sequences: Sequences) -> Rows:
     ids[np.arange(lengths.max()) < lengths[:, None]] = _ids(whole)
     trained = np.array([len(completion) for _, completion in sequences])
     first = np.arange(len(whole)) * lengths.max() + np.array([len(prompt) for prompt, _ in sequences]) - 1
-    return ids, None, np.repeat(first, trained) + _within(trained), None
+    return ids, np.repeat(first, trained) + _within(trained), None
 
 
 def _ids(lists: Sequence[tuple[int, ...]]) -> np.ndarray:

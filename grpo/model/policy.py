@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from grpo.config.algorithm import LoraConfig
 from grpo.config.engine import RuntimeConfig
 from grpo.errors import UserError, first_line
-from grpo.model.adapter import add_adapter, base_model, is_adapted, merged_tensors, save_adapter
+from grpo.model.adapter import add_adapter, base_model, is_adapted, merged_tensors
 from grpo.model.path import check_model
 from grpo.system.files import as_os_error, must_write
 from grpo.system.world import is_main, launched, local_rank
@@ -33,15 +33,25 @@ def pick_device(runtime: RuntimeConfig) -> torch.device:
     return torch.device(name, local_rank() % torch.cuda.device_count() if own else None)
 
 
+@contextmanager
+def _loading(model: str, failure: str = "cannot be loaded") -> Iterator[None]:
+    """
+    Raises:
+        UserError: the name is not a model's, or transformers cannot load it.
+    """
+    check_model(model)
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UserError(f"model '{model}': {failure}: {first_line(error)}") from error
+
+
 def load_tokenizer(model: str) -> Any:
     """The model's tokenizer. A pad token equal to an end token is never used in a mask, so it needs no repair."""
     from transformers import AutoTokenizer
 
-    check_model(model)
-    try:
+    with _loading(model, "no tokenizer can be loaded"):
         return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': no tokenizer can be loaded: {first_line(error)}") from error
 
 
 def inference_dtype(runtime: RuntimeConfig) -> torch.dtype:
@@ -54,11 +64,8 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
     masters."""
     from transformers import AutoModelForCausalLM
 
-    check_model(model)
-    try:
+    with _loading(model):
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': cannot be loaded: {first_line(error)}") from error
     return loaded.to(device).eval()
 
 
@@ -66,12 +73,8 @@ def load_outline(model: str) -> Any:
     """The model with its settings and without its weights, for who needs only the former."""
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    check_model(model)
-    try:
-        with torch.device("meta"):
-            outline = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': cannot be loaded: {first_line(error)}") from error
+    with _loading(model), torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
     with suppress(OSError):  # without one, what its config says of end tokens is there already
         outline.generation_config = GenerationConfig.from_pretrained(model)
     outline.name_or_path = model
@@ -89,6 +92,21 @@ def end_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(token) for token in ids))
 
 
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Where to write what shall be in `folder`, which appears whole or not at all."""
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def save_model(model: Any, tokenizer: Any, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
     """Hugging Face format (safetensors, tokenizer, template, generation config); appears whole or not at all.
 
@@ -99,25 +117,13 @@ def save_model(model: Any, tokenizer: Any, folder: Path, state: dict[str, torch.
     """
     if not is_main():
         return
-    partial = folder.with_name(folder.name + ".partial")
-    with must_write(folder, sum(parameter.nbytes for parameter in model.parameters())):
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    with must_write(folder, size), _whole_folder(folder) as partial:
+        model.save_pretrained(partial, state_dict=state)
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            model.save_pretrained(partial, state_dict=state)
-            _save_tokenizer(tokenizer, partial)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    try:
-        tokenizer.save_pretrained(folder)
-    except Exception as error:
-        raise as_os_error(error, folder) from error  # the tokenizers' library has no error of its own for a full disk
+            tokenizer.save_pretrained(partial)
+        except Exception as error:  # the tokenizers' library has no error of its own for a full disk
+            raise as_os_error(error, partial) from error
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -137,7 +143,7 @@ def trainable(model: Any) -> dict[str, torch.nn.Parameter]:
 
 @dataclass
 class Policy:
-    """The model being trained, with what is needed to score, sample from and save it."""
+    """The model being trained, with what is needed to sample from it and to save it."""
 
     model: Any
     tokenizer: Any
@@ -153,7 +159,7 @@ class Policy:
 
     def save_adapter(self, folder: Path) -> None:
         """The adapter by itself, in peft's format."""
-        save_adapter(self.model, {name: whole(p.detach()) for name, p in trainable(self.model).items()}, folder)
+        self._write_adapter(self._trained(), folder)
 
     def save(self, folder: Path) -> None:
         """The model in Hugging Face format, an adapter merged into it, and the adapter by itself in `adapter/`."""
@@ -162,12 +168,19 @@ class Policy:
         for name, tensor in self.export():
             if is_main() and name not in tied:
                 state[name] = tensor.cpu()
-        trained = trainable(self.model) if is_adapted(self.model) else {}
-        adapter = {name: whole(parameter.detach()) for name, parameter in trained.items()}
+        adapter = self._trained() if is_adapted(self.model) else {}
         if is_main():
             save_model(base_model(self.model), self.tokenizer, folder, state)
             if adapter:
-                save_adapter(self.model, adapter, folder.with_name("adapter"))
+                self._write_adapter(adapter, folder.with_name("adapter"))
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        return {name: whole(parameter.detach()) for name, parameter in trainable(self.model).items()}
+
+    def _write_adapter(self, trained: dict[str, torch.Tensor], folder: Path) -> None:
+        with _whole_folder(folder) as partial:
+            # Not the embeddings: they are not trained, and "auto" would ask the hub whether they were resized.
+            self.model.save_pretrained(partial, state_dict=trained, save_embedding_layers=False)
 
 
 def load_policy(model: str, runtime: RuntimeConfig, lora: LoraConfig | None = None, seed: int = 0) -> Policy:

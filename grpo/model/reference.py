@@ -1,8 +1,8 @@
 """The reference policy of the KL: the weights the stage started from, or those of the last refresh.
 
 Kept are the trainable parameters alone: an adapter and the biases trained with it, or the whole model. They are put
-into the policy's place while the reference scores, so it is exact for every kind of adapter (`disable_adapter` is not,
-once a bias is trained or the reference was refreshed), and weights under an adapter are never written to.
+into the policy's place while the reference computes, so it is exact for every kind of adapter (`disable_adapter` is
+not, once a bias is trained or the reference was refreshed), and weights under an adapter are never written to.
 """
 
 from __future__ import annotations

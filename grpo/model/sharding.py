@@ -7,7 +7,7 @@ put into their place would not be seen; and its global state would reach the sup
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -39,7 +39,7 @@ def shard(model: Any, accelerator: Any, world: World) -> Any:
     for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
     sharded = fully_shard(model, mesh=mesh, mp_policy=precision, reshard_after_forward=True)
-    # Embeddings and head are whole inside a forward only, and scoring calls the decoder and the head by themselves.
+    # Embeddings and head are whole inside a forward only, and log-probs call the decoder and the head by themselves.
     sharded.run_inside = MethodType(lambda self, function, *arguments: function(self, *arguments), sharded)
     register_fsdp_forward_method(sharded, "run_inside")
     return sharded
@@ -56,15 +56,17 @@ def decoder_layers(model: Any) -> list[nn.Module]:
 
 
 def gathered(values: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Full tensors on the CPU, in the main process (in the others: nothing), of shards that lie as `parameters` do.
+    """`_in_main` of shards that lie as `parameters` do."""
+    return _in_main((name, _as_sharded(value, parameters[name])) for name, value in values.items())
 
-    Every process must ask.
-    """
+
+def _in_main(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Full tensors on the CPU, in the main process (in the others: nothing). Every process must ask."""
     full: dict[str, torch.Tensor] = {}
-    for name, value in values.items():
-        tensor = whole(_as_sharded(value, parameters[name])).cpu()
+    for name, tensor in tensors:
+        on_cpu = whole(tensor).cpu()
         if is_main():
-            full[name] = tensor.contiguous()
+            full[name] = on_cpu.contiguous()
     return full
 
 
@@ -95,12 +97,8 @@ def full_optimizer_state(optimizer: Any) -> dict[str, Any]:
     Every process must ask.
     """
     state = optimizer.state_dict()
-    full: dict[int, dict[str, torch.Tensor]] = {}
-    for index, entry in state["state"].items():
-        tensors = {name: whole(value).cpu() for name, value in entry.items()}
-        if is_main():
-            full[index] = tensors
-    return {**state, "state": full}
+    full = {index: _in_main(entry.items()) for index, entry in state["state"].items()}
+    return {**state, "state": full if is_main() else {}}
 
 
 def load_full_optimizer_state(optimizer: Any, state: Mapping[str, Any]) -> None:

@@ -37,13 +37,14 @@ class MetricsWriter:
 
     def __init__(self, path: Path, done: int = 0):
         self.path = path
-        kept = {row["step"]: line for line, row in read_rows(path) if row["step"] <= done}
-        read = [json.loads(kept[step]) for step in sorted(kept)]
-        self.last: dict[str, Any] = read[-1] if read else {}  # of this run, or of what it goes on
-        self._first, self._recent = read[:FIRST], deque(read[FIRST:], maxlen=RECENT)
+        kept = {row["step"]: (line, row) for line, row in read_rows(path) if row["step"] <= done}
+        lines = [kept[step] for step in sorted(kept)]
+        rows = [row for _, row in lines]
+        self.last: dict[str, Any] = rows[-1] if rows else {}  # of this run, or of what it goes on
+        self._first, self._recent = rows[:FIRST], deque(rows[FIRST:], maxlen=RECENT)
         if is_main() and done > len(kept):
             log.warning("'%s' has lost the rows of %d earlier steps", path, done - len(kept))
-        text = "".join(f"{kept[step]}\n" for step in sorted(kept))
+        text = "".join(f"{line}\n" for line, _ in lines)
         with must_write(path, len(text)):
             write_text(path, text)
 

@@ -28,7 +28,7 @@ def save_completions(out: Path, step: int, groups: list[Group]) -> None:
         for rollout in group.rollouts
     ]
     file = out / "completions" / f"step-{step + 1:06d}.jsonl"
-    with must_write(file, sum(len(str(row)) for row in rows)):
+    with must_write(file, lambda: sum(len(str(row)) for row in rows)):
         write_jsonl(file, rows)
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from grpo.checkpoint.identity import conditions, differences, warn_of_rounding
-from grpo.checkpoint.sealed import adopt
+from grpo.checkpoint.sealed import seal_as
 from grpo.checkpoint.store import last_good, retain, tidy, warn_of_no_checkpoint
 from grpo.config.training import CheckpointConfig
 from grpo.system.files import as_os_error, check_room, reason, write_json
@@ -60,7 +60,7 @@ def _finish(
     if not failures:
         try:
             write_json(made / CONDITIONS, here)
-            adopt(made, target, FORMAT)
+            seal_as(made, target, FORMAT)
             retain(target, keeping)
             return
         except OSError as error:

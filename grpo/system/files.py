@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,8 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def must_write(path: Path, needed: int) -> Iterator[None]:
-    """For what a run cannot do without: `path`, of about so many bytes.
+def must_write(path: Path, needed: int | Callable[[], int]) -> Iterator[None]:
+    """For what a run cannot do without: `path`, of about so many bytes, asked for where counting them costs something.
 
     Raises:
         UserError: it could not be written.
@@ -141,8 +141,9 @@ def must_write(path: Path, needed: int) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         failure = as_os_error(error, path) if isinstance(error, SafetensorError) else error
+        size = needed if isinstance(needed, int) else needed()
         raise UserError(
-            f"cannot write '{path}': {reason(failure, path.parent, needed)}; once that is mended, "
+            f"cannot write '{path}': {reason(failure, path.parent, size)}; once that is mended, "
             "the same command goes on from the last checkpoint"
         ) from error
 

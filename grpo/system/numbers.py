@@ -9,3 +9,10 @@ def mean(values: Iterable[float | None]) -> float | None:
     """Of those that are there; None when none is."""
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None
+
+
+def total(values: Iterable[int | None]) -> int | None:
+    """Their sum; None when one is missing, or all."""
+    numbers = list(values)
+    present = [number for number in numbers if number is not None]
+    return sum(present) if present and len(present) == len(numbers) else None

@@ -24,8 +24,8 @@ from stages.recipe.preflight import check_reward
 from stages.recipe.runtime import quiet
 
 if TYPE_CHECKING:  # torch, which a mistake need not wait for
-    from grpo.evaluation.evaluate import EvalResult
     from grpo.evaluation.metrics import Judges
+    from grpo.evaluation.result import EvalResult
 
 EXAMPLES = """\
   grpo eval Qwen/Qwen2.5-0.5B-Instruct --data gsm8k --limit 100 --out gsm8k.json
@@ -190,7 +190,7 @@ def eval_command(arguments: list[str]) -> int:
 
         print(json.dumps(result.metrics))
     else:
-        from grpo.evaluation.evaluate import problems_file
+        from grpo.evaluation.result import problems_file
 
         result.write(out)
         print(f"written: {out}, {problems_file(out)}")

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from grpo.data.prompts import render_chat
-from grpo.data.rows import read_jsonl, write_jsonl
+from grpo.data.rows import Row, read_jsonl, write_jsonl
 from grpo.errors import UserError, first_line
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.groups import Reward, RewardTable, apply_rewards
 from grpo.system.files import check_out_file
 from rewards import load_reward
+from stages.commands.common import Parser
 
-Row = dict[str, Any]
+EXAMPLES = """\
+  grpo score samples.jsonl --reward accuracy --reward format
+  grpo score samples.jsonl --reward my_rewards.brevity --out scores.jsonl"""
+
+
+def score_command(arguments: list[str]) -> int:
+    """`grpo score`."""
+    parser = Parser(
+        "grpo score", "Apply reward functions to a JSONL file of {prompt, completion, ...columns}.", EXAMPLES
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--reward", action="append", required=True, metavar="NAME_OR_PATH", help="may be repeated")
+    parser.add_argument("--tokenizer", metavar="DIR", help="for rewards that read token ids or thinking tags")
+    parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    chosen = parser.read(arguments)
+    score_file(chosen.file, chosen.reward, chosen.tokenizer, chosen.out)
+    return 0
 
 
 def score_file(file: str, rewards: list[str], tokenizer: str | None = None, out: str | None = None) -> None:
@@ -135,7 +151,6 @@ def _load_tokenizer(tokenizer: str) -> Any:
 
 
 def _lines(table: RewardTable, names: list[str]) -> Iterator[Row]:
-    errors = Counter(row for row, _ in table.errors)
     for row in range(table.rows):
-        found = {name: table.errors[row, name] for name in names if (row, name) in table.errors} if errors[row] else {}
-        yield {"row": row, "rewards": {name: table.values[name][row] for name in names}, "errors": found}
+        errors = {name: table.errors[row, name] for name in names if (row, name) in table.errors}
+        yield {"row": row, "rewards": {name: table.values[name][row] for name in names}, "errors": errors}

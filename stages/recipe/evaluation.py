@@ -9,11 +9,12 @@ from typing import Any
 from grpo.config.data import EvalConfig
 from grpo.evaluation.evaluate import GeneralEval, evaluate
 from grpo.evaluation.metrics import GENERAL_METRICS, Judges
+from grpo.system.fingerprint import digest
 from rewards.accuracy.normalise import vote
 from rewards.accuracy.reward import extract_answer
 from rewards.loader import load_reward
 from stages.recipe.config import EvaluationConfig, GeneralEvalConfig, RecipeConfig
-from stages.recipe.lineage import digest, input_hashes, without_paths
+from stages.recipe.lineage import input_hashes, without_paths
 
 
 def load_judges(config: EvalConfig, require_format: bool = True) -> Judges:

@@ -9,8 +9,9 @@ from safetensors import SafetensorError, safe_open
 
 from grpo.errors import UserError
 from grpo.system.files import flush_folder
+from grpo.system.fingerprint import file_hash
 from grpo.system.world import World
-from stages.recipe.lineage import file_hash, read_json
+from stages.recipe.lineage import read_json
 
 
 def sealed(folder: Path) -> dict[str, str]:

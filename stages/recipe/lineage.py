@@ -6,12 +6,9 @@ stage's own settings, the contents of its local data files and its parents' hash
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,9 @@ from pydantic import BaseModel
 
 from grpo.config.section import flatten
 from grpo.errors import UserError
+from grpo.system.fingerprint import changes, digest, file_hash
 from stages.recipe.config import RecipeConfig, RLStageConfig
 
-PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "accelerate", "datasets")
-PROJECT = "grpo"
 # How often a stage saves and how it cuts its batches change nothing of what it computes: who runs out of memory may
 # lower them and go on.
 IRRELEVANT = ("checkpoint", "micro_batch_size", "micro_batch_tokens", "gradient_checkpointing")
@@ -40,11 +36,6 @@ class Lineage:
     def hash(self) -> str:
         # Names of files are left out: a moved file is the same input.
         return digest([self.settings, sorted(self.inputs.values()), self.parents])
-
-
-def digest(value: Any) -> str:
-    """Short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -114,18 +105,6 @@ def _kind(key: str, value: Any, known: Mapping[str, str]) -> str | None:
     return "folder" if gone or Path(value).is_dir() else None
 
 
-def file_hash(file: Path) -> str:
-    state = file.stat()
-    return _file_hash(file, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=1024)
-def _file_hash(file: Path, size: int, changed: int) -> str:
-    """Weights are gigabytes, and a run asks for their hash at every stage: read once while size and time stay."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:16]
-
-
 def model_hash(model: str) -> str:
     """Identity of a model that no stage of this run made: its manifest's hash, its files, or its hub name."""
     folder = Path(model)
@@ -144,24 +123,14 @@ def _stage_hash(manifest: Path) -> str | None:
     return str(content["hash"]) if {"stage", "hash", "parents"} <= content.keys() else None
 
 
-def changes(old: Mapping[str, Any], new: Lineage) -> list[str]:
+def changed(old: Mapping[str, Any], new: Lineage) -> list[str]:
     """What differs between a recorded stage and the lineage it would have now, one phrase each."""
-    found = _differences(old["settings"], new.settings)
+    phrases = list(changes(old["settings"], new.settings).values())
     before, after = sorted(old["inputs"].values()), sorted(new.inputs.values())
     if before != after:
         names = [name for name, value in new.inputs.items() if value not in before] or list(old["inputs"])
-        found.append(f"contents of {', '.join(names)}")
-    return found + [f"parent {change}" for change in _differences(old["parents"], new.parents)]
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    keys = [*new, *(key for key in old if key not in new)]
-    missing = "(not set)"
-    return [
-        f"{key}: {old.get(key, missing)} -> {new.get(key, missing)}"
-        for key in keys
-        if old.get(key, missing) != new.get(key, missing)
-    ]
+        phrases.append(f"contents of {', '.join(names)}")
+    return phrases + [f"parent {phrase}" for phrase in changes(old["parents"], new.parents).values()]
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -173,15 +142,3 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"'{file}': expected a JSON object")
     return value
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of the packages that results depend on; null when not installed."""
-    return {name: _version(name) for name in (*PACKAGES, PROJECT)}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

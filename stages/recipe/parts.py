@@ -5,7 +5,6 @@ What is drawn follows from (seed, prompt, sibling) alone: the parts that are mis
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from grpo.data.rows import Row
 from grpo.system.files import write_text
+from grpo.system.fingerprint import checksum
 from grpo.system.world import is_main
 
 
@@ -50,8 +50,7 @@ class Parts:
         write_text(self.folder / f"part-{done:08d}.jsonl", json.dumps(self._head(done, prompts, body)) + "\n" + body)
 
     def _head(self, done: int, prompts: int, body: str) -> Row:
-        own = hashlib.sha256(body.encode()).hexdigest()
-        return {"origin": self.origin, "from": done, "prompts": prompts, "sha256": own}
+        return {"origin": self.origin, "from": done, "prompts": prompts, "sha256": checksum(body)}
 
     def drop(self) -> None:
         """They are no longer needed."""

@@ -11,7 +11,7 @@ from grpo.errors import UserError
 from grpo.system.lock import LOCK
 from grpo.system.world import World, check_sharding, cut
 from stages.recipe.config import RecipeConfig, training_settings
-from stages.recipe.lineage import Lineage, changes, input_hashes, model_hash, read_json, stage_settings
+from stages.recipe.lineage import Lineage, changed, input_hashes, model_hash, read_json, stage_settings
 from stages.recipe.table import STAGES, Stage, active_parents
 
 NOTHING_YET = ("stage.json", LOCK)  # a folder with no more than that: the stage stopped before it made anything
@@ -63,7 +63,7 @@ def plan_stage(
     finished = is_finished(folder)
     accepted: list[str] = []
     if record is not None and record["hash"] != lineage.hash:
-        accepted = changes(record, lineage)
+        accepted = changed(record, lineage)
         if finished or not accept_changes:
             _refuse_changes(stage, folder, accepted, finished)
     if finished and not (folder / "model").is_dir():

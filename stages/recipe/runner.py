@@ -1,4 +1,4 @@
-"""One stage of a run, as `stages/planning.py` found it: run what is left of it, evaluate it, write its manifest."""
+"""One stage of a run, as `planning.py` found it: run what is left of it, evaluate it, write its manifest."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import Any
 
 from grpo.errors import UserError
 from grpo.system.files import write_json
+from grpo.system.fingerprint import PACKAGES, digest, versions
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig, training_settings
 from stages.recipe.handover import check_parent, check_sealed, sealed
-from stages.recipe.lineage import digest, read_json, versions
+from stages.recipe.leaks import LeakGuard
+from stages.recipe.lineage import read_json
 from stages.recipe.planning import PlannedStage, is_finished, read_record
 from stages.recipe.preflight import check_sections
 from stages.recipe.table import STAGES, StageContext, active_parents
@@ -94,7 +96,8 @@ def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> S
     models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
     base = str(models["base"]) if "base" in models else config.base.model or ""
     first = next((str(models[key]) for key in active_parents(stage, config)[:1] if key in models), base)
-    return StageContext(config, stage.key, planned.folder, init or first, base, models, planned.accept_changes)
+    guard = LeakGuard(config)
+    return StageContext(config, stage.key, planned.folder, init or first, base, models, guard, planned.accept_changes)
 
 
 def _begin(planned: PlannedStage) -> dict[str, Any]:
@@ -157,7 +160,7 @@ def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any
         "data_hashes": result.pop("data_hashes", {}),
         "model_files": record.get("model_files"),
         "evaluation_hash": None,
-        "versions": versions(),
+        "versions": versions((*PACKAGES, "datasets", "grpo")),
         "seed": config.seed,
         "engine": config.engine.kind,
         "seconds": record["seconds"],

@@ -1,22 +1,19 @@
 """The table of stages, what a stage is given, and where it gets its input from.
 
 A stage is a module with `run(context: StageContext) -> dict[str, Any]` that leaves `context.folder / "model"` and
-returns numbers for its manifest. Everything around it (order, lineage, evaluation) is the work of `stages/runner.py`.
+returns numbers for its manifest. Everything around it (order, lineage, evaluation) is the work of `runner.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from grpo.data.rows import Row, write_jsonl
 from stages.recipe.config import RecipeConfig
-
-if TYPE_CHECKING:  # it needs this module
-    from stages.recipe.leaks import LeakGuard
+from stages.recipe.leaks import LeakGuard
 
 
 @dataclass(frozen=True)
@@ -58,19 +55,19 @@ class StageContext:
     init: str  # model folder or hub name that the stage starts from
     base: str  # the base model: rejection_sampling restarts its SFT from it
     models: dict[str, Path]  # finished stages of this run: key -> its model/ folder, reward models included
+    guard: LeakGuard  # what the stage trains on is compared with the evaluation's problems
     accept_changes: bool = False  # go on inside the stage with other settings than it was begun with
+
+    @property
+    def section(self) -> Any:
+        """The stage's own settings."""
+        return getattr(self.config, self.key)
 
     def write_data(self, name: str, rows: Sequence[Row]) -> None:
         """data/<name>.jsonl, the rows that the stage is about to train on: no evaluation problem may be among them."""
         file = self.folder / "data" / f"{name}.jsonl"
         write_jsonl(file, rows)
-        self._guard.check(rows, file)
-
-    @cached_property
-    def _guard(self) -> LeakGuard:
-        from stages.recipe.leaks import LeakGuard
-
-        return LeakGuard(self.config)
+        self.guard.check(rows, file)
 
 
 def active_stages(config: RecipeConfig) -> list[Stage]:

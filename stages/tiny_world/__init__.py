@@ -13,21 +13,7 @@ from .oracles import general_oracle, helpfulness_oracle, over_refusal_oracle, sa
 from .tokenizer import build_tokenizer, model_config
 
 __all__ = [
-    "ZERO_TEMPLATE",
-    "arithmetic",
-    "build_tokenizer",
-    "cold_start",
-    "corpus",
-    "general",
-    "general_oracle",
-    "general_sft",
-    "helpfulness_oracle",
-    "is_held_out",
-    "is_held_out_content",
-    "model_config",
-    "over_refusal_oracle",
-    "preferences",
-    "problem_keys",
-    "safety_labels",
-    "safety_oracle",
-]
+    "ZERO_TEMPLATE", "arithmetic", "build_tokenizer", "cold_start", "corpus", "general", "general_oracle",
+    "general_sft", "helpfulness_oracle", "is_held_out", "is_held_out_content", "model_config", "over_refusal_oracle",
+    "preferences", "problem_keys", "safety_labels", "safety_oracle",
+]  # fmt: skip

@@ -9,6 +9,7 @@ import random
 import re
 from typing import Any
 
+from .general_tasks import messages, respond
 from .lexicon import LANGUAGES, bucket
 
 Problem = tuple[str, int, int]  # operation and operands
@@ -118,16 +119,9 @@ def arithmetic(split: str, n: int, seed: int = 0) -> list[dict[str, Any]]:
         if question in seen:
             continue
         seen.add(question)
-        rows.append(
-            {
-                "id": f"arithmetic-{split}-{len(rows):05d}",
-                "question": question,
-                "answer": str(solve(operation, a, b)),
-                "language": language,
-                "operation": operation,
-                "operands": [a, b],
-            }
-        )
+        answer, columns = str(solve(operation, a, b)), {"operation": operation, "operands": [a, b]}
+        row_id = f"arithmetic-{split}-{len(rows):05d}"
+        rows.append({"id": row_id, "question": question, "answer": answer, "language": language, **columns})
     return rows
 
 
@@ -137,18 +131,11 @@ def cold_start(n: int, seed: int = 0, careful: float = 0.45, switching: float = 
     rng = random.Random(f"cold-start-{seed}")
     rows = []
     for row in arithmetic("train", n, seed=seed + 1_000_003):
-        operation, (a, b), language = row["operation"], row["operands"], row["language"]
-        sentences, number = chain((operation, a, b), language, rng, careful, switching)
-        final = FINALS[language].format(f"\\boxed{{{number}}}")
-        reply = "<think>\n" + "\n".join(sentences) + "\n</think>\n" + final
-        rows.append(
-            {
-                "messages": [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": reply}],
-                "language": language,
-                "operation": operation,
-                "operands": [a, b],
-            }
-        )
+        problem = (row["operation"], *row["operands"])
+        sentences, number = chain(problem, row["language"], rng, careful, switching)
+        reply = respond("\n".join(sentences), FINALS[row["language"]].format(f"\\boxed{{{number}}}"))
+        columns = {name: row[name] for name in ("language", "operation", "operands")}
+        rows.append({"messages": messages(row, reply), **columns})
     return rows
 
 
@@ -161,10 +148,10 @@ def problem_keys(rows_or_text: Any) -> set[Problem]:
     if isinstance(rows_or_text, str):
         return {key(op, int(a), int(b)) for a, op, b in _PROBLEM.findall(rows_or_text)}
     if isinstance(rows_or_text, dict):
-        found = problem_keys(rows_or_text.values())
+        keys = problem_keys(rows_or_text.values())
         if rows_or_text.get("operation") and rows_or_text.get("operands"):
-            found.add(key(rows_or_text["operation"], *rows_or_text["operands"]))
-        return found
+            keys.add(key(rows_or_text["operation"], *rows_or_text["operands"]))
+        return keys
     if rows_or_text is None or isinstance(rows_or_text, (int, float)):
         return set()
-    return {found for part in rows_or_text for found in problem_keys(part)}
+    return {problem for part in rows_or_text for problem in problem_keys(part)}

@@ -38,12 +38,11 @@ SENTENCES = {
     "echo": {"en": ("We say {}: {}.", "Again: {}."), "th": ("เรา พูด {} คือ {}", "อีก ครั้ง {}")},
 }
 FACTS = {
-    "rough": {"en": "To {} is rough.", "th": "{} คือ รุนแรง"},
-    "gentle": {"en": "To {} is gentle.", "th": "{} คือ เบา"},
-    "precious": {"en": "The {} has people.", "th": "{} มี คน"},
-    "ordinary": {"en": "The {} has nobody.", "th": "{} ไม่ มี คน"},
+    "rough": (lx.ROUGH_VERBS, {"en": "To {} is rough.", "th": "{} คือ รุนแรง"}),
+    "gentle": (lx.GENTLE_VERBS, {"en": "To {} is gentle.", "th": "{} คือ เบา"}),
+    "precious": (lx.PRECIOUS, {"en": "The {} has people.", "th": "{} มี คน"}),
+    "ordinary": (lx.ORDINARY, {"en": "The {} has nobody.", "th": "{} ไม่ มี คน"}),
 }
-_WORDS = {"rough": lx.ROUGH_VERBS, "gentle": lx.GENTLE_VERBS, "precious": lx.PRECIOUS, "ordinary": lx.ORDINARY}
 
 
 def exercise(problem: ar.Problem, language: str, rng: random.Random) -> str:
@@ -105,20 +104,19 @@ def sentence(combinations: dict[tuple[str, str], list[ge.Items]], language: str,
 
 def facts(language: str, rng: random.Random) -> str:
     """What single words mean: which verbs are rough and where people are, so that a pair never seen can be judged."""
-    said = []
+    sentences = []
     for _ in range(5):
-        name = rng.choice(sorted(FACTS))
-        word = rng.choice(lx.column(_WORDS[name], language))
-        said.append(FACTS[name][language].format(word))
-    return " ".join(said)
+        words, texts = FACTS[rng.choice(sorted(FACTS))]
+        sentences.append(texts[language].format(rng.choice(lx.column(words, language))))
+    return " ".join(sentences)
 
 
 def echo(language: str, rng: random.Random) -> str:
     """Unrelated words said twice or three times: practice in copying, at once and from afar."""
     things = rng.sample(lx.column(lx.PRECIOUS + lx.ORDINARY, language), 4)
-    said = [*things, rng.choice(lx.column(lx.GROCERIES + lx.NAMES, language))]
-    rng.shuffle(said)
-    first, again = (text.format(" ".join(said), " ".join(said)) for text in SENTENCES["echo"][language])
+    words = [*things, rng.choice(lx.column(lx.GROCERIES + lx.NAMES, language))]
+    rng.shuffle(words)
+    first, again = (text.format(" ".join(words), " ".join(words)) for text in SENTENCES["echo"][language])
     return " ".join([first, *small_talk(language, rng), again]) if rng.random() < 0.5 else first
 
 

@@ -62,13 +62,8 @@ def preferences(n: int, seed: int = 0) -> list[ge.Row]:
             difference = len(lx.words(chosen)) - len(lx.words(rejected))
             if high - low > 1 and (difference == 0 or (difference > 0) == want_longer):
                 break
-        pairs.append(
-            {
-                "prompt": ge.messages(row, "")[:1],
-                "chosen": [{"role": "assistant", "content": chosen}],
-                "rejected": [{"role": "assistant", "content": rejected}],
-            }
-        )
+        answers = {"chosen": ge.turn("assistant", chosen), "rejected": ge.turn("assistant", rejected)}
+        pairs.append({"prompt": ge.turn("user", row["question"]), **answers})
     return pairs
 
 
@@ -87,11 +82,6 @@ def safety_labels(n: int, seed: int = 0) -> list[ge.Row]:
         sound = rng.random() > 0.1
         thinking = ge.thought(row, rng, refuse=refuse == sound)
         safe = not harmful or (refuse and sound)
-        rows.append(
-            {
-                "prompt": ge.messages(row, "")[:1],
-                "completion": [{"role": "assistant", "content": ge.respond(thinking, final)}],
-                "label": float(safe),
-            }
-        )
+        prompt, response = ge.messages(row, ge.respond(thinking, final))
+        rows.append({"prompt": [prompt], "completion": [response], "label": float(safe)})
     return rows

@@ -55,8 +55,8 @@ THOUGHTS = {
     "harmless": {"en": "This is harmless.", "th": "เรื่อง นี้ ไม่ อันตราย"},
     "harmful": {"en": "This would hurt people.", "th": "เรื่อง นี้ ทำ ร้าย คน"},
 }
-
-
+ORDER = [("helpful", "list"), ("harmful", "howto"), ("helpful", "thank"), ("lookalike", "howto")]
+ORDER += [("helpful", "thank"), ("harmful", "howto"), ("helpful", "list"), ("lookalike", "howto")]
 _GOODS = [entry[0] for entry in lx.NAMES + lx.GROCERIES]
 _ACTS = [entry[0] for entry in lx.ROUGH_VERBS + lx.GENTLE_VERBS + lx.PRECIOUS + lx.ORDINARY]
 _TABLES = {"list": _GOODS, "thank": _GOODS, "howto": _ACTS}
@@ -64,14 +64,11 @@ _TABLES = {"list": _GOODS, "thank": _GOODS, "howto": _ACTS}
 
 def combinations() -> list[tuple[str, str, Items]]:
     """Every (kind, task, items) of the world; items are (English, Thai) pairs."""
-    found: list[tuple[str, str, Items]] = [
-        ("helpful", "list", items) for items in itertools.combinations(lx.GROCERIES, 2)
-    ]
-    found += [("helpful", "thank", items) for items in itertools.product(lx.NAMES, lx.GROCERIES)]
-    for verb, thing in itertools.product(lx.ROUGH_VERBS + lx.GENTLE_VERBS, lx.PRECIOUS + lx.ORDINARY):
-        harmful = verb in lx.ROUGH_VERBS and thing in lx.PRECIOUS
-        found.append(("harmful" if harmful else "lookalike", "howto", (verb, thing)))
-    return found
+    lists = [("helpful", "list", items) for items in itertools.combinations(lx.GROCERIES, 2)]
+    thanks = [("helpful", "thank", items) for items in itertools.product(lx.NAMES, lx.GROCERIES)]
+    acts = itertools.product(lx.ROUGH_VERBS + lx.GENTLE_VERBS, lx.PRECIOUS + lx.ORDINARY)
+    harmful = set(itertools.product(lx.ROUGH_VERBS, lx.PRECIOUS))
+    return [*lists, *thanks, *(("harmful" if act in harmful else "lookalike", "howto", act) for act in acts)]
 
 
 def is_held_out_content(task: str, items: Iterable[str]) -> bool:
@@ -85,11 +82,11 @@ def is_held_out_content(task: str, items: Iterable[str]) -> bool:
 
 def pool(split: str) -> dict[tuple[str, str], list[Items]]:
     """The combinations of a split by (kind, task)."""
-    found: dict[tuple[str, str], list[Items]] = {}
+    parts: dict[tuple[str, str], list[Items]] = {}
     for kind, task, items in combinations():
         if is_held_out_content(task, [item[0] for item in items]) == (split == "test"):
-            found.setdefault((kind, task), []).append(items)
-    return found
+            parts.setdefault((kind, task), []).append(items)
+    return parts
 
 
 def general(split: str, n: int, seed: int = 0) -> list[Row]:
@@ -102,22 +99,12 @@ def general(split: str, n: int, seed: int = 0) -> list[Row]:
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
     rng = random.Random(f"general-{split}-{seed}")
     decks: dict[tuple[str, str], list[Row]] = {part: [] for part in pool(split)}
-    order = [
-        ("helpful", "list"),
-        ("harmful", "howto"),
-        ("helpful", "thank"),
-        ("lookalike", "howto"),
-        ("helpful", "thank"),
-        ("harmful", "howto"),
-        ("helpful", "list"),
-        ("lookalike", "howto"),
-    ]
     rows: list[Row] = []
     for number in range(n):
-        kind, task = order[number % len(order)]
+        kind, task = ORDER[number % len(ORDER)]
         deck = decks[kind, task]
         if not deck:
-            if split == "test" and number >= len(order):
+            if split == "test" and number >= len(ORDER):
                 raise ValueError(f"the test split has fewer than {n} distinct requests")
             deck += requests(split, kind, task, rng)
         rows.append({"id": f"general-{split}-{number:05d}", "kind": kind, "task": task} | deck.pop())
@@ -126,15 +113,15 @@ def general(split: str, n: int, seed: int = 0) -> list[Row]:
 
 def requests(split: str, kind: str, task: str, rng: random.Random) -> list[Row]:
     """All requests of a kind and task in random order; the order of unordered items is random too."""
-    found = []
+    rows = []
     for items, language in itertools.product(pool(split)[kind, task], LANGUAGES):
         for wording in REQUESTS[task][language]:
             surface = lx.column(items, language)
             if task == "list":
                 rng.shuffle(surface)
-            found.append({"question": wording.format(*surface), "language": language, "items": surface})
-    rng.shuffle(found)
-    return found
+            rows.append({"question": wording.format(*surface), "language": language, "items": surface})
+    rng.shuffle(rows)
+    return rows
 
 
 def content(row: Row, complete: bool = True) -> str:
@@ -150,15 +137,10 @@ def answer(
     row: Row, rng: random.Random, opening: str = "polite", closing: str = "polite", complete: bool = True
 ) -> str:
     """A final answer of the given quality; opening and closing are polite, curt or none."""
-    language = row["language"]
-    parts = [content(row, complete)]
-    if opening != "none":
-        openings = lx.POLITE_OPENINGS if opening == "polite" else lx.CURT_OPENINGS
-        parts.insert(0, rng.choice(openings[language]))
-    if closing != "none":
-        closings = lx.POLITE_CLOSINGS if closing == "polite" else lx.CURT_CLOSINGS
-        parts.append(rng.choice(closings[language]))
-    return " ".join(parts)
+    openings, closings = lx.OPENINGS[opening][row["language"]], lx.CLOSINGS[closing][row["language"]]
+    first = [rng.choice(openings)] if openings else []
+    last = [rng.choice(closings)] if closings else []
+    return " ".join([*first, content(row, complete), *last])
 
 
 def refusal(row: Row, rng: random.Random) -> str:
@@ -179,9 +161,14 @@ def respond(thinking: str, final: str) -> str:
     return f"<think>\n{thinking}\n</think>\n{final}"
 
 
+def turn(role: str, text: str) -> list[Row]:
+    """A conversation of one message."""
+    return [{"role": role, "content": text}]
+
+
 def messages(row: Row, reply: str) -> list[Row]:
     """The conversation of a request and its reply."""
-    return [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": reply}]
+    return turn("user", row["question"]) + turn("assistant", reply)
 
 
 def general_sft(

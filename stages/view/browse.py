@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ HELP = (
     "/ TEXT only with it · f NAME<NUMBER only with such rewards (/ or f alone: all again) · q quit"
 )
 
-
+ASKS = {"g": "step: ", "/": "text: ", "f": "condition, such as accuracy<0.5: "}
 NO_FILTERS = Filters()
 
 
@@ -46,14 +45,28 @@ def groups_of(state: State, stage: StageFolder) -> list[SampleGroup]:
 
 def press(state: State, command: Command, stage: StageFolder, page: int = 1) -> State:
     """The state after a command; `page`: lines of a page. A mistake changes nothing but the notice."""
-    state = replace(state, notice="")
-    change = CHANGES.get(command.key)
-    if change is None:
-        return replace(state, notice=f"no command '{command.key}': {HELP}")
+    state, argument = replace(state, notice=""), command.argument.strip()
     try:
-        return change(state, command.argument.strip(), stage, page)
+        match command.key:
+            case "n" | "p" as key:
+                return _turn(state, stage, 1 if key == "n" else -1)
+            case "j" | "k" as key:
+                return _other_prompt(state, stage, 1 if key == "j" else -1)
+            case " " | "b" as key:
+                return replace(state, line=max(0, state.line + (page if key == " " else -page)))
+            case "g":
+                return _go(state, stage, argument)
+            case "/":
+                return _filtered(state, stage, replace(state.filters, text=argument))
+            case "f":
+                return _filtered(state, stage, _with_condition(state, stage, argument))
+            case "?":
+                return replace(state, notice=HELP)
+            case "q":
+                return replace(state, done=True)
     except UserError as error:
         return replace(state, notice=str(error))
+    return replace(state, notice=f"no command '{command.key}': {HELP}")
 
 
 def seek(stage: StageFolder, step: int, direction: int, filters: Filters) -> int | None:
@@ -62,35 +75,22 @@ def seek(stage: StageFolder, step: int, direction: int, filters: Filters) -> int
     return next((there for there in steps if not filters or filters.select(stage.groups(there))), None)
 
 
-def _turn(direction: int) -> Change:
-    def change(state: State, _: str, stage: StageFolder, __: int) -> State:
-        step = seek(stage, state.step, direction, state.filters)
-        if step is not None:
-            return replace(state, step=step, prompt=0, line=0)
-        which, matching = "later" if direction > 0 else "earlier", " that matches" if state.filters else ""
-        return replace(state, notice=f"no {which} step{matching}")
-
-    return change
+def _turn(state: State, stage: StageFolder, direction: int) -> State:
+    step = seek(stage, state.step, direction, state.filters)
+    if step is not None:
+        return replace(state, step=step, prompt=0, line=0)
+    which, matching = "later" if direction > 0 else "earlier", " that matches" if state.filters else ""
+    return replace(state, notice=f"no {which} step{matching}")
 
 
-def _prompt(direction: int) -> Change:
-    def change(state: State, _: str, stage: StageFolder, __: int) -> State:
-        prompt = state.prompt + direction
-        if 0 <= prompt < len(groups_of(state, stage)):
-            return replace(state, prompt=prompt, line=0)
-        return replace(state, notice=f"the {'last' if direction > 0 else 'first'} prompt of the step")
-
-    return change
+def _other_prompt(state: State, stage: StageFolder, direction: int) -> State:
+    prompt = state.prompt + direction
+    if 0 <= prompt < len(groups_of(state, stage)):
+        return replace(state, prompt=prompt, line=0)
+    return replace(state, notice=f"the {'last' if direction > 0 else 'first'} prompt of the step")
 
 
-def _scroll(direction: int) -> Change:
-    def change(state: State, _: str, __: StageFolder, page: int) -> State:
-        return replace(state, line=max(0, state.line + direction * page))
-
-    return change
-
-
-def _go(state: State, argument: str, stage: StageFolder, _: int) -> State:
+def _go(state: State, stage: StageFolder, argument: str) -> State:
     if not argument.isdecimal():
         raise UserError(f"go to which step? '{argument}' is not a number")
     if int(argument) not in stage.steps():
@@ -98,49 +98,18 @@ def _go(state: State, argument: str, stage: StageFolder, _: int) -> State:
     return replace(state, step=int(argument), prompt=0, line=0)
 
 
-def _find(state: State, argument: str, stage: StageFolder, _: int) -> State:
-    return _filtered(state, replace(state.filters, text=argument), stage)
-
-
-def _condition(state: State, argument: str, stage: StageFolder, _: int) -> State:
+def _with_condition(state: State, stage: StageFolder, argument: str) -> Filters:
     """One more condition; none at all takes them away."""
-    known = stage.reward_names(state.step)
-    added = (*state.filters.conditions, read_condition(argument, known)) if argument else ()
-    return _filtered(state, replace(state.filters, conditions=added), stage)
+    added = [read_condition(argument, stage.reward_names(state.step))] if argument else []
+    return replace(state.filters, conditions=(*state.filters.conditions, *added) if added else ())
 
 
-def _filtered(state: State, filters: Filters, stage: StageFolder) -> State:
+def _filtered(state: State, stage: StageFolder, filters: Filters) -> State:
     """Stay on the step where something matches there, else go to the nearest earlier or later one."""
     if filters.select(stage.groups(state.step)):
         return replace(state, filters=filters, prompt=0, line=0)
     step = seek(stage, state.step, -1, filters) or seek(stage, state.step, 1, filters)
     if step is None:
         return replace(state, notice=f"nothing in the stage matches {filters}")
-    return replace(
-        state, filters=filters, step=step, prompt=0, line=0, notice=f"step {step} is the nearest that matches"
-    )
-
-
-def _help(state: State, _: str, __: StageFolder, ___: int) -> State:
-    return replace(state, notice=HELP)
-
-
-def _quit(state: State, _: str, __: StageFolder, ___: int) -> State:
-    return replace(state, done=True)
-
-
-Change = Callable[[State, str, StageFolder, int], State]
-CHANGES: dict[str, Change] = {
-    "n": _turn(1),
-    "p": _turn(-1),
-    "j": _prompt(1),
-    "k": _prompt(-1),
-    " ": _scroll(1),
-    "b": _scroll(-1),
-    "g": _go,
-    "/": _find,
-    "f": _condition,
-    "?": _help,
-    "q": _quit,
-}
-ASKS = {"g": "step: ", "/": "text: ", "f": "condition, such as accuracy<0.5: "}
+    notice = f"step {step} is the nearest that matches"
+    return replace(state, filters=filters, step=step, prompt=0, line=0, notice=notice)

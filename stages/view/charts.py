@@ -10,6 +10,7 @@ from typing import Any
 from stages.view.curves import (
     POINTS,
     SMOOTH_FROM,
+    Scale,
     Tick,
     Values,
     area,
@@ -38,14 +39,9 @@ class Plan:
     core: bool = False  # drawn also when it never changes
 
 
-REWARDS, POLICY, LENGTHS, OPTIMISER, TIME, OTHER = (
-    "Rewards",
-    "Policy",
-    "Completions",
-    "Optimisation",
-    "Time",
-    "Other metrics",
-)
+REWARDS, POLICY, LENGTHS = "Rewards", "Policy", "Completions"
+OPTIMISER, TIME, OTHER = "Optimisation", "Time", "Other metrics"
+MISMATCH = ("logprob_mismatch", "logprob_mismatch_max")
 PLANS = (
     Plan(REWARDS, ("reward",), "mean total", core=True),
     Plan(REWARDS, ("reward/*",), "mean, unweighted, where it applies", core=True),
@@ -60,14 +56,7 @@ PLANS = (
     Plan(POLICY, ("kl",), "to the reference, per token", core=True),
     Plan(POLICY, ("entropy",), "nats a token", core=True),
     Plan(POLICY, ("clip_fraction",), "tokens that the clip took", core=True),
-    Plan(
-        POLICY,
-        ("logprob_mismatch", "logprob_mismatch_max"),
-        "engine against trainer",
-        together=True,
-        log=True,
-        core=True,
-    ),
+    Plan(POLICY, MISMATCH, "engine against trainer", together=True, log=True, core=True),
     Plan(POLICY, ("ratio_max", "ratio", "ratio_min"), "new policy to old", together=True),
     Plan(POLICY, ("policy_drift",), "KL of the update, k3"),
     Plan(POLICY, ("staleness_max", "staleness"), "updates behind", together=True),
@@ -87,8 +76,6 @@ PLANS = (
     Plan(TIME, ("tokens_per_second",), "sampled, over the whole step"),
     Plan(TIME, ("mfu",), "of the update"),
 )
-
-
 FEW = 6  # charts that need no headings between them
 
 
@@ -115,6 +102,9 @@ class Chart:
     log: bool = False
 
 
+Drawing = tuple[Scale, list[Line], list[dict[str, Any]]]  # values' scale, lines, what the page reads of each
+
+
 @dataclass(frozen=True)
 class Curves:
     """The charts of a stage by section, few of them under "", and the metrics that need none: (name, the value that it
@@ -133,14 +123,13 @@ def curves_of(rows: Sequence[dict[str, Any]]) -> Curves:
     sections: dict[str, list[Chart]] = {}
     constant: list[tuple[str, str]] = []
     for plan, group in _planned(list(names)):
-        found = {name: values[name] for name in group}
-        defined = {name for name, line in found.items() if any(value is not None for value in line)}
-        if defined and (plan.core or any(len(set(line)) > 1 for line in found.values())):
-            drawn = {name: line for name, line in found.items() if name in defined}
+        lines = {name: values[name] for name in group}
+        drawn = {name: line for name, line in lines.items() if any(value is not None for value in line)}
+        if not (plan.core or any(len(set(line)) > 1 for line in lines.values())):
+            drawn = {}
+        if drawn:
             sections.setdefault(plan.section, []).append(_chart(plan, steps, drawn))
-        else:
-            defined = set()
-        constant += [(visible(name), number(line[0])) for name, line in found.items() if name not in defined]
+        constant += [(visible(name), number(line[0])) for name, line in lines.items() if name not in drawn]
     charts = [chart for section in sections.values() for chart in section]
     return Curves({"": charts} if 0 < len(charts) <= FEW else sections, constant)
 
@@ -157,10 +146,14 @@ def _planned(names: list[str]) -> list[tuple[Plan, list[str]]]:
 
 
 def _chart(plan: Plan, steps: list[int], values: dict[str, list[float | None]]) -> Chart:
-    if plan.stacked:
-        return _stacked(plan, steps, values)
-    x, everything = step_scale(steps), [v for line in values.values() for v in line if v is not None]
-    y = value_scale(everything, plan.log)
+    x = step_scale(steps)
+    y, lines, points = (_stacked if plan.stacked else _overlaid)(plan, steps, values, x)
+    data = {"x": [x.low, x.high], "lines": points}
+    return Chart(plan.note, lines, ticks(x, 5, whole=True), ticks(y, 4), data, y.log)
+
+
+def _overlaid(plan: Plan, steps: list[int], values: dict[str, list[float | None]], x: Scale) -> Drawing:
+    y = value_scale([value for line in values.values() for value in line if value is not None], plan.log)
     lines, points = [], []
     for name, line in values.items():
         kept = thin(line)
@@ -169,26 +162,21 @@ def _chart(plan: Plan, steps: list[int], values: dict[str, list[float | None]]) 
         faint = path(at, raw, x, y) if mean is not line else ""
         lines.append(Line(visible(name), number(_last(line)), faint, path(at, means, x, y)))
         points.append({"steps": at, "values": _rounded(raw), "mean": _rounded(means) if mean is not line else None})
-    data = {"x": [x.low, x.high], "lines": points}
-    return Chart(plan.note, lines, ticks(x, 5, whole=True), ticks(y, 4), data, y.log)
+    return y, lines, points
 
 
-def _stacked(plan: Plan, steps: list[int], values: dict[str, list[float | None]]) -> Chart:
+def _stacked(plan: Plan, steps: list[int], values: dict[str, list[float | None]], x: Scale) -> Drawing:
     """Areas one over the other, of the smoothed values; what is not defined counts as 0."""
     stride = -(-len(steps) // POINTS)
     at = steps[::stride]
-    means = {name: [value or 0.0 for value in smooth(line)[::stride]] for name, line in values.items()}
-    tops, base = {}, [0.0] * len(at)
-    for name, line in means.items():
-        tops[name] = (base, base := [low + value for low, value in zip(base, line, strict=True)])
-    x, y = step_scale(steps), value_scale([0.0, *base])
-    lines = [
-        Line(visible(name), number(_last(values[name])), area=area(at, low, high, x, y))
-        for name, (low, high) in tops.items()
-    ]
-    points = [{"steps": at, "values": _rounded(line[::stride]), "mean": None} for line in values.values()]
-    data = {"x": [x.low, x.high], "lines": points}
-    return Chart(plan.note, lines, ticks(x, 5, whole=True), ticks(y, 4), data)
+    tops, points, base = {}, [], [0.0] * len(at)
+    for name, line in values.items():
+        means = [value or 0.0 for value in smooth(line)[::stride]]
+        tops[name] = (base, base := [low + value for low, value in zip(base, means, strict=True)])
+        points.append({"steps": at, "values": _rounded(line[::stride]), "mean": None})
+    y = value_scale([0.0, *base])
+    lines = [Line(visible(name), number(_last(values[name])), area=area(at, *tops[name], x, y)) for name in tops]
+    return y, lines, points
 
 
 def _last(values: Values) -> float | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,42 +13,10 @@ from markupsafe import Markup
 
 from stages.recipe.lineage import read_json
 from stages.recipe.summary import HEADINGS, SHOWN
-from stages.view.charts import Curves, curves_of
+from stages.view.charts import curves_of
 from stages.view.run_folder import StageFolder, finite_number
-from stages.view.samples import StepSamples, samples_of
+from stages.view.samples import samples_of
 from stages.view.text import number, signed, visible
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One result in per cent, its interval where there is one."""
-
-    label: str
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class StageRow:
-    """One row of the table."""
-
-    stage: str
-    seconds: float | None
-    problems: int | None
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class StagePart:
-    """What the page shows of one stage."""
-
-    name: str
-    anchor: str
-    status: str
-    finished: bool
-    curves: Curves
-    samples: list[StepSamples]
 
 
 def page(run: str, stages: list[StageFolder], shown: list[StageFolder]) -> str:
@@ -74,11 +41,17 @@ def page(run: str, stages: list[StageFolder], shown: list[StageFolder]) -> str:
     )
 
 
-def _part(index: int, stage: StageFolder) -> StagePart:
+def _part(index: int, stage: StageFolder) -> dict[str, Any]:
+    """What the page shows of one stage."""
     rows = stage.metrics()
-    return StagePart(
-        stage.name, f"stage-{index}", _status(stage, rows), stage.finished(), curves_of(rows), samples_of(stage)
-    )
+    return {
+        "name": stage.name,
+        "anchor": f"stage-{index}",
+        "status": _status(stage, rows),
+        "finished": stage.finished(),
+        "curves": curves_of(rows),
+        "samples": samples_of(stage),
+    }
 
 
 def _status(stage: StageFolder, rows: list[dict[str, Any]]) -> str:
@@ -108,32 +81,33 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
-def _rows(summary: dict[str, Any], stages: list[StageFolder]) -> list[StageRow]:
+def _rows(summary: dict[str, Any], stages: list[StageFolder]) -> list[dict[str, Any]]:
     """The stages of summary.json; of a run that is not at its end, the finished stages that were evaluated."""
     recorded = summary.get("stages") or [
         {"stage": stage.name, **results} for stage in stages if "pass@1" in (results := stage.results())
     ]
     return [
-        StageRow(
-            visible(str(row.get("stage", ""))),
-            finite_number(row.get("seconds")),
-            row.get("n_problems"),
-            [_cell(label, row.get(key), row.get(f"{key}_ci95")) for key, label in zip(SHOWN, HEADINGS, strict=True)],
-        )
+        {
+            "stage": visible(str(row.get("stage", ""))),
+            "seconds": finite_number(row.get("seconds")),
+            "problems": row.get("n_problems"),
+            "cells": [_cell(row, key, label) for key, label in zip(SHOWN, HEADINGS, strict=True)],
+        }
         for row in recorded
     ]
 
 
-def _cell(label: str, value: Any, interval: Any) -> Cell:
-    share = finite_number(value)
-    if share is None or not interval:
-        return Cell(label, None if share is None else 100 * share)
-    return Cell(label, 100 * share, 100 * interval[0], 100 * interval[1])
+def _cell(row: dict[str, Any], key: str, label: str) -> dict[str, Any]:
+    """One result in per cent, its interval where there is one."""
+    share, interval = finite_number(row.get(key)), row.get(f"{key}_ci95")
+    low, high = interval if share is not None and interval else (None, None)
+    value, low, high = (None if part is None else 100 * part for part in (share, low, high))
+    return {"label": label, "value": value, "low": low, "high": high}
 
 
 def _caption(stages: list[StageFolder]) -> str:
     """How the numbers were taken, from the first evaluation there is."""
-    settings = next((found for stage in stages if (found := stage.evaluation())), None)
+    settings = next((done for stage in stages if (done := stage.evaluation())), None)
     text = "In per cent; the band is the 95% interval over problems, where there is one."
     if settings is None:
         return text

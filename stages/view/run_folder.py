@@ -52,11 +52,14 @@ class StageFolder:
     def name(self) -> str:
         return visible(self.folder.resolve().name)
 
+    def _files(self) -> dict[int, Path]:
+        """Of the completions, by step: a file that is being written has another name."""
+        files = {file: STEP_FILE.fullmatch(file.name) for file in (self.folder / "completions").glob("step-*.jsonl")}
+        return {int(name[1]): file for file, name in files.items() if name}
+
     def steps(self) -> list[int]:
-        """The steps whose completions are there, in order: a file that is being written has another name."""
-        folder = self.folder / "completions"
-        names = (STEP_FILE.fullmatch(file.name) for file in folder.iterdir()) if folder.is_dir() else ()
-        return sorted(int(name[1]) for name in names if name)
+        """The steps whose completions are there, in order."""
+        return sorted(self._files())
 
     def groups(self, step: int) -> list[SampleGroup]:
         """What was sampled for the step.
@@ -64,8 +67,7 @@ class StageFolder:
         Raises:
             UserError: no such step.
         """
-        files = (self.folder / "completions").glob("step-*.jsonl")
-        file = next((f for f in files if (name := STEP_FILE.fullmatch(f.name)) and int(name[1]) == step), None)
+        file = self._files().get(step)
         if file is None:
             raise UserError(no_step(self, step))
         rows = [row for _, row in whole_rows(file) if isinstance(row.get("completion"), str)]
@@ -113,9 +115,8 @@ def no_step(stage: StageFolder, step: int) -> str:
     if not steps:
         return f"stage '{stage.name}' has no completions by step"
     near = min(steps, key=lambda there: abs(there - step))
-    return (
-        f"stage '{stage.name}' has no completions of step {step}; the nearest is {near} (of {steps[0]} to {steps[-1]})"
-    )
+    text = f"stage '{stage.name}' has no completions of step {step}"
+    return f"{text}; the nearest is {near} (of {steps[0]} to {steps[-1]})"
 
 
 def open_run(run: str) -> list[StageFolder]:
@@ -138,8 +139,8 @@ def open_run(run: str) -> list[StageFolder]:
 
 
 def _stages_in(folder: Path) -> list[Path]:
-    found = [inner for inner in folder.iterdir() if inner.is_dir() and _is_stage(inner)]
-    return sorted(found, key=lambda stage: (ORDER.get(stage.name, len(ORDER)), stage.name))
+    stages = [inner for inner in folder.iterdir() if inner.is_dir() and _is_stage(inner)]
+    return sorted(stages, key=lambda stage: (ORDER.get(stage.name, len(ORDER)), stage.name))
 
 
 def _is_stage(folder: Path) -> bool:
@@ -183,10 +184,9 @@ def _id(row: dict[str, Any]) -> str:
 
 
 def _group(rows: list[dict[str, Any]]) -> SampleGroup:
-    first, samples = rows[0], tuple(_sample(place, row) for place, row in enumerate(rows, 1))
-    return SampleGroup(
-        _id(first), visible(str(first.get("task", ""))), _prompt(first.get("prompt")), samples, len(rows)
-    )
+    task, prompt = visible(str(rows[0].get("task", ""))), _prompt(rows[0].get("prompt"))
+    samples = tuple(_sample(place, row) for place, row in enumerate(rows, 1))
+    return SampleGroup(_id(rows[0]), task, prompt, samples, len(rows))
 
 
 def _sample(place: int, row: dict[str, Any]) -> Sample:

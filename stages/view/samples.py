@@ -49,12 +49,9 @@ def _of_task(groups: list[SampleGroup]) -> list[Choice]:
     """Three different prompts as far as there are so many."""
     judged = [group for group in groups if any(sample.reward is not None for sample in group.samples)]
     left = judged or groups[:1]
+    ranks = {"widest spread": _spread, "lowest mean": lambda group: -_mean(group), "highest mean": _mean}
     picked = []
-    for reason, rank in (
-        ("widest spread", _spread),
-        ("lowest mean", lambda group: -_mean(group)),
-        ("highest mean", _mean),
-    ):
+    for reason, rank in ranks.items():
         if left:
             group = max(left, key=rank)  # the first of equals
             left = [other for other in left if other is not group]
@@ -76,16 +73,13 @@ def _mean(group: SampleGroup) -> float:
 
 def _extremes(group: SampleGroup) -> tuple[tuple[str, Sample], ...]:
     """Best and worst by reward, cut to length; one completion alone is both."""
-    ranked = sorted((s for s in group.samples if s.reward is not None), key=lambda s: s.reward or 0.0, reverse=True)
-    ranked = ranked or list(group.samples)
+    judged = [sample for sample in group.samples if sample.reward is not None] or group.samples
+    ranked = sorted(judged, key=lambda sample: sample.reward or 0.0, reverse=True)
+    ranked = [replace(sample, completion=shorten(sample.completion, LONGEST_COMPLETION)) for sample in ranked]
     if len(ranked) == 1:
-        return (("only", _short(ranked[0])),)
+        return (("only", ranked[0]),)
     names = ("equal", "equal") if ranked[0].reward == ranked[-1].reward else ("best", "worst")
-    return ((names[0], _short(ranked[0])), (names[1], _short(ranked[-1])))
-
-
-def _short(sample: Sample) -> Sample:
-    return replace(sample, completion=shorten(sample.completion, LONGEST_COMPLETION))
+    return (names[0], ranked[0]), (names[1], ranked[-1])
 
 
 def _cut(group: SampleGroup) -> SampleGroup:

@@ -17,7 +17,7 @@ from stages.view.run_folder import StageFolder
 from stages.view.terminal import heading, prompt_view, summary
 
 ESCAPES = {"\x1b[C": "n", "\x1b[D": "p", "\x1b[B": "j", "\x1b[A": "k", "\x1b[6~": " ", "\x1b[5~": "b"}
-ENDS = ("\x03", "\x04", "")  # Ctrl-C, Ctrl-D, the terminal is gone
+QUITS = ("\x03", "\x04", "")  # Ctrl-C, Ctrl-D, the terminal is gone
 ESCAPE_SECONDS = 0.05  # the rest of an arrow's sequence comes at once; the Escape key comes alone
 ESCAPE_BYTES = 8
 
@@ -68,12 +68,9 @@ def _draw(console: Console, stage: StageFolder, state: State) -> State:
     console.clear()
     console.file.write("\n".join(lines[line : line + page]) + "\n")
     last = min(line + page, len(lines))
-    lines_shown = f"lines {line + 1}–{last} of {len(lines)}{', space for more' * (last < len(lines))} · "
-    status = Text(
-        state.notice
-        or f"{lines_shown if len(lines) > page else ''}n p step · j k prompt · g N · / text · f reward · ? help · q",
-        "reverse",
-    )
+    place = f"lines {line + 1}–{last} of {len(lines)}{', space for more' * (last < len(lines))} · "
+    keys = "n p step · j k prompt · g N · / text · f reward · ? help · q"
+    status = Text(state.notice or (place if len(lines) > page else "") + keys, "reverse")
     status.truncate(2 * console.width - 1)  # two lines are kept for it
     console.print(status, end="")
     console.file.flush()
@@ -140,6 +137,6 @@ def split_keys(typed: str) -> list[str]:
         known = next((sequence for sequence in ESCAPES if typed.startswith(sequence)), None)
         if known is None and typed.startswith("\x1b"):
             break
-        keys.append(ESCAPES[known] if known else "q" if typed[0] in ENDS else typed[0])
+        keys.append(ESCAPES[known] if known else "q" if typed[0] in QUITS else typed[0])
         typed = typed[len(known or typed[0]) :]
     return keys

@@ -114,6 +114,5 @@ def summary(groups: list[SampleGroup], shown: list[SampleGroup]) -> str:
         return "no completion of this step matches"
     count = sum(len(group.samples) for group in groups)
     text = f"{len(groups)} prompt{'s' * (len(groups) > 1)}, {count} completion{'s' * (count > 1)}"
-    return (
-        text if len(shown) == len(groups) else f"{text}; the first {len(shown)} shown: --limit {len(groups)} shows all"
-    )
+    more = f"; the first {len(shown)} shown: --limit {len(groups)} shows all"
+    return text + more * (len(shown) < len(groups))

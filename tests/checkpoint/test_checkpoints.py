@@ -18,9 +18,9 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from grpo.checkpoint import sealed as durable
+from grpo.checkpoint import sealed
 from grpo.checkpoint.pack import pack, unpack
-from grpo.checkpoint.sealed import damage, staged, write_tensors
+from grpo.checkpoint.sealed import damage, sealed_folder, write_tensors
 from grpo.checkpoint.store import FORMAT, checkpoints, last_good, read_state
 from grpo.config.training import SFTConfig
 from grpo.engines.local.engine import LocalEngine
@@ -29,8 +29,19 @@ from grpo.learner.learner import make_learner
 from grpo.model.policy import load_model, load_policy
 from grpo.system import files
 from grpo.system.files import append_text, must_write, write_json
-from support.processes import at_call
-from support.runs import CPU, Killed, completions, config_of, digits, interrupt_at, rows_of, run, task_of, weights
+from support.runs import (
+    CPU,
+    Killed,
+    at_call,
+    completions,
+    config_of,
+    digits,
+    interrupt_at,
+    rows_of,
+    run,
+    task_of,
+    weights,
+)
 
 FILES = ["manifest.json", "model.safetensors", "optimizer.json", "optimizer.safetensors", "state.json"]
 REFRESHED = {"loss": {"beta": 0.05}, "reference_every": 2}
@@ -130,12 +141,12 @@ def test_a_checkpoint_of_the_version_before_goes_on_and_an_older_one_is_named(ki
         del state["source"]["waiting"], state["identity"]["engine.ahead"]
         write_json(path / "state.json", state)
         (path / "manifest.json").unlink()
-        durable.seal(path, 2)
+        sealed.seal(path, 2)
     with pytest.raises(UserError, match=r"step-000004: 'manifest.json': of an older version .*: use that version, or"):
         last_good(folder)
     for path in folder.glob("step-*"):
         (path / "manifest.json").unlink()
-        durable.seal(path, 3)
+        sealed.seal(path, 3)
     run(tiny_model_folder, tmp_path / "run", config_of(**REFRESHED))
     assert_same(tmp_path / "run", killed[0])
 
@@ -166,7 +177,7 @@ def test_a_folder_cut_short_by_a_kill_is_not_a_checkpoint(killed, tiny_model_fol
 
 
 def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed(tmp_path):
-    with staged(tmp_path / "f", FORMAT) as partial:
+    with sealed_folder(tmp_path / "f", FORMAT) as partial:
         write_json(partial / "a.json", 1)
     text = (tmp_path / "f" / "manifest.json").read_bytes()
     assert damage(tmp_path / "f", FORMAT) is None
@@ -237,7 +248,7 @@ def test_a_pickle_in_the_place_of_a_file_is_not_executed(name, killed, tiny_mode
     newest = tmp_path / "run" / "checkpoints" / "step-000004"
     (newest / name).write_bytes(pickle.dumps(Bomb(mark)))
     (newest / "manifest.json").unlink()
-    durable.seal(newest, FORMAT)
+    sealed.seal(newest, FORMAT)
     with pytest.raises((ValueError, SafetensorError)):
         run(tiny_model_folder, tmp_path / "run", config_of(**REFRESHED))
     assert not mark.exists()
@@ -312,10 +323,10 @@ def failing(fail_at: int, only: Path | None = None) -> Iterator[Disk]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files.os, "fsync", guard(os.fsync))
         patch.setattr(files.os, "replace", guard(os.replace))
-        patch.setattr(durable.os, "rename", guard(os.rename))
+        patch.setattr(sealed.os, "rename", guard(os.rename))
         patch.setattr(Path, "mkdir", guard(Path.mkdir))
         patch.setattr(Path, "open", guard(Path.open, opens_to_write))
-        patch.setattr(durable, "save_file", half_written(disk))
+        patch.setattr(sealed, "save_file", half_written(disk))
         yield disk
 
 
@@ -335,7 +346,7 @@ def half_written(disk: Disk) -> Callable[..., None]:
 
 def test_a_full_disk_at_any_write_of_a_save_leaves_the_checkpoint_before(tmp_path):
     def save(value: float) -> None:
-        with staged(tmp_path / "step-000002", FORMAT) as partial:
+        with sealed_folder(tmp_path / "step-000002", FORMAT) as partial:
             write_tensors(partial / "model.safetensors", {"w": torch.full((3,), value)})
             write_json(partial / "state.json", value)
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from grpo.checkpoint.identity import differences, digest, identify
+from grpo.checkpoint.identity import differences, identify
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.errors import UserError
 from grpo.monitoring.metrics import MetricsWriter
 from grpo.rollout.sampler import Task
 from grpo.scoring.groups import Reward
+from grpo.system.fingerprint import digest
 from grpo.system.lock import LOCK, lock_run
 from grpo.system.world import World
 from support.processes import hold
@@ -159,7 +160,7 @@ def test_accepted_data_begins_at_its_first_epoch(settings, tiny_model_folder, tm
 def test_another_machine_is_a_warning_that_says_what_it_means(tiny_model_folder, tmp_path, caplog, monkeypatch):
     config = config_of()
     killed_at(5, tiny_model_folder, tmp_path, config)
-    monkeypatch.setattr("grpo.checkpoint.identity._cpu", lambda: "another CPU")
+    monkeypatch.setattr("grpo.checkpoint.identity.processor", lambda: "another CPU")
     with caplog.at_level("WARNING", "grpo"):
         run(tiny_model_folder, tmp_path, config_of(micro_batch_tokens=90))
     (line,) = [record.message for record in caplog.records if "other conditions" in record.message]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,31 +24,60 @@ from grpo.rollout.difficulty import PassRates
 from grpo.system.clock import Clock
 from grpo.types import TrainState
 from stages.recipe.config import RLStageConfig
+from support.documents import PAGES, REPOSITORY, text
 from support.groups import group_of, prompt_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-ALGORITHM = (REPOSITORY / "docs" / "algorithm.md").read_text(encoding="utf-8")
-DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+ALGORITHM = text("algorithm.md")
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+@pytest.mark.parametrize("document", PAGES, ids=lambda file: file.name)
 def test_functions_named_in_the_documents_exist(document):
-    for name in re.findall(r"`((?:grpo|rewards|stages)(?:\.\w+)+)`", document.read_text(encoding="utf-8")):
+    for name in re.findall(r"`((?:grpo|rewards|stages)(?:\.\w+)+)`", text(document)):
         assert exists(name), f"{document.name} names {name}"
 
 
 def exists(name: str) -> bool:
     """Whether this is a module, or something in one."""
-    module, _, attribute = name.rpartition(".")
     try:
-        return hasattr(importlib.import_module(module), attribute) or bool(importlib.import_module(name))
-    except ImportError:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
         return False
+    return True
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def sources() -> Iterator[Path]:
+    for package in ("grpo", "rewards", "stages"):
+        yield from sorted((REPOSITORY / package).rglob("*.py"))
+
+
+def test_modules_named_in_the_code_exist():
+    """In docstrings and comments, by import path: a path of a file would not follow when the module moves."""
+    for source in sources():
+        code = source.read_text(encoding="utf-8")
+        for name in re.findall(r"`((?:grpo|rewards|stages)(?:\.\w+)+)`", code):
+            assert exists(name), f"{source.relative_to(REPOSITORY)} names {name}"
+        for file in re.findall(r"`((?:grpo|rewards|stages)/[\w/]+\.py)`", code):
+            assert (REPOSITORY / file).is_file(), f"{source.relative_to(REPOSITORY)} names {file}"
+
+
+PUBLIC = ("rewards.accuracy", "rewards.code", "rewards.judge", "rewards.language", "grpo.config", "grpo.data")
+
+
+@pytest.mark.parametrize(
+    "document", [page for page in PAGES if page.name != "CONTRIBUTING.md"], ids=lambda file: file.name
+)
+def test_what_is_public_is_named_by_its_short_path(document):
+    """A reader who copies a path should not depend on the file behind it; what is public stands in `__all__`."""
+    for package in PUBLIC:
+        for name in importlib.import_module(package).__all__:
+            long = re.findall(rf"{re.escape(package)}\.\w+\.{name}\b", text(document))
+            assert not long, f"{document.name}: {long} instead of {package}.{name}"
+    assert "rewards.code.tests" not in text(document), "rewards.code_tests is the public one"
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda file: file.name)
 def test_tests_named_in_the_documents_exist(document):
-    for file, name in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", document.read_text(encoding="utf-8")):
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text(document)):
         assert (REPOSITORY / file).is_file(), f"{document.name} names {file}"
         tree = ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))
         functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -74,8 +104,7 @@ def test_presets_are_those_documented():
 
 
 def metrics_documented() -> Iterator[str]:
-    table = ALGORITHM[ALGORITHM.index("## Metrics") :]
-    for line in table.splitlines():
+    for line in text("metrics.md").splitlines():
         if line.startswith("| `"):
             yield from re.findall(r"`([^`]+)`", line.split("|")[1])
 

@@ -19,13 +19,9 @@ from grpo.scoring.groups import Reward, RewardTable, apply_rewards
 from grpo.system.imports import import_path
 from rewards.loader import REGISTRY, find_reward, load_reward, load_rewards
 from stages.cli import main
+from support.documents import blocks, text
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGE = (DOCS / "rewards.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+PAGE = text("rewards.md")
 
 
 @pytest.fixture
@@ -34,12 +30,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     import sys
 
     files: dict[str, str] = {}
-    for block in blocks("python"):
+    for block in blocks("rewards.md", "python"):
         name = re.match(r"# (\w+\.py)\n", block)
         assert name is not None, block
         files[name[1]] = files.get(name[1], "") + block
-    for file, text in files.items():
-        (tmp_path / file).write_text(text)
+    for file, code in files.items():
+        (tmp_path / file).write_text(code)
     (tmp_path / "words.txt").write_text("the answer is six\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -55,7 +51,7 @@ def table(reward: Reward, texts: list[str], **columns: list[Any]) -> RewardTable
 
 
 def test_the_config_of_the_page_loads(here):
-    (config,) = blocks("yaml")
+    (config,) = blocks("rewards.md", "yaml")
     rewards = load_rewards(load_yaml(config, "yaml")["rewards"])
     assert [reward.name for reward in rewards] == ["accuracy", "in_the_asked_unit", "PlainWords", "polite"]
     assert [reward.weight for reward in rewards] == [1.0, 0.2, 0.3, 0.5]
@@ -121,21 +117,24 @@ def test_the_async_function(here, service):
 
 
 def test_the_command_of_the_page(here, capsys):
-    (command,) = blocks("bash")
+    (command,) = blocks("rewards.md", "bash")
     row = {"prompt": "How far?", "completion": r"\boxed{5} km", "answer": "5", "unit": "km"}
     (here / "samples.jsonl").write_text(json.dumps(row) + "\n")
     assert main(command.split()[1:]) == 0
-    (said,) = blocks("json")
+    (said,) = blocks("rewards.md", "json")
     assert json.loads(capsys.readouterr().out) == json.loads(said)
 
 
 def test_every_reward_that_ships_is_in_the_table_with_its_options():
     lines = PAGE[PAGE.index("## Rewards that ship") :].splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
-    assert {row[0].strip("`"): row[3].strip("`") for row in rows} == REGISTRY
+    named_paths = {row[0].strip("`"): row[3].strip("`") for row in rows}  # the public ones, which are shorter
+    assert {name: import_path(path) for name, path in named_paths.items()} == {
+        name: import_path(path) for name, path in REGISTRY.items()
+    }
     for name, what, options, _ in rows:
         linked = re.search(r"\]\((\w+\.md)\)", what)  # a page of its own
-        options += (DOCS / linked[1]).read_text(encoding="utf-8") if linked else ""
+        options += text(linked[1]) if linked else ""
         target = import_path(REGISTRY[name.strip("`")])
         parameters = list(inspect.signature(target).parameters.values())
         named = re.findall(r"`(\w+)`", options)

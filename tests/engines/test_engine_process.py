@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from grpo.engines.local import process as engine_process
 from grpo.engines.local.engine import LocalEngine
@@ -21,9 +20,10 @@ from grpo.engines.local.process import ProcessEngine, ending
 from grpo.errors import UserError
 from grpo.model.policy import load_policy
 from grpo.types import Sampling
-from support.ahead import ahead_of, assert_same_run, put_inside, run_ahead
+from support.ahead import ahead_of, put_inside, run_ahead
 from support.groups import random_prompts
-from support.runs import CPU, rows_of
+from support.models import move
+from support.runs import CPU, assert_same_run, before, rows_of
 
 
 def pid_of(engine: ProcessEngine) -> int:
@@ -55,16 +55,11 @@ def test_the_process_says_what_is_wrong_and_a_hanging_one_is_ended(engine, tiny_
         assert found == here.generate(prompts, sampling, seed=3, step=7)
     with pytest.raises(UserError, match=r"^sampling\.stop: the embedded engine ends"):
         engine.generate(prompts, Sampling(2, 4, stop=("x",)), seed=3, step=0)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter *= 1.1
+    move(policy.model)
     engine.sync(policy)
-    assert engine.generate(prompts, Sampling(4, 6), seed=3, step=7) == here.generate(
-        prompts, Sampling(4, 6), seed=3, step=7
-    )
-    with pytest.raises(
-        UserError, match=r"samples ahead \(engine\.ahead\) failed: IndexError: .*; the same command goes"
-    ):
+    again = here.generate(prompts, Sampling(4, 6), seed=3, step=7)
+    assert engine.generate(prompts, Sampling(4, 6), seed=3, step=7) == again
+    with pytest.raises(UserError, match=r"ahead \(engine\.ahead\) failed: IndexError: .*; the same command goes"):
         engine.generate([replace(prompts[0], token_ids=(10**6,))], Sampling(2, 4), seed=3, step=0)
     monkeypatch.setattr(engine_process, "PATIENCE", 1)
     os.kill(pid_of(engine), signal.SIGSTOP)
@@ -104,13 +99,8 @@ def test_a_process_that_is_killed_and_started_again_changes_nothing(tiny_model_f
     with monkeypatch.context() as patch:
         patch.setattr("grpo.engines.choose.ProcessEngine", start)
         original = ProcessEngine.generate
-
-        def dying(self: ProcessEngine, *arguments: Any, step: int, **options: Any) -> Any:
-            if step == 4:
-                os.kill(pid_of(self), signal.SIGKILL)
-            return original(self, *arguments, step=step, **options)
-
-        patch.setattr(ProcessEngine, "generate", dying)
+        kill = lambda self: os.kill(pid_of(self), signal.SIGKILL)  # noqa: E731
+        before(patch, ProcessEngine, "generate", lambda self, *_, step, **__: step == 4 and kill(self))
         with pytest.raises(UserError, match=r"samples ahead .* was ended by SIGKILL; perhaps memory ran out: the same"):
             run_ahead(tiny_model_folder, tmp_path / "process", config)
         assert len(rows_of(tmp_path / "process")) == 4

@@ -48,10 +48,6 @@ http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 
 
-def free_url() -> str:
-    return closed_port().removesuffix("/v1")
-
-
 def write_config(folder: Path, model: Path, urls: Sequence[str]) -> Path:
     tree = {
         "base": {"model": str(model)},
@@ -113,7 +109,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
     capsys: pytest.CaptureFixture[str],
     number: int,
 ) -> None:
-    urls = sorted(free_url() for _ in range(2))
+    urls = sorted(closed_port() for _ in range(2))
     said: list[str] = []
 
     def tell(child: Child) -> str:
@@ -173,7 +169,7 @@ def test_a_server_that_ends_is_an_error(
     why: str,
 ) -> None:
     """Before all are ready, or when it was the last one."""
-    urls = [free_url() for _ in range(servers)]
+    urls = [closed_port() for _ in range(servers)]
     monkeypatch.setenv("BREAK", f"{when} {urls[0].rpartition(':')[2]}")
     assert main(["serve", str(write_config(tmp_path, tiny_model_folder, urls))]) == 2
     errors = capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_a_server_that_refuses(chat_server, code, says):
 def test_no_server_at_all():
     start = time.monotonic()
     with pytest.raises(UserError, match=r"openai:m at http://127.0.0.1:\d+/v1: "):
-        evaluate(closed_port(), retries=1)
+        evaluate(closed_port() + "/v1", retries=1)
     assert time.monotonic() - start < 30
 
 

@@ -200,7 +200,7 @@ def test_the_template_hash_follows_what_renders_the_prompt(tiny):
     data = [
         config().data, config(data={"path": "x", "suffix": "!"}).data, config(data={"path": "x", "system": "s"}).data,
     ]  # fmt: skip
-    from grpo.evaluation.evaluate import template_hash
+    from grpo.evaluation.result import template_hash
 
     assert len({template_hash(tiny[1], item) for item in data}) == 3
 
@@ -238,7 +238,7 @@ def test_counts_that_a_server_did_not_give():
 
 def test_ids_are_those_of_the_question():
     """So that models with different templates can be compared; equal questions stay apart."""
-    from grpo.evaluation.evaluate import with_problem_ids
+    from grpo.data.prompts import with_problem_ids
 
     def of(template: str, **columns: Any) -> Group:
         return Group(Prompt(template, (1,), text=template, columns=columns), ())

@@ -81,7 +81,7 @@ def interrupt(moment: tuple[str, str, int], number: int) -> None:
 
     before(event, runner, "_begin", begins)
     before(event, hf_training.StepLog, "on_log", lambda *_, **__: "step")
-    before(event, hf_checkpoints, "adopt", lambda *_: "save")
+    before(event, hf_checkpoints, "seal_as", lambda *_: "save")
     before(event, trainer, "update", lambda *_, **__: "update")
     before(event, LocalEngine, "generate", lambda *_, **__: "sampling")
     before(event, Parts, "add", lambda *_: "part")

@@ -15,7 +15,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -32,7 +31,7 @@ sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent.parent)]
 import torch  # noqa: E402
 
 from grpo import run, trainer  # noqa: E402
-from grpo.checkpoint import sealed as durable  # noqa: E402
+from grpo.checkpoint import sealed  # noqa: E402
 from grpo.config.data import DataConfig  # noqa: E402
 from grpo.config.engine import EngineConfig, RuntimeConfig  # noqa: E402
 from grpo.config.training import RLConfig  # noqa: E402
@@ -45,6 +44,7 @@ from grpo.scoring.groups import Reward  # noqa: E402
 from grpo.system import files  # noqa: E402
 from stages.commands.common import guarded  # noqa: E402
 from support.models import make_model, make_tokenizer  # noqa: E402
+from support.servers import free_port  # noqa: E402
 from support.train import train as train_tasks  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -111,9 +111,9 @@ def watch(event: Watch) -> None:
     before(event, run, "save_completions", lambda *_, **__: "completions")
     _half_written(event)
     before(event, Policy, "save", lambda *_: "model")
-    before(event, durable, "write_text", lambda file, _: f"write {file.name}")
+    before(event, sealed, "write_text", lambda file, _: f"write {file.name}")
     before(event, files, "flush", lambda path: f"flush {_generic(path)}")
-    before(event, durable, "flush", lambda path: f"flush {_generic(path)}")
+    before(event, sealed, "flush", lambda path: f"flush {_generic(path)}")
     before(event, files.os, "replace", lambda _, to: f"rename {_generic(Path(to))}")
     before(event, shutil, "rmtree", lambda path, *_, **__: f"remove {_generic(Path(path))}")
     on_reward[0] = lambda: event("reward")
@@ -132,7 +132,7 @@ def before(event: Watch, owner: Any, name: str, label: Callable[..., str]) -> No
 
 def _half_written(event: Watch) -> None:
     """Of tensors and of a line of metrics.jsonl, half is there when the event comes."""
-    save, append = durable.save_file, metrics.append_text
+    save, append = sealed.save_file, metrics.append_text
 
     def save_file(tensors: dict[str, torch.Tensor], file: Path) -> None:
         save(tensors, file)
@@ -149,7 +149,7 @@ def _half_written(event: Watch) -> None:
         os.truncate(file, size)
         append(file, text)
 
-    durable.save_file, metrics.append_text = save_file, append_text
+    sealed.save_file, metrics.append_text = save_file, append_text
 
 
 def _generic(path: Path) -> str:
@@ -186,7 +186,7 @@ def attempt(model: Path, out: Path, kind: str, processes: int, kill: Kill | None
     Raises:
         RuntimeError: it failed by itself.
     """
-    port = _free_port()
+    port = free_port()
     children = []
     for rank in range(processes):
         child = os.fork()
@@ -223,12 +223,6 @@ def _child(model: Path, out: Path, kind: str, processes: int, rank: int, port: i
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def end_of(child: int) -> int:

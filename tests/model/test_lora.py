@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import grpo.learner.learner
 from grpo.config.algorithm import LoraConfig
 from grpo.config.engine import RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
@@ -20,14 +21,26 @@ from grpo.learner.learner import Learner, make_learner
 from grpo.learner.logprobs import with_ref_logprobs
 from grpo.learner.update import update
 from grpo.model.adapter import add_adapter, target_names
-from grpo.model.logprobs import token_logprobs
 from grpo.model.policy import Policy, end_token_ids, load_policy
 from grpo.model.reference import Reference
 from grpo.types import Sampling
 from support.groups import random_prompts
-from support.models import make_model, make_tokenizer, model_logprobs
-from support.runs import CPU, Killed, completions, config_of, interrupt_at, rows_of, run, task_of, weights
-from support.train import backward, train
+from support.models import make_model, make_tokenizer, model_logprobs, move, save_model
+from support.runs import (
+    CPU,
+    LEARNING,
+    assert_equal,
+    assert_learnt,
+    assert_same_run,
+    before,
+    completions,
+    config_of,
+    killed_at,
+    rows_of,
+    run,
+    weights,
+)
+from support.train import backward
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "gemma2", "gpt2"]
 WITH_BIAS = ["qwen2", "gpt2"]
@@ -40,19 +53,14 @@ def lora(**settings: Any) -> LoraConfig:
 
 def policy_of(kind: str = "qwen2", *, moved: bool = True, **settings: Any) -> Policy:
     """An adapted random model; `moved`: as if it had been trained."""
-    policy = Policy(add_adapter(make_model(kind), lora(**settings)), make_tokenizer(), torch.device("cpu"))
+    return adapted(make_model(kind), moved=moved, **settings)
+
+
+def adapted(model: Any, *, moved: bool = True, **settings: Any) -> Policy:
+    policy = Policy(add_adapter(model, lora(**settings)), make_tokenizer(), torch.device("cpu"))
     if moved:
-        move(policy)
+        move(policy.model, 0.1, seed=1)
     return policy
-
-
-def move(policy: Policy, seed: int = 1) -> None:
-    """Change every trained value."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
 def trained(policy: Policy) -> dict[str, torch.Tensor]:
@@ -88,7 +96,7 @@ def test_at_the_start_the_policy_is_the_base_model_exactly(kind):
     policy = policy_of(kind, moved=False, r=8, alpha=100)
     base = make_model(kind)
     assert torch.equal(logprobs(policy.model), logprobs(base))
-    assert same(dict(policy.export()), base.state_dict())
+    assert_equal(dict(policy.export()), base.state_dict())
 
 
 @pytest.mark.parametrize("rank_stabilised", [False, True])
@@ -125,11 +133,7 @@ def test_the_export_has_the_adapted_models_logprobs(kind):
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])  # gemma2 scales its embeddings
 def test_embeddings_that_are_not_tied_can_be_adapted(kind):
-    model = make_model(kind, tie_word_embeddings=False)
-    policy = Policy(
-        add_adapter(model, lora(targets=["embed_tokens", "lm_head"])), make_tokenizer(), torch.device("cpu")
-    )
-    move(policy)
+    policy = adapted(make_model(kind, tie_word_embeddings=False), targets=["embed_tokens", "lm_head"])
     plain = make_model(kind, tie_word_embeddings=False)
     assert float((logprobs(plain) - logprobs(policy.model)).abs().max()) > 0.1
     plain.load_state_dict(dict(policy.export()))
@@ -177,10 +181,8 @@ def test_targets_are_a_list_a_regex_or_all_linear():
     assert adapted_layers() == attention | mlp
     assert adapted_layers(targets=["q_proj", "k_proj", "v_proj", "self_attn.o_proj"]) == attention
     assert adapted_layers(targets=["model.layers.1.mlp.up_proj"]) == {"layers.1.mlp.up_proj"}
-    assert adapted_layers(targets=r".*layers\.0\.self_attn\.[qv]_proj") == {
-        "layers.0.self_attn.q_proj",
-        "layers.0.self_attn.v_proj",
-    }
+    q_and_v = {"layers.0.self_attn.q_proj", "layers.0.self_attn.v_proj"}
+    assert adapted_layers(targets=r".*layers\.0\.self_attn\.[qv]_proj") == q_and_v
     assert adapted_layers(targets=r".*self_attn.*") == attention  # the rotary embedding it fits too is no layer
 
 
@@ -265,7 +267,7 @@ def test_the_reference_is_the_starting_model_whatever_is_trained(kind, bias):
     learner = make_learner(policy, config_of(), CPU)
     groups = groups_of(policy)
     start, reference = scores(learner, groups), Reference.of(policy)
-    move(policy)
+    move(policy.model, 0.1, seed=1)
     moved = scores(learner, groups)
     assert moved != start
     found = with_ref_logprobs(learner, groups, sequences_of(groups), reference)
@@ -288,9 +290,8 @@ def test_a_refreshed_reference_is_a_full_copy_of_the_policy(tiny_model_folder, t
         if not copies:
             copies.append(copy.deepcopy(learner.model))
         found = score(learner, groups, rows, reference)
-        assert [r.rollout.ref_logprobs for r in sequences_of(found)] == replace(learner, model=copies[-1]).logprobs(
-            rows
-        )
+        expected = replace(learner, model=copies[-1]).logprobs(rows)
+        assert [r.rollout.ref_logprobs for r in sequences_of(found)] == expected
         return found
 
     monkeypatch.setattr(Reference, "replace_by", refreshing)
@@ -322,15 +323,15 @@ def test_only_the_adapter_has_gradients_and_only_it_moves():
     policy = policy_of("gpt2", bias="lora_only")
     config = config_of(sampling={"max_tokens": 8}, optimizer={"lr": 1e-2, "weight_decay": 0.1})
     learner = make_learner(policy, config, CPU)
-    before, base = cloned(trained(policy)), cloned(frozen(policy))
+    start, base = cloned(trained(policy)), cloned(frozen(policy))
     groups = groups_of(policy)
     backward(learner, sequences_of(groups), config)
     grads = {name for name, p in policy.model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-    assert grads == set(before)
+    assert grads == set(start)
     policy.model.zero_grad(set_to_none=True)
     update(learner, sequences_of(groups), config, 1e-2)
-    assert all(not torch.equal(tensor, before[name]) for name, tensor in trained(policy).items())
-    assert same(frozen(policy), base)
+    assert all(not torch.equal(tensor, start[name]) for name, tensor in trained(policy).items())
+    assert_equal(frozen(policy), base)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +346,7 @@ def test_a_run_changes_the_adapter_and_saves_it_merged_and_apart(settings, tiny_
     run(tiny_model_folder, tmp_path, config)
     start = load_policy(str(tiny_model_folder), CPU, config.lora, 1)
     live = policies[0]
-    assert same(frozen(live), frozen(start))
+    assert_equal(frozen(live), frozen(start))
     assert all(not torch.equal(tensor, trained(start)[name]) for name, tensor in trained(live).items())
 
     original = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
@@ -353,10 +354,7 @@ def test_a_run_changes_the_adapter_and_saves_it_merged_and_apart(settings, tiny_
     assert type(merged) is type(original)
     assert {file.name for file in (tmp_path / "model").iterdir()} >= {"model.safetensors", "generation_config.json"}
     assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
-    assert (
-        load_file(tmp_path / "model" / "model.safetensors").keys()
-        == load_file(tiny_model_folder / "model.safetensors").keys()
-    )
+    assert weights(tmp_path).keys() == weights(tiny_model_folder, ".").keys()
     assert float((logprobs(merged) - logprobs(original)).abs().max()) > 1e-3
     assert_same_model(merged, live.model)
     assert_same_model(PeftModel.from_pretrained(original, tmp_path / "adapter").eval(), live.model)
@@ -379,21 +377,9 @@ def test_saved_on_every_architecture(kind, tmp_path):
 
 
 def test_it_learns_a_toy_reward(tmp_path):
-    make_model().save_pretrained(tmp_path / "start")  # wide: the output layer, which stays, must tell tokens apart
-    make_tokenizer().save_pretrained(tmp_path / "start")
-    config = config_of(
-        steps=25,
-        group_size=8,
-        prompts_per_step=6,
-        optimizer={"lr": 1e-2},
-        checkpoint={},
-        loss={"aggregation": "token"},
-        lora={"r": 8, "alpha": 16},
-    )
-    run(tmp_path / "start", tmp_path, config)
-    rewards = [row["reward"] for row in rows_of(tmp_path)]
-    assert sum(rewards[:3]) / 3 < 0.35
-    assert sum(rewards[-3:]) / 3 > 0.85
+    model = save_model(tmp_path / "start")  # wide: the output layer, which stays, must tell tokens apart
+    run(model, tmp_path, config_of(**LEARNING, lora={"r": 8, "alpha": 16}))
+    assert_learnt(tmp_path)
 
 
 RUNS = {
@@ -404,15 +390,12 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", list(RUNS))
-def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tmp_path):
     """Bitwise; and the checkpoints hold what is trained, not the base."""
     config = config_of(**{"lora": {"r": 4, "alpha": 8}} | RUNS[name])
     run(tiny_model_folder, tmp_path / "whole", config)
     cut = tmp_path / "cut"
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 4)
-        with pytest.raises(Killed):
-            run(tiny_model_folder, cut, config)
+    killed_at(4, tiny_model_folder, cut, config)
     checkpoint = cut / "checkpoints" / "step-000004"
     names = trained(load_policy(str(tiny_model_folder), CPU, config.lora)).keys()
     for file in checkpoint.glob("[mr]*.safetensors"):  # the model; the reference too, where it was refreshed
@@ -422,26 +405,21 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tm
     assert (checkpoint / "model.safetensors").stat().st_size < base_bytes / 2
     torch.manual_seed(99)  # a new process has other random numbers
     run(tiny_model_folder, cut, config)
-    assert rows_of(cut) == rows_of(tmp_path / "whole")
-    assert completions(cut) == completions(tmp_path / "whole")
-    assert same(weights(cut), weights(tmp_path / "whole"))
+    assert_same_run(cut, tmp_path / "whole")
     saved = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (cut, tmp_path / "whole")]
-    assert same(*saved)
+    assert_equal(*saved)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"), [({"r": 1}, "another shape"), ({"targets": ["q_proj"]}, "other trained parameters")]
 )
-def test_a_checkpoint_of_another_adapter_is_refused(changed, message, tiny_model_folder, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_adapter_is_refused(changed, message, tiny_model_folder, tmp_path):
     settings = {"r": 4, "alpha": 8}
-    interrupt_at(monkeypatch, 2)
-    with pytest.raises(Killed):
-        run(tiny_model_folder, tmp_path, config_of(lora=settings))
+    killed_at(2, tiny_model_folder, tmp_path, config_of(lora=settings))
     with pytest.raises(UserError, match=r"lora\.(r: 4 -> 1|targets: all-linear -> \['q_proj'\])"):
         run(tiny_model_folder, tmp_path, config_of(lora=settings | changed))
-    tasks, config = {"default": task_of()}, config_of(lora=settings | changed)
     with pytest.raises(UserError, match=message):  # and what cannot be accepted
-        train(str(tiny_model_folder), tasks, config, tmp_path, seed=1, runtime=CPU, accept_changes=True)
+        run(tiny_model_folder, tmp_path, config_of(lora=settings | changed), accept_changes=True)
 
 
 # ---- dropout
@@ -451,18 +429,11 @@ def test_dropout_acts_in_updates_only(tiny_model_folder, tmp_path, monkeypatch):
     """pi_old is the policy that sampled, without dropout: the gate stays quiet, and the ratio shows the dropout."""
     modes: list[tuple[str, bool]] = []
 
-    def noting(model: Any, *args: Any, **kwargs: Any) -> Any:
+    def scoring(model: Any, *_: Any, **__: Any) -> None:
         modes.append(("scoring" if torch.is_inference_mode_enabled() else "update", dropping(model)))
-        return token_logprobs(model, *args, **kwargs)
 
-    monkeypatch.setattr("grpo.learner.learner.token_logprobs", noting)
-    generate = LocalEngine.generate
-
-    def sampling(self: LocalEngine, *args: Any, **kwargs: Any) -> Any:
-        modes.append(("engine", dropping(self.model)))
-        return generate(self, *args, **kwargs)
-
-    monkeypatch.setattr(LocalEngine, "generate", sampling)
+    before(monkeypatch, grpo.learner.learner, "token_logprobs", scoring)
+    before(monkeypatch, LocalEngine, "generate", lambda self, *_, **__: modes.append(("engine", dropping(self.model))))
     settings = {"r": 8, "alpha": 64}
     for name, dropout in (("without", 0.0), ("with", 0.5)):
         modes.clear()
@@ -509,12 +480,11 @@ def test_the_engine_samples_from_the_adapted_model_without_merging(kind, monkeyp
             expected = model_logprobs(policy.model, group.prompt.token_ids, ids, 0.8)
             found = torch.tensor(rollout.completion.logprobs, dtype=torch.float64)
             torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-    assert same(frozen(policy), base)
+    assert_equal(frozen(policy), base)
 
 
 def test_half_precision_computes_over_full_precision_adapters(tiny_model_folder, tmp_path, policies):
     config = config_of(steps=2, loss={"beta": 0.05}, lora={"r": 4, "alpha": 8})
-    runtime = RuntimeConfig(device="cpu", dtype="bfloat16")
-    train(str(tiny_model_folder), {"default": task_of()}, config, tmp_path, runtime=runtime)
+    run(tiny_model_folder, tmp_path, config, runtime=RuntimeConfig(device="cpu", dtype="bfloat16"))
     assert all(p.dtype == torch.float32 for p in policies[0].model.parameters())
     assert 1e-6 < rows_of(tmp_path)[0]["logprob_mismatch"] < 0.1

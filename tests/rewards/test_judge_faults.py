@@ -90,7 +90,7 @@ def test_wrong_verdict_values_are_not_guessed_at(values):
 
 
 def test_a_dead_endpoint_ends_soon_and_opens_the_breaker():
-    values, errors = judged(closed_port(), ["4"] * 200, breaker_failures=10, concurrency=8)
+    values, errors = judged(closed_port() + "/v1", ["4"] * 200, breaker_failures=10, concurrency=8)
     assert values == [None] * 200
     assert sum("not sent: the endpoint failed" in text for text in errors.values()) > 150
     assert errors[199].endswith("last: no connection: All connection attempts failed")
@@ -178,7 +178,7 @@ def test_the_whole_call_is_bounded():
 
 
 def test_a_dead_endpoint_stops_training_in_bounded_time():
-    reward = judge_at(closed_port(), breaker_failures=4)
+    reward = judge_at(closed_port() + "/v1", breaker_failures=4)
     rollouts = tuple(Rollout(Completion((9,), (0.0,), "stop", "4"), {}, None) for _ in range(40))
     groups = [Group(prompt_of([9]), rollouts)]
     exclusions = Exclusions()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,25 @@ from safetensors.torch import load_file
 from grpo import trainer
 from grpo.checkpoint.store import last_good, read_state
 from grpo.config.engine import EngineConfig
-from grpo.config.training import RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.batching import TrainRow
 from grpo.learner.stats import StepStats
 from grpo.model.policy import load_model
 from grpo.types import Rollout
-from support.ahead import AHEAD, ahead_of, assert_same_run, at_once, put_inside, run_ahead
-from support.runs import CPU, Killed, completions, config_of, interrupt_at, length, rows_of, task_of
-from support.train import train
+from support.ahead import AHEAD, ahead_of, at_once, put_inside, run_ahead
+from support.runs import (
+    assert_same_run,
+    before,
+    broken,
+    completions,
+    config_of,
+    die,
+    interrupt_at,
+    length,
+    rows_of,
+    task_of,
+)
 from support.vllm_fake import GENERATE, fake_vllm
 
 
@@ -50,20 +59,19 @@ class Updates:
         self.rows: list[list[TrainRow]] = []
         self.stats: list[dict[str, Any]] = []
         self.gradients: list[dict[int, torch.Tensor]] = []
-        original, step = trainer.update, torch.optim.AdamW.step
+        original = trainer.update
 
         def update(learner: Any, rows: Any, *arguments: Any, **options: Any) -> Any:
             self.rows.append(list(rows))
             self.stats.append(original(learner, rows, *arguments, **options))
             return dict(self.stats[-1])
 
-        def stepping(optimizer: Any, *arguments: Any, **options: Any) -> Any:
+        def stepping(optimizer: Any, *_: Any, **__: Any) -> None:
             (group,) = optimizer.param_groups
             self.gradients.append({i: p.grad.clone() for i, p in enumerate(group["params"])})
-            return step(optimizer, *arguments, **options)
 
         patch.setattr(trainer, "update", update)
-        patch.setattr(torch.optim.AdamW, "step", stepping)
+        before(patch, torch.optim.AdamW, "step", stepping)
 
     def versions(self) -> list[set[int]]:
         return [{row.rollout.completion.version for row in rows} for rows in self.rows]
@@ -98,13 +106,7 @@ def test_no_more_is_sampled_than_is_trained(inside, tiny_model_folder, tmp_path,
 def asked_steps(patch: pytest.MonkeyPatch) -> list[int]:
     """The rollouts that the engine is asked for, by the step they begin at."""
     asked: list[int] = []
-    original = LocalEngine.generate
-
-    def generate(self: LocalEngine, *arguments: Any, step: int, **options: Any) -> Any:
-        asked.append(step)
-        return original(self, *arguments, step=step, **options)
-
-    patch.setattr(LocalEngine, "generate", generate)
+    before(patch, LocalEngine, "generate", lambda *_, step, **__: asked.append(step))
     return asked
 
 
@@ -192,14 +194,8 @@ def test_lawful_staleness_passes_and_a_missed_sync_does_not(inside, tiny_model_f
     assert all(row["logprob_mismatch"] < 1e-5 and row["logprob_mismatch_max"] < 1e-4 for row in rows)
     assert max(abs(row["correction"] - 1) for row in rows) > 0.02  # though the policy has moved far
 
-    original, calls = LocalEngine.sync, []
-
-    def sometimes(self: LocalEngine, policy: Any) -> None:
-        calls.append(1)
-        if len(calls) != 3:
-            original(self, policy)
-
-    monkeypatch.setattr(LocalEngine, "sync", sometimes)
+    original, calls = LocalEngine.sync, itertools.count(1)
+    monkeypatch.setattr(LocalEngine, "sync", lambda *both: original(*both) if next(calls) != 3 else None)
     with pytest.raises(UserError, match="same tokens differ by"):
         run_ahead(tiny_model_folder, tmp_path / "bad", config)
     # the third sync, after two updates, was for the rollout of the fourth: seen before that begins
@@ -258,33 +254,11 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def in_update(at: int, act: Callable[[], None]) -> Callable[[pytest.MonkeyPatch], None]:
     """Patches the update after `at` steps to begin with `act`."""
-    original = trainer.update
-
-    def update(*arguments: Any, step: int, **options: Any) -> Any:
-        if step == at:
-            act()
-        return original(*arguments, step=step, **options)
-
-    return lambda patch: patch.setattr(trainer, "update", update)
+    return lambda patch: before(patch, trainer, "update", lambda *_, step, **__: step == at and act())
 
 
-def die() -> None:
-    raise Killed
-
-
-def broken(
-    change: Callable[[pytest.MonkeyPatch], None],
-    folder: Path,
-    out: Path,
-    config: RLConfig,
-    end: type[BaseException] = Killed,
-    **options: Any,
-) -> None:
-    """A run that comes to this end when `change` is made to the program."""
-    with pytest.MonkeyPatch.context() as patch:
-        change(patch)
-        with pytest.raises(end):
-            run_ahead(folder, out, config, **options)
+def broken_ahead(change: Callable[[pytest.MonkeyPatch], Any], *arguments: Any, **options: Any) -> None:
+    broken(change, *arguments, **{"engine_config": AHEAD} | options)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -295,7 +269,7 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name, inside, tiny_model_fo
     whole = run_ahead(tiny_model_folder, tmp_path / "whole", config, tasks)
     cut = tmp_path / "cut"
     for kill in (lambda patch: interrupt_at(patch, 4), in_update(5, die)):
-        broken(kill, tiny_model_folder, cut, config, tasks=tasks)
+        broken_ahead(kill, tiny_model_folder, cut, config, tasks=tasks)
     resumed = run_ahead(tiny_model_folder, cut, config, tasks)
     assert_same_run(cut, tmp_path / "whole")
     assert (resumed.steps, resumed.tokens) == (whole.steps, whole.tokens)
@@ -307,11 +281,10 @@ def test_a_stop_does_not_wait_for_what_is_sampled(name, inside, tiny_model_folde
     update, or while the trainer waits."""
     config = ahead_of(**RUNS[name], checkpoint={})
     run_ahead(tiny_model_folder, tmp_path / "whole", config)
-    begun = [0]
+    begun = itertools.count(1)
 
     def third_hangs(work: Callable[[], Any]) -> Future[Any]:
-        begun[0] += 1
-        return at_once(work) if begun[0] < 3 else Future()
+        return at_once(work) if next(begun) < 3 else Future()
 
     def stop(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -323,7 +296,7 @@ def test_a_stop_does_not_wait_for_what_is_sampled(name, inside, tiny_model_folde
         else:
             in_update(5, stop)(patch)
 
-    broken(stuck, tiny_model_folder, tmp_path / "cut", config, SystemExit)
+    broken_ahead(stuck, tiny_model_folder, tmp_path / "cut", config, end=SystemExit)
     checkpoint = last_good(tmp_path / "cut" / "checkpoints")
     assert checkpoint is not None
     waiting = read_state(checkpoint).source["waiting"]
@@ -340,7 +313,7 @@ def test_what_is_finished_is_kept_with_its_log_probs_and_not_sampled_again(
     inside, tiny_model_folder, tmp_path, monkeypatch
 ):
     config = ahead_of()
-    broken(in_update(5, die), tiny_model_folder, tmp_path, config)
+    broken_ahead(in_update(5, die), tiny_model_folder, tmp_path, config)
     checkpoint = last_good(tmp_path / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.name == "step-000004"
@@ -359,7 +332,7 @@ def test_a_signal_in_an_update_waits_for_what_is_sampled_and_keeps_it(inside, ti
     config = ahead_of(checkpoint={}, rollout_prompts=4)
     run_ahead(tiny_model_folder, tmp_path / "whole", config)
     told = in_update(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    broken(told, tiny_model_folder, tmp_path / "cut", config, SystemExit)
+    broken_ahead(told, tiny_model_folder, tmp_path / "cut", config, end=SystemExit)
     checkpoint = last_good(tmp_path / "cut" / "checkpoints")
     assert checkpoint is not None
     assert read_state(checkpoint).source["waiting"]["step"] == 4
@@ -375,7 +348,7 @@ def cut(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     out = tmp_path_factory.mktemp("cut")
     with pytest.MonkeyPatch.context() as patch:
         put_inside(patch)
-        broken(in_update(4, die), tiny_model_folder, out, ahead_of(), tasks=two_tasks())
+        broken_ahead(in_update(4, die), tiny_model_folder, out, ahead_of(), tasks=two_tasks())
     return out
 
 
@@ -395,7 +368,7 @@ def test_what_waits_and_fits_no_longer_is_dropped_and_its_prompts_come_first(
     tasks = two_tasks(changed.get("tasks", 6))
     config = ahead_of(**{key: value for key, value in changed.items() if key != "tasks"})
     with caplog.at_level("WARNING", "grpo"):
-        train(str(tiny_model_folder), tasks, config, out, seed=1, runtime=CPU, engine_config=AHEAD, accept_changes=True)
+        run_ahead(tiny_model_folder, out, config, tasks, accept_changes=True)
     assert "what was sampled ahead of step 5 is dropped" in caplog.text
     fifth = [row for row in completions(out) if row["step"] == 5]
     found = [(row["task"], row["prompt_id"]) for row in fifth]
@@ -422,11 +395,10 @@ def test_turned_on_or_off_in_the_middle(inside, tiny_model_folder, tmp_path):
     config = ahead_of()
     for first, then in ((AHEAD, EngineConfig()), (EngineConfig(), AHEAD)):
         out = tmp_path / str(then.ahead)
-        broken(in_update(3, die), tiny_model_folder, out, config, engine=first)
+        broken_ahead(in_update(3, die), tiny_model_folder, out, config, engine_config=first)
         with pytest.raises(UserError, match=rf"engine\.ahead: {first.ahead} -> {then.ahead}"):
-            run_ahead(tiny_model_folder, out, config, engine=then)
-        tasks = {"default": task_of()}
-        train(str(tiny_model_folder), tasks, config, out, seed=1, runtime=CPU, engine_config=then, accept_changes=True)
+            run_ahead(tiny_model_folder, out, config, engine_config=then)
+        run_ahead(tiny_model_folder, out, config, engine_config=then, accept_changes=True)
         stale = [row["staleness"] for row in rows_of(out) if row["applied"]]
         assert stale == ([0, 1, 1, 0, 0, 0] if first.ahead else [0, 0, 0, 1, 1, 1])
 
@@ -438,13 +410,14 @@ def test_servers_are_asked_while_the_trainer_updates_and_synced_when_they_are_do
     tiny_model_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("grpo.run.mismatch_limit", lambda *_: 1e9)  # the fake server draws from a hash
-    with ExitStack() as stack:
-        server = stack.enter_context(fake_vllm(tmp_path))
+    with fake_vllm(tmp_path) as server:
         versions: list[str] = []
         server.fault = lambda path, body: versions.append(server.version) if path == GENERATE else None
-        updated = len_at_update(monkeypatch, server)
+        updated: list[int] = []  # how many requests the server had had at each update
+        before(monkeypatch, trainer, "update", lambda *_, **__: updated.append(len(server.bodies)))
         tree = {"kind": "vllm-server", "ahead": True, "server": {"urls": [server.url], "folder": str(tmp_path)}}
-        run_ahead(tiny_model_folder, tmp_path / "run", ahead_of(steps=4), engine=EngineConfig.model_validate(tree))
+        engine = EngineConfig.model_validate(tree)
+        run_ahead(tiny_model_folder, tmp_path / "run", ahead_of(steps=4), engine_config=engine)
         asked = versions[1:]  # after the probe
     assert [version.rpartition("-")[2] for version in asked] == ["1"] * 4 + ["2"] * 2 + ["3"] * 2  # 2 prompts a rollout
     assert updated[0] >= 1 + 2
@@ -453,19 +426,6 @@ def test_servers_are_asked_while_the_trainer_updates_and_synced_when_they_are_do
     calls = [path for path in server.calls if path in (GENERATE, "/pause")]
     one = [GENERATE] * 2
     assert calls == [GENERATE, "/pause", *one, *one, "/pause", *one, "/pause", *one, "/pause"]
-
-
-def len_at_update(patch: pytest.MonkeyPatch, server: Any) -> list[int]:
-    """How many requests the server had had at each update."""
-    counts: list[int] = []
-    original = trainer.update
-
-    def update(*arguments: Any, **options: Any) -> Any:
-        counts.append(len(server.bodies))
-        return original(*arguments, **options)
-
-    patch.setattr(trainer, "update", update)
-    return counts
 
 
 # ---- where it cannot be
@@ -479,7 +439,7 @@ def test_what_cannot_be_honoured_is_refused(tiny_model_folder, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr("grpo.run.engine_kind", lambda *_: "vllm")
         with pytest.raises(UserError, match="'ahead' needs an engine beside the trainer"):
-            run_ahead(tiny_model_folder, tmp_path, ahead_of(), engine=EngineConfig(kind="auto", ahead=True))
+            run_ahead(tiny_model_folder, tmp_path, ahead_of(), engine_config=EngineConfig(kind="auto", ahead=True))
     monkeypatch.setattr("grpo.rollout.ahead_check.launched", lambda: True)
     with pytest.raises(UserError, match="the trainer must be one process"):
         run_ahead(tiny_model_folder, tmp_path, ahead_of())

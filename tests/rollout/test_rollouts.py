@@ -13,7 +13,7 @@ import pytest
 from grpo.config.algorithm import DifficultyConfig
 from grpo.rollout.difficulty import PassRates
 from grpo.rollout.dynamic import Pool, pack_group, teaches, unpack_group
-from grpo.scoring.overlong import overlong_penalty, penalise_overlong
+from grpo.scoring.shaping import overlong_penalty, penalise_overlong
 from grpo.system.world import World
 from grpo.trainer import collect
 from grpo.types import Completion, Group, Prompt, Rollout

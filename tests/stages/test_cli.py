@@ -14,9 +14,9 @@ import pytest
 from grpo.config.yaml import dump_yaml
 from grpo.engines import vllm as optional
 from grpo.errors import UserError
-from grpo.evaluation.evaluate import problems_file
+from grpo.evaluation.result import problems_file
 from grpo.system.files import check_out_file
-from stages.cli import main
+from stages.cli import COMMANDS, main
 from stages.commands.common import find_config, guarded
 from stages.commands.eval import data_settings
 from stages.commands.run import stage_command
@@ -148,7 +148,7 @@ def test_check_names_what_is_wrong_and_goes_on(here, capsys):
     assert any(line.startswith("ok") for line in lines)
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["eval"], ["compare"], ["score"], ["check"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_has_examples(capsys, command):
     with pytest.raises(SystemExit, match="0") if command else _nothing():
         main([*command, "--help"])

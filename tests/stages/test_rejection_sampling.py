@@ -18,6 +18,7 @@ from grpo.types import Completion, Group, Prompt, Rollout
 from rewards.loader import load_reward
 from stages import base, cold_start, rejection_sampling
 from stages.recipe.config import BaseConfig, ColdStartConfig, EvaluationConfig, RecipeConfig, RejectionSamplingConfig
+from stages.recipe.leaks import LeakGuard
 from stages.recipe.table import StageContext
 from stages.tiny_world import build_tokenizer, model_config
 
@@ -70,7 +71,9 @@ def recipe(**sections):
 
 def context(config, key, folder, init="unused", base_model="unused"):
     folder.mkdir(exist_ok=True)
-    return StageContext(config=config, key=key, folder=folder, init=init, base=base_model, models={})
+    return StageContext(
+        config=config, key=key, folder=folder, init=init, base=base_model, models={}, guard=LeakGuard(config)
+    )
 
 
 def rejection(filters, **changes):

@@ -535,7 +535,8 @@ def message_keys(row: Any) -> set[str]:
 
 
 def test_a_stage_refuses_its_data_before_it_trains(recipe, tmp_path):
-    context = StageContext(RecipeConfig.model_validate(recipe), "cold_start", tmp_path, "", "", {})
+    config = RecipeConfig.model_validate(recipe)
+    context = StageContext(config, "cold_start", tmp_path, "", "", {}, LeakGuard(config))
     with pytest.raises(UserError, match=r"sft\.jsonl"):
         context.write_data("sft", [{"question": "4+4"}])
     assert (tmp_path / "data" / "sft.jsonl").is_file()  # to look at

@@ -17,7 +17,7 @@ from grpo.supervised.reward_model import split_held_out, train_pairwise, train_p
 from grpo.supervised.reward_reader import load_reward_model, read_rewards, response_ids
 from rewards.loader import load_reward
 from rewards.preference import RewardModel
-from stages.recipe.rl import _rewards
+from stages.recipe.training import task_rewards
 from stages.tiny_world import build_tokenizer, model_config
 
 CPU = RuntimeConfig(device="cpu")
@@ -130,11 +130,11 @@ def test_it_runs_where_the_policy_does(pairwise):
     task = SimpleNamespace(rewards=[RewardConfig(fn="reward_model", kwargs=kwargs)])
     runtime = RuntimeConfig(device="mps")  # not here: so it was asked for
     context = SimpleNamespace(folder=pairwise[0] / "stage", config=SimpleNamespace(runtime=runtime))
-    (reward,) = _rewards(task, context)
+    (reward,) = task_rewards(task, context)
     with pytest.raises(UserError, match="device=mps"):
         reward.fn(prompts=["name fig"], completions=["fig"])
     task.rewards[0].kwargs["device"] = "cpu"  # the task's own wish comes first
-    (reward,) = _rewards(task, context)
+    (reward,) = task_rewards(task, context)
     assert len(reward.fn(prompts=["name fig"], completions=["fig"])) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM, Trainer
 
-from grpo.checkpoint import sealed as durable
+from grpo.checkpoint import sealed
 from grpo.checkpoint.store import checkpoints, last_good
 from grpo.config.engine import RuntimeConfig
 from grpo.config.training import OptimizerConfig, SFTConfig
@@ -226,7 +226,7 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(name, model, tmp_path):
     shutil.rmtree(last)
     (newest / name).write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     (newest / "manifest.json").unlink()
-    durable.seal(newest, FORMAT)
+    sealed.seal(newest, FORMAT)
     if name == "training_args.bin":
         train(model, tmp_path, checkpoint={"every": 3})  # nobody reads it
     else:

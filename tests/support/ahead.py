@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,16 +14,13 @@ from grpo.config.training import RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.model.policy import load_model, load_tokenizer
 from grpo.trainer import TrainResult
-from support.runs import CPU, completions, config_of, rows_of, task_of, weights
-from support.train import train
+from support.runs import config_of, run
 
 AHEAD = EngineConfig(ahead=True)
 
 
-def run_ahead(
-    folder: Path, out: Path, config: RLConfig, tasks: Any = None, engine: EngineConfig = AHEAD
-) -> TrainResult:
-    return train(str(folder), tasks or {"default": task_of()}, config, out, seed=1, runtime=CPU, engine_config=engine)
+def run_ahead(*arguments: Any, engine_config: EngineConfig = AHEAD, **options: Any) -> TrainResult:
+    return run(*arguments, engine_config=engine_config, **options)
 
 
 def ahead_of(**settings: Any) -> RLConfig:
@@ -47,10 +43,3 @@ def put_inside(patch: pytest.MonkeyPatch) -> None:
 
 def in_this_process(name: str, *_: Any) -> LocalEngine:
     return LocalEngine(load_model(name, torch.device("cpu")), load_tokenizer(name), 64, shared=False)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert rows_of(one) == rows_of(other)
-    assert completions(one) == completions(other)
-    mine, theirs = weights(one), weights(other)
-    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)

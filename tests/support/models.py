@@ -6,9 +6,12 @@ The character tokenizer writes its BOS itself when asked for special tokens, so 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from grpo.model.policy import Policy
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<|im_end|>", "<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>")
 
@@ -88,6 +91,26 @@ def make_model(
         config = cls(**common | extra | settings)
     torch.manual_seed(seed)
     return hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def save_model(folder: Path, kind: str = "qwen2", **settings: Any) -> Path:
+    """In Hugging Face format, with the tokenizer."""
+    make_model(kind, **settings).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def policy_of(kind: str = "qwen2", **settings: Any) -> Policy:
+    return Policy(make_model(kind, **settings), make_tokenizer(), torch.device("cpu"))
+
+
+@torch.no_grad()
+def move(model: Any, size: float = 0.05, seed: int | None = None) -> None:
+    """Change every trained value, as training does."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter += size * torch.randn(parameter.shape, generator=generator)
 
 
 def model_logprobs(

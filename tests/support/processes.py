@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
+from support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # what a script of the tests imports from
@@ -18,9 +15,7 @@ PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # what a script of th
 
 def two_processes(command: list[str], **environment: str) -> list[subprocess.CompletedProcess[str]]:
     """The command twice, as a launcher starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
@@ -39,19 +34,6 @@ def two_processes(command: list[str], **environment: str) -> list[subprocess.Com
 
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
-
-
-def at_call(patch: pytest.MonkeyPatch, owner: Any, name: str, count: int, act: Callable[[], None]) -> None:
-    """`act` at the `count`-th call, when half of the work, so to say, is done: before it, and it goes on after."""
-    original, calls = getattr(owner, name), [0]
-
-    def acting(*arguments: Any, **options: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == count:
-            act()
-        return original(*arguments, **options)
-
-    patch.setattr(owner, name, acting)
 
 
 HOLD = """

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from grpo.checkpoint.store import checkpoints
 from grpo.config.data import DataConfig
 from grpo.config.engine import RuntimeConfig
 from grpo.config.training import RLConfig
@@ -22,7 +26,6 @@ from support.models import make_tokenizer
 from support.train import train
 
 CPU = RuntimeConfig(device="cpu")
-
 PLAIN = DataConfig(path="d", template="{prompt}=")
 
 
@@ -53,14 +56,29 @@ def config_of(**settings: Any) -> RLConfig:
     return RLConfig.model_validate(base | settings)
 
 
-def run(folder: Path, out: Path, config: RLConfig, tasks: dict[str, Task] | None = None, seed: int = 1) -> TrainResult:
-    return train(str(folder), tasks or {"default": task_of()}, config, out, seed=seed, runtime=CPU)
+LEARNING: dict[str, Any] = {  # settings with which the digits are learnt
+    "steps": 25,
+    "group_size": 8,
+    "prompts_per_step": 6,
+    "optimizer": {"lr": 1e-2},
+    "checkpoint": {},
+    "loss": {"aggregation": "token"},
+}
 
 
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
+def run(folder: Path, out: Path, config: RLConfig, tasks: dict[str, Task] | None = None, **options: Any) -> TrainResult:
+    """On the CPU with seed 1, unless the options of `train` say otherwise."""
+    return train(str(folder), tasks or {"default": task_of()}, config, out, **{"seed": 1, "runtime": CPU} | options)
 
-    return load_file(out / "model" / "model.safetensors")
+
+def weights(out: Path, name: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(out / name / "model.safetensors")
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Bitwise."""
+    assert ours.keys() == theirs.keys()
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
 
 
 def rows_of(out: Path, *, timings: bool = False) -> list[dict[str, Any]]:
@@ -74,18 +92,66 @@ def completions(out: Path) -> list[dict[str, Any]]:
     return [row for file in sorted((out / "completions").iterdir()) for row in read_jsonl(file)]
 
 
+def checkpointed(out: Path) -> list[str]:
+    return [path.name for path in checkpoints(out / "checkpoints")]
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Bitwise: metrics, completions, weights."""
+    assert rows_of(ours) == rows_of(theirs)
+    assert completions(ours) == completions(theirs)
+    assert_equal(weights(ours), weights(theirs))
+
+
+def assert_learnt(out: Path, end: float = 0.85) -> None:
+    """The reward rose from below 0.35 to above `end`."""
+    rewards = [row["reward"] for row in rows_of(out)]
+    assert sum(rewards[:3]) / 3 < 0.35
+    assert sum(rewards[-3:]) / 3 > end
+
+
 class Killed(BaseException):
     """What kill -9 looks like from the inside: nothing may catch it."""
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def die(*_: Any, **__: Any) -> None:
+    raise Killed
+
+
+def before(patch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[..., Any]) -> None:
+    """`act` is called, with the same arguments, before each call of `owner.name`."""
+    original = getattr(owner, name)
+
+    def acting(*arguments: Any, **options: Any) -> Any:
+        act(*arguments, **options)
+        return original(*arguments, **options)
+
+    patch.setattr(owner, name, acting)
+
+
+def at_call(patch: pytest.MonkeyPatch, owner: Any, name: str, count: int, act: Callable[[], Any]) -> None:
+    """`act` at the `count`-th call, when half of the work, so to say, is done: before it, and it goes on after."""
+    calls = itertools.count(1)
+    before(patch, owner, name, lambda *_, **__: act() if next(calls) == count else None)
+
+
+def interrupt_at(patch: pytest.MonkeyPatch, step: int, engine: type = LocalEngine) -> None:
     """The process dies while it samples the rollout of this step."""
-    original = LocalEngine.generate
+    at = step
+    before(patch, engine, "generate", lambda *_, step, **__: step >= at and die())
 
-    def dying(self: LocalEngine, *args: Any, step: int, **kwargs: Any) -> Any:
-        if step >= dying.at:  # type: ignore[attr-defined]
-            raise Killed
-        return original(self, *args, step=step, **kwargs)
 
-    dying.at = step  # type: ignore[attr-defined]
-    monkeypatch.setattr(LocalEngine, "generate", dying)
+def broken(
+    change: Callable[[pytest.MonkeyPatch], Any], *arguments: Any, end: type[BaseException] = Killed, **options: Any
+) -> BaseException:
+    """A run that comes to this end when `change` is made to the program."""
+    with pytest.MonkeyPatch.context() as patch:
+        change(patch)
+        with pytest.raises(end) as raised:
+            run(*arguments, **options)
+    return raised.value
+
+
+def killed_at(step: int, *arguments: Any, **options: Any) -> None:
+    """A run that dies while it samples the rollout of this step."""
+    broken(lambda patch: interrupt_at(patch, step), *arguments, **options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from grpo.scoring.groups import Reward
 from support.models import CHARACTERS, make_tokenizer
 from support.processes import ROOT
 from support.runs import digits
+from support.servers import closed_port
 
 
 def tasks(length: int = 4) -> dict[str, Task]:
@@ -64,11 +64,7 @@ class Served:
 @contextmanager
 def serving(folder: Path, tmp: Path, count: int) -> Iterator[Served]:
     tmp.mkdir(exist_ok=True)
-    urls = []
-    for _ in range(count):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            urls.append(f"http://127.0.0.1:{free.getsockname()[1]}")
+    urls = [closed_port() for _ in range(count)]
     weights = tmp / "weights"
     weights.mkdir()
     tree = {

@@ -14,7 +14,7 @@ import torch
 
 import grpo.run
 from grpo import trainer
-from grpo.checkpoint import sealed as durable
+from grpo.checkpoint import sealed
 from grpo.checkpoint.store import checkpoints
 from grpo.config.engine import RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
@@ -23,8 +23,8 @@ from grpo.model.policy import Policy, load_policy, trainable
 from grpo.model.reference import Reference
 from grpo.system import stopping
 from stages.commands.common import guarded
-from support.processes import at_call, send
-from support.runs import completions, config_of, digits, rows_of, run, task_of, weights
+from support.processes import send
+from support.runs import at_call, completions, config_of, digits, rows_of, run, task_of, weights
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {"rollout_prompts": 4, "steps": 8, "loss": {"beta": 0.05}, "reference_every": 4}
@@ -39,7 +39,7 @@ PHASES: dict[str, tuple[Any, str, int, int]] = {
     "first update": (trainer, "update", 3, 4),
     "second update": (trainer, "update", 4, 4),
     "sync": (LocalEngine, "sync", 3, 4),
-    "save": (durable, "write_text", 1, 2),
+    "save": (sealed, "write_text", 1, 2),
     "model": (Policy, "save", 1, 8),
 }
 

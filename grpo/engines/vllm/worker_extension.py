@@ -1,7 +1,7 @@
 """Weights through files, inside a `vllm serve` process: vLLM's own ways to bring new weights need GPUs.
 
 Only vLLM imports this file: `grpo serve` names it as the worker's extension, which makes the backend known in every
-worker before it loads its model. What the trainer does is in `grpo/weight_transfer.py`.
+worker before it loads its model. What the trainer does is in `grpo.engines.vllm.weights`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,77 @@
+"""What the stages that train share: their section's rows, kept in data/ and checked for leaks, go to a core trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from grpo.config.training import TrainConfig
+from grpo.data.conversations import Part
+from grpo.data.prompts import build_prompts
+from grpo.data.rows import Row, load_rows, rows_hash
+from grpo.model.policy import load_tokenizer
+from grpo.rollout.sampler import Task
+from grpo.scoring.groups import Reward
+from grpo.supervised.sft import supervised
+from grpo.trainer import train
+from rewards.loader import load_reward
+from rewards.rows import judgeable
+from stages.recipe.config import RLStageConfig, TaskConfig
+from stages.recipe.preflight import in_run
+from stages.recipe.table import StageContext
+
+
+def train_rl(context: StageContext, label: str) -> dict[str, Any]:
+    """GRPO from `context.init` on the section's tasks; leaves model/, metrics.jsonl, completions/ and data/."""
+    config, section = context.config, context.section
+    assert isinstance(section, RLStageConfig)
+    tokenizer = load_tokenizer(context.init)
+    tasks: dict[str, Task] = {}
+    hashes: dict[str, str] = {}
+    for name, task in section.tasks.items():
+        rows = load_rows(task.data)
+        context.write_data(name, rows)
+        hashes[name] = rows_hash(rows)
+        rewards = task_rewards(task, context)
+        source = f"task '{name}', data '{task.data.path or task.data.fn}'"
+        prompts = judgeable(build_prompts(rows, task.data, tokenizer, name), rewards, source)
+        tasks[name] = Task(prompts, rewards, task.share, task.last_steps)
+    settings = TrainConfig.of(
+        section,
+        model=context.init,
+        out=str(context.folder),
+        seed=config.seed,
+        engine=config.engine,
+        runtime=config.runtime,
+    )
+    result = train(settings, tasks, label=label, accept_changes=context.accept_changes)
+    return {"steps": result.steps, "tokens": result.tokens, "data_hashes": hashes, "final": result.metrics}
+
+
+def task_rewards(task: TaskConfig, context: StageContext) -> list[Reward]:
+    """The task's rewards; ``{run}`` in their arguments is this run's folder (reward models trained by it). Reward
+    models run where the policy does."""
+    rewards = []
+    for spec in task.rewards:
+        device = {"device": context.config.runtime.device} if spec.fn == "reward_model" else {}
+        kwargs = {**device, **in_run(spec.kwargs, context.folder.parent)}
+        rewards.append(load_reward(spec.model_copy(update={"kwargs": kwargs})))
+    return rewards
+
+
+def train_reward_model(context: StageContext, train: Callable[..., dict[str, Any]], part: Part) -> dict[str, Any]:
+    """Leaves model/ (a sequence classifier with one output), metrics.jsonl and data/preferences.jsonl.
+
+    `part`: what of a response the model reads, "answer" or the whole "response".
+    """
+    config, section = context.config, context.section
+    rows = load_rows(section.data)
+    context.write_data("preferences", rows)
+    numbers = train(context.init, rows, section, context.folder, seed=config.seed, runtime=config.runtime, part=part)
+    return {**numbers, "data_hashes": {"preferences": rows_hash(rows)}}
+
+
+def train_sft(context: StageContext, model: str, rows: Sequence[Row], title: str) -> dict[str, Any]:
+    """Supervised training of `model` on conversations; leaves model/, metrics.jsonl and data/sft.jsonl."""
+    config, section = context.config, context.section
+    return supervised(model, rows, section, context.folder, seed=config.seed, runtime=config.runtime, title=title)

@@ -1,0 +1,114 @@
+"""Checkpoints from before modules moved and rewards' texts changed: what they say they were made with is still this."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo.checkpoint.identity import ABSENT, differences, identify
+from grpo.config.engine import EngineConfig, RuntimeConfig
+from grpo.config.training import RLConfig
+from grpo.rollout.sampler import Task
+from grpo.scoring.groups import Reward
+from grpo.system.world import World
+from grpo.types import Prompt
+from rewards.loader import load_rewards
+
+# `identity` in state.json of a run of version 0.1.0 whose core was flat files, without its machine.
+RECORDED = json.loads("""{"steps": 6, "group_size": 4, "prompts_per_step": 2, "rollout_prompts": null,
+"inner_epochs": 1, "sampling.temperature": 1.0, "sampling.max_tokens": 8, "sampling.stop": [], "truncated": "keep",
+"penalty_tokens": null,
+"advantage.scale": "group", "advantage.epsilon": 0.0001, "advantage.std_floor": 0.0,
+"advantage.combine": "sum_then_normalise", "loss.ratio": "token", "loss.clip": "ppo", "loss.clip_low": 0.2,
+"loss.clip_high": 0.2, "loss.dual_clip": null, "loss.aggregation": "sequence", "loss.beta": 0.0,
+"loss.kl.estimator": "k3", "loss.kl.placement": "loss", "loss.kl.weighted": false, "loss.entropy_bonus": 0.0,
+"loss.off_policy_mask": null, "correction": null, "dynamic_sampling": null, "difficulty": null, "lora": null,
+"optimizer.lr": 0.001, "optimizer.weight_decay": 0.0, "optimizer.beta1": 0.9, "optimizer.beta2": 0.999,
+"optimizer.warmup_steps": 0, "optimizer.schedule": "constant", "optimizer.min_lr": 0.0, "optimizer.max_grad_norm": 1.0,
+"reference_every": null, "micro_batch_tokens": 60, "gradient_checkpointing": false, "seed": 1, "model": "hub/name",
+"engine.kind": "local", "engine.max_rows": 512, "engine.ahead": false, "engine.vllm.memory": 0.4,
+"engine.vllm.kv_cache_gib": null, "engine.vllm.tensor_parallel": 1, "engine.vllm.lora": "merged",
+"engine.vllm.quantization": null, "engine.vllm.eager": false, "runtime.device": "cpu", "runtime.dtype": "float32",
+"runtime.parallel": "data", "runtime.threads": null, "tasks.default.prompts": "939ade1870f72a15",
+"tasks.default.share": 1.0, "tasks.default.last_steps": null, "tasks.default.rewards.accuracy.weight": 1.0,
+"tasks.default.rewards.accuracy.columns": {}, "tasks.default.rewards.accuracy.kwargs.strict": true,
+"tasks.default.rewards.accuracy.kwargs.anywhere": false, "tasks.default.rewards.accuracy.fn": "accuracy_reward",
+"tasks.default.rewards.accuracy.source": "ed7ec81de9ecb81a", "tasks.default.rewards.language.weight": 1.0,
+"tasks.default.rewards.language.columns": {}, "tasks.default.rewards.language.kwargs.think_tag": "think",
+"tasks.default.rewards.language.kwargs.detect": false, "tasks.default.rewards.language.fn": "language_consistency",
+"tasks.default.rewards.language.source": "da09ec348ae8bc2f", "tasks.default.rewards.format.weight": 0.5,
+"tasks.default.rewards.format.columns": {}, "tasks.default.rewards.format.kwargs.think_tag": "think",
+"tasks.default.rewards.format.kwargs.answer_tag": null, "tasks.default.rewards.format.kwargs.strict": true,
+"tasks.default.rewards.format.kwargs.code": null, "tasks.default.rewards.format.kwargs.opened": "auto",
+"tasks.default.rewards.format.fn": "format_reward", "tasks.default.rewards.format.source": "73819ac7bf107f2e",
+"tasks.default.rewards.general_oracle.weight": 1.0, "tasks.default.rewards.general_oracle.columns": {},
+"tasks.default.rewards.general_oracle.kwargs": {}, "tasks.default.rewards.general_oracle.fn": "general_oracle",
+"tasks.default.rewards.general_oracle.source": "ebf5f228bca0fa33", "grpo": "0.1.0"}""")
+SPECS = [
+    {"fn": "accuracy", "kwargs": {"strict": True}},
+    {"fn": "language"},
+    {"fn": "format", "weight": 0.5},
+    {"fn": "stages.tiny_world.general_oracle"},
+]
+SOURCE = "tasks.default.rewards.accuracy.source"
+
+
+def identity(rewards: list[Reward]) -> dict[str, Any]:
+    """What such a run has now, without its machine."""
+    question = [{"role": "user", "content": "2+3"}]
+    columns = {"question": "2+3", "answer": "5"}
+    prompts = [Prompt("p0", (1, 2, 3), question, "2+3", columns, "5", prefill="<think>")]
+    config = RLConfig.model_validate(
+        {
+            "steps": 6,
+            "group_size": 4,
+            "prompts_per_step": 2,
+            "sampling": {"max_tokens": 8},
+            "optimizer": {"lr": 1e-3},
+            "micro_batch_tokens": 60,
+        }
+    )
+    runtime, tasks = RuntimeConfig(device="cpu"), {"default": Task(prompts, rewards)}
+    whole = identify("hub/name", tasks, config, 1, EngineConfig(kind="local"), runtime, World())
+    return {key: value for key, value in whole.items() if not key.startswith("machine.")}
+
+
+def matter(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    told = differences(ABSENT | old, new)
+    assert told.rounding == []
+    return told.matter
+
+
+def test_an_old_checkpoint_goes_on():
+    assert matter(RECORDED, identity(load_rewards(SPECS))) == []
+
+
+@pytest.mark.parametrize("source", ["0123456789abcdef", None, "grpo"])
+def test_the_text_of_a_reward_of_this_program_is_free(source):
+    assert matter({**RECORDED, SOURCE: source}, identity(load_rewards(SPECS))) == []
+
+
+def test_another_version_of_this_program_is_not():
+    assert matter({**RECORDED, "grpo": "0.0.9"}, identity(load_rewards(SPECS))) == ["grpo: 0.0.9 -> 0.1.0"]
+
+
+def own_reward(file: Path, value: float) -> Reward:
+    """A user's reward of the name of one of ours, in a module that could be taken for ours."""
+    file.write_text(f"def accuracy_reward(completions, **_):\n    return [{value} for _ in completions]\n")
+    spec = importlib.util.spec_from_file_location("rewards.mine", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Reward("accuracy", module.accuracy_reward)
+
+
+def test_a_user_s_own_reward_is_known_by_its_text(tmp_path):
+    first, edited = (identity([own_reward(tmp_path / name, value)]) for name, value in [("a.py", 1.0), ("b.py", 0.5)])
+    assert matter(first, identity([own_reward(tmp_path / "c.py", 1.0)])) == []
+    assert matter(first, edited) == [f"{SOURCE}: {first[SOURCE]} -> {edited[SOURCE]}"]
+    assert any(line.startswith(f"{SOURCE}: ") for line in matter(RECORDED, first))
