@@ -13,7 +13,7 @@ from grpo.checkpoint.identity import identify
 from grpo.checkpoint.resume import resume
 from grpo.checkpoint.saver import Saver
 from grpo.config.engine import EngineConfig
-from grpo.config.inert import inert_engine_settings, inert_settings
+from grpo.config.inert import check_ahead, inert_engine_settings, inert_settings
 from grpo.config.training import OVERLONG, RLConfig, TrainConfig
 from grpo.data.prompts import longest_prompt
 from grpo.engines.choose import engine_kind, training_engine
@@ -23,14 +23,13 @@ from grpo.learner.learner import Learner, make_learner
 from grpo.model.policy import Policy, load_policy
 from grpo.model.reference import Reference
 from grpo.rollout.ahead import Ahead
-from grpo.rollout.ahead_check import check_ahead
 from grpo.rollout.completions import save_completions
 from grpo.rollout.sampler import PromptSampler, Task
 from grpo.rollout.source import RolloutSource
 from grpo.system.clock import Clock
 from grpo.system.files import flush_folder, must_write
 from grpo.system.lock import RunLock
-from grpo.system.world import is_main
+from grpo.system.world import is_main, launched
 from grpo.types import Group, RolloutEngine, TrainState
 
 log = logging.getLogger("grpo")
@@ -85,7 +84,7 @@ def set_up(
     kind = engine_kind(config.engine, config.runtime)
     weights = reward_weights(tasks, config)
     check_quantization(config.engine, kind, config)
-    check_ahead(config.engine, kind, config.correction)
+    check_ahead(config.engine, kind, config.correction, launched=launched())
     policy = load_policy(config.model, config.runtime, config.lora, config.seed)
     learner = make_learner(policy, config, config.runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None

@@ -1,10 +1,13 @@
-"""Settings that are right by themselves and do nothing in the run they stand in: no error, but it should be known."""
+"""Settings that are right by themselves and not in the run they stand in: what does nothing is said, no error; one step
+ahead is refused where it cannot be."""
 
 from __future__ import annotations
 
-from grpo.config.engine import EngineConfig
+from grpo.config.algorithm import CorrectionConfig
+from grpo.config.engine import AHEAD_IN_PROCESS, EngineConfig
 from grpo.config.section import changed
 from grpo.config.training import OptimizerConfig, RLConfig
+from grpo.errors import UserError
 
 
 def inert_settings(config: RLConfig, shared_engine: bool) -> list[str]:
@@ -58,3 +61,22 @@ def _of_the_schedule(optimizer: OptimizerConfig, steps: int) -> list[str]:
     if optimizer.schedule != "constant" and optimizer.warmup_steps == steps - 1:
         return [f"optimizer.schedule: the warm-up leaves one of {steps} steps, and that has 'lr'"]
     return []
+
+
+def check_ahead(engine: EngineConfig, kind: str, correction: CorrectionConfig | None, *, launched: bool) -> None:
+    """Before anything is loaded. `kind`: of the engine, resolved; `launched`: this is one of several processes.
+
+    Raises:
+        UserError: it cannot be honoured here.
+    """
+    if not engine.ahead:
+        return
+    if kind == "vllm":
+        raise UserError(f"engine: {AHEAD_IN_PROCESS}")
+    if launched:
+        raise UserError("engine.ahead: the trainer must be one process; start it without a launcher, or leave it out")
+    if correction is None:
+        raise UserError(
+            "engine.ahead trains on samples of weights that are one rollout old: set 'correction' of the RL stage "
+            "(e.g. correction: {level: token, high: 2}), which weighs that"
+        )

@@ -12,6 +12,7 @@ from grpo.config.file import read_config
 from grpo.config.training import RLConfig, SFTConfig
 from grpo.data.rows import load_rows
 from grpo.errors import UserError
+from grpo.system.runtime import quiet
 from stages.check import prompts
 from stages.check.model import model_checks
 from stages.check.rewards import rewards_on_synthetic
@@ -20,7 +21,6 @@ from stages.check.subject import Asked, Check, Skipped, Subject, Warned, on_hub
 from stages.commands.common import Parser, add_overrides, find_config, reason
 from stages.recipe.config import RecipeConfig, find
 from stages.recipe.preflight import RUN, check_function, check_reward, check_source, folders_before
-from stages.recipe.runtime import quiet
 
 EXAMPLES = "  grpo check my.yaml\n  grpo check tiny.yaml reasoning_rl.group_size=8"
 NARROW = 0.1  # half of an interval of pass@1 from which it says little

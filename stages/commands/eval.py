@@ -17,11 +17,11 @@ from grpo.errors import UserError, nearest
 from grpo.evaluation.endpoint import EndpointConfig, base_url
 from grpo.model.path import check_model
 from grpo.system.files import check_out_file
+from grpo.system.runtime import quiet
 from stages.commands.common import Parser, add_overrides
 from stages.commands.eval_sets import SETS, read_rows
 from stages.recipe.config import find
 from stages.recipe.preflight import check_reward
-from stages.recipe.runtime import quiet
 
 if TYPE_CHECKING:  # torch, which a mistake need not wait for
     from grpo.evaluation.metrics import Judges
@@ -203,9 +203,9 @@ def _evaluate(model: str, settings: EvalCommandConfig, judges: Judges, rows: lis
 
         return evaluate_endpoint(settings.endpoint, settings.eval, judges=judges, seed=settings.seed, rows=rows)
     from grpo.evaluation.evaluate import evaluate
-    from stages.recipe.runtime import apply_runtime
+    from grpo.system.runtime import apply_quietly
 
-    apply_runtime(settings.runtime, settings.seed)
+    apply_quietly(settings.runtime, settings.seed)
     return evaluate(
         model,
         settings.eval,

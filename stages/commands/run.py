@@ -49,7 +49,7 @@ def run_command(arguments: list[str]) -> int:
     chosen = parser.read(arguments)
 
     from grpo.config.file import read_config
-    from stages.recipe.runtime import quiet
+    from grpo.system.runtime import quiet
 
     config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
     quiet(config.runtime.log_level)
@@ -73,7 +73,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
     chosen = parser.read(arguments)
 
     from grpo.config.file import read_config
-    from stages.recipe.runtime import quiet
+    from grpo.system.runtime import quiet
 
     config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
     quiet(config.runtime.log_level)

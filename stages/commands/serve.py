@@ -34,8 +34,8 @@ def serve_command(arguments: list[str]) -> int:
     chosen = parser.read(arguments)
 
     from grpo.config.file import read_config
+    from grpo.system.runtime import quiet
     from stages.recipe.config import RecipeConfig
-    from stages.recipe.runtime import quiet
 
     config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
     quiet(config.runtime.log_level)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
+from grpo.config.inert import check_ahead
 from grpo.engines.vllm import require_vllm
 from grpo.errors import UserError, nearest
 from grpo.model.path import check_model, is_local
-from grpo.rollout.ahead_check import check_ahead
 from grpo.scoring.calls import REWARD_TIMEOUT, call_async, is_async
 from grpo.system.imports import check_switches, import_path
+from grpo.system.world import launched
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
 from stages.recipe.table import active_stages
 
@@ -63,7 +64,7 @@ def _check_ahead(config: RecipeConfig, section: RLStageConfig) -> None:
         from grpo.engines.choose import engine_kind
 
         kind = engine_kind(config.engine, config.runtime)
-    check_ahead(config.engine, kind, section.correction)
+    check_ahead(config.engine, kind, section.correction, launched=launched())
 
 
 def folders_before(config: RecipeConfig, key: str) -> list[str] | None:

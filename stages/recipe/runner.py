@@ -121,10 +121,10 @@ def _begin(planned: PlannedStage) -> dict[str, Any]:
 
 def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[str, Any]:
     """The stage's own work. Its result is kept in stage.json, so that an interrupted evaluation repeats no training."""
-    from stages.recipe.runtime import apply_runtime
+    from grpo.system.runtime import apply_quietly
 
     stage = STAGES[context.key]
-    apply_runtime(context.config.runtime, context.config.seed)
+    apply_quietly(context.config.runtime, context.config.seed)
     start = time.monotonic()
     result = importlib.import_module(stage.module).run(context)
     world.wait()  # the model is there
@@ -175,11 +175,11 @@ def _evaluated(
     config: RecipeConfig, planned: PlannedStage, manifest: dict[str, Any], evaluation: str | None
 ) -> dict[str, Any]:
     """The manifest with the evaluation's numbers in it, written once everything it speaks of is there."""
+    from grpo.system.runtime import apply_quietly
     from stages.recipe import evaluation as evaluations
-    from stages.recipe.runtime import apply_runtime
 
     if planned.stage.evaluated:
-        apply_runtime(config.runtime, config.seed)
+        apply_quietly(config.runtime, config.seed)
         manifest["metrics"] = evaluations.evaluate_stage(config, planned.folder)
     manifest["evaluation_hash"] = evaluation
     check_sealed(planned.folder, manifest.get("model_files"), planned.stage.key)

@@ -440,7 +440,7 @@ def test_what_cannot_be_honoured_is_refused(tiny_model_folder, tmp_path, monkeyp
         patch.setattr("grpo.run.engine_kind", lambda *_: "vllm")
         with pytest.raises(UserError, match="'ahead' needs an engine beside the trainer"):
             run_ahead(tiny_model_folder, tmp_path, ahead_of(), engine_config=EngineConfig(kind="auto", ahead=True))
-    monkeypatch.setattr("grpo.rollout.ahead_check.launched", lambda: True)
+    monkeypatch.setattr("grpo.run.launched", lambda: True)
     with pytest.raises(UserError, match="the trainer must be one process"):
         run_ahead(tiny_model_folder, tmp_path, ahead_of())
     assert not (tmp_path / "metrics.jsonl").exists()
