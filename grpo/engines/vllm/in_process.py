@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.engine import EngineConfig
-from grpo.engines.vllm.request import check_sampling, prompt_seed
+from grpo.engines.vllm.request import check_sampling, parameters
 from grpo.engines.vllm.start import ServedModel, start
 from grpo.engines.vllm.weights import weight_files
 from grpo.errors import UserError
@@ -104,22 +104,8 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        return SamplingParams(
-            n=sampling.group_size,
-            # Sibling i draws with this + i: hashed, so that the next prompt's siblings have other seeds.
-            seed=prompt_seed(seed, step, prompt),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            stop=list(sampling.stop),
-            stop_token_ids=list(self.sampled.end_ids),
-            ignore_eos=True,  # vLLM's own end token is one of ours, or none
-            detokenize=bool(sampling.stop),  # the text is made from the ids below, as every engine does
-            skip_special_tokens=False,  # a stop text may be, or contain, one
-            logprobs=0,  # of the sampled token
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        asked = parameters(prompt, sampling, self.sampled.end_ids, seed, step)
+        return SamplingParams(**asked, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY)
 
     def _group(self, prompt: Prompt, output: Any, step: int, size: int) -> Group:
         if tuple(output.prompt_token_ids) != prompt.token_ids:

@@ -7,18 +7,18 @@ that dies or hangs is left out and the others do its prompts. Every completion s
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo.config.engine import EngineConfig
 from grpo.engines.vllm.check import check_server
 from grpo.engines.vllm.client import Runner, Server, health, new_client, run
-from grpo.engines.vllm.request import check_sampling, prompt_seed
+from grpo.engines.vllm.request import check_sampling, parameters
 from grpo.engines.vllm.start import ServedModel
 from grpo.engines.vllm.weights import NCCL, live, pause, post_all, resume, send_by_files
 from grpo.errors import UserError
@@ -27,8 +27,10 @@ from grpo.system.progress import progress
 from grpo.system.world import World
 from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 
-log = logging.getLogger("grpo")
+if TYPE_CHECKING:
+    from httpx2 import AsyncClient
 
+Ask = Callable[["AsyncClient", Server, int], Awaitable[None]]
 GENERATE = "/inference/v1/generate"  # vLLM's API of token ids
 POLL_SECONDS = 1.0  # between two looks at a server that is starting
 
@@ -63,22 +65,29 @@ class ServerEngine:
         return f"{self.name}-{self.syncs}"
 
     def _started(self) -> list[Server]:
-        """The servers, when all of them answer."""
+        """The servers, when all of them answer.
+
+        Raises:
+            UserError: one does not in time.
+        """
+
+        def silent() -> dict[str, str]:
+            return {server.url: failure for server in self.servers if (failure := run(health(server)))}
+
         until = time.monotonic() + self.config.start_timeout
-        waiting = {server.url: failure for server in self.servers if (failure := run(health(server)))}
-        if waiting:
-            with progress("vLLM servers", len(self.servers), len(self.servers) - len(waiting)) as bar:
-                while waiting:
-                    if time.monotonic() > until:
-                        url, failure = next(iter(waiting.items()))
-                        raise UserError(
-                            f"vLLM at {url} is not there after {self.config.start_timeout:g} s "
-                            f"(engine.server.start_timeout): {failure}; start it with `grpo serve CONFIG`"
-                        )
-                    time.sleep(POLL_SECONDS)
-                    still = {server.url: failure for server in self.servers if (failure := run(health(server)))}
-                    bar.advance(len(waiting) - len(still))
-                    waiting = still
+        if not (waiting := silent()):
+            return self.servers
+        with progress("vLLM servers", len(self.servers), len(self.servers) - len(waiting)) as bar:
+            while waiting:
+                if time.monotonic() > until:
+                    url, failure = next(iter(waiting.items()))
+                    raise UserError(
+                        f"vLLM at {url} is not there after {self.config.start_timeout:g} s "
+                        f"(engine.server.start_timeout): {failure}; start it with `grpo serve CONFIG`"
+                    )
+                time.sleep(POLL_SECONDS)
+                before, waiting = waiting, silent()
+                bar.advance(len(before) - len(waiting))
         return self.servers
 
     async def _connect(self, server: Server) -> str:
@@ -100,40 +109,38 @@ class ServerEngine:
             UserError: they did not arrive.
         """
         self.syncs += 1
-        failure = ""
-        tensors = policy.export()
-        try:
-            self._share_losses()
+        self._share_losses()
+        tensors = policy.export() if self.nccl is None else iter(())
+        with self._together(tensors):
             if self.nccl is not None:
                 self._send_by_nccl(policy)
             elif self.world.rank == 0:
                 send_by_files(tensors, self.servers, Path(self.config.folder), self.version)
-        except UserError as error:
-            failure = str(error)
-        if self.nccl is None:
-            for _ in tensors:  # sharded weights are gathered: every process goes through all of them
-                pass
-        self._raise_together(failure)
         self._share_losses()
 
-    def _raise_together(self, failure: str) -> None:
-        """
+    @contextmanager
+    def _together(self, tensors: Iterable[Any] = ()) -> Iterator[None]:
+        """What fails here in one process fails in all, which first go through the rest of what all have to gather.
+
         Raises:
-            UserError: in every process, when one has failed.
+            UserError: in every process.
         """
+        failure = ""
+        try:
+            yield
+        except UserError as error:
+            failure = str(error)
+        for _ in tensors:
+            pass
         for failed in self.world.gather(failure):
             if failed:
                 raise UserError(failed)
 
     def _send_by_nccl(self, policy: PolicyWeights) -> None:
         """All processes go through the weights once for each server: they must agree on which are there."""
-        failure = ""
-        try:
+        with self._together():
             if self.world.rank == 0:
                 pause(self.servers)
-        except UserError as error:
-            failure = str(error)
-        self._raise_together(failure)
         self._share_losses()
         self.nccl.send(policy, self.servers)
         if self.world.rank == 0:
@@ -157,68 +164,43 @@ class ServerEngine:
         """
         check_sampling(sampling)
         groups: dict[int, Group] = {}
+
+        async def ask(client: AsyncClient, server: Server, index: int) -> None:
+            prompt = prompts[index]
+            body = {"token_ids": list(prompt.token_ids), "return_token_ids": True}
+            body["sampling_params"] = parameters(prompt, sampling, self.sampled.end_ids, seed, step)
+            answer = await server.post(client, GENERATE, body, self.config.retries)
+            groups[index] = self._group(server, prompt, sampling, answer, step)
+
+        # No more than a server computes at a time: a request that waits there would seem to hang.
+        width = max(1, self.engine_config.max_rows // (sampling.group_size * self.world.size))
         while waiting := deque(index for index in range(len(prompts)) if index not in groups):
-            self._sampling.run(self._round(waiting, prompts, sampling, seed, step, groups))
+            self._sampling.run(self._round(waiting, width, ask))
         return [groups[index] for index in range(len(prompts))]
 
-    async def _round(
-        self,
-        waiting: deque[int],
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        seed: int,
-        step: int,
-        groups: dict[int, Group],
-    ) -> None:
-        """All live servers take prompts until none waits. Those of a server that is lost wait again."""
+    async def _round(self, waiting: deque[int], width: int, ask: Ask) -> None:
+        """All live servers take what waits, at most `width` at a time. What a server that is lost had taken, and what
+        is left when all are lost, is for the next round."""
         there = live(self.servers)
-        # No more than a server computes at a time: a request that waits there would seem to hang.
-        fitting = max(1, self.engine_config.max_rows // (sampling.group_size * self.world.size))
-        width = min(fitting, -(-len(waiting) // len(there)))
+        width = min(width, -(-len(waiting) // len(there)))
 
-        async def work(server: Server, taken: set[int]) -> None:
+        async def work(server: Server) -> None:
             while waiting and server.left_out is None:
-                index = waiting.popleft()
-                taken.add(index)
-                body = self._request(prompts[index], sampling, seed, step)
-                answer = await server.post(client, GENERATE, body, self.config.retries)
-                groups[index] = self._group(server, prompts[index], sampling, answer, step)
-                taken.remove(index)
+                await ask(client, server, waiting.popleft())
 
         async def use(server: Server) -> None:
-            taken: set[int] = set()
-            tasks = [asyncio.create_task(work(server, taken)) for _ in range(width)]
-            _, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in rest:
-                task.cancel()
-            errors = [error for error in await asyncio.gather(*tasks, return_exceptions=True) if error is not None]
-            for error in errors:
-                if not isinstance(error, (RequestFailed, asyncio.CancelledError)):
-                    raise error
-            waiting.extend(sorted(taken))
-            for error in errors:
-                if isinstance(error, RequestFailed):
-                    server.leave_out(str(error))
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for _ in range(width):
+                        tasks.create_task(work(server))
+            except ExceptionGroup as group:
+                for error in group.exceptions:
+                    if not isinstance(error, RequestFailed):
+                        raise error from error.__cause__
+                server.leave_out(str(group.exceptions[0]))
 
         async with new_client() as client:
             await asyncio.gather(*(use(server) for server in there))
-
-    def _request(self, prompt: Prompt, sampling: Sampling, seed: int, step: int) -> dict[str, Any]:
-        """The same parameters as those of vLLM in this process."""
-        parameters = {
-            "n": sampling.group_size,
-            "seed": prompt_seed(seed, step, prompt),
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
-            "stop": list(sampling.stop),
-            "stop_token_ids": list(self.sampled.end_ids),
-            "ignore_eos": True,
-            "detokenize": bool(sampling.stop),
-            "skip_special_tokens": False,
-            "logprobs": 0,
-        }
-        return {"token_ids": list(prompt.token_ids), "return_token_ids": True, "sampling_params": parameters}
 
     def _group(self, server: Server, prompt: Prompt, sampling: Sampling, answer: Any, step: int) -> Group:
         """
