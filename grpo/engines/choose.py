@@ -49,8 +49,8 @@ def training_engine(
         # On two cores as many threads as the trainer has made a step 1.8 times as long, half of them cost nothing.
         return ProcessEngine(name, runtime, config.max_rows, max(1, torch.get_num_threads() // 2))
     if kind == "local":
-        own = load_model(name, policy.device, inference_dtype(runtime)) if model is None else model
-        return LocalEngine(own, policy.tokenizer, config.max_rows, shared=model is not None)
+        sampled_from = load_model(name, policy.device, inference_dtype(runtime)) if model is None else model
+        return LocalEngine(sampled_from, policy.tokenizer, config.max_rows, shared=model is not None)
     ends = end_token_ids(policy.model, policy.tokenizer)
     sampled = ServedModel(name, policy.tokenizer, ends, longest, policy.device.type, runtime.dtype, lora)
     return _with_own_weights(kind, config, sampled)

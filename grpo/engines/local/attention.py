@@ -26,6 +26,9 @@ from grpo.errors import UserError
 
 NAME = "grpo_decoding"
 LAYER_TYPES = {"full_attention", "sliding_attention"}
+Queries = Float[Tensor, "N heads D"]
+Keys = Float[Tensor, "N H D"]
+Values = Float[Tensor, "N H Dv"]
 # What models give their attention besides, and plain SDPA makes no use of either (softcap). Sinks, biases, sparse
 # indices and what else there may be are another kind of attention.
 IGNORED = {"dropout", "is_causal", "softcap", "position_ids"}
@@ -113,13 +116,7 @@ class PrefillState(_State):
     real: Bool[Tensor, "P T"]
 
     def attend(
-        self,
-        cache: LayerCache,
-        queries: Float[Tensor, "N heads D"],
-        keys: Float[Tensor, "N H D"],
-        values: Float[Tensor, "N H Dv"],
-        scaling: float,
-        window: int | None,
+        self, cache: LayerCache, queries: Queries, keys: Keys, values: Values, scaling: float, window: int | None
     ) -> Float[Tensor, "N heads Dv"]:
         """Causal, so the padding to the right needs no mask."""
         q, k, v = (tensor[self.padded].transpose(1, 2) for tensor in (queries, keys, values))
@@ -173,31 +170,23 @@ class StepState(_State):
         return self.written[heads, columns]
 
     def attend(
-        self,
-        cache: LayerCache,
-        queries: Float[Tensor, "R heads D"],
-        keys: Float[Tensor, "R H D"],
-        values: Float[Tensor, "R H Dv"],
-        scaling: float,
-        window: int | None,
-    ) -> Float[Tensor, "R heads Dv"]:
-        """One softmax over the prompt's columns and the completion's own."""
+        self, cache: LayerCache, queries: Queries, keys: Keys, values: Values, scaling: float, window: int | None
+    ) -> Float[Tensor, "N heads Dv"]:
+        """One softmax over the prompt's columns and the completion's own; N is R."""
         prompts, prompt_columns, width = self.sizes
         rows, heads, _ = keys.shape
         slots, most = self.room
         cache.reserve_tokens(slots, width, most, keys, values)
         cache.add_tokens(self.places(heads, cache.completions.keys.shape[2]), keys, values)
         q = queries.unflatten(1, (heads, -1))
-        shared = cache.prompts.keys[:prompts, :, :prompt_columns]
-        own = cache.completions.keys[:rows, :, :width]
-        of_prompt = self._apart(_scores(self._together(q), shared.flatten(0, 1).transpose(1, 2)), q)
-        of_own = _scores(q.flatten(0, 1), own.flatten(0, 1).transpose(1, 2)).view(rows, heads, -1, width)
+        shared_keys, shared_values = cache.prompts.used(prompts, prompt_columns)
+        own_keys, own_values = cache.completions.used(rows, width)
+        of_prompt = self._apart(_scores(self._together(q), shared_keys.transpose(1, 2)), q)
+        of_own = _scores(q.flatten(0, 1), own_keys.transpose(1, 2)).view(rows, heads, -1, width)
         scores = torch.add(self.mask(window), torch.cat([of_prompt, of_own], dim=-1), alpha=scaling)
         weights = scores.softmax(-1).to(values.dtype)
-        shared = cache.prompts.values[:prompts, :, :prompt_columns]
-        own = cache.completions.values[:rows, :, :width]
-        out = torch.bmm(weights.flatten(0, 1)[..., prompt_columns:], own.flatten(0, 1)).unflatten(0, (rows, heads))
-        out += self._apart(torch.bmm(self._together(weights[..., :prompt_columns]), shared.flatten(0, 1)), q)
+        out = torch.bmm(weights.flatten(0, 1)[..., prompt_columns:], own_values).unflatten(0, (rows, heads))
+        out += self._apart(torch.bmm(self._together(weights[..., :prompt_columns]), shared_values), q)
         return out.flatten(1, 2)
 
     def orders(self, heads: int, queries: int) -> tuple[Int64[Tensor, " PHSQ"], Int64[Tensor, " RH"]]:

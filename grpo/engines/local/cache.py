@@ -30,6 +30,10 @@ class Lines:
         self.keys = _enlarged(self.keys, lines, columns, like[0])
         self.values = _enlarged(self.values, lines, columns, like[1])
 
+    def used(self, lines: int, columns: int) -> tuple[Float[Tensor, "LH C D"], Float[Tensor, "LH C Dv"]]:
+        """Keys and values of the first columns of the first lines, head by head."""
+        return self.keys[:lines, :, :columns].flatten(0, 1), self.values[:lines, :, :columns].flatten(0, 1)
+
     def move(self, source: Int64[Tensor, " M"], target: Int64[Tensor, " M"], columns: int) -> None:
         """Copy the first columns of some lines to other ones."""
         for buffer in (self.keys, self.values):

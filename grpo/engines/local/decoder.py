@@ -30,8 +30,7 @@ class Decoder:
 
     def __init__(self, model: Any, slots: int, columns: int):
         """At most so many completions at a time, of at most so many tokens."""
-        self.model = model
-        self.slots, self.columns = slots, columns
+        self.model, self.slots, self.columns = model, slots, columns
         self.device = next(model.parameters()).device
         self.layers: dict[int, LayerCache] = {}
         self.prompt_lengths: Ints = np.zeros(0, np.int64)
@@ -66,8 +65,7 @@ class Decoder:
         sibling, lanes = _lanes(self.prompt_of, prompts)
         # One transfer for all of it.
         columns, prompt_of, prompt_length, number = self._tensor(np.stack([self.fed, self.prompt_of, lengths, sibling]))
-        sizes = (prompts, int(self.prompt_lengths.max()), int(self.fed.max()) + 1)
-        room = (self.slots, self.columns)
+        sizes, room = (prompts, int(self.prompt_lengths.max()), int(self.fed.max()) + 1), (self.slots, self.columns)
         state = StepState(self.layers, room, columns, prompt_of, prompt_length, number, self._tensor(lanes), sizes)
         self.fed = self.fed + advancing
         return self._forward(tokens, prompt_length + columns, 0, state)
@@ -89,13 +87,8 @@ class Decoder:
                 getattr(cache, part).move(source, target, columns)
 
     def _forward(self, ids: Tensor, positions: Tensor, keep: int | Tensor, state: PrefillState | StepState) -> Tensor:
-        output = self.model(
-            input_ids=ids.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
-            use_cache=False,
-            logits_to_keep=keep,
-            decoding=state,
-        )
+        row, places = ids.unsqueeze(0), positions.unsqueeze(0)
+        output = self.model(input_ids=row, position_ids=places, use_cache=False, logits_to_keep=keep, decoding=state)
         return output.logits[0].float()
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:

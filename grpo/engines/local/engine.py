@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from grpo.engines.draws import draw, stream_key, uniforms
 from grpo.engines.local.attention import check_attention, own_attention
-from grpo.engines.local.decoder import Decoder, survivors
+from grpo.engines.local.decoder import Decoder, Ints, survivors
 from grpo.engines.local.fused import fused_layers
 from grpo.errors import UserError
 from grpo.model.policy import end_token_ids
@@ -30,10 +29,7 @@ class LocalEngine:
     """Samples from `model` as it is now. When that is the policy's own (`shared`), `sync` has nothing to copy."""
 
     def __init__(self, model: Any, tokenizer: Any, max_rows: int, *, shared: bool = True):
-        self.model = model
-        self.tokenizer = tokenizer
-        self.max_rows = max_rows
-        self.shared = shared
+        self.model, self.tokenizer, self.max_rows, self.shared = model, tokenizer, max_rows, shared
         self.end_ids = end_token_ids(model, tokenizer)
         check_attention(model)
 
@@ -42,9 +38,9 @@ class LocalEngine:
         """Take over the policy's weights, unless they are shared."""
         if self.shared:
             return
-        own = self.model.state_dict()
+        weights = self.model.state_dict()
         for name, tensor in policy.export():
-            own[name].copy_(tensor)
+            weights[name].copy_(tensor)
 
     def release(self) -> None:
         """Nothing is held that the trainer could use."""
@@ -93,13 +89,9 @@ class _Batch:
     """
 
     def __init__(
-        self,
-        decoder: Decoder,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        keys: npt.NDArray[np.uint64],
-        end_ids: Sequence[int],
+        self, decoder: Decoder, prompts: Sequence[Prompt], sampling: Sampling, keys: np.ndarray, end_ids: Sequence[int]
     ):
+        """`keys`: of each completion's random stream."""
         self.decoder, self.prompts, self.sampling, self.keys = decoder, prompts, sampling, keys
         self.end_ids = torch.tensor(end_ids, device=decoder.device)
         # Longest first: the cache of the prompts has its width from the start, and neighbours are of similar length.
@@ -138,9 +130,7 @@ class _Batch:
         self.drawn = self.drawn + self.running
         self.running = self.running & ~ended & (self.drawn < self.sampling.max_tokens)
 
-    def _draw(
-        self, logits: Tensor, rows: npt.NDArray[np.int64], position: npt.NDArray[np.int64]
-    ) -> tuple[Tensor, Tensor, npt.NDArray[np.bool_]]:
+    def _draw(self, logits: Tensor, rows: Ints, position: Ints) -> tuple[Tensor, Tensor, np.ndarray]:
         """Tokens, log-probs, and which tokens are end tokens."""
         uniform = torch.from_numpy(uniforms(self.keys[rows], position)).to(logits.device)
         tokens, logprobs = draw(logits, uniform, self.sampling.temperature, self.sampling.top_p)

@@ -20,7 +20,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import torch
@@ -70,7 +70,7 @@ class ProcessEngine:
         ours, theirs = socket.socketpair()
         self._connection = Connection(ours.detach())
         with theirs:
-            fds = (theirs.fileno(), self._memory_file)
+            fds = (theirs.fileno(), self._memory_file.fileno())
             return subprocess.Popen(
                 # -P: the current folder's modules (queue, code, ...) must not shadow the standard library's
                 [sys.executable, "-P", "-c", COMMAND, json.dumps(self._settings), str(os.getpid()), *map(str, fds)],
@@ -89,8 +89,8 @@ class ProcessEngine:
         self._process = self._process or self._start()
         if self._memory is None:
             self._places, size = layout(policy.export())
-            os.ftruncate(self._memory_file, size)
-            self._memory = mmap.mmap(self._memory_file, size)
+            self._memory_file.truncate(size)
+            self._memory = mmap.mmap(self._memory_file.fileno(), size)
         for place, (_, tensor) in zip(self._places, policy.export(), strict=True):
             place.view(self._memory).copy_(tensor)
         self._ask(("sync", self._places))
@@ -110,7 +110,7 @@ class ProcessEngine:
 
     def close(self) -> None:
         """End the process, whatever it does. (A thread may still wait for its answer, and closes the socket.)"""
-        os.close(self._memory_file)
+        self._memory_file.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -171,13 +171,9 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def shared_file() -> int:
-    """Descriptor of a file without a name, in memory where the system has that."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("grpo-weights")
-    descriptor, name = tempfile.mkstemp()
-    os.unlink(name)
-    return descriptor
+def shared_file() -> IO[bytes]:
+    """A file without a name, in memory where the system has that."""
+    return open(os.memfd_create("grpo-weights"), "r+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
 
 
 def layout(tensors: Iterator[tuple[str, torch.Tensor]]) -> tuple[list[Place], int]:

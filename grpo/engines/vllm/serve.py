@@ -46,22 +46,7 @@ class Child:
 
 def here(urls: Sequence[str]) -> list[str]:
     """Those of these addresses that are this machine's."""
-    return [url for url in map(address, urls) if _is_here(urlsplit(url).hostname or "")]
-
-
-def _is_here(host: str) -> bool:
-    try:
-        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    for family, kind, protocol, _, place in found:
-        with socket.socket(family, kind, protocol) as probe:
-            try:
-                probe.bind(place)  # only an own address can be bound
-            except OSError:
-                continue
-            return True
-    return False
+    return [url for url in map(address, urls) if None in _refusals(url, 0)]  # only an own address can be bound
 
 
 def check_port(url: str) -> None:
@@ -69,14 +54,27 @@ def check_port(url: str) -> None:
     Raises:
         UserError: something listens there already.
     """
-    parts = urlsplit(url)
-    family, kind, protocol, _, place = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    refusal = _refusals(url, urlsplit(url).port or 80)[0]
+    if refusal is not None:
+        raise UserError(f"{url}: {refusal.strerror}: end what runs there, or give another --url") from refusal
+
+
+def _refusals(url: str, port: int) -> list[OSError | None]:
+    """Of each address that the url's host stands for: why nothing can be bound to it at this port, None if it can."""
+    try:
+        places = socket.getaddrinfo(urlsplit(url).hostname or "", port, type=socket.SOCK_STREAM)
+    except OSError as unknown:
+        return [unknown]
+    refusals: list[OSError | None] = []
+    for family, kind, protocol, _, place in places:
         try:
-            probe.bind(place)
-        except OSError as error:
-            raise UserError(f"{url}: {error.strerror}: end what runs there, or give another --url") from error
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+            refusals.append(None)
+        except OSError as refusal:
+            refusals.append(refusal)
+    return refusals
 
 
 def arguments(config: EngineConfig, sampled: ServedModel, url: str) -> list[str]:
@@ -119,21 +117,18 @@ def start_servers(
     """
     for url in urls:
         check_port(url)
-    gpus = [
-        _gpus(config.vllm.tensor_parallel, number, len(urls)) if sampled.device == "cuda" else {}
-        for number in range(len(urls))
-    ]
+    each = config.vllm.tensor_parallel
+    gpus = [_gpus(each, number, len(urls)) if sampled.device == "cuda" else {} for number in range(len(urls))]
+    threads = {} if runtime.threads is None else {"OMP_NUM_THREADS": str(runtime.threads)}
     logs = Path(tempfile.mkdtemp(prefix="grpo-serve-"))  # not made before there is something to write
     for url, visible in zip(urls, gpus, strict=True):
         parts = urlsplit(url)
         output = logs / f"{parts.hostname}-{parts.port or 80}.log"
-        own = os.environ | environment() | {"VLLM_SERVER_DEV_MODE": "1"}  # the API that takes weights
-        own |= visible
-        own |= {"OMP_NUM_THREADS": str(runtime.threads)} if runtime.threads is not None else {}
+        variables = environment() | {"VLLM_SERVER_DEV_MODE": "1"} | visible | threads  # 1: the API that takes weights
         with output.open("wb") as out:
             process = subprocess.Popen(
                 [*COMMAND, *arguments(config, sampled, url)],
-                env=own,
+                env=os.environ | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -155,8 +150,8 @@ def _gpus(each: int, number: int, servers: int) -> dict[str, str]:
         return {}
     from torch import cuda
 
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    visible = given.split(",") if given else [str(index) for index in range(cuda.device_count())]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = named.split(",") if named else [str(index) for index in range(cuda.device_count())]
     if len(visible) < servers * each:
         raise UserError(
             f"engine.server.urls: {servers} servers on this machine need {servers * each} GPUs, and {len(visible)} are "
@@ -222,8 +217,8 @@ def _cause(log: Path) -> str:
     for line, following in zip(lines, [*lines[1:], ""], strict=False):
         kind = line.strip().partition(":")[0].rpartition(".")[2]
         if kind.isidentifier() and kind.endswith(("Error", "Exception")) and ": " in line:
-            told = following if " validation error" in line else line  # pydantic's first line only counts them
-            return f": {one_line(told.strip().removeprefix('Value error, ').partition(' [type=')[0])}"
+            cause = following if " validation error" in line else line  # pydantic's first line only counts them
+            return f": {one_line(cause.strip().removeprefix('Value error, ').partition(' [type=')[0])}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""How vLLM is started: settings under which it samples what the trainer scores, in this process or as a server."""
+"""How vLLM is started: settings under which its log-probs are the trainer's, in this process or as a server."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ class ServedModel:
 
 def settings(config: EngineConfig, sampled: ServedModel) -> dict[str, Any]:
     """vLLM's engine arguments, by their names in Python."""
-    own = config.vllm
+    options = config.vllm
     on_gpu = sampled.device == "cuda"
     chosen: dict[str, Any] = {
         "model": sampled.name,
         "dtype": sampled.dtype,
         "max_model_len": sampled.longest,
         "max_num_seqs": config.max_rows,
-        "tensor_parallel_size": own.tensor_parallel,
-        "quantization": own.quantization,
-        "enforce_eager": own.eager or not on_gpu,
+        "tensor_parallel_size": options.tensor_parallel,
+        "quantization": options.quantization,
+        "enforce_eager": options.eager or not on_gpu,
         # The log-probs of the distribution that is drawn from, temperature included (the default is T = 1).
         "logprobs_mode": "processed_logprobs",
         # Nothing of the model's generation config: a repetition penalty there would be applied silently.
         "generation_config": "vllm",
         "seed": 0,  # each request has its own
     }
-    if own.kv_cache_gib is not None or not on_gpu:
-        chosen["kv_cache_memory_bytes"] = int((own.kv_cache_gib or CPU_CACHE_GIB) * GIB)
+    if options.kv_cache_gib is not None or not on_gpu:
+        chosen["kv_cache_memory_bytes"] = int((options.kv_cache_gib or CPU_CACHE_GIB) * GIB)
     if on_gpu:
-        chosen |= {"gpu_memory_utilization": own.memory}
+        chosen |= {"gpu_memory_utilization": options.memory}
     else:  # the CPU's generator cannot be given to a prompt that is computed in parts
         chosen |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(16384, sampled.longest)}
-    if sampled.lora is not None and own.lora == "adapter":
+    if sampled.lora is not None and options.lora == "adapter":
         chosen |= {"enable_lora": True, "max_lora_rank": lora_rank(sampled.lora.r), "max_loras": 1, "max_cpu_loras": 2}
     return chosen
 
@@ -65,10 +65,9 @@ def settings(config: EngineConfig, sampled: ServedModel) -> dict[str, Any]:
 def lora_rank(rank: int) -> int:
     """The smallest of vLLM's adapter sizes that holds this rank."""
     sizes = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-    fitting = [size for size in sizes if size >= rank]
-    if not fitting:
+    if rank > sizes[-1]:
         raise UserError(f"engine.vllm.lora: adapter: vLLM takes ranks up to {sizes[-1]}, and 'lora.r' is {rank}")
-    return fitting[0]
+    return next(size for size in sizes if size >= rank)
 
 
 def environment() -> dict[str, str]:
@@ -90,15 +89,15 @@ def start(config: EngineConfig, sampled: ServedModel, folder: Path) -> Any:
     """
     import torch
 
-    own = config.vllm
-    if own.tensor_parallel > 1 and launched():
+    parallel = config.vllm.tensor_parallel > 1
+    if parallel and launched():
         raise UserError(
             "engine.vllm.tensor_parallel: each of several trainer processes has a vLLM of its own: set it to 1, or use "
             "engine=vllm-server"
         )
     os.environ.update(environment())
     # With one worker, the engine's core is in this process too: weights are handed over, not sent.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if own.tensor_parallel == 1 else "1"
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if parallel else "0"
     set_threads = torch.set_num_threads
     try:
         from vllm import LLM
@@ -109,16 +108,17 @@ def start(config: EngineConfig, sampled: ServedModel, folder: Path) -> Any:
                 f"this one is built for '{current_platform.device_type}' and the run is on '{sampled.device}' "
                 "(runtime.device)"
             )
-        extra: dict[str, Any] = {"distributed_executor_backend": "external_launcher"} if launched() else {}
-        if own.tensor_parallel > 1:
+        sleeps = config.vllm.sleep and sampled.device == "cuda"
+        extra: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False, "enable_sleep_mode": sleeps}
+        if launched():
+            extra["distributed_executor_backend"] = "external_launcher"
+        if parallel:
             extra |= {
                 "worker_extension_cls": WORKER,
                 "weight_transfer_config": {"backend": FILES},
                 "additional_config": {FOLDER_KEY: str(folder)},
             }
-        sleeps = own.sleep and sampled.device == "cuda"
-        quiet: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False}
-        return LLM(**settings(config, sampled), **extra, **quiet, enable_sleep_mode=sleeps)
+        return LLM(**settings(config, sampled), **extra)
     except (ValueError, RuntimeError, OSError, ImportError, AssertionError) as error:
         raise UserError(f"engine.kind=vllm: vLLM cannot start: {_reason(error)}") from error
     finally:
@@ -128,8 +128,8 @@ def start(config: EngineConfig, sampled: ServedModel, folder: Path) -> Any:
 def _reason(error: Exception) -> str:
     """One line. The first of pydantic's error says only that there is one."""
     if isinstance(error, ValidationError):
-        found = error.errors()[0]
-        name = ".".join(map(str, found["loc"]))
-        text = found["msg"].removeprefix("Value error, ")
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        text = first["msg"].removeprefix("Value error, ")
         return f"{name}: {text}" if name else text
     return first_line(error)

@@ -43,8 +43,8 @@ class FilesEngine(WeightTransferEngine[FilesInit, FilesUpdate]):
 
     def __init__(self, *settings: Any) -> None:
         super().__init__(*settings)
-        given: Any = self.vllm_config.additional_config
-        self.folder = Path(given[FOLDER_KEY])
+        additional: Any = self.vllm_config.additional_config
+        self.folder = Path(additional[FOLDER_KEY])
         self.expected: set[str] = set()
         self.loaded: set[str] = set()
 
