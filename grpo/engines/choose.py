@@ -43,6 +43,9 @@ def training_engine(
 
     `name`: what the policy was loaded from. `model`: the one that the embedded engine samples from, None when every
     forward of the policy's own is a collective (FSDP): it then has a copy. With `ahead` it has one in another process.
+
+    Raises:
+        UserError: the engine is not there, cannot start with these settings, or lacks the model's kind of attention.
     """
     kind = engine_kind(config, runtime)
     if kind == "local" and config.ahead:
@@ -51,21 +54,25 @@ def training_engine(
     if kind == "local":
         sampled_from = load_model(name, policy.device, inference_dtype(runtime)) if model is None else model
         return LocalEngine(sampled_from, policy.tokenizer, config.max_rows, shared=model is not None)
-    ends = end_token_ids(policy.model, policy.tokenizer)
-    sampled = ServedModel(name, policy.tokenizer, ends, longest, policy.device.type, runtime.dtype, lora)
-    return _with_own_weights(kind, config, sampled)
+    end_ids = end_token_ids(policy.model, policy.tokenizer)
+    served = ServedModel(name, policy.tokenizer, end_ids, longest, policy.device.type, runtime.dtype, lora)
+    return _with_own_weights(kind, config, served)
 
 
 def sampling_engine(
     config: EngineConfig, model: Any, tokenizer: Any, runtime: RuntimeConfig, *, name: str, longest: int
 ) -> RolloutEngine:
-    """The engine for a model that is not trained: `load_for_sampling` of `name`, or one in memory."""
+    """The engine for a model that is not trained: `load_for_sampling` of `name`, or one in memory.
+
+    Raises:
+        UserError: as of `training_engine`.
+    """
     kind = engine_kind(config, runtime)
     if kind == "local":
         return LocalEngine(model, tokenizer, config.max_rows)
-    ends = end_token_ids(model, tokenizer)
-    sampled = ServedModel(name, tokenizer, ends, longest, pick_device(runtime).type, runtime.dtype)
-    engine = _with_own_weights(kind, config, sampled)
+    end_ids = end_token_ids(model, tokenizer)
+    served = ServedModel(name, tokenizer, end_ids, longest, pick_device(runtime).type, runtime.dtype)
+    engine = _with_own_weights(kind, config, served)
     try:
         if model.device.type != "meta":
             engine.sync(Policy(model, tokenizer, model.device))
@@ -84,11 +91,11 @@ def load_for_sampling(name: str, config: EngineConfig, runtime: RuntimeConfig) -
     return load_model(name, device, inference_dtype(runtime))
 
 
-def _with_own_weights(kind: str, config: EngineConfig, sampled: ServedModel) -> RolloutEngine:
+def _with_own_weights(kind: str, config: EngineConfig, served: ServedModel) -> RolloutEngine:
     if kind == "vllm":
         from grpo.engines.vllm.in_process import VllmEngine
 
-        return VllmEngine(config, sampled)
+        return VllmEngine(config, served)
     from grpo.engines.vllm.servers import ServerEngine
 
-    return ServerEngine(config, sampled)
+    return ServerEngine(config, served)

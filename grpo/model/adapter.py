@@ -57,6 +57,9 @@ def target_names(model: Any, targets: str | tuple[str, ...]) -> list[str]:
 
     A list holds names or ends of names, each of which must fit; a string is a regular expression for the whole name,
     or `all-linear`: all linear layers but the output layer.
+
+    Raises:
+        UserError: one fits no layer, or one that shares its weight with another.
     """
     layers = _layers(model)
     if targets == ALL_LINEAR:
@@ -72,11 +75,7 @@ def target_names(model: Any, targets: str | tuple[str, ...]) -> list[str]:
 
 
 def _fitting(pattern: str, layers: Mapping[str, Any], shown: str) -> list[str]:
-    """The names that the pattern matches as a whole.
-
-    Raises:
-        UserError: none, with examples of names; or it is no regular expression.
-    """
+    """The names that the pattern matches as a whole; a `UserError` when there are none, or it is no pattern."""
     try:
         names = [name for name in layers if re.fullmatch(pattern, name)]
     except re.error as error:
@@ -99,6 +98,7 @@ def _refuse_tied(targets: list[str], layers: Mapping[str, Any]) -> None:
 
 
 def is_adapted(model: Any) -> bool:
+    """Whether peft has put an adapter on it."""
     return hasattr(model, "peft_config")
 
 

@@ -12,7 +12,7 @@ Letters: T tokens of the flat row, H heads of queries, K of keys and values, D h
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -29,14 +29,19 @@ Key = Float[Tensor, "1 K T D"]
 Value = Float[Tensor, "1 K T E"]
 
 
-@contextmanager
-def shared_attention(model: Any) -> Iterator[None]:
+def shared_attention(model: Any) -> AbstractContextManager[None]:
     """While it lasts, forwards of the Hugging Face `model` attend as their argument `segments` says."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
+    return attending_by(model, NAME)
+
+
+@contextmanager
+def attending_by(model: Any, name: str) -> Iterator[None]:
+    """While it lasts, the model's attention is the one registered under this name."""
     before = model.config._attn_implementation
-    model.config._attn_implementation = NAME
+    model.config._attn_implementation = name
     try:
         yield
     finally:
@@ -90,10 +95,10 @@ class _MergedAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float) -> Tensor:
         out = query.new_empty(query.shape)
         lse = torch.empty(query.shape[:2], dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
-        for own in segments.own:
-            part, norm = attention(_take(query, own), _take(key, own), _take(value, own), scale, causal=True)
-            out.index_copy_(0, own.flat, _give(part, own))
-            lse.index_copy_(0, own.flat, _give(norm.unsqueeze(-1), own).squeeze(-1))
+        for bucket in segments.own:
+            part, norm = attention(_take(query, bucket), _take(key, bucket), _take(value, bucket), scale, causal=True)
+            out.index_copy_(0, bucket.flat, _give(part, bucket))
+            lse.index_copy_(0, bucket.flat, _give(norm.unsqueeze(-1), bucket).squeeze(-1))
         for asking, prompt, real in segments.across:
             keys, values, bias = _take(key, prompt), _take(value, prompt), _bias(real, query.dtype)
             part, norm = attention(_take(query, asking), keys, values, scale, bias=bias)
@@ -112,10 +117,10 @@ class _MergedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # once: with gradient checkpointing they cannot be had again
         grads = [torch.empty(x.shape, dtype=x.dtype) for x in saved[:3]]
-        for own in ctx.segments.own:
-            parts = _part_gradients(saved, grad, own, own, ctx.scale, True, None)
+        for bucket in ctx.segments.own:
+            parts = _part_gradients(saved, grad, bucket, bucket, ctx.scale, True, None)
             for total, part in zip(grads, parts, strict=True):
-                total.index_copy_(0, own.flat, _give(part, own))
+                total.index_copy_(0, bucket.flat, _give(part, bucket))
         for asking, prompt, real in ctx.segments.across:
             parts = _part_gradients(saved, grad, asking, prompt, ctx.scale, False, _bias(real, grad.dtype))
             for total, part, where in zip(grads, parts, (asking, prompt, prompt), strict=True):
@@ -156,8 +161,8 @@ def _bias(real: Bool[Tensor, "n 1 1 K"] | None, dtype: torch.dtype) -> Float[Ten
 
 def visible(segments: Segments, window: int | None, query: Tensor, key: Tensor) -> Tensor:
     """Whether the token at `query` of the flat row sees the one at `key`: the rule that everything here follows."""
-    own, prompt = segments.labels
-    seen = (key <= query) & ((own[query] == own[key]) | (prompt[query] == own[key]))
+    stretch, prompt = segments.labels
+    seen = (key <= query) & ((stretch[query] == stretch[key]) | (prompt[query] == stretch[key]))
     if window is None:
         return seen
     places = segments.places

@@ -29,6 +29,9 @@ def token_logprobs(
     """Log-probs (and entropies) of the trained tokens, at the sampling temperature.
 
     Rows with `segments` need `grpo.model.attention.shared_attention` around this and its backward.
+
+    Raises:
+        UserError: the model's head is no linear layer.
     """
     run = getattr(model, "run_inside", None)  # sharded: weights are whole only inside the model's own forward
     arguments = (rows, shape, with_entropy, entropy_gradient)
@@ -60,11 +63,7 @@ def predicting_states(model: Any, rows: ModelInput) -> Float[Tensor, "N D"]:
 
 
 def _head(states: Float[Tensor, "N D"], head: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """States, weight and bias whose product are the logits. An adapter adds columns: x W + (x A) B = [x, x A] [W; B].
-
-    Raises:
-        UserError: the head is no linear layer.
-    """
+    """States, weight and bias whose product are the logits. An adapter adds columns: xW + (xA)B = [x, xA] [W; B]."""
     base = head.get_base_layer() if hasattr(head, "get_base_layer") else head
     if not isinstance(base, nn.Linear) or base.weight.shape[-1] != states.shape[-1]:
         raise UserError(f"the model's output layer is a {type(base).__name__}, which the trainer cannot score with")

@@ -87,9 +87,9 @@ class Segments:
         """Of each token: the number of its stretch, and that of the prompt it continues (its own, in a prompt)."""
         count = len(self.prompts[1])
         lengths = np.concatenate([self.prompts[1], self.completions[1]])
-        own = np.repeat(np.arange(len(lengths)), lengths)
+        stretch = np.repeat(np.arange(len(lengths)), lengths)
         prompt = np.repeat(np.concatenate([np.arange(count), self.group]), lengths)
-        return torch.from_numpy(own).to(self.device), torch.from_numpy(prompt).to(self.device)
+        return torch.from_numpy(stretch).to(self.device), torch.from_numpy(prompt).to(self.device)
 
     @cached_property
     def places(self) -> Int64[Tensor, " T"]:

@@ -13,7 +13,11 @@ def is_local(name: str) -> bool:
 
 
 def check_model(model: str) -> None:
-    """A folder is that of a model; a hub name is not looked up."""
+    """A hub name is not looked up.
+
+    Raises:
+        UserError: a folder is not there, or not that of a model.
+    """
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
         hint = f"; did you mean '{folder / 'model'}'?" if (folder / "model" / "config.json").is_file() else ""

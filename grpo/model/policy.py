@@ -22,23 +22,24 @@ from grpo.system.world import is_main, launched, local_rank
 
 
 def pick_device(runtime: RuntimeConfig) -> torch.device:
-    """The device asked for; `auto` takes a GPU when there is one. Each of several processes has its own GPU."""
+    """The device asked for; `auto` takes a GPU when there is one. Each of several processes has its own GPU.
+
+    Raises:
+        UserError: there is no such device, or it cannot train in this precision.
+    """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     name = runtime.device if runtime.device != "auto" else "cuda" if available["cuda"] else "cpu"
     if not available[name]:
         raise UserError(f"runtime.device={name}: torch finds no such device here")
     if name == "cpu" and runtime.dtype == "float16":
         raise UserError("runtime.dtype=float16 trains with loss scaling on a GPU only; on a CPU use bfloat16")
-    own = name == "cuda" and launched()
-    return torch.device(name, local_rank() % torch.cuda.device_count() if own else None)
+    shared = name == "cuda" and launched()
+    return torch.device(name, local_rank() % torch.cuda.device_count() if shared else None)
 
 
 @contextmanager
 def _loading(model: str, failure: str = "cannot be loaded") -> Iterator[None]:
-    """
-    Raises:
-        UserError: the name is not a model's, or transformers cannot load it.
-    """
+    """A `UserError` when the name is not a model's, or transformers cannot load it."""
     check_model(model)
     try:
         yield
@@ -47,7 +48,11 @@ def _loading(model: str, failure: str = "cannot be loaded") -> Iterator[None]:
 
 
 def load_tokenizer(model: str) -> Any:
-    """The model's tokenizer. A pad token equal to an end token is never used in a mask, so it needs no repair."""
+    """The model's tokenizer. A pad token equal to an end token is never used in a mask, so it needs no repair.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
     with _loading(model, "no tokenizer can be loaded"):
@@ -61,7 +66,11 @@ def inference_dtype(runtime: RuntimeConfig) -> torch.dtype:
 
 def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
     """A causal LM, in eval mode: dropout would make pi_theta differ from the policy that sampled. Training wants fp32
-    masters."""
+    masters.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     from transformers import AutoModelForCausalLM
 
     with _loading(model):
@@ -70,7 +79,11 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
 
 
 def load_outline(model: str) -> Any:
-    """The model with its settings and without its weights, for who needs only the former."""
+    """The model with its settings and without its weights, for who needs only the former.
+
+    Raises:
+        UserError: its config cannot be loaded.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     with _loading(model), torch.device("meta"):
@@ -82,7 +95,11 @@ def load_outline(model: str) -> Any:
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends a completion: all of the generation config's, and the tokenizer's own."""
+    """Every token that ends a completion: all of the generation config's, and the tokenizer's own.
+
+    Raises:
+        UserError: there is none.
+    """
     configured = model.generation_config.eos_token_id
     ids = [] if configured is None else configured if isinstance(configured, list) else [configured]
     if tokenizer.eos_token_id is not None:
@@ -184,7 +201,11 @@ class Policy:
 
 
 def load_policy(model: str, runtime: RuntimeConfig, lora: LoraConfig | None = None, seed: int = 0) -> Policy:
-    """The model to train, with a new adapter on it, drawn from `seed`, when `lora` is given."""
+    """The model to train, with a new adapter on it, drawn from `seed`, when `lora` is given.
+
+    Raises:
+        UserError: there is no such device, model or layer to adapt.
+    """
     device = pick_device(runtime)
     tokenizer = load_tokenizer(model)
     # What is to be sharded is never whole on a GPU.

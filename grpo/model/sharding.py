@@ -46,7 +46,11 @@ def shard(model: Any, accelerator: Any, world: World) -> Any:
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:
-    """The modules that the model says are not to be split."""
+    """The modules that the model says are not to be split.
+
+    Raises:
+        UserError: it says none.
+    """
     names = set(base_model(model)._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:

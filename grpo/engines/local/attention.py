@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 
 from grpo.engines.local.cache import LayerCache
 from grpo.errors import UserError
+from grpo.model.attention import attending_by
 
 NAME = "grpo_decoding"
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -88,13 +89,8 @@ def own_attention(model: Any) -> Iterator[None]:
 
     Autocast forgets those copies when its outermost context ends: this one, which itself casts nothing.
     """
-    before = model.config._attn_implementation
-    model.config._attn_implementation = NAME
-    try:
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            yield
-    finally:
-        model.config._attn_implementation = before
+    with attending_by(model, NAME), torch.autocast(next(model.parameters()).device.type, enabled=False):
+        yield
 
 
 @dataclass
@@ -153,11 +149,11 @@ class StepState(_State):
             device = self.columns.device
             # Counted from a completion's first token, prompt columns are negative. Of column 0 on, every one is there.
             place = torch.arange(prompt_columns, device=device) - self.prompt_length.unsqueeze(1)
-            own = torch.arange(width, device=device).expand(len(self.columns), -1)
+            after = torch.arange(width, device=device).expand(len(self.columns), -1)
             last = self.columns.unsqueeze(1)
-            hidden = torch.cat([place >= 0, own > last], dim=1)
+            hidden = torch.cat([place >= 0, after > last], dim=1)
             if window is not None:
-                hidden |= torch.cat([place, own], dim=1) <= last - window
+                hidden |= torch.cat([place, after], dim=1) <= last - window
             zeros = torch.zeros(hidden.shape, device=device)
             self.masks[window] = zeros.masked_fill_(hidden, -torch.inf)[:, None, None]
         return self.masks[window]

@@ -42,12 +42,12 @@ class Decoder:
         lengths = np.array([len(ids) for ids in prompts])
         columns = np.arange(lengths.max())
         real = columns < lengths[:, None]
-        ends = lengths.cumsum()
-        padded = np.where(real, columns + (ends - lengths)[:, None], 0)
+        behind = lengths.cumsum()  # of each prompt: the place after its last token
+        padded = np.where(real, columns + (behind - lengths)[:, None], 0)
         state = PrefillState(self.layers, len(self.prompt_lengths), self._tensor(padded), self._tensor(real))
         ids = self._tensor(np.concatenate([np.asarray(ids, np.int64) for ids in prompts]))
         positions = self._tensor(np.broadcast_to(columns, real.shape)[real])
-        logits = self._forward(ids, positions, self._tensor(ends - 1), state)
+        logits = self._forward(ids, positions, self._tensor(behind - 1), state)
         if len(self.layers) != self.model.config.get_text_config().num_hidden_layers:
             raise unfit(self.model)
         self.prompt_lengths = np.concatenate([self.prompt_lengths, lengths])

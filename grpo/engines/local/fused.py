@@ -59,7 +59,7 @@ class FusedLayer:
 
     def __init__(self, layer: Any, rotation: _Rotation):
         attention, mlp = layer.self_attn, layer.mlp
-        self.own = type(layer).forward.__get__(layer)
+        self.usual = type(layer).forward.__get__(layer)
         self.index, self.scaling, self.rotation = attention.layer_idx, attention.scaling, rotation
         self.window = getattr(attention, "sliding_window", None)
         if type(layer).__name__ == "MistralDecoderLayer":
@@ -88,10 +88,10 @@ class FusedLayer:
         **others: Any,
     ) -> Float[Tensor, "1 N C"]:
         if torch.is_autocast_enabled("cpu"):
-            return self.own(hidden_states, position_embeddings=position_embeddings, decoding=decoding, **others)
+            return self.usual(hidden_states, position_embeddings=position_embeddings, decoding=decoding, **others)
         row = hidden_states[0]
-        made = _product(self.before(row), *self.qkv, "none", [], "").view(len(row), -1, self.head_size)
-        turned, values = made[:, : -self.key_heads], made[:, -self.key_heads :]
+        heads = _product(self.before(row), *self.qkv, "none", [], "").view(len(row), -1, self.head_size)
+        turned, values = heads[:, : -self.key_heads], heads[:, -self.key_heads :]
         if self.head_norm is not None:
             turned = self.head_norm(turned).mul_(self.head_weights)
         turned = self.rotation.turn(turned, position_embeddings)
@@ -107,10 +107,12 @@ class _Head:
     """Stands in for the `forward` of the product that makes the logits."""
 
     def __init__(self, head: Any):
-        self.own, self.packed = type(head).forward.__get__(head), _packed([head])
+        self.usual, self.packed = type(head).forward.__get__(head), _packed([head])
 
     def __call__(self, hidden: Float[Tensor, "... C"]) -> Float[Tensor, "... V"]:
-        return self.own(hidden) if torch.is_autocast_enabled("cpu") else _product(hidden, *self.packed, "none", [], "")
+        if torch.is_autocast_enabled("cpu"):
+            return self.usual(hidden)
+        return _product(hidden, *self.packed, "none", [], "")
 
 
 class _Norm:
@@ -128,14 +130,14 @@ class _Rotation:
     """Rotary positions, with what all layers share of them worked out once a forward."""
 
     def __init__(self) -> None:
-        self.given: tuple[Tensor, Tensor] | None = None
+        self.embeddings: tuple[Tensor, Tensor] | None = None
         self.cos = self.sin = torch.empty(0)
 
     def turn(self, x: Float[Tensor, "N H D"], embeddings: tuple[Tensor, Tensor]) -> Float[Tensor, "N H D"]:
         """x cos + (-x2, x1) sin, x1 and x2 being the halves of each head."""
         half = x.shape[-1] // 2
-        if self.given is not embeddings:
-            self.given = embeddings
+        if self.embeddings is not embeddings:
+            self.embeddings = embeddings
             cos, sin = (table[0].unsqueeze(1) for table in embeddings)
             self.cos, self.sin = cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
         return (x * self.cos).add_(torch.cat([x[..., half:], x[..., :half]], -1).mul_(self.sin))

@@ -134,11 +134,8 @@ class ProcessEngine:
         return self._connection.recv()
 
     def _watch(self, process: subprocess.Popen[bytes], exchanged: Future[Any]) -> None:
-        """Until there is an answer, or the end of the process.
-
-        Raises:
-            UserError: it has computed nothing for a while: it was stopped, or it waits for what never comes.
-        """
+        """Until there is an answer, or the end of the process. A `UserError` when it has computed nothing for a while:
+        it was stopped, or it waits for what never comes."""
         spent, idle = -1.0, 0
         while not wait([exchanged], LOOK_SECONDS).done:
             with contextlib.suppress(psutil.Error):

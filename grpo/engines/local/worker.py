@@ -46,10 +46,7 @@ def main() -> None:
 
 
 def _serve(settings: dict[str, Any], channel: int, memory_file: int) -> None:
-    """
-    Raises:
-        EOFError, OSError: the trainer is gone.
-    """
+    """Answer requests, until an `EOFError` or `OSError` says that the trainer is gone."""
     engine = None
     memory: mmap.mmap | None = None
     with Connection(channel) as connection:

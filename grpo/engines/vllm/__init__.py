@@ -6,6 +6,7 @@ from grpo.errors import UserError
 
 
 def vllm_is_there() -> bool:
+    """Whether vLLM is installed; it is not imported."""
     return importlib.util.find_spec("vllm") is not None
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ADVICE = "start it with `grpo serve CONFIG`"
 
 
-async def check_server(client: AsyncClient, server: Server, config: EngineConfig, sampled: ServedModel) -> str:
+async def check_server(client: AsyncClient, server: Server, config: EngineConfig, served: ServedModel) -> str:
     """The backend by which this server takes weights.
 
     Raises:
@@ -29,34 +29,34 @@ async def check_server(client: AsyncClient, server: Server, config: EngineConfig
         paused = await server.get(client, "/is_paused")
     except UserError as error:
         raise UserError(f"{error}: without VLLM_SERVER_DEV_MODE=1 it takes no weights: {ADVICE}") from error
-    reasons = list(_reasons(info["vllm_config"], config, sampled))
+    reasons = list(_reasons(info["vllm_config"], config, served))
     if reasons:
         raise UserError(f"vLLM at {server.url} cannot serve this run: {'; '.join(reasons)}; {ADVICE}")
     if not paused["is_paused"]:  # else a trainer ended while it sent weights: the server may have none to compute with
-        await _probe(client, server, sampled)
+        await _probe(client, server, served)
     return str(info["vllm_config"]["weight_transfer_config"]["backend"])
 
 
-async def _probe(client: AsyncClient, server: Server, sampled: ServedModel) -> None:
+async def _probe(client: AsyncClient, server: Server, served: ServedModel) -> None:
     """Whether it takes and gives token ids."""
-    probe = {"token_ids": [sampled.end_ids[0]], "sampling_params": {"max_tokens": 1, "logprobs": 0}}
+    probe = {"token_ids": [served.end_ids[0]], "sampling_params": {"max_tokens": 1, "logprobs": 0}}
     try:
         await server.post(client, "/inference/v1/generate", probe)
     except UserError as error:
         raise UserError(f"{error}; {ADVICE}") from error
 
 
-def _reasons(found: dict[str, Any], config: EngineConfig, sampled: ServedModel) -> Iterator[str]:
+def _reasons(found: dict[str, Any], config: EngineConfig, served: ServedModel) -> Iterator[str]:
     """What is wrong with a server of this configuration (vLLM's own, as JSON)."""
     model = found["model_config"]
     if model["logprobs_mode"] != "processed_logprobs":  # else they are those of T = 1
         yield f"logprobs_mode is {model['logprobs_mode']}, not processed_logprobs"
     if model["generation_config"] != "vllm":  # else a repetition penalty in it is applied
         yield f"generation_config is {model['generation_config']}, not vllm"
-    if model["max_model_len"] < sampled.longest:
-        yield f"max_model_len is {model['max_model_len']}, and prompt and completion need {sampled.longest}"
-    if model["dtype"] != f"torch.{sampled.dtype}":
-        yield f"dtype is {model['dtype']}, and runtime.dtype is {sampled.dtype}"
+    if model["max_model_len"] < served.longest:
+        yield f"max_model_len is {model['max_model_len']}, and prompt and completion need {served.longest}"
+    if model["dtype"] != f"torch.{served.dtype}":
+        yield f"dtype is {model['dtype']}, and runtime.dtype is {served.dtype}"
     if model["quantization"] != config.vllm.quantization:
         yield f"quantization is {model['quantization']}, and engine.vllm.quantization is {config.vllm.quantization}"
     on_cpu = found["device_config"]["device"] == "cpu"

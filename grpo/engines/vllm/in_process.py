@@ -29,19 +29,19 @@ MEMORY_FOLDER = Path("/dev/shm")  # an adapter, and what other processes load, g
 class VllmEngine:
     """Groups by `n`, token ids in and out, log-probs of the distribution that is sampled from."""
 
-    def __init__(self, config: EngineConfig, sampled: ServedModel):
-        self.sampled = sampled
-        self.as_adapter = sampled.lora is not None and config.vllm.lora == "adapter"
-        if self.as_adapter and sampled.lora is not None and sampled.lora.bias != "none":
+    def __init__(self, config: EngineConfig, served: ServedModel):
+        self.served = served
+        self.as_adapter = served.lora is not None and config.vllm.lora == "adapter"
+        if self.as_adapter and served.lora is not None and served.lora.bias != "none":
             raise UserError("engine.vllm.lora: adapter: vLLM takes no trained bias ('lora.bias'): use merged")
         self.folder = Path(tempfile.mkdtemp(prefix="grpo-", dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None))
         self.elsewhere = config.vllm.tensor_parallel > 1  # its workers are processes of their own
         try:
-            self.llm = start(config, sampled, self.folder)
+            self.llm = start(config, served, self.folder)
         except BaseException:
             shutil.rmtree(self.folder)
             raise
-        self.sleeps = config.vllm.sleep and sampled.device == "cuda"
+        self.sleeps = config.vllm.sleep and served.device == "cuda"
         self.asleep: set[str] = set()  # parts of its memory that the trainer has
         self.version = 0  # of the weights: the number of syncs
         self.adapter: Any = None  # vLLM's handle of the adapter in use
@@ -104,7 +104,7 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        asked = parameters(prompt, sampling, self.sampled.end_ids, seed, step)
+        asked = parameters(prompt, sampling, self.served.end_ids, seed, step)
         return SamplingParams(**asked, flat_logprobs=True, output_kind=RequestOutputKind.FINAL_ONLY)
 
     def _group(self, prompt: Prompt, output: Any, step: int, size: int) -> Group:
@@ -123,7 +123,7 @@ class VllmEngine:
         logprobs = tuple(sample.logprobs.logprobs)
         if len(logprobs) != len(ids) or tuple(sample.logprobs.token_ids) != ids:
             raise RuntimeError("vLLM's log-probs are not those of the sampled tokens alone")
-        text = self.sampled.tokenizer.decode(ids, skip_special_tokens=True)
+        text = self.served.tokenizer.decode(ids, skip_special_tokens=True)
         return Completion(ids, logprobs, reason, text, step)
 
     def release(self) -> None:

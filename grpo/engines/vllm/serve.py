@@ -77,15 +77,15 @@ def _refusals(url: str, port: int) -> list[OSError | None]:
     return refusals
 
 
-def arguments(config: EngineConfig, sampled: ServedModel, url: str) -> list[str]:
+def arguments(config: EngineConfig, served: ServedModel, url: str) -> list[str]:
     """What `vllm serve` is given: the settings of the engine in this process, and how weights come."""
     parts = urlsplit(url)
-    chosen = settings(config, sampled) | {
+    chosen = settings(config, served) | {
         "max_model_len": -1,  # as long as the model and the memory allow: the prompts are not known here
         "host": parts.hostname,
         "port": parts.port or 80,
         "enable_scale_out": True,  # the API of token ids
-        "weight_transfer_config": json.dumps({"backend": backend(config, sampled.device)}),
+        "weight_transfer_config": json.dumps({"backend": backend(config, served.device)}),
         "additional_config": json.dumps({FOLDER_KEY: config.server.folder}),
         "worker_extension_cls": WORKER,
         "uvicorn_log_level": "warning",
@@ -108,7 +108,7 @@ def backend(config: EngineConfig, device: str) -> str:
 
 
 def start_servers(
-    config: EngineConfig, runtime: RuntimeConfig, sampled: ServedModel, urls: Sequence[str], children: list[Child]
+    config: EngineConfig, runtime: RuntimeConfig, served: ServedModel, urls: Sequence[str], children: list[Child]
 ) -> None:
     """Start a server for each address; each is in `children` from then on, with its output in a folder for all of them.
 
@@ -118,7 +118,7 @@ def start_servers(
     for url in urls:
         check_port(url)
     each = config.vllm.tensor_parallel
-    gpus = [_gpus(each, number, len(urls)) if sampled.device == "cuda" else {} for number in range(len(urls))]
+    gpus = [_gpus(each, number, len(urls)) if served.device == "cuda" else {} for number in range(len(urls))]
     threads = {} if runtime.threads is None else {"OMP_NUM_THREADS": str(runtime.threads)}
     logs = Path(tempfile.mkdtemp(prefix="grpo-serve-"))  # not made before there is something to write
     for url, visible in zip(urls, gpus, strict=True):
@@ -127,7 +127,7 @@ def start_servers(
         variables = environment() | {"VLLM_SERVER_DEV_MODE": "1"} | visible | threads  # 1: the API that takes weights
         with output.open("wb") as out:
             process = subprocess.Popen(
-                [*COMMAND, *arguments(config, sampled, url)],
+                [*COMMAND, *arguments(config, served, url)],
                 env=os.environ | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -38,10 +38,10 @@ POLL_SECONDS = 1.0  # between two looks at a server that is starting
 class ServerEngine:
     """Groups from the servers of `engine.server.urls`; `sync` gives them the policy's weights."""
 
-    def __init__(self, config: EngineConfig, sampled: ServedModel):
-        if sampled.lora is not None and config.vllm.lora == "adapter":
+    def __init__(self, config: EngineConfig, served: ServedModel):
+        if served.lora is not None and config.vllm.lora == "adapter":
             raise UserError("engine.vllm.lora: adapter: servers are given whole weights: use merged")
-        self.engine_config, self.config, self.sampled = config, config.server, sampled
+        self.engine_config, self.config, self.served = config, config.server, served
         self.world = World.current()
         self.servers = [Server(url, config.server.timeout) for url in config.server.urls]
         if len({server.url for server in self.servers}) < len(self.servers):
@@ -65,11 +65,7 @@ class ServerEngine:
         return f"{self.name}-{self.syncs}"
 
     def _started(self) -> list[Server]:
-        """The servers, when all of them answer.
-
-        Raises:
-            UserError: one does not in time.
-        """
+        """The servers, when all of them answer; a `UserError` when one does not in time."""
 
         def silent() -> dict[str, str]:
             return {server.url: failure for server in self.servers if (failure := run(health(server)))}
@@ -91,14 +87,10 @@ class ServerEngine:
         return self.servers
 
     async def _connect(self, server: Server) -> str:
-        """How this server takes weights, when it is one that this run can use.
-
-        Raises:
-            UserError: it is not.
-        """
+        """How this server takes weights; a `UserError` when it is none that this run can use."""
         try:
             async with new_client() as client:
-                return await check_server(client, server, self.engine_config, self.sampled)
+                return await check_server(client, server, self.engine_config, self.served)
         except RequestFailed as failure:
             raise UserError(f"vLLM at {server.url}: {failure}") from failure
 
@@ -120,11 +112,7 @@ class ServerEngine:
 
     @contextmanager
     def _together(self, tensors: Iterable[Any] = ()) -> Iterator[None]:
-        """What fails here in one process fails in all, which first go through the rest of what all have to gather.
-
-        Raises:
-            UserError: in every process.
-        """
+        """A `UserError` here in one process is one in all, which first go through what they have to gather together."""
         failure = ""
         try:
             yield
@@ -168,7 +156,7 @@ class ServerEngine:
         async def ask(client: AsyncClient, server: Server, index: int) -> None:
             prompt = prompts[index]
             body = {"token_ids": list(prompt.token_ids), "return_token_ids": True}
-            body["sampling_params"] = parameters(prompt, sampling, self.sampled.end_ids, seed, step)
+            body["sampling_params"] = parameters(prompt, sampling, self.served.end_ids, seed, step)
             answer = await server.post(client, GENERATE, body, self.config.retries)
             groups[index] = self._group(server, prompt, sampling, answer, step)
 
@@ -203,10 +191,7 @@ class ServerEngine:
             await asyncio.gather(*(use(server) for server in there))
 
     def _group(self, server: Server, prompt: Prompt, sampling: Sampling, answer: Any, step: int) -> Group:
-        """
-        Raises:
-            RequestFailed: the answer is not one of vLLM's.
-        """
+        """A `RequestFailed` when the answer is not one of vLLM's."""
         try:
             if tuple(answer["prompt_token_ids"]) != prompt.token_ids:
                 raise ValueError(f"it answers another prompt than '{prompt.id}'")
@@ -231,7 +216,7 @@ class ServerEngine:
         content = choice["logprobs"]["content"]
         if tuple(entry["token_id"] for entry in content) != ids:
             raise ValueError("its log-probs are not those of the sampled tokens")
-        text = self.sampled.tokenizer.decode(ids, skip_special_tokens=True)
+        text = self.served.tokenizer.decode(ids, skip_special_tokens=True)
         return Completion(ids, tuple(float(entry["logprob"]) for entry in content), reason, text, step)
 
     def release(self) -> None:

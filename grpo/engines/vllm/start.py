@@ -33,14 +33,14 @@ class ServedModel:
     lora: LoraConfig | None = None
 
 
-def settings(config: EngineConfig, sampled: ServedModel) -> dict[str, Any]:
+def settings(config: EngineConfig, served: ServedModel) -> dict[str, Any]:
     """vLLM's engine arguments, by their names in Python."""
     options = config.vllm
-    on_gpu = sampled.device == "cuda"
+    on_gpu = served.device == "cuda"
     chosen: dict[str, Any] = {
-        "model": sampled.name,
-        "dtype": sampled.dtype,
-        "max_model_len": sampled.longest,
+        "model": served.name,
+        "dtype": served.dtype,
+        "max_model_len": served.longest,
         "max_num_seqs": config.max_rows,
         "tensor_parallel_size": options.tensor_parallel,
         "quantization": options.quantization,
@@ -56,14 +56,18 @@ def settings(config: EngineConfig, sampled: ServedModel) -> dict[str, Any]:
     if on_gpu:
         chosen |= {"gpu_memory_utilization": options.memory}
     else:  # the CPU's generator cannot be given to a prompt that is computed in parts
-        chosen |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(16384, sampled.longest)}
-    if sampled.lora is not None and options.lora == "adapter":
-        chosen |= {"enable_lora": True, "max_lora_rank": lora_rank(sampled.lora.r), "max_loras": 1, "max_cpu_loras": 2}
+        chosen |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(16384, served.longest)}
+    if served.lora is not None and options.lora == "adapter":
+        chosen |= {"enable_lora": True, "max_lora_rank": lora_rank(served.lora.r), "max_loras": 1, "max_cpu_loras": 2}
     return chosen
 
 
 def lora_rank(rank: int) -> int:
-    """The smallest of vLLM's adapter sizes that holds this rank."""
+    """The smallest of vLLM's adapter sizes that holds this rank.
+
+    Raises:
+        UserError: none does.
+    """
     sizes = (1, 8, 16, 32, 64, 128, 256, 320, 512)
     if rank > sizes[-1]:
         raise UserError(f"engine.vllm.lora: adapter: vLLM takes ranks up to {sizes[-1]}, and 'lora.r' is {rank}")
@@ -81,7 +85,7 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
-def start(config: EngineConfig, sampled: ServedModel, folder: Path) -> Any:
+def start(config: EngineConfig, served: ServedModel, folder: Path) -> Any:
     """vLLM's `LLM` in this process; with tensor parallelism its workers are others, which read weights in `folder`.
 
     Raises:
@@ -103,12 +107,12 @@ def start(config: EngineConfig, sampled: ServedModel, folder: Path) -> Any:
         from vllm import LLM
         from vllm.platforms import current_platform
 
-        if current_platform.device_type != sampled.device:
+        if current_platform.device_type != served.device:
             raise ValueError(
-                f"this one is built for '{current_platform.device_type}' and the run is on '{sampled.device}' "
+                f"this one is built for '{current_platform.device_type}' and the run is on '{served.device}' "
                 "(runtime.device)"
             )
-        sleeps = config.vllm.sleep and sampled.device == "cuda"
+        sleeps = config.vllm.sleep and served.device == "cuda"
         extra: dict[str, Any] = {"disable_log_stats": True, "use_tqdm_on_load": False, "enable_sleep_mode": sleeps}
         if launched():
             extra["distributed_executor_backend"] = "external_launcher"
@@ -118,7 +122,7 @@ def start(config: EngineConfig, sampled: ServedModel, folder: Path) -> Any:
                 "weight_transfer_config": {"backend": FILES},
                 "additional_config": {FOLDER_KEY: str(folder)},
             }
-        return LLM(**settings(config, sampled), **extra)
+        return LLM(**settings(config, served), **extra)
     except (ValueError, RuntimeError, OSError, ImportError, AssertionError) as error:
         raise UserError(f"engine.kind=vllm: vLLM cannot start: {_reason(error)}") from error
     finally:

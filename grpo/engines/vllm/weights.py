@@ -104,6 +104,7 @@ def resume(servers: Sequence[Server], version: str) -> None:
 
 
 def post_all(servers: Sequence[Server], path: str, body: Any = None) -> list[tuple[Server, Any]]:
+    """`on_all` of a POST."""
     return on_all(servers, lambda client, server: server.post(client, path, body))
 
 

@@ -52,10 +52,10 @@ class NcclSender:
             from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
             from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-            own, port = _meeting_point(server.url)
+            host, port = _meeting_point(server.url)
             workers = _workers(server) if self.rank == 0 else 1
             self.engines[server.url] = WeightTransferTrainerFactory.trainer_init(
-                NCCLTrainerInitInfo(rank=self.rank, master_address=own, master_port=port, world_size=1 + workers),
+                NCCLTrainerInitInfo(rank=self.rank, master_address=host, master_port=port, world_size=1 + workers),
                 client=HTTPVLLMWeightSyncClient(server.url, timeout=self.timeout),
                 source=self.source,
             )
@@ -79,10 +79,10 @@ def _meeting_point(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:  # sends nothing: asks which interface leads there
         way.connect((parts.hostname, parts.port or 80))
-        own = way.getsockname()[0]
+        host = way.getsockname()[0]
     with socket.socket() as free:
-        free.bind((own, 0))
-        return own, free.getsockname()[1]
+        free.bind((host, 0))
+        return host, free.getsockname()[1]
 
 
 def _source(policy: PolicyWeights) -> Any:
