@@ -26,7 +26,7 @@ from grpo.evaluation.evaluate import evaluate
 from grpo.learner.schedule import lr_factor
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.runtime import apply_runtime
 from grpo.trainer import train
 from rewards.loader import load_reward

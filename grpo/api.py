@@ -18,7 +18,7 @@ from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import EvalResult
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.runtime import apply_runtime
 from grpo.trainer import TrainResult
 from grpo.trainer import train as train_tasks

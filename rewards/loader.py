@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpo.errors import UserError, nearest
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.imports import check_switches, import_path
 
 REGISTRY = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo.data.prompts import ANSWER_COLUMNS
 from grpo.errors import UserError
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.types import Prompt
 from rewards.accuracy.reward import accuracy_reward, gold_is_parseable
 from rewards.length import cosine_length, length_reward

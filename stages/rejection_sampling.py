@@ -16,7 +16,8 @@ from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.engines.choose import load_for_sampling, sampling_engine
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer
-from grpo.scoring.groups import Reward, column_names, score
+from grpo.scoring.groups import column_names, score
+from grpo.scoring.table import Reward
 from grpo.system.fingerprint import digest
 from grpo.system.progress import progress
 from grpo.system.world import World

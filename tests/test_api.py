@@ -15,7 +15,7 @@ import torch
 import grpo
 from grpo.config.engine import RuntimeConfig
 from grpo.errors import UserError
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.runtime import apply_runtime
 
 ROWS = [{"question": f"{a}+1", "answer": str(a + 1)} for a in range(4)]

@@ -26,7 +26,7 @@ from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
 from grpo.model.policy import load_policy
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.types import Prompt, Sampling, TrainState
 from support.models import make_model
 from support.train import train

@@ -26,7 +26,7 @@ from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.section import flatten
 from grpo.config.training import RLConfig
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.fingerprint import PACKAGES, changes, checksum, digest, processor, version, versions
 from grpo.system.world import World
 

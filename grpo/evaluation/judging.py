@@ -13,7 +13,8 @@ from grpo.data.prompts import ANSWER_COLUMNS
 from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.scoring.calls import REWARD_TIMEOUT
-from grpo.scoring.groups import Reward, column_names, score
+from grpo.scoring.groups import column_names, score
+from grpo.scoring.table import Reward
 from grpo.system.world import World
 from grpo.types import Group, Rollout
 

@@ -11,7 +11,7 @@ from grpo.config.data import EvalConfig
 from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.evaluation.statistics import maj_at_k, mean_interval, pass_at_k
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.numbers import mean, total
 from grpo.types import Group, Rollout
 

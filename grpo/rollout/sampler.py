@@ -12,7 +12,8 @@ from typing import Any
 from grpo.config.algorithm import DifficultyConfig
 from grpo.errors import UserError
 from grpo.rollout.difficulty import PassRates
-from grpo.scoring.groups import Reward, column_names
+from grpo.scoring.groups import column_names
+from grpo.scoring.table import Reward
 from grpo.types import Group, Prompt
 
 Drawn = dict[tuple[str, str], int]  # (task, id as drawn) -> the epoch it was drawn in

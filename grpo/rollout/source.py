@@ -14,8 +14,9 @@ from grpo.rollout.ahead import Ahead, RolloutAhead, unpack_drawn, unpack_samplin
 from grpo.rollout.dynamic import Pool, pack_group, unpack_group
 from grpo.rollout.sampler import Drawn, PromptSampler, Task
 from grpo.scoring.calls import REWARD_TIMEOUT
-from grpo.scoring.groups import Exclusions, TrainerState, score
+from grpo.scoring.groups import Exclusions, score
 from grpo.scoring.shaping import penalise_overlong
+from grpo.scoring.table import TrainerState
 from grpo.system.clock import Clock
 from grpo.system.world import World
 from grpo.types import Group, PolicyWeights, Prompt, RolloutEngine

@@ -20,20 +20,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from grpo.errors import UserError
-from grpo.scoring.table import START, Reward, RewardTable, TrainerState, apply_rewards
+from grpo.scoring.table import START, Reward, RewardTable, apply_rewards
 from grpo.types import Group, Prompt, Rollout
-
-__all__ = [
-    "Exclusions",
-    "Reward",
-    "RewardFunction",
-    "RewardTable",
-    "ScoreStats",
-    "TrainerState",
-    "apply_rewards",
-    "column_names",
-    "score",
-]
 
 MAX_FAILED = 0.1  # share of excluded rows past which training stops
 

@@ -13,7 +13,7 @@ from grpo.data.prompts import render_chat
 from grpo.data.rows import Row, read_jsonl, write_jsonl
 from grpo.errors import UserError, first_line
 from grpo.scoring.calls import REWARD_TIMEOUT
-from grpo.scoring.groups import Reward, RewardTable, apply_rewards
+from grpo.scoring.table import Reward, RewardTable, apply_rewards
 from grpo.system.files import check_out_file
 from rewards import load_reward
 from stages.commands.common import Parser

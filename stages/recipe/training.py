@@ -11,7 +11,7 @@ from grpo.data.prompts import build_prompts
 from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.supervised.sft import supervised
 from grpo.trainer import train
 from rewards.loader import load_reward

@@ -13,7 +13,7 @@ from grpo.checkpoint.identity import ABSENT, differences, identify
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.training import RLConfig
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.world import World
 from grpo.types import Prompt
 from rewards.loader import load_rewards

@@ -20,7 +20,7 @@ from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.errors import UserError
 from grpo.monitoring.metrics import MetricsWriter
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.fingerprint import digest
 from grpo.system.lock import LOCK, lock_run
 from grpo.system.world import World

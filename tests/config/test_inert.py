@@ -11,7 +11,7 @@ from grpo.config.engine import RuntimeConfig
 from grpo.config.inert import inert_settings
 from grpo.config.training import RLConfig
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from support.groups import random_prompts
 from support.train import train
 

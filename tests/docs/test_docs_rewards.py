@@ -15,7 +15,7 @@ import pytest
 
 from grpo.config.yaml import load_yaml
 from grpo.errors import UserError
-from grpo.scoring.groups import Reward, RewardTable, apply_rewards
+from grpo.scoring.table import Reward, RewardTable, apply_rewards
 from grpo.system.imports import import_path
 from rewards.loader import REGISTRY, find_reward, load_reward, load_rewards
 from stages.cli import main

@@ -13,7 +13,8 @@ from grpo.config.data import EvalConfig
 from grpo.errors import UserError
 from grpo.evaluation.evaluate import GeneralEval, _check_length, evaluate, judge_groups
 from grpo.evaluation.metrics import Judges, general_metrics, math_metrics, problem_row
-from grpo.scoring.groups import Reward, score
+from grpo.scoring.groups import score
+from grpo.scoring.table import Reward
 from grpo.types import Completion, Group, Prompt, Rollout
 from stages.tiny_world import build_tokenizer, model_config
 from support.groups import prompt_of

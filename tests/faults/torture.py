@@ -40,7 +40,7 @@ from grpo.engines.local.engine import LocalEngine  # noqa: E402
 from grpo.model.policy import Policy  # noqa: E402
 from grpo.monitoring import metrics  # noqa: E402
 from grpo.rollout.sampler import Task  # noqa: E402
-from grpo.scoring.groups import Reward  # noqa: E402
+from grpo.scoring.table import Reward  # noqa: E402
 from grpo.system import files  # noqa: E402
 from stages.commands.common import guarded  # noqa: E402
 from support.models import make_model, make_tokenizer  # noqa: E402

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from grpo.errors import UserError
-from grpo.scoring.groups import apply_rewards
+from grpo.scoring.table import apply_rewards
 from rewards import load_reward
 from rewards.accuracy import equality as judging
 from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from grpo.errors import UserError
-from grpo.scoring.groups import apply_rewards
+from grpo.scoring.table import apply_rewards
 from rewards import load_reward
 from rewards.code.reward import code_reward, extract_code
 from rewards.code.sandbox.run import SandboxError, choose

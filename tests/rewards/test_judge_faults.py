@@ -11,7 +11,8 @@ import time
 import pytest
 
 from grpo.errors import UserError
-from grpo.scoring.groups import Exclusions, apply_rewards, score
+from grpo.scoring.groups import Exclusions, score
+from grpo.scoring.table import apply_rewards
 from grpo.types import Completion, Group, Rollout
 from rewards.judge.reward import Judge
 from support.chat import said, serving, status

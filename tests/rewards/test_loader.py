@@ -13,7 +13,8 @@ import pytest
 
 from grpo.config.data import RewardConfig
 from grpo.errors import UserError
-from grpo.scoring.groups import apply_rewards, score
+from grpo.scoring.groups import score
+from grpo.scoring.table import apply_rewards
 from grpo.types import Completion, Group, Prompt, Rollout
 from rewards import load_reward, load_rewards
 from rewards.loader import REGISTRY

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from grpo.errors import UserError
-from grpo.scoring.groups import Exclusions, Reward, TrainerState, apply_rewards, column_names, score
-from grpo.scoring.table import HANGS
+from grpo.scoring.groups import Exclusions, column_names, score
+from grpo.scoring.table import HANGS, Reward, TrainerState, apply_rewards
 from grpo.types import Completion, Group, Prompt, Rollout
 
 

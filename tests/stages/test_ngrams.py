@@ -118,7 +118,8 @@ def test_the_evaluation_is_read_once_for_all_that_is_trained_on(tmp_path, monkey
     lines = [line for line in capsys.readouterr().out.splitlines() if "near copies" in line]
     assert [line.split()[0] for line in lines] == ["ok", "ok"]
     assert made == [1]
-    context = StageContext(RecipeConfig.model_validate(recipe), "cold_start", tmp_path, "", "", {})
+    config = RecipeConfig.model_validate(recipe)
+    context = StageContext(config, "cold_start", tmp_path, "", "", {}, LeakGuard(config))
     context.write_data("one", [row])
     Path("test.jsonl").unlink()
     context.write_data("two", [row])

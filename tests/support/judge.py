@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from grpo.scoring.groups import Reward, apply_rewards
+from grpo.scoring.table import Reward, apply_rewards
 from rewards import load_reward
 from support.servers import Body, Server
 

@@ -20,7 +20,7 @@ from grpo.data.prompts import build_prompts
 from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.trainer import TrainResult
 from support.models import make_tokenizer
 from support.train import train

@@ -10,7 +10,7 @@ from grpo.config.training import RLConfig
 from grpo.errors import UserError
 from grpo.rollout.sampler import PromptSampler, Task
 from grpo.rollout.source import RolloutSource
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.clock import Clock
 from grpo.system.world import World
 from grpo.trainer import collect

@@ -19,7 +19,7 @@ from grpo.config.engine import EngineConfig
 from grpo.config.training import RLConfig
 from grpo.data.prompts import build_prompts
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from support.models import CHARACTERS, make_tokenizer
 from support.processes import ROOT
 from support.runs import digits

@@ -35,7 +35,7 @@ from grpo.learner.update import update
 from grpo.model.policy import Policy, trainable, whole
 from grpo.model.reference import Reference
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from grpo.system.world import World, cut, is_main, join
 from grpo.types import Group, Sampling
 from support.groups import random_prompts

@@ -288,7 +288,7 @@ def test_a_stopped_server_is_noticed_in_time(two: Served, folder: Path, caplog: 
 
 def test_the_judge_asks_a_real_server(two: Served, folder: Path) -> None:
     """A random model's replies hold no verdict: each is an error that is counted, never a 0."""
-    from grpo.scoring.groups import apply_rewards
+    from grpo.scoring.table import apply_rewards
 
     for form in ("json_schema", "none"):
         options = {"model": str(folder), "max_tokens": 64, "response_format": form, "timeout": 120.0}

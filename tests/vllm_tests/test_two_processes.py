@@ -16,7 +16,7 @@ from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.training import RLConfig
 from grpo.data.prompts import build_prompts
 from grpo.rollout.sampler import Task
-from grpo.scoring.groups import Reward
+from grpo.scoring.table import Reward
 from support.models import make_model, make_tokenizer
 from support.processes import PATHS
 from support.train import train
