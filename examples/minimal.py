@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from grpo.advantages import assign_advantages
 from grpo.config import TrainConfig
-from grpo.config.sections import DataConfig
+from grpo.config.data import DataConfig
 from grpo.data import build_prompts
 from grpo.engines.local.engine import LocalEngine
 from grpo.learner.batching import rows_of, split_updates
