@@ -39,6 +39,7 @@ from stages.cli import main
 from stages.commands.eval import EvalCommandConfig
 from stages.recipe.config import RecipeConfig
 from stages.recipe.pipeline import save_config
+from stages.recipe.table import STAGES
 from stages.teacher import TeacherConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -754,6 +755,7 @@ READ_OTHERWISE = {
     *((("GeneralEvalConfig", name), "stages/recipe/evaluation.py", "getattr(config, name)) for name in GENERAL_METRICS")
       for name in GENERAL_METRICS),
     (("RLConfig", "preset"), "grpo/config/algorithm.py", 'tree.get("preset")'),
+    *((("RecipeConfig", key), "stages/recipe/table.py", "getattr(self.config, self.key)") for key in STAGES),
 }  # fmt: skip
 
 
