@@ -1,7 +1,6 @@
 """YAML 1.2 in config files, overrides, and the config.yaml of a run."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,52 +15,21 @@ from stages.recipe.pipeline import save_config
 from stages.recipe.preflight import check_function
 
 TEXTS = [
-    "no",
-    "No",
-    "NO",
-    "yes",
-    "on",
-    "off",
-    "y",
-    "N",
-    "nUll",
-    "nan",
-    "ไทย",
-    "=",
-    "<<",
-    "-_",
-    "._",
-    "e5",
-    "1e",
-    "1_000",
+    "no", "No", "NO", "yes", "on", "off", "y", "N", "nUll", "nan", "ไทย", "=", "<<", "-_", "._", "e5", "1e", "1_000",
     "0b11",
-]
+]  # fmt: skip
 TEXTS += ["1_000", "0b11", "1:30", "190:20:30.15", "2026-01-01", "2026-02-30", "2026-01-01 10:00:00"]
 VALUES = {
-    "010": 10,
-    "-08": -8,
-    "+1": 1,
-    "0o17": 15,
-    "0x1F": 31,
-    "1e-6": 1e-6,
-    "1E+3": 1000.0,
-    "1.e3": 1000.0,
-    "-.5": -0.5,
-    ".5e3": 500.0,
-    "-.inf": float("-inf"),
-    "true": True,
-    "FALSE": False,
-    "null": None,
-    "~": None,
-    "": None,
+    "010": 10, "-08": -8, "+1": 1, "0o17": 15, "0x1F": 31, "1e-6": 1e-6, "1E+3": 1000.0, "1.e3": 1000.0, "-.5": -0.5,
+    ".5e3": 500.0, "-.inf": float("-inf"), "true": True, "FALSE": False, "null": None, "~": None, "": None,
     "[1, no]": [1, "no"],
-}
+}  # fmt: skip
 READ = [(text, text) for text in TEXTS] + list(VALUES.items())
 TRICKY = [*TEXTS, *VALUES, "1e3", "'1'", '"', "a: b", "# no", "- x", "a\nb", " a ", "\x85\u2028", "!!int 3"]
 
 
 @pytest.mark.parametrize(("written", "value"), READ)
-def test_what_a_plain_value_is(tmp_path: Path, written: str, value: Any) -> None:
+def test_what_a_plain_value_is(tmp_path, written, value):
     file = tmp_path / "c.yaml"
     file.write_text(f"plain: {written}\nquoted: '{written}'\ntwice: \"{written}\"\nlist: [{written or 'null'}]\n")
     tree = read_tree(file, [f"override={written}", f"text='{written}'", f'deep.text="{written}"'])
@@ -69,39 +37,33 @@ def test_what_a_plain_value_is(tmp_path: Path, written: str, value: Any) -> None
     assert tree["quoted"] == tree["twice"] == tree["text"] == tree["deep"]["text"] == written
 
 
-def test_the_faults_that_were_seen(tmp_path: Path) -> None:
+def test_the_faults_that_were_seen(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text('kwargs: {marker: "1e3", language: no}\n')
     assert read_tree(file) == {"kwargs": {"marker": "1e3", "language": "no"}}
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: 1\nb: {c: 1,\n  c: 2}", "c.yaml, line 3: key 'c' given twice"),
-        ("a: 1\n'a': 2", "c.yaml, line 2: key 'a' given twice"),
-        ("{prompt}: 1", "c.yaml, line 1: a key must be a word, not {'prompt': None}"),
-        ("a: &x [*x]", "c.yaml, line 1: not valid YAML: what contains itself"),
-        (
-            "a:\n  b: !!python/name:os.system",
-            "c.yaml, line 2: not valid YAML: the tag 'tag:yaml.org,2002:python/name:os",
-        ),
-        ("a: !!int x", "c.yaml, line 1: not valid YAML: the tag 'tag:yaml.org,2002:int' has no meaning here"),
-        ("a: !!binary aGk=", "c.yaml, line 1: not valid YAML: the tag"),
-        ("a: !!map [1]", "c.yaml, line 1: not valid YAML: the tag"),
-        ("a: 1\n--- \nb: 2", "c.yaml, line 2: not valid YAML: but found another document"),
-        ("a: " + "[" * 5000, "c.yaml: not valid YAML: maximum recursion depth exceeded"),
-        ("a: " + "1" * 5000, "c.yaml: not valid YAML: Exceeds the limit"),
-    ],
-)
-def test_what_is_refused(text: str, message: str) -> None:
+@pytest.mark.parametrize(("text", "message"), [
+    ("a: 1\nb: {c: 1,\n  c: 2}", "c.yaml, line 3: key 'c' given twice"),
+    ("a: 1\n'a': 2", "c.yaml, line 2: key 'a' given twice"),
+    ("{prompt}: 1", "c.yaml, line 1: a key must be a word, not {'prompt': None}"),
+    ("a: &x [*x]", "c.yaml, line 1: not valid YAML: what contains itself"),
+    ("a:\n  b: !!python/name:os.system", "c.yaml, line 2: not valid YAML: the tag 'tag:yaml.org,2002:python/name:os"),
+    ("a: !!int x", "c.yaml, line 1: not valid YAML: the tag 'tag:yaml.org,2002:int' has no meaning here"),
+    ("a: !!binary aGk=", "c.yaml, line 1: not valid YAML: the tag"),
+    ("a: !!map [1]", "c.yaml, line 1: not valid YAML: the tag"),
+    ("a: 1\n--- \nb: 2", "c.yaml, line 2: not valid YAML: but found another document"),
+    ("a: " + "[" * 5000, "c.yaml: not valid YAML: maximum recursion depth exceeded"),
+    ("a: " + "1" * 5000, "c.yaml: not valid YAML: Exceeds the limit"),
+])  # fmt: skip
+def test_what_is_refused(text, message):
     with pytest.raises(UserError) as caught:
         load_yaml(text, "c.yaml")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-def test_a_config_with_any_text_comes_back_from_its_run_folder(tmp_path: Path) -> None:
+def test_a_config_with_any_text_comes_back_from_its_run_folder(tmp_path):
     data = {"fn": "f", "kwargs": {**dict.fromkeys(TRICKY, 1), "list": TRICKY}}
     training = {"steps": 1, "batch_size": 1, "max_tokens": 9, "optimizer": {"lr": 1e-6}}
     tree = {
@@ -124,7 +86,7 @@ trees = st.recursive(
 
 
 @given(trees)
-def test_what_is_written_is_read(tree: Any) -> None:
+def test_what_is_written_is_read(tree):
     assert load_yaml(dump_yaml(tree), "c.yaml") == tree
 
 
@@ -149,7 +111,7 @@ list: []
 """
 
 
-def test_what_earlier_runs_have_written_means_the_same() -> None:
+def test_what_earlier_runs_have_written_means_the_same():
     """As PyYAML wrote it."""
     tree = load_yaml(OLD, "config.yaml")
     assert tree.pop("kwargs") == {
@@ -174,7 +136,7 @@ def rows(shuffled: bool = False, name: str = "") -> None:
     """A data function."""
 
 
-def test_no_is_not_taken_for_true(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_is_not_taken_for_true(monkeypatch):
     monkeypatch.chdir(Path(__file__).parent)
     with pytest.raises(UserError, match=r"reward 'accuracy': kwargs: 'strict' must be true or false, got 'no'"):
         load_reward({"fn": "accuracy", "kwargs": {"strict": "no"}})
