@@ -40,7 +40,7 @@ class RewardModel:
             raise UserError(f"reward_model: part '{part}'; use answer or response")
         if squash not in ("sigmoid", "none"):
             raise UserError(f"reward_model: squash '{squash}'; use sigmoid or none")
-        check_applies_to("reward_model", applies_to)
+        check_applies_to(applies_to, "reward_model: ")
         if device not in get_args(Device):
             raise UserError(f"reward_model: device '{device}'; use {', '.join(get_args(Device))}")
         self.path, self.part, self.squash, self.batch_size = model, part, squash, batch_size

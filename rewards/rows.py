@@ -37,16 +37,15 @@ def judgeable(prompts: Sequence[Prompt], rewards: Sequence[Reward], source: str)
     return kept
 
 
-def check_applies_to(name: str, applies_to: Mapping[str, Any] | None) -> None:
-    """`name` is the reward's, for the message.
-
+def check_applies_to(applies_to: Mapping[str, Any] | None, where: str = "") -> None:
+    """
     Raises:
         UserError: `applies_to` is neither None nor `{column: ..., values: [...]}`.
     """
     if applies_to is not None and set(applies_to) != {"column", "values"}:
-        raise UserError(f"{name}: applies_to must hold 'column' and 'values', got {sorted(applies_to)}")
+        raise UserError(f"{where}applies_to must hold 'column' and 'values', got {sorted(applies_to)}")
     if applies_to is not None and not isinstance(applies_to["values"], list | tuple):  # "in" a text finds its parts
-        raise UserError(f"{name}: applies_to: 'values' must be a list, got {applies_to['values']!r}")
+        raise UserError(f"{where}applies_to: 'values' must be a list, got {applies_to['values']!r}")
 
 
 def applying_rows(

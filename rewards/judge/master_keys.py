@@ -9,38 +9,17 @@ from __future__ import annotations
 import re
 import unicodedata
 
-OPENERS = frozenset(
-    {
-        *(
-            "solution",
-            "the solution",
-            "heres the solution",
-            "here is the solution",
-            "answer",
-            "the answer",
-            "final answer",
-        ),
-        *("the answer is", "the final answer is", "thought process", "my thought process", "step by step solution"),
-        *("step by step", "explanation", "reasoning", "lets think step by step", "let us think step by step"),
-        *(f"{who} solve {what} step by step" for who in ("lets", "let us") for what in ("this problem", "the problem")),
-        *("lets solve this step by step", "let us solve this step by step", "lets think about this step by step"),
-        *(
-            "解",
-            "解答",
-            "解析",
-            "答案",
-            "かいせつ",
-            "解説",
-            "答え",
-            "respuesta",
-            "solución",
-            "réponse",
-            "lösung",
-            "antwort",
-        ),
-        *("решение", "ответ", "คำตอบ", "วิธีทำ"),
-    }
-)
+_TEXTS = """
+    solution; the solution; heres the solution; here is the solution; step by step solution; step by step; reasoning;
+    answer; the answer; final answer; the answer is; the final answer is; explanation;
+    thought process; my thought process; lets think step by step; let us think step by step;
+    lets think about this step by step; lets solve this step by step; let us solve this step by step;
+    lets solve this problem step by step; let us solve this problem step by step;
+    lets solve the problem step by step; let us solve the problem step by step;
+    respuesta; solución; réponse; lösung; antwort; решение; ответ;
+    解; 解答; 解析; 答案; かいせつ; 解説; 答え; คำตอบ; วิธีทำ
+"""
+OPENERS = frozenset(opener.strip() for opener in _TEXTS.split(";"))
 _EMPTY_SHELL = re.compile(r"\\boxed\s*\{\s*\}|</?(?:answer|think)>", re.IGNORECASE)
 _LONGEST = 400  # characters: what is longer says something besides its opener
 _BLANK = "`$\u2800\u115f\u1160\u3164"  # symbols that only dress a text, and letters that show nothing

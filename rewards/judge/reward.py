@@ -7,6 +7,7 @@ what is not, is said at `Judge`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -30,8 +31,8 @@ from rewards.judge.verdicts import (
     Unreadable,
     Verdict,
     read_verdict,
-    rubric_value,
     rubric_verdict,
+    vote_value,
 )
 from rewards.rows import applying_rows, check_applies_to
 
@@ -53,57 +54,33 @@ class Judge(Section):
     (`rewards.judge.prompts`). Not hardened: a judge that believes what an answer claims; only another judge helps, or
     rules beside it.
 
-    Args:
-        base_url: up to and including the version.
-        model: as the endpoint names it.
-        key_env: name of the environment variable that holds the key; None for a server without keys.
-        criteria: `{name: what it asks for}` (rubric).
-        reference: column with the reference answer (default `answer`; a list means any of them), or with the
-            completion to compare with (pairwise, where it has to be given).
-        votes: requests per row; default 1, in pairwise mode 2 (even: half in each order).
-        seed: decides which order is asked first, with the row's texts (pairwise).
-        part: `answer` is what follows `</think>`, `response` the whole completion.
-        applies_to: `{column: kind, values: [...]}`; None for rows whose column holds another value.
-        max_chars: longer answers are cut in the middle.
-        temperature: None leaves it to the endpoint. Several votes in the same order want one above 0.
-        max_tokens: of a reply, reasoning included.
-        response_format: what the endpoint is asked to enforce: the schema, some JSON object, or nothing. Validated
-            here in any case.
-        extra_body: further fields of every request, e.g. `{chat_template_kwargs: {enable_thinking: false}}`.
-        concurrency: requests in flight at a time, in this process.
-        timeout: seconds for one request.
-        retries: further attempts on 408, 409, 429, 5xx, timeouts, connection errors and garbage.
-        backoff: seconds before the first of them, doubled each time, with jitter; a Retry-After is heeded up to 60 s.
-        breaker_failures: failures in a row (5xx, timeouts, connection, garbage; of all requests) after which requests
-            fail at once for `cooldown` seconds; then one probes.
-        max_seconds: for all rows of one call; what is open then is None.
-
     Raises:
         UserError: wrong options, or rows without the needed column.
     """
 
-    base_url: str
+    base_url: str  # up to and including the version
     model: str = Field(min_length=1)
-    key_env: str | None = None
+    key_env: str | None = None  # name of the environment variable with the key; None: a server without keys
     mode: Literal["reference", "rubric", "pairwise"] = "reference"
-    criteria: dict[str, str] = {}
-    reference: str | None = None
-    votes: int | None = Field(None, ge=1)
-    seed: int = 0
-    part: Part = "answer"
-    applies_to: dict[str, Any] | None = None
-    max_chars: int = Field(20_000, ge=100)
-    temperature: float | None = Field(0.0, ge=0)
-    max_tokens: int = Field(2048, ge=1)
+    criteria: dict[str, str] = {}  # {name: what it asks for}
+    reference: str | None = None  # column: right answers (None: `answer`), or the other completion (pairwise)
+    votes: int | None = Field(None, ge=1)  # requests per row; None: 1, in pairwise mode 2 (even: half in each order)
+    seed: int = 0  # decides, with the row's texts, which order is asked first
+    part: Part = "answer"  # what follows </think>, or the whole response
+    applies_to: dict[str, Any] | None = None  # {column: kind, values: [...]}: None for rows with other values
+    max_chars: int = Field(20_000, ge=100)  # longer answers are cut in the middle
+    temperature: float | None = Field(0.0, ge=0)  # None: the endpoint's. Votes in the same order want one above 0
+    max_tokens: int = Field(2048, ge=1)  # of a reply, reasoning included
+    # What the endpoint is asked to enforce; validated here in any case.
     response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
-    extra_body: dict[str, Any] = {}
-    concurrency: int = Field(16, ge=1)
-    timeout: float = Field(60.0, gt=0)
-    retries: int = Field(5, ge=0)
-    backoff: float = Field(1.0, ge=0)
-    breaker_failures: int = Field(100, ge=1)
-    cooldown: float = Field(30.0, ge=0)
-    max_seconds: float = Field(500.0, gt=0, lt=REWARD_TIMEOUT)  # past that the scoring layer gives the call up
+    extra_body: dict[str, Any] = {}  # further fields, e.g. {chat_template_kwargs: {enable_thinking: false}}
+    concurrency: int = Field(16, ge=1)  # requests in flight at a time, in this process
+    timeout: float = Field(60.0, gt=0)  # seconds for one request
+    retries: int = Field(5, ge=0)  # further attempts on 408, 409, 429, 5xx, timeouts, connection errors and garbage
+    backoff: float = Field(1.0, ge=0)  # seconds before the first of them, doubled each time; see `grpo.system.http`
+    breaker_failures: int = Field(100, ge=1)  # in a row (no 429), after which requests fail at once ...
+    cooldown: float = Field(30.0, ge=0)  # ... for so many seconds; then one probes
+    max_seconds: float = Field(500.0, gt=0, lt=REWARD_TIMEOUT)  # for all rows of a call; what is open then is None
 
     _endpoint: Endpoint = PrivateAttr()
     _verdict: type[Verdict] = PrivateAttr()
@@ -113,26 +90,24 @@ class Judge(Section):
     def _in_one_line(cls, options: Any, handler: ModelWrapValidatorHandler[Judge]) -> Judge:
         try:
             return handler(options)
-        except ValidationError as error:
-            raise UserError(f"reward 'judge': {explain(cls, error)}") from None  # its own text would repeat values
+        except (ValidationError, UserError) as error:  # the text of the former would repeat values
+            text = error if isinstance(error, UserError) else explain(cls, error)
+            raise UserError(f"reward 'judge': {text}") from None
 
     def model_post_init(self, context: Any) -> None:
         self._check()
         kinds: dict[str, type[Verdict]] = {"reference": ReferenceVerdict, "pairwise": PairVerdict}
         self._verdict = kinds.get(self.mode) or rubric_verdict(self.criteria)
-        try:
-            self._endpoint = Endpoint(
-                self.base_url,
-                self.key_env,
-                self._fields(),
-                concurrency=self.concurrency,
-                timeout=self.timeout,
-                retries=self.retries,
-                backoff=self.backoff,
-                breaker=Breaker(self.breaker_failures, self.cooldown),
-            )
-        except UserError as error:
-            raise UserError(f"reward 'judge': {error}") from None
+        self._endpoint = Endpoint(
+            self.base_url,
+            self.key_env,
+            self._fields(),
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            retries=self.retries,
+            backoff=self.backoff,
+            breaker=Breaker(self.breaker_failures, self.cooldown),
+        )
 
     async def __call__(
         self,
@@ -184,20 +159,13 @@ class Judge(Section):
     async def _value(self, client: AsyncOpenAI, case: Case) -> float:
         if says_nothing(case.answer) and case.answer.strip() != (case.reference.strip() or None):
             return 0.0
-        if self.mode == "pairwise":
-            if case.answer == case.reference:
-                return 0.5
-            scores = []
-            for first in self._orders(case):
-                winner = (await self._vote(client, case, first)).winner
-                scores.append(0.5 if winner == "tie" else float((winner == "A") == first))
-            return sum(scores) / len(scores)
-        verdicts = [await self._vote(client, case) for _ in range(self.votes or 1)]
-        if self.mode == "rubric":
-            return sum(map(rubric_value, verdicts)) / len(verdicts)
-        return float(2 * sum(verdict.verdict == "correct" for verdict in verdicts) > len(verdicts))
+        if self.mode == "pairwise" and case.answer == case.reference:
+            return 0.5
+        values = [vote_value(await self._vote(client, case, first), first) for first in self._orders(case)]
+        share = sum(values) / len(values)
+        return float(share > 0.5) if self.mode == "reference" else share
 
-    async def _vote(self, client: AsyncOpenAI, case: Case, first: bool = True) -> Any:
+    async def _vote(self, client: AsyncOpenAI, case: Case, first: bool) -> Any:
         """One verdict; asked again, with a new id, while the reply holds none."""
         problem = Unreadable()
         for _ in range(ASKS):
@@ -220,6 +188,8 @@ class Judge(Section):
 
     def _orders(self, case: Case) -> Iterator[bool]:
         """Whether the answer comes first, vote by vote; by the row's own texts, not by its place among others."""
+        if self.mode != "pairwise":
+            return itertools.repeat(True, self.votes or 1)
         first = random.Random(f"{self.seed}\0{case.question}\0{case.answer}").random() < 0.5
         return (first == (vote % 2 == 0) for vote in range(self.votes or 2))
 
@@ -245,19 +215,16 @@ class Judge(Section):
         return {**fields, "extra_body": self.extra_body}
 
     def _check(self) -> None:
-        def refuse(text: str) -> UserError:
-            return UserError(f"reward 'judge': {text}")
-
-        check_applies_to("reward 'judge'", self.applies_to)
+        check_applies_to(self.applies_to)
         for name, modes in OWN.items():
             if self.mode not in modes and changed(self, [name]):
-                raise refuse(f"'{name}' does nothing in mode {self.mode}: remove it")
+                raise UserError(f"'{name}' does nothing in mode {self.mode}: remove it")
         if self.mode == "rubric" and not self.criteria:
-            raise refuse("mode rubric needs 'criteria': {name: what it asks for}")
+            raise UserError("mode rubric needs 'criteria': {name: what it asks for}")
         if self.mode == "pairwise" and self.reference is None:
-            raise refuse("mode pairwise needs 'reference': the column with the completion to compare with")
+            raise UserError("mode pairwise needs 'reference': the column with the completion to compare with")
         if self.mode == "pairwise" and (self.votes or 2) % 2:
-            raise refuse(f"mode pairwise asks in both orders equally often: 'votes' must be even, not {self.votes}")
+            raise UserError(f"mode pairwise asks in both orders equally often: 'votes' must be even, not {self.votes}")
         same = (self.votes or 1) > (2 if self.mode == "pairwise" else 1)
         if same and self.temperature == 0:
-            raise refuse(f"{self.votes} votes at temperature 0 are the same vote: set 'temperature' above 0")
+            raise UserError(f"{self.votes} votes at temperature 0 are the same vote: set 'temperature' above 0")

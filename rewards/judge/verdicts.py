@@ -48,8 +48,12 @@ def rubric_verdict(criteria: Iterable[str]) -> type[Verdict]:
     return create_model("RubricVerdict", __base__=Verdict, scores=(scores, ...))
 
 
-def rubric_value(verdict: Any) -> float:
-    """The mean score, 1 as 0.0 and 7 as 1.0."""
+def vote_value(verdict: Any, first: bool) -> float:
+    """From 0 to 1: right, preferred (`first`: the answer was A), or the mean score."""
+    if isinstance(verdict, ReferenceVerdict):
+        return float(verdict.verdict == "correct")
+    if isinstance(verdict, PairVerdict):
+        return 0.5 if verdict.winner == "tie" else float((verdict.winner == "A") == first)
     scores = list(verdict.scores.model_dump().values())
     return sum(score - LOWEST for score in scores) / (len(scores) * (HIGHEST - LOWEST))
 
@@ -66,9 +70,9 @@ def read_verdict(reply: str, kind: type[Verdict], expected: str) -> Any:
     text = reply.rpartition("</think>")[2][-_LONGEST:]
     problem = "no JSON object"
     for candidate in (text, _BAD_ESCAPE.sub(r"\\\\", text)):
-        for found in reversed(list(_objects(candidate))):
+        for value in reversed(list(_objects(candidate))):
             try:
-                verdict = kind.model_validate(found)
+                verdict = kind.model_validate(value)
             except ValidationError as error:
                 first = error.errors()[0]
                 problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -85,11 +89,11 @@ def _objects(text: str) -> Iterator[Any]:
     start = text.find("{")
     while start >= 0:
         try:
-            found, end = _DECODER.raw_decode(text, start)
+            value, end = _DECODER.raw_decode(text, start)
         except RecursionError:
             return
         except json.JSONDecodeError:
             end = start + 1
         else:
-            yield found
+            yield value
         start = text.find("{", end)
