@@ -61,7 +61,11 @@ def attend(
     softcap: float | None = None,
     **other: Any,
 ) -> tuple[Float[Tensor, "1 T H E"], None]:
-    """What transformers calls in every layer."""
+    """What transformers calls in every layer.
+
+    Raises:
+        NotImplementedError: the layer has what is not computed here; `grpo.model.fit.why_not_shared` finds out.
+    """
     if any(other.get(name) is not None for name in ("s_aux", "position_bias")):
         raise NotImplementedError("attention sinks or biases")
     if sliding_window is None and _has_window(module):

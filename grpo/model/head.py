@@ -30,6 +30,7 @@ class LogitShape:
 
     @property
     def factor(self) -> float:
+        """What the last layer's logits are multiplied by."""
         return self.scale / self.temperature
 
 

@@ -36,6 +36,7 @@ class Bucket:
 
     @classmethod
     def of(cls, stretches: Stretches, device: torch.device) -> Bucket:
+        """All these stretches, whose indices lie on `device`."""
         start, length = (values[:, None] for values in stretches)
         offset = np.arange(length.max())
         index = torch.from_numpy(start + np.minimum(offset, length - 1)).to(device)

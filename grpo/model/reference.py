@@ -27,6 +27,7 @@ class Reference:
 
     @classmethod
     def of(cls, policy: Policy) -> Reference:
+        """A copy of the policy's present values; of sharded ones each process has its part."""
         return cls({name: local(p).detach().clone() for name, p in trainable(policy.model).items()})
 
     def replace_by(self, policy: Policy) -> None:

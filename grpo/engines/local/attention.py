@@ -69,6 +69,7 @@ def _operand(tensor: Tensor) -> Tensor:
 
 
 def unfit(what: Any) -> UserError:
+    """What to raise of a model, or a layer, that this attention is not made for."""
     return UserError(f"{type(what).__name__} has a kind of attention that the embedded engine lacks; use engine=vllm")
 
 

@@ -38,7 +38,7 @@ class Decoder:
         self.fed: Ints = np.zeros(0, np.int64)  # of each slot: completion tokens in the cache
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "P V"]:
-        """Take in prompts; the logits of their first completion token."""
+        """Take in prompts; the logits of their first completion token. A `UserError` if a layer attends elsewhere."""
         lengths = np.array([len(ids) for ids in prompts])
         columns = np.arange(lengths.max())
         real = columns < lengths[:, None]

@@ -49,6 +49,7 @@ class Place:
     start: int
 
     def view(self, memory: mmap.mmap) -> torch.Tensor:
+        """The tensor that lies there, not a copy."""
         count = torch.Size(self.shape).numel()
         return torch.frombuffer(memory, dtype=self.dtype, count=count, offset=self.start).view(self.shape)
 
