@@ -19,7 +19,7 @@ from grpo.learner.learner import Learner, make_learner
 from grpo.model.policy import Policy
 from grpo.types import Group, Sampling
 from support.groups import random_prompts
-from support.models import make_model, make_tokenizer
+from support.models import policy_of
 
 
 def assert_same_metrics(ours: dict[str, float | None], theirs: dict[str, float | None]) -> None:
@@ -34,7 +34,9 @@ def assert_same_metrics(ours: dict[str, float | None], theirs: dict[str, float |
 GROUP, MAX_TOKENS = 4, 12
 
 
-def update_config(*, updates: int = 1, micro: int = 60, lr: float = 1e-2, **loss: Any) -> RLConfig:
+def update_config(
+    *, updates: int = 1, micro: int = 60, lr: float = 1e-2, max_grad_norm: float = 1e9, **loss: Any
+) -> RLConfig:
     return RLConfig.model_validate(
         {
             "steps": 4,
@@ -42,16 +44,16 @@ def update_config(*, updates: int = 1, micro: int = 60, lr: float = 1e-2, **loss
             "prompts_per_step": 4,
             "rollout_prompts": 4 * updates,
             "sampling": {"max_tokens": MAX_TOKENS, "temperature": 0.9},
-            "optimizer": {"lr": lr, "weight_decay": 0.1, "max_grad_norm": 1e9},
+            "optimizer": {"lr": lr, "weight_decay": 0.1, "max_grad_norm": max_grad_norm},
             "loss": loss,
             "micro_batch_tokens": micro,
         }
     )
 
 
-def setup(config: RLConfig, seed: int = 0) -> tuple[Policy, Learner]:
-    policy = Policy(make_model("qwen2", seed=seed), make_tokenizer(), torch.device("cpu"))
-    return policy, make_learner(policy, config, RuntimeConfig(device="cpu"))
+def setup(config: RLConfig, **runtime: Any) -> tuple[Policy, Learner]:
+    policy = policy_of()
+    return policy, make_learner(policy, config, RuntimeConfig(device="cpu", **runtime))
 
 
 def rollout_groups(policy: Policy, config: RLConfig, reward: Callable[[int, int], float | None]) -> list[Group]:

@@ -6,9 +6,7 @@ script) and leaves what it found; the tests do the same jobs in this process and
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,38 +17,32 @@ from typing import Any
 import pytest
 import torch
 
-from grpo.advantages import assign_advantages
 from grpo.checkpoint.store import checkpoints
-from grpo.config.algorithm import AdvantageConfig
-from grpo.config.data import DataConfig
 from grpo.config.engine import RuntimeConfig
 from grpo.config.training import RLConfig
-from grpo.data.prompts import build_prompts
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.batching import rows_of
-from grpo.learner.learner import Learner, make_learner
+from grpo.learner.learner import Learner
 from grpo.learner.logprobs import with_logprobs
 from grpo.learner.update import update
-from grpo.model.policy import Policy, trainable, whole
+from grpo.model.policy import trainable, whole
 from grpo.model.reference import Reference
-from grpo.rollout.sampler import Task
-from grpo.scoring.table import Reward
 from grpo.system.world import World, cut, is_main, join
-from grpo.types import Group, Sampling
-from support.groups import random_prompts
-from support.models import make_model, make_tokenizer
+from support import runs
+from support.models import policy_of
 from support.processes import PATHS, two_processes
+from support.runs import before, config_of, killed_at, task_of, weights
 from support.sources import judge_with_failures
-from support.train import backward, train
-from support.updates import assert_same_metrics
+from support.train import backward
+from support.updates import assert_same_metrics, rollout_groups, setup, update_config, varied
 
-GROUP, MAX_TOKENS, STEPS = 4, 12, 20
+STEPS = 20
 Parallel = str  # "data" or "fsdp"
 REWARDS: dict[str, Callable[[int, int], float | None]] = {
-    "odd number of rows": lambda prompt, sibling: None if sibling == prompt == 0 else noise(prompt, sibling),
+    "odd number of rows": lambda prompt, sibling: None if sibling == prompt == 0 else varied(prompt, sibling),
     "one row": lambda prompt, sibling: (float(sibling == 0) if sibling < 1 else None) if prompt == 0 else None,
-    "one prompt": lambda prompt, sibling: noise(prompt, sibling) if prompt == 0 else 1.0,
+    "one prompt": lambda prompt, sibling: varied(prompt, sibling) if prompt == 0 else 1.0,
     "nothing": lambda prompt, sibling: 1.0,
 }
 LOSSES: dict[str, dict[str, Any]] = {
@@ -58,51 +50,27 @@ LOSSES: dict[str, dict[str, Any]] = {
     "kl": {"aggregation": "token", "beta": 0.05},
 }
 STEP_CASES = [(reward, loss) for reward in REWARDS for loss in LOSSES]
-
-
+TWENTY: dict[str, Any] = {
+    "steps": STEPS,
+    "prompts_per_step": 3,
+    "loss": {"beta": 0.01},
+    "reference_every": 5,
+    "checkpoint": {"every": 5, "keep": 100},
+}
 LORA = {"steps": 5, "lora": {"r": 4, "alpha": 8}, "optimizer": {"lr": 2e-2}}
 
 
-def noise(*key: int) -> float:
-    return random.Random(str(key)).random()
-
-
 def step_config(**loss: Any) -> RLConfig:
-    return RLConfig.model_validate(
-        {
-            "steps": 4,
-            "group_size": GROUP,
-            "prompts_per_step": 4,
-            "rollout_prompts": 8,  # two updates a rollout: pi_old is scored
-            "sampling": {"max_tokens": MAX_TOKENS, "temperature": 0.9},
-            "optimizer": {"lr": 1e-2, "weight_decay": 0.1},
-            "loss": loss,
-            "micro_batch_tokens": 40,
-        }
-    )
-
-
-def sampled_groups(policy: Policy, reward: str) -> list[Group]:
-    prompts = random_prompts(4, seed=8, low=1, high=15)
-    groups = LocalEngine(policy.model, policy.tokenizer, 512).generate(
-        prompts, Sampling(GROUP, MAX_TOKENS, 0.9), seed=3, step=0
-    )
-    judged = [
-        replace(g, rollouts=tuple(replace(r, reward=REWARDS[reward](i, j)) for j, r in enumerate(g.rollouts)))
-        for i, g in enumerate(groups)
-    ]
-    if reward == "one row":  # a single completion has no advantage by itself
-        rollouts = tuple(replace(r, advantage=0.7) for r in judged[0].rollouts)
-        return [replace(judged[0], rollouts=rollouts), *judged[1:]]
-    return assign_advantages(judged, AdvantageConfig(), {})
+    return update_config(updates=2, micro=40, max_grad_norm=1.0, **loss)  # two updates a rollout: pi_old is scored
 
 
 def one_step(reward: str, loss: str, parallel: Parallel) -> dict[str, Any]:
     """The gradient and the metrics of one update, and the weights after it."""
     config = step_config(**LOSSES[loss])
-    policy = Policy(make_model("qwen2", seed=0), make_tokenizer(), torch.device("cpu"))
-    groups = sampled_groups(policy, reward)
-    learner = make_learner(policy, config, RuntimeConfig(device="cpu", parallel=parallel))
+    policy, learner = setup(config, parallel=parallel)
+    groups = rollout_groups(policy_of(), update_config(), REWARDS[reward])
+    if reward == "one row":  # a single completion has no advantage by itself
+        groups[0] = replace(groups[0], rollouts=tuple(replace(r, advantage=0.7) for r in groups[0].rollouts))
     reference = None
     if config.loss.beta:
         reference = Reference({name: value * 1.1 for name, value in Reference.of(policy).values.items()})
@@ -126,50 +94,15 @@ def steps(parallel: Parallel) -> dict[tuple[str, str], dict[str, Any]]:
     return {case: one_step(*case, parallel) for case in STEP_CASES}
 
 
-def digits(completions: list[str], **_: Any) -> list[float]:
-    return [sum(c.isdigit() for c in text) / max(1, len(text)) for text in completions]
-
-
 def run(model: Path, out: Path, parallel: Parallel = "data", **settings: Any) -> None:
     """Twenty steps; three prompts a rollout, so that the processes do not share them evenly."""
-    base: dict[str, Any] = {
-        "steps": STEPS,
-        "group_size": 4,
-        "prompts_per_step": 3,
-        "sampling": {"max_tokens": 8},
-        "optimizer": {"lr": 5e-3},
-        "micro_batch_tokens": 60,
-        "loss": {"beta": 0.01},
-        "reference_every": 5,
-        "checkpoint": {"every": 5, "keep": 100},
-    }
-    rows = [{"prompt": f"q{i}", "id": str(i)} for i in range(7)]
-    prompts = build_prompts(rows, DataConfig(path="d", template="{prompt}="), make_tokenizer())
-    config = RLConfig.model_validate(base | settings)
-    runtime = RuntimeConfig(device="cpu", parallel=parallel)
-    train(str(model), {"default": Task(prompts, [Reward("digits", digits)])}, config, out, seed=1, runtime=runtime)
-
-
-class Killed(BaseException):
-    """What kill -9 looks like from the inside."""
+    tasks, runtime = {"default": task_of(count=7)}, RuntimeConfig(device="cpu", parallel=parallel)
+    runs.run(model, out, config_of(**TWENTY | settings), tasks, runtime=runtime)
 
 
 def killed_and_resumed(model: Path, out: Path) -> None:
     """Killed while the rollout of step 12 is drawn, two steps after the last checkpoint; then run again."""
-    generate = LocalEngine.generate
-
-    def dying(self: LocalEngine, *args: Any, step: int, **kwargs: Any) -> Any:
-        if step == 12:
-            raise Killed
-        return generate(self, *args, step=step, **kwargs)
-
-    LocalEngine.generate = dying  # type: ignore[method-assign]
-    try:
-        run(model, out)
-    except Killed:
-        pass
-    finally:
-        LocalEngine.generate = generate  # type: ignore[method-assign]
+    killed_at(12, model, out, config_of(**TWENTY), {"default": task_of(count=7)})
     run(model, out)
 
 
@@ -184,17 +117,10 @@ def resumed(model: Path, whole_run: Path, out: Path) -> None:
 def drawn_prompts(model: Path, out: Path) -> list[tuple[int, str]]:
     """A run; (step, prompt) of all that this process sampled."""
     drawn: list[tuple[int, str]] = []
-    generate = LocalEngine.generate
-
-    def noting(self: LocalEngine, prompts: Any, *args: Any, step: int, **kwargs: Any) -> Any:
-        drawn.extend((step, prompt.id) for prompt in prompts)
-        return generate(self, prompts, *args, step=step, **kwargs)
-
-    LocalEngine.generate = noting  # type: ignore[method-assign]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        note = lambda _, prompts, *__, step, **___: drawn.extend((step, prompt.id) for prompt in prompts)  # noqa: E731
+        before(patch, LocalEngine, "generate", note)
         run(model, out)
-    finally:
-        LocalEngine.generate = generate  # type: ignore[method-assign]
     return drawn
 
 
@@ -282,16 +208,9 @@ def steps_alone() -> dict[tuple[str, str], dict[str, Any]]:
     return steps("data")
 
 
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(out / "model" / "model.safetensors")
-
-
 def metrics(out: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    timed = ("seconds", "tokens_per_second", "executed_tokens", "update_flops")  # the last two follow from the cut
-    return [{k: v for k, v in r.items() if not k.startswith(timed)} for r in rows]
+    follows = ("executed_tokens", "update_flops")  # from the cut
+    return [{key: value for key, value in row.items() if key not in follows} for row in runs.rows_of(out)]
 
 
 def furthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
@@ -423,9 +342,8 @@ def test_a_mistake_is_said_once_and_ends_every_process(command, line):
 
 
 def test_one_process_has_nothing_to_shard_over():
-    policy = Policy(make_model(), make_tokenizer(), torch.device("cpu"))
     with pytest.raises(UserError, match=r"parallel=fsdp .* this is one: start with `accelerate launch"):
-        make_learner(policy, step_config(), RuntimeConfig(device="cpu", parallel="fsdp"))
+        setup(step_config(), parallel="fsdp")
 
 
 def test_a_launcher_that_started_one_process_of_several_is_noticed(monkeypatch):
