@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ import torch
 import grpo.run
 from grpo import trainer
 from grpo.checkpoint import sealed
-from grpo.checkpoint.store import checkpoints
 from grpo.config.engine import RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
@@ -23,10 +21,10 @@ from grpo.model.policy import Policy, load_policy, trainable
 from grpo.model.reference import Reference
 from grpo.system import stopping
 from stages.commands.common import guarded
-from support.processes import send
-from support.runs import at_call, completions, config_of, digits, rows_of, run, task_of, weights
+from support.models import move
+from support.processes import ROOT, send
+from support.runs import assert_same_run, at_call, broken, checkpointed, config_of, digits, rows_of, run, task_of
 
-ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {"rollout_prompts": 4, "steps": 8, "loss": {"beta": 0.05}, "reference_every": 4}
 
 
@@ -55,71 +53,59 @@ def whole(tiny_model_folder, tmp_path_factory):
     return out
 
 
+def signalled(number: int, call: tuple[Any, str, int], *arguments: Any) -> Any:
+    """A run that gets this signal at this call."""
+    end = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+    return broken(lambda patch: at_call(patch, *call, lambda: send(number)), *arguments, end=end)
+
+
 OFTEN = ("sampling", "first update", "save", "model")  # the others in the slow suite
 
 
 @pytest.mark.parametrize("phase", [p if p in OFTEN else pytest.param(p, marks=pytest.mark.slow) for p in PHASES])
-def test_it_stops_saves_and_goes_on(phase, whole, tiny_model_folder, tmp_path, monkeypatch):
+def test_it_stops_saves_and_goes_on(phase, whole, tiny_model_folder, tmp_path):
     owner, name, count, saved = PHASES[phase]
     number = (signal.SIGINT, signal.SIGTERM)[len(phase) % 2]
     config = config_of(**SETTINGS, checkpoint={"every": 2} if phase == "save" else {})
     tasks = {"default": task_of(judged)}
-    with monkeypatch.context() as patch:
-        at_call(patch, owner, name, count, lambda: send(number))
-        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as raised:
-            run(tiny_model_folder, tmp_path, config, tasks)
+    raised = signalled(number, (owner, name, count), tiny_model_folder, tmp_path, config, tasks)
     if number == signal.SIGTERM:
-        assert raised.value.code == 143
-    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == [f"step-{saved:06d}"]
+        assert raised.code == 143
+    assert checkpointed(tmp_path) == [f"step-{saved:06d}"]
     assert len(rows_of(tmp_path)) == saved
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
     run(tiny_model_folder, tmp_path, config, tasks)
-    assert rows_of(tmp_path) == rows_of(whole)
-    mine, theirs = weights(tmp_path), weights(whole)
-    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
-    assert completions(tmp_path) == completions(whole)
+    assert_same_run(tmp_path, whole)
     assert (phase == "save") == (tmp_path / "checkpoints").exists()  # what only a signal saved is gone at the end
 
 
-def test_a_signal_does_not_move_the_checkpoints_that_are_due(tiny_model_folder, tmp_path, monkeypatch):
+def test_a_signal_does_not_move_the_checkpoints_that_are_due(tiny_model_folder, tmp_path):
     config = config_of(steps=7, checkpoint={"every": 3, "keep": 9})
-    with monkeypatch.context() as patch:
-        at_call(patch, LocalEngine, "generate", 5, lambda: send(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            run(tiny_model_folder, tmp_path, config)
+    signalled(signal.SIGINT, (LocalEngine, "generate", 5), tiny_model_folder, tmp_path, config)
     run(tiny_model_folder, tmp_path, config)
-    found = [path.name for path in checkpoints(tmp_path / "checkpoints")]
-    assert found == ["step-000003", "step-000004", "step-000006"]
+    assert checkpointed(tmp_path) == ["step-000003", "step-000004", "step-000006"]
 
 
-def test_before_the_first_update_there_is_nothing_to_save(tiny_model_folder, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        at_call(patch, LocalEngine, "generate", 1, lambda: send(signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            run(tiny_model_folder, tmp_path, config_of(checkpoint={}))
+def test_before_the_first_update_there_is_nothing_to_save(tiny_model_folder, tmp_path):
+    signalled(signal.SIGINT, (LocalEngine, "generate", 1), tiny_model_folder, tmp_path, config_of(checkpoint={}))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_an_engine_that_fell_to_the_same_signal_is_no_failure(tiny_model_folder, tmp_path, monkeypatch):
     """Ctrl-C at a terminal reaches every child of the run too; what then fails first is a matter of chance."""
-    calls = []
 
-    def generate(self: Any, *arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) < 3:
-            return original(self, *arguments, **options)
+    def falls() -> None:
         try:
             send(signal.SIGTERM)
         except KeyboardInterrupt:
             raise RuntimeError("engine dead") from None
 
-    original = LocalEngine.generate
-    monkeypatch.setattr(LocalEngine, "generate", generate)
+    at_call(monkeypatch, LocalEngine, "generate", 3, falls)
     with pytest.raises(SystemExit):
         run(tiny_model_folder, tmp_path, config_of(checkpoint={}))
-    assert [path.name for path in checkpoints(tmp_path / "checkpoints")] == ["step-000002"]
+    assert checkpointed(tmp_path) == ["step-000002"]
 
 
 def test_a_failure_without_a_signal_stays_one_and_saves_nothing(tiny_model_folder, tmp_path, monkeypatch):
@@ -205,9 +191,7 @@ def test_a_command_ends_at_the_second_signal_and_after_the_grace_time(grace, aga
 def test_a_signal_does_not_leave_the_policy_half_exchanged(tiny_model_folder, monkeypatch):
     policy = load_policy(str(tiny_model_folder), RuntimeConfig(device="cpu"))
     kept = Reference.of(policy)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter += 1.0
+    move(policy.model, 1.0)
     before = {name: parameter.clone() for name, parameter in policy.model.named_parameters()}
     inside = []
 
