@@ -27,7 +27,7 @@ from grpo.model.policy import Policy
 from grpo.system.background import in_background
 from grpo.types import Group, Sampling
 from support.groups import random_prompts
-from support.models import EOS, IM_END, make_model, make_tokenizer
+from support.models import EOS, IM_END, make_tokenizer, policy_of
 from support.servers import closed_port
 from support.vllm_fake import GENERATE, UPDATE, Drop, FakeVllm, Hang, fake_vllm
 
@@ -49,9 +49,14 @@ def engine_of(servers: Sequence[FakeVllm], sampled: ServedModel = SAMPLED, **set
     return ServerEngine(EngineConfig.model_validate({"kind": "vllm-server", "max_rows": 12, "server": tree}), sampled)
 
 
+@pytest.fixture
+def server(servers: Any) -> FakeVllm:
+    return servers(1)[0]
+
+
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return Policy(make_model("qwen2"), make_tokenizer(), torch.device("cpu"))  # with tied embeddings
+    return policy_of()  # with tied embeddings
 
 
 def ready(servers: Sequence[FakeVllm], policy: Policy, **settings: Any) -> ServerEngine:
@@ -82,8 +87,7 @@ def settled(server: FakeVllm) -> int:
     return calls
 
 
-def test_groups_come_in_order_with_ids_and_logprobs(servers: Any, policy: Policy) -> None:
-    (server,) = servers(1)
+def test_groups_come_in_order_with_ids_and_logprobs(server, policy):
     groups = sample(ready([server], policy))
     assert [group.prompt for group in groups] == PROMPTS
     for group in groups:
@@ -96,30 +100,21 @@ def test_groups_come_in_order_with_ids_and_logprobs(servers: Any, policy: Policy
     sent = {tuple(body["token_ids"]): body["sampling_params"] for body in server.bodies[1:]}  # after the probe
     for prompt in PROMPTS:
         assert sent[prompt.token_ids] == {
-            "n": 3,
-            "seed": prompt_seed(5, 2, prompt),
-            "temperature": 0.7,
-            "top_p": 0.9,
-            "max_tokens": 6,
-            "stop": ["!"],
-            "stop_token_ids": [EOS, IM_END],
-            "ignore_eos": True,
-            "detokenize": True,
-            "skip_special_tokens": False,
+            "n": 3, "seed": prompt_seed(5, 2, prompt), "temperature": 0.7, "top_p": 0.9, "max_tokens": 6, "stop": ["!"],
+            "stop_token_ids": [EOS, IM_END], "ignore_eos": True, "detokenize": True, "skip_special_tokens": False,
             "logprobs": 0,
-        }
+        }  # fmt: skip
 
 
-def test_the_result_does_not_depend_on_which_server_answers(servers: Any, policy: Policy) -> None:
+def test_the_result_does_not_depend_on_which_server_answers(servers, policy):
     one, two, three = servers(3)
     alone = sample(ready([one], policy))
     assert sample(ready([two, three], policy)) == alone
     assert len(two.bodies) - 1 == len(three.bodies) - 1 == 4  # each did its share, and the probe
 
 
-def test_no_more_rows_at_a_time_than_a_server_computes(servers: Any, policy: Policy) -> None:
+def test_no_more_rows_at_a_time_than_a_server_computes(server, policy):
     """A request that waits in the server would seem to hang."""
-    (server,) = servers(1)
     engine = ready([server], policy)
     running, most, lock = [0], [0], threading.Lock()
 
@@ -136,15 +131,15 @@ def test_no_more_rows_at_a_time_than_a_server_computes(servers: Any, policy: Pol
     assert most[0] == 4  # of groups: max_rows 12, 3 to a group
 
 
-def test_no_prompts(servers: Any, policy: Policy) -> None:
-    assert ready(servers(1), policy).generate([], SAMPLING, seed=0, step=0) == []
+def test_no_prompts(server, policy):
+    assert ready([server], policy).generate([], SAMPLING, seed=0, step=0) == []
 
 
-def test_inside_a_running_loop(servers: Any, policy: Policy) -> None:
+def test_inside_a_running_loop(server, policy):
     """As in a notebook."""
 
     async def cell() -> list[Group]:
-        return sample(ready(servers(1), policy))
+        return sample(ready([server], policy))
 
     assert len(asyncio.run(cell())) == 8
 
@@ -160,9 +155,7 @@ def test_inside_a_running_loop(servers: Any, policy: Policy) -> None:
     ],
     ids=["killed", "stopped", "broken", "garbled", "strange"],
 )
-def test_prompts_of_a_lost_server_move_to_the_others(
-    servers: Any, policy: Policy, caplog: pytest.LogCaptureFixture, fault: Any, why: str
-) -> None:
+def test_prompts_of_a_lost_server_move_to_the_others(servers, policy, caplog, fault, why):
     alone = sample(ready(servers(1), policy))
     good, bad = servers(2)
     engine = ready([good, bad], policy)
@@ -186,7 +179,7 @@ def test_prompts_of_a_lost_server_move_to_the_others(
     assert str(caught.value).count(why) == 2
 
 
-def test_a_hanging_server_is_not_asked_again(servers: Any, policy: Policy) -> None:
+def test_a_hanging_server_is_not_asked_again(servers, policy):
     good, bad = servers(2)
     engine = ready([good, bad], policy, retries=3)
     engine.servers[1].timeout = 0.5
@@ -195,8 +188,7 @@ def test_a_hanging_server_is_not_asked_again(servers: Any, policy: Policy) -> No
     assert bad.calls.count(GENERATE) == 1 + 4  # the probe, and one attempt each
 
 
-def test_what_may_pass_is_tried_again(servers: Any, policy: Policy, caplog: pytest.LogCaptureFixture) -> None:
-    (server,) = servers(1)
+def test_what_may_pass_is_tried_again(server, policy, caplog):
     engine = ready([server], policy, retries=2)
     failures = iter([(503, {}), (429, {})])
     server.fault = only(GENERATE, lambda: next(failures, None))
@@ -207,25 +199,12 @@ def test_what_may_pass_is_tried_again(servers: Any, policy: Policy, caplog: pyte
         sample(engine)
 
 
-def test_a_refused_request_is_an_error_at_once(servers: Any, policy: Policy) -> None:
+def test_a_refused_request_is_an_error_at_once(servers, policy):
     engine = ready(both := servers(2), policy)
     for server in both:
         server.fault = only(GENERATE, lambda: (400, {"error": {"message": "too\nlong"}}))
     with pytest.raises(UserError, match=r"/inference/v1/generate: HTTP 400: too long$"):
         sample(engine)
-
-
-def broken(server: FakeVllm, change: Callable[[dict[str, Any]], object]) -> Callable[[str, Any], Any]:
-    """A fault: answers with `change` made to them."""
-
-    def fault(path: str, body: Any) -> Any:
-        if path != GENERATE:
-            return None
-        answer = server.sample(body)
-        change(answer)
-        return 200, answer
-
-    return fault
 
 
 @pytest.mark.parametrize(
@@ -240,17 +219,20 @@ def broken(server: FakeVllm, change: Callable[[dict[str, Any]], object]) -> Call
         (lambda a: a["choices"][1].update(weight_versions=[{"version": "default"}]), "version default, not with those"),
     ],
 )
-def test_wrong_answers_are_never_taken(servers: Any, policy: Policy, change: Any, why: str) -> None:
-    (server,) = servers(1)
+def test_wrong_answers_are_never_taken(server, policy, change, why):
     engine = ready([server], policy)
-    server.fault = broken(server, change)
+
+    def wrong(path: str, body: Any) -> Any:
+        answer = server.sample(body)
+        change(answer)
+        return 200, answer
+
+    server.fault = wrong
     with pytest.raises(UserError, match=why):
         sample(engine)
 
 
-def test_a_sync_brings_every_tensor_in_pieces_and_a_version(
-    servers: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sync_brings_every_tensor_in_pieces_and_a_version(servers, policy, monkeypatch):
     monkeypatch.setattr("grpo.engines.vllm.weights.chunks", lambda tensors: chunks(tensors, 8192))
     both = servers(2)
     engine = engine_of(both)
@@ -276,8 +258,7 @@ def test_a_sync_brings_every_tensor_in_pieces_and_a_version(
     assert both[0].version == engine.version != first
 
 
-def test_two_runs_never_have_the_same_version(servers: Any, policy: Policy) -> None:
-    (server,) = servers(1)
+def test_two_runs_never_have_the_same_version(server, policy):
     one, two = ready([server], policy), ready([server], policy)
     assert len(sample(two)) == 8
     with pytest.raises(UserError, match=r"was it started again, or does another run use it\?"):
@@ -294,7 +275,7 @@ def test_two_runs_never_have_the_same_version(servers: Any, policy: Policy) -> N
         ("/finish_weight_update", (404, {}), "/finish_weight_update: HTTP 404"),
     ],
 )
-def test_a_sync_that_fails_is_an_error(servers: Any, policy: Policy, path: str, reply: Any, why: str) -> None:
+def test_a_sync_that_fails_is_an_error(servers, policy, path, reply, why):
     good, bad = servers(2)
     engine = ready([good, bad], policy)
     bad.fault = only(path, lambda: reply)
@@ -303,7 +284,7 @@ def test_a_sync_that_fails_is_an_error(servers: Any, policy: Policy, path: str, 
     assert not list(good.folder.iterdir())
 
 
-def test_a_server_lost_in_a_sync_is_left_out(servers: Any, policy: Policy) -> None:
+def test_a_server_lost_in_a_sync_is_left_out(servers, policy):
     good, bad = servers(2)
     engine = ready([good, bad], policy)
     engine.servers[1].timeout = 0.5
@@ -316,11 +297,9 @@ def test_a_server_lost_in_a_sync_is_left_out(servers: Any, policy: Policy) -> No
         engine.sync(policy)
 
 
-def test_weights_that_a_sync_did_not_bring_are_seen(
-    servers: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_a_sync_did_not_bring_are_seen(server, policy, monkeypatch):
     """A sync that is never sent: the version tells."""
-    engine = ready(servers(1), policy)
+    engine = ready([server], policy)
     monkeypatch.setattr("grpo.engines.vllm.servers.send_by_files", lambda *_: None)
     engine.sync(policy)
     with pytest.raises(UserError, match="not with those of this run's last sync"):
@@ -340,8 +319,7 @@ class Others:
         return [value, other] if self.rank == 0 else [other, value]
 
 
-def test_every_process_goes_through_the_weights_and_one_sends_them(servers: Any, policy: Policy) -> None:
-    (server,) = servers(1)
+def test_every_process_goes_through_the_weights_and_one_sends_them(server, policy):
     engine = engine_of([server])
     engine.world = Others(1, 2)  # type: ignore[assignment]
     seen: list[str] = []
@@ -364,7 +342,7 @@ def test_every_process_goes_through_the_weights_and_one_sends_them(servers: Any,
     assert seen == [name for name, _ in policy.export()]  # also when it has failed: the others are in it
 
 
-def test_a_server_that_another_process_lost_is_left_out_here(servers: Any, policy: Policy) -> None:
+def test_a_server_that_another_process_lost_is_left_out_here(servers, policy):
     good, bad = servers(2)
     engine = ready([good, bad], policy)
     engine.world = Others(0, 2, {bad.url: "no answer"})  # type: ignore[assignment]
@@ -374,14 +352,14 @@ def test_a_server_that_another_process_lost_is_left_out_here(servers: Any, polic
     assert bad.bodies == asked
 
 
-def test_failures_of_the_sending_process_are_everyones(servers: Any, policy: Policy) -> None:
-    engine = engine_of(servers(1))
+def test_failures_of_the_sending_process_are_everyones(server, policy):
+    engine = engine_of([server])
     engine.world = Others(1, 2, "it broke")  # type: ignore[assignment]
     with pytest.raises(UserError, match="it broke"):
         engine.sync(policy)
 
 
-def test_chunks_are_bounded_and_hold_their_own_tensors() -> None:
+def test_chunks_are_bounded_and_hold_their_own_tensors():
     shared = torch.arange(8.0)
     tensors = [("a", shared), ("b", shared), ("c", torch.ones(40)), ("d", torch.ones(4, 2).T), ("e", torch.ones(1))]
     found = list(chunks(iter(tensors), limit=64))
@@ -405,15 +383,14 @@ def test_chunks_are_bounded_and_hold_their_own_tensors() -> None:
         ("additional_config", "grpo_weights", "/elsewhere", "from the folder /elsewhere, and engine.server.folder is"),
     ],
 )
-def test_a_server_with_other_settings_is_refused(servers: Any, section: str, key: str, value: Any, why: str) -> None:
+def test_a_server_with_other_settings_is_refused(servers, section, key, value, why):
     good, bad = servers(2)
     bad.config[section][key] = value
     with pytest.raises(UserError, match=rf"{bad.url} cannot serve this run: .*{why}.*; start it with `grpo serve CON"):
         engine_of([good, bad])
 
 
-def test_a_plain_vllm_serve_is_refused(servers: Any) -> None:
-    (server,) = servers(1)
+def test_a_plain_vllm_serve_is_refused(server):
     server.config["weight_transfer_config"] = None
     with pytest.raises(UserError, match=r"backend is None, not files;"):
         engine_of([server], transfer="files")
@@ -422,20 +399,18 @@ def test_a_plain_vllm_serve_is_refused(servers: Any) -> None:
         engine_of([server])
 
 
-def test_a_server_without_the_api_of_token_ids_is_refused(servers: Any) -> None:
-    (server,) = servers(1)
+def test_a_server_without_the_api_of_token_ids_is_refused(server):
     server.fault = only(GENERATE, lambda: (403, {"error": {"message": "Scale-out endpoints are disabled."}}))
     with pytest.raises(UserError, match=r"HTTP 403: Scale-out endpoints are disabled.; start it with `grpo serve"):
         engine_of([server])
 
 
-def test_a_server_that_was_left_paused_goes_on(servers: Any, policy: Policy) -> None:
-    (server,) = servers(1)
+def test_a_server_that_was_left_paused_goes_on(server, policy):
     server.paused = True
     assert len(sample(ready([server], policy))) == 8
 
 
-def test_servers_are_waited_for(servers: Any, policy: Policy, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_servers_are_waited_for(servers, policy, monkeypatch, capsys):
     monkeypatch.setattr("grpo.engines.vllm.servers.POLL_SECONDS", 0.02)
     both = servers(2)
     early = iter([(503, {}), (503, {})])
@@ -444,16 +419,15 @@ def test_servers_are_waited_for(servers: Any, policy: Policy, monkeypatch: pytes
     assert capsys.readouterr().out.startswith("vLLM servers: 2/2, took")
 
 
-def test_a_server_that_is_not_there(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there(server, monkeypatch):
     monkeypatch.setattr("grpo.engines.vllm.servers.POLL_SECONDS", 0.02)
-    (server,) = servers(1)
     url = closed_port()
     config = {"kind": "vllm-server", "server": {"urls": [server.url, url], "start_timeout": 0.1}}
     with pytest.raises(UserError, match=rf"{url} is not there after 0.1 s .*: ConnectError: .*serve"):
         ServerEngine(EngineConfig.model_validate(config), SAMPLED)
 
 
-def test_all_processes_agree_on_the_servers_before_weights_are_gathered(servers: Any, policy: Policy) -> None:
+def test_all_processes_agree_on_the_servers_before_weights_are_gathered(servers, policy):
     """The main process loses one when it pauses them; the others would gather sharded weights once more, and hang."""
     one, two = servers(2)
     engine = engine_of([one, two])
@@ -471,14 +445,14 @@ def test_all_processes_agree_on_the_servers_before_weights_are_gathered(servers:
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://user:secret@localhost:8000", "http://localhost:8000?k=v"])
-def test_addresses(url: str) -> None:
+def test_addresses(url):
     config = EngineConfig.model_validate({"kind": "vllm-server", "server": {"urls": [url]}})
     with pytest.raises(UserError, match=r"engine.server.urls: give addresses like") as caught:
         ServerEngine(config, SAMPLED)
     assert "secret" not in str(caught.value)
 
 
-def test_settings_that_cannot_be(servers: Any) -> None:
+def test_settings_that_cannot_be(servers):
     server, other = servers(2)
     with pytest.raises(UserError, match="one of them is there twice"):
         engine_of([server, server])
@@ -492,8 +466,7 @@ def test_settings_that_cannot_be(servers: Any) -> None:
         ServerEngine(config, replace(SAMPLED, lora=LoraConfig(r=2, alpha=4)))
 
 
-def test_closing_ends_what_samples_in_another_thread(servers, policy):
-    (server,) = servers(1)
+def test_closing_ends_what_samples_in_another_thread(server, policy):
     asked = threading.Event()
 
     def hangs(path: str, body: Any) -> None:
