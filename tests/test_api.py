@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ ROWS = [{"question": f"{a}+1", "answer": str(a + 1)} for a in range(4)]
 
 
 @pytest.fixture(autouse=True)
-def _settings_of_the_process() -> Iterator[None]:
+def _settings_of_the_process():
     """They are the process's own: put back what a run has set."""
     logger, threads = logging.getLogger("grpo"), torch.get_num_threads()
     level = logger.level
@@ -48,7 +47,7 @@ def data_file(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return file
 
 
-def test_a_path_names_and_functions(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_path_names_and_functions(tiny_model_folder, tmp_path):
     own = Reward("own", longer, weight=0.5)
     rewards = [longer, own, "accuracy", {"fn": "rewards.format.format_reward", "weight": 0}]
     result = grpo.train(config(tiny_model_folder, tmp_path / "run"), rewards, data_file(tmp_path, ROWS))
@@ -59,9 +58,7 @@ def test_a_path_names_and_functions(tiny_model_folder: Path, tmp_path: Path) -> 
     assert found["n_problems"] == 4
 
 
-def test_rows_whose_gold_cannot_be_read_are_dropped(
-    tiny_model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rows_whose_gold_cannot_be_read_are_dropped(tiny_model_folder, tmp_path, caplog):
     rows = [*ROWS, {"question": "x", "answer": "forty two"}, {"question": "y"}]
     with caplog.at_level(logging.WARNING, "grpo"):
         grpo.train(config(tiny_model_folder, tmp_path / "run"), ["accuracy"], rows)
@@ -81,13 +78,13 @@ def test_rows_whose_gold_cannot_be_read_are_dropped(
         ([], "at least one"),
     ],
 )
-def test_rewards_that_are_none(tiny_model_folder: Path, tmp_path: Path, rewards: Any, message: str) -> None:
+def test_rewards_that_are_none(tiny_model_folder, tmp_path, rewards, message):
     with pytest.raises(grpo.UserError, match=message):
         grpo.train(config(tiny_model_folder, tmp_path / "run"), rewards, ROWS)
     assert not (tmp_path / "run").exists()
 
 
-def test_threads_and_log_level_are_taken(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_threads_and_log_level_are_taken(tiny_model_folder, tmp_path):
     grpo.train(config(tiny_model_folder, tmp_path / "run", threads=2, log_level="error"), [longer], ROWS)
     assert torch.get_num_threads() == 2
     assert logging.getLogger("grpo").level == logging.ERROR
@@ -97,7 +94,7 @@ def test_threads_and_log_level_are_taken(tiny_model_folder: Path, tmp_path: Path
     assert logging.getLogger("grpo").level == logging.WARNING
 
 
-def test_changed_settings_go_on_when_accepted(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_changed_settings_go_on_when_accepted(tiny_model_folder, tmp_path):
     settings = config(tiny_model_folder, tmp_path / "run") | {"checkpoint": {"every": 1}}
     data = data_file(tmp_path, ROWS)
     grpo.train(settings, [longer], data)
@@ -106,7 +103,7 @@ def test_changed_settings_go_on_when_accepted(tiny_model_folder: Path, tmp_path:
     assert grpo.train(settings | {"steps": 2}, [longer], data, accept_changes=True).steps == 2
 
 
-def test_accelerate_is_told_how_many_threads_a_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerate_is_told_how_many_threads_a_process_has(monkeypatch):
     """Without the variable it gives each process of a launch all cores of a CPU, whatever `runtime.threads` says."""
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     apply_runtime(RuntimeConfig(threads=3), 0)

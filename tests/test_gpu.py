@@ -55,7 +55,7 @@ def _length(completions: list[str], **columns: object) -> list[float]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_run_trains_and_agrees_with_its_engine(tiny_model_folder: Path, tmp_path: Path, dtype: str) -> None:
+def test_a_run_trains_and_agrees_with_its_engine(tiny_model_folder, tmp_path, dtype):
     task = Task(_prompts(), [Reward("length", _length)])
     train(
         str(tiny_model_folder),
@@ -83,7 +83,7 @@ def _fp16_learner(folder: Path) -> tuple[Learner, list[TrainRow]]:
     return learner, rows_of(assign_advantages(judged, AdvantageConfig(), {}))
 
 
-def test_fp16_an_overflow_moves_nothing_and_lowers_the_scale(tiny_model_folder: Path) -> None:
+def test_fp16_an_overflow_moves_nothing_and_lowers_the_scale(tiny_model_folder):
     learner, rows = _fp16_learner(tiny_model_folder)
     config, scaler = _config(loss={}), learner.accelerator.scaler
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**40})
@@ -99,7 +99,7 @@ def test_fp16_an_overflow_moves_nothing_and_lowers_the_scale(tiny_model_folder: 
     assert not all(torch.equal(tensor, before[name]) for name, tensor in learner.tensors().items())
 
 
-def test_fp16_a_checkpoint_keeps_the_scale(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_fp16_a_checkpoint_keeps_the_scale(tiny_model_folder, tmp_path):
     learner, rows = _fp16_learner(tiny_model_folder)
     scaler = learner.accelerator.scaler
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**40})
@@ -111,7 +111,7 @@ def test_fp16_a_checkpoint_keeps_the_scale(tiny_model_folder: Path, tmp_path: Pa
     assert other.accelerator.scaler.get_scale() == 2.0**39
 
 
-def test_bf16_keeps_updates_of_1e_6(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_bf16_keeps_updates_of_1e_6(tiny_model_folder, tmp_path):
     """fp32 masters under autocast: an update that bf16 weights would round away moves the weights."""
     runtime = RuntimeConfig(device="cuda", dtype="bfloat16")
     before = {name: tensor.cpu().clone() for name, tensor in load_policy(str(tiny_model_folder), runtime).export()}
@@ -129,7 +129,7 @@ def test_bf16_keeps_updates_of_1e_6(tiny_model_folder: Path, tmp_path: Path) -> 
     assert max(moved) == pytest.approx(1e-6, rel=0.1)
 
 
-def test_engine_gives_the_same_tokens_in_any_batch(tiny_model_folder: Path) -> None:
+def test_engine_gives_the_same_tokens_in_any_batch(tiny_model_folder):
     policy = load_policy(str(tiny_model_folder), RuntimeConfig(device="cuda"))
     learner = make_learner(policy, _config(), RuntimeConfig(device="cuda"))
     sampling = Sampling(8, 12)
@@ -146,7 +146,7 @@ SEQUENCES = [
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "mistral-window", "gemma2"])
-def test_shared_prompts_are_scored_and_trained_as_padded_rows_are(kind: str) -> None:
+def test_shared_prompts_are_scored_and_trained_as_padded_rows_are(kind):
     """FlexAttention, forward and backward, in fp32; windows that cut something off; capped scores."""
     found = []
     for share_prompts in (True, False):
@@ -167,7 +167,7 @@ def test_shared_prompts_are_scored_and_trained_as_padded_rows_are(kind: str) -> 
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_bf16_updates_share_prompts(tiny_model_folder: Path, checkpointing: bool) -> None:
+def test_bf16_updates_share_prompts(tiny_model_folder, checkpointing):
     runtime = RuntimeConfig(device="cuda", dtype="bfloat16")
     policy = load_policy(str(tiny_model_folder), runtime)
     config = _config(gradient_checkpointing=checkpointing)

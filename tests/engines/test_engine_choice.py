@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,9 +39,7 @@ from support.train import train
         ("vllm-server", False, False, "cpu", "vllm-server"),
     ],
 )
-def test_auto_takes_vllm_where_it_and_a_gpu_are_there(
-    monkeypatch: pytest.MonkeyPatch, kind: str, installed: bool, gpu: bool, device: str, found: str
-) -> None:
+def test_auto_takes_vllm_where_it_and_a_gpu_are_there(monkeypatch, kind, installed, gpu, device, found):
     for module in (optional, engines):
         monkeypatch.setattr(module, "vllm_is_there", lambda: installed)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
@@ -50,7 +47,7 @@ def test_auto_takes_vllm_where_it_and_a_gpu_are_there(
     assert engine_kind(config, runtime) == found
 
 
-def test_vllm_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setattr(optional, "vllm_is_there", lambda: False)
     with pytest.raises(UserError, match="make setup-vllm"):
         engine_kind(EngineConfig(kind="vllm"), RuntimeConfig(device="cpu"))
@@ -66,9 +63,7 @@ def test_vllm_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
         ({"kind": "vllm-server", "vllm": {"quantization": "fp8"}}, "float32", "fp8"),
     ],
 )
-def test_the_gate_follows_what_the_engine_computes_in(
-    monkeypatch: pytest.MonkeyPatch, engine: Any, dtype: str, limit: str
-) -> None:
+def test_the_gate_follows_what_the_engine_computes_in(monkeypatch, engine, dtype, limit):
     monkeypatch.setattr(optional, "vllm_is_there", lambda: True)
     config = EngineConfig.model_validate(engine)
     kind = engine_kind(config, RuntimeConfig.model_validate({"device": "cpu", "dtype": dtype}))
@@ -88,13 +83,13 @@ def test_the_gate_follows_what_the_engine_computes_in(
         ({"kind": "vllm", "vllm": {"lora": "adapter"}}, "vllm", True, []),
     ],
 )
-def test_settings_of_another_engine_are_said(config: dict[str, Any], kind: str, lora: bool, said: list[str]) -> None:
+def test_settings_of_another_engine_are_said(config, kind, lora, said):
     lines = inert_engine_settings(EngineConfig.model_validate(config), kind, lora=lora, on_gpu=True)
     assert bool(lines) == bool(said)
     assert all(words in lines[0] for words in said)
 
 
-def test_settings_of_a_gpu_are_said_on_a_cpu() -> None:
+def test_settings_of_a_gpu_are_said_on_a_cpu():
     config = EngineConfig.model_validate({"kind": "vllm", "vllm": {"memory": 0.5, "eager": True, "kv_cache_gib": 2.0}})
     assert inert_engine_settings(config, "vllm", lora=False, on_gpu=True) == []
     assert inert_engine_settings(config, "vllm", lora=False, on_gpu=False) == [
@@ -102,7 +97,7 @@ def test_settings_of_a_gpu_are_said_on_a_cpu() -> None:
     ]
 
 
-def test_only_an_engine_with_quantised_weights_needs_a_correction() -> None:
+def test_only_an_engine_with_quantised_weights_needs_a_correction():
     config = rl_config_of()
     engine = EngineConfig.model_validate({"kind": "auto", "vllm": {"quantization": "fp8"}})
     check_quantization(engine, "local", config)
@@ -110,9 +105,7 @@ def test_only_an_engine_with_quantised_weights_needs_a_correction() -> None:
         check_quantization(engine, "vllm", config)
 
 
-def test_an_engine_is_closed_when_a_run_cannot_begin(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_is_closed_when_a_run_cannot_begin(tiny_model_folder, tmp_path, monkeypatch):
     """vLLM's processes and files must not stay when the first sync fails."""
     closed: list[bool] = []
 
@@ -127,7 +120,7 @@ def test_an_engine_is_closed_when_a_run_cannot_begin(
 
 
 @pytest.mark.parametrize("engine", [VllmEngine, ServerEngine])
-def test_vllm_refuses_temperatures_that_it_would_replace(engine: Any) -> None:
+def test_vllm_refuses_temperatures_that_it_would_replace(engine):
     unbuilt = object.__new__(engine)
     with pytest.raises(UserError, match=r"temperature 0\.005: vLLM's lowest is 0\.01"):
         engine.generate(unbuilt, random_prompts(1), Sampling(1, 4, 0.005), seed=0, step=0)
@@ -135,7 +128,7 @@ def test_vllm_refuses_temperatures_that_it_would_replace(engine: Any) -> None:
     check_sampling(Sampling(1, 4, 0.01))
 
 
-def test_the_embedded_engine_refuses_stop_strings() -> None:
+def test_the_embedded_engine_refuses_stop_strings():
     engine = LocalEngine(make_model(), make_tokenizer(), 8)
     with pytest.raises(UserError, match=r"sampling\.stop"):
         engine.generate(random_prompts(1), Sampling(2, 4, stop=("</answer>",)), seed=0, step=0)

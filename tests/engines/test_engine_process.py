@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def pid_of(engine: ProcessEngine) -> int:
 
 
 @pytest.fixture(scope="module")
-def engine(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessEngine]:
+def engine(tiny_model_folder, tmp_path_factory):
     """Started in a folder with a module of the user's that is called as one of the standard library's."""
     process = ProcessEngine(str(tiny_model_folder), CPU, 64, 1)
     assert process._process is None  # not before it is needed

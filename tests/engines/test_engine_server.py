@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,7 +36,7 @@ PROMPTS = random_prompts(8)
 
 
 @pytest.fixture
-def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], list[FakeVllm]]]:
+def servers(tmp_path, monkeypatch):
     """Starts some; waiting before another attempt is left out."""
     monkeypatch.setattr("grpo.engines.vllm.client.FIRST_DELAY", 0.01)
     with ExitStack() as stack:
@@ -50,12 +49,12 @@ def engine_of(servers: Sequence[FakeVllm], sampled: ServedModel = SAMPLED, **set
 
 
 @pytest.fixture
-def server(servers: Any) -> FakeVllm:
+def server(servers):
     return servers(1)[0]
 
 
 @pytest.fixture(scope="module")
-def policy() -> Policy:
+def policy():
     return policy_of()  # with tied embeddings
 
 

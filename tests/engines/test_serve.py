@@ -61,7 +61,7 @@ def write_config(folder: Path, model: Path, urls: Sequence[str]) -> Path:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in(tmp_path, monkeypatch):
     """Is started in vLLM's place."""
     program = tmp_path / "stand_in.py"
     program.write_text(STAND_IN)
@@ -102,13 +102,7 @@ def _runs(pid: int) -> bool:
 
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_servers_run_until_told_to_end_and_leave_nothing(
-    tmp_path: Path,
-    tiny_model_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    number: int,
-) -> None:
+def test_servers_run_until_told_to_end_and_leave_nothing(tmp_path, tiny_model_folder, monkeypatch, capsys, number):
     urls = sorted(closed_port() for _ in range(2))
     said: list[str] = []
 
@@ -159,15 +153,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(
         ("later", 1, "ended (exit code 1); its output: "),
     ],
 )
-def test_a_server_that_ends_is_an_error(
-    tmp_path: Path,
-    tiny_model_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    when: str,
-    servers: int,
-    why: str,
-) -> None:
+def test_a_server_that_ends_is_an_error(tmp_path, tiny_model_folder, monkeypatch, capsys, when, servers, why):
     """Before all are ready, or when it was the last one."""
     urls = [closed_port() for _ in range(servers)]
     monkeypatch.setenv("BREAK", f"{when} {urls[0].rpartition(':')[2]}")
@@ -181,9 +167,7 @@ def test_a_server_that_ends_is_an_error(
     assert gone([pid for url in started for pid in seen(tmp_path, url)["pids"]])
 
 
-def test_a_server_that_ends_leaves_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_ends_leaves_the_others(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("grpo.engines.vllm.serve.POLL_SECONDS", 0.05)
     output = tmp_path / "log"
     output.touch()
@@ -202,9 +186,7 @@ def run_here(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err
 
 
-def test_mistakes_are_one_line(
-    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_are_one_line(tmp_path, tiny_model_folder, capsys, monkeypatch):
     config = str(write_config(tmp_path, tiny_model_folder, ["http://192.0.2.7:8000", "http://no.such.host.invalid:1"]))
     monkeypatch.setattr("grpo.engines.vllm.vllm_is_there", lambda: False)
     assert run_here(capsys, config).startswith("error: vLLM is not installed (grpo serve): pip install")
@@ -223,12 +205,12 @@ def test_mistakes_are_one_line(
     assert "then --init runs/base/0-base/model" in run_here(capsys, "tiny.yaml")
 
 
-def test_this_machines_addresses() -> None:
+def test_this_machines_addresses():
     own = ["http://localhost:8000", "http://127.0.0.1:1", f"http://{socket.gethostname()}:8000/v1"]
     assert here([*own, "http://192.0.2.1:8000"]) == [url.removesuffix("/v1") for url in own]
 
 
-def test_how_weights_come() -> None:
+def test_how_weights_come():
     config = EngineConfig(kind="vllm-server")
     assert [backend(config, device) for device in ("cpu", "cuda")] == ["files", "nccl"]
     files = EngineConfig.model_validate({"server": {"transfer": "files"}})
@@ -238,7 +220,7 @@ def test_how_weights_come() -> None:
     assert on_gpu[on_gpu.index("--port") + 1] == "80"
 
 
-def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_gpus(monkeypatch):
     from grpo.engines.vllm.serve import _gpus
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")

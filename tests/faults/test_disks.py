@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ ALONE = ["unshare", "-rm"]
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def cases(tmp_path_factory):
     if not shutil.which("unshare") or subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces here")
     done = subprocess.run(
@@ -35,7 +34,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_disk_of_any_size(cases: list[dict[str, Any]]) -> None:
+def test_a_disk_of_any_size(cases):
     """A checkpoint that has no room is a warning; metrics, completions and the model stop the run with one line; the
     checkpoints that are there are whole; with more room it ends as on a big disk."""
     ends = []
@@ -54,7 +53,7 @@ def test_a_disk_of_any_size(cases: list[dict[str, Any]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_folder_that_becomes_read_only(cases: list[dict[str, Any]]) -> None:
+def test_a_folder_that_becomes_read_only(cases):
     checkpoints, completions = cases[-2:]
     assert checkpoints["end"] == "done"
     assert any("no checkpoint at step" in line and "Read-only file system" in line for line in checkpoints["log"])

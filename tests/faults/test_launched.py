@@ -45,9 +45,7 @@ def wait_for_mark(process: subprocess.Popen[str], out: Path) -> None:
     [("full", signal.SIGTERM, "reward", 2), ("full" + SHARDED, signal.SIGINT, "update", 5)],
     ids=["scheduler", "Ctrl-C, sharded"],
 )
-def test_the_processes_of_torchrun_stop_together(
-    kind: str, number: signal.Signals, event: str, count: int, tiny_model_folder: Path, tmp_path: Path
-) -> None:
+def test_the_processes_of_torchrun_stop_together(kind, number, event, count, tiny_model_folder, tmp_path):
     out = tmp_path / "run"
     alone = torchrun(tiny_model_folder, tmp_path / "alone", kind, "nothing", 1)
     process = torchrun(tiny_model_folder, out, kind, event, count)
@@ -71,7 +69,7 @@ def test_the_processes_of_torchrun_stop_together(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_second_signal_ends_torchruns_processes_at_once(tiny_model_folder: Path, tmp_path: Path) -> None:
+def test_a_second_signal_ends_torchruns_processes_at_once(tiny_model_folder, tmp_path):
     out = tmp_path / "run"
     process = torchrun(tiny_model_folder, out, "full", "update", 7)
     wait_for_mark(process, out)
@@ -108,7 +106,7 @@ for _ in range(20):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="threads of their own priority")
-def test_a_process_waits_for_gloos_threads_before_it_ends() -> None:
+def test_a_process_waits_for_gloos_threads_before_it_ends():
     """They run only when nothing else does; without the wait about every third process aborts."""
     for _ in range(5):
         for process in two_processes(["-c", STARVED], PYTHONPATH=str(ROOT)):

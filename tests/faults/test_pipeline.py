@@ -130,7 +130,7 @@ def left_in(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(tmp_path_factory):
     run = tmp_path_factory.mktemp("alone") / "run"
     assert attempt(run) == 0, run.with_suffix(".log").read_text()[-3000:]
     return run
@@ -139,9 +139,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
-def test_interrupted_once_in_each_stage_it_ends_as_the_one_left_alone(
-    number: signal.Signals, alone: Path, tmp_path: Path
-) -> None:
+def test_interrupted_once_in_each_stage_it_ends_as_the_one_left_alone(number, alone, tmp_path):
     run = tmp_path / "run"
     log = run.with_suffix(".log")
     for moment in MOMENTS:

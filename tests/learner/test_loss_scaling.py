@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +30,7 @@ OVERFLOW = 2.0**26  # float16 ends at 65504
 
 
 @pytest.fixture
-def scaled(monkeypatch: pytest.MonkeyPatch) -> Callable[[RLConfig], tuple[Any, Learner]]:
+def scaled(monkeypatch):
     """As `setup`, in float16."""
 
     def accelerator_of(device: torch.device, runtime: RuntimeConfig) -> Any:
@@ -140,7 +138,7 @@ def test_a_step_without_anything_to_train_leaves_the_scale(scaled):
     assert step(policy, learner, config)["applied"] == 1.0
 
 
-def test_a_checkpoint_keeps_the_scale(scaled, tmp_path: Path):
+def test_a_checkpoint_keeps_the_scale(scaled, tmp_path):
     config = update_config()
     policy, learner = scaled(config)
     learner.accelerator.scaler._scale.fill_(OVERFLOW)

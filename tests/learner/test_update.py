@@ -6,7 +6,6 @@ import itertools
 import math
 import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -488,7 +487,7 @@ def test_gradient_clipping_limits_the_norm_and_reports_the_true_one():
     assert clipped == pytest.approx(exact / 2, rel=1e-3)
 
 
-def test_saved_and_loaded_policies_are_equal(tmp_path: Path):
+def test_saved_and_loaded_policies_are_equal(tmp_path):
     from grpo.model.policy import load_policy
 
     policy, _ = setup(update_config())

@@ -37,7 +37,7 @@ SEQUENCES = [((1, 2, 3, 4), (5, 6, 7)), ((1, 2, 3, 4), (8, 9))]
         (False, 2 * 6, 2 * 21, 2 * 15),
     ],
 )
-def test_flops_of_an_update_by_hand(share: bool, tokens: int, pairs: int, window: int) -> None:
+def test_flops_of_an_update_by_hand(share, tokens, pairs, window):
     rows = make_input(SEQUENCES, CPU, share_prompts=share)
     assert (rows.token_ids.numel(), len(rows.predictors)) == (tokens, 5)
     assert [seen_pairs(positions(rows), seen) for seen in (None, 3)] == [pairs, window]
@@ -47,7 +47,7 @@ def test_flops_of_an_update_by_hand(share: bool, tokens: int, pairs: int, window
     assert adapted.of_update(rows) == (4 * 1000 + 20) * tokens + 400 * 5 + 12 * (8 * pairs + 4 * window)
 
 
-def test_size_of_a_model_leaves_the_lookup_out() -> None:
+def test_size_of_a_model_leaves_the_lookup_out():
     """Qwen3 of 2 layers of width 32: 4 heads and 2 key/value heads of width 8, a feed-forward layer of 48."""
     attention = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 2 * 8  # with the norms of queries and keys
     layers = 2 * (attention + 3 * 32 * 48 + 2 * 32) + 32
@@ -60,7 +60,7 @@ def test_size_of_a_model_leaves_the_lookup_out() -> None:
     assert adapted == ModelSize(layers + trained, head, trained, 0, ((64, None),))
 
 
-def test_windows_of_a_model() -> None:
+def test_windows_of_a_model():
     gemma = make_model("gemma2", sliding_window=5, layer_types=["sliding_attention", "full_attention"])
     size = size_of(gemma)
     assert size is not None
@@ -86,11 +86,11 @@ def test_windows_of_a_model() -> None:
         ("NVIDIA Something", "bfloat16", None),
     ],
 )
-def test_peaks_by_name(name: str, dtype: str, peak: float | None) -> None:
+def test_peaks_by_name(name, dtype, peak):
     assert peak_flops(name, dtype) == peak
 
 
-def test_mfu_is_null_where_something_is_unknown() -> None:
+def test_mfu_is_null_where_something_is_unknown():
     assert mfu(1e12, 2.0, 1e12) == 0.5
     assert mfu(1e12, 2.0, None) is None
     assert mfu(None, 2.0, 1e12) is None
@@ -117,7 +117,7 @@ def train(folder: Path, steps: int, profile: int | None) -> list[dict[str, Any]]
     return [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_profile_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_profile_of_a_run(tmp_path, caplog):
     """A trace of the steps asked for, with the loop's phases in it, after a step that is not traced."""
     with caplog.at_level(logging.WARNING, "grpo"):
         rows = train(tmp_path, steps=4, profile=2)
@@ -134,14 +134,14 @@ def test_profile_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     assert all(row["executed_tokens"] > 0 and row["update_flops"] > 0 for row in rows if row["applied"])
 
 
-def test_profile_of_a_run_too_short(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_profile_of_a_run_too_short(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "grpo"):
         train(tmp_path, steps=1, profile=2)
     assert "nothing was profiled" in caplog.text
     assert not (tmp_path / "out" / "profile").exists()
 
 
-def test_table_of_phases() -> None:
+def test_table_of_phases():
     row = {"step": 3, "seconds": 4.0} | dict.fromkeys(
         (f"seconds/{phase}" for phase in ("reward", "score", "sync", "save")), 0.0
     )
@@ -158,7 +158,7 @@ def test_table_of_phases() -> None:
     ]
 
 
-def test_profile_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profile_option(tmp_path, monkeypatch):
     """It is the setting runtime.profile, and no part of what a stage is made from."""
     asked: list[Any] = []
     monkeypatch.setattr("stages.recipe.pipeline.run_pipeline", lambda config, *rest: asked.append(config))

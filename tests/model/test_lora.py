@@ -307,7 +307,7 @@ def test_a_refreshed_reference_is_a_full_copy_of_the_policy(tiny_model_folder, t
 
 
 @pytest.fixture
-def policies(monkeypatch: pytest.MonkeyPatch) -> list[Policy]:
+def policies(monkeypatch):
     """The live policies of the runs of a test."""
     seen: list[Policy] = []
 

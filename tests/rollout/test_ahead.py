@@ -43,7 +43,7 @@ from support.vllm_fake import GENERATE, fake_vllm
 
 
 @pytest.fixture
-def inside(monkeypatch: pytest.MonkeyPatch) -> None:
+def inside(monkeypatch):
     """The engine of the second process in this one, sampling before anything is trained: it starts in no time.
 
     `tests/engines/test_engine_process.py` shows that the real one gives the same.
@@ -343,7 +343,7 @@ def test_a_signal_in_an_update_waits_for_what_is_sampled_and_keeps_it(inside, ti
 
 
 @pytest.fixture(scope="module")
-def cut(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cut(tiny_model_folder, tmp_path_factory):
     """A run of two tasks that died in the fifth update; what it then trained on had waited in the checkpoint."""
     out = tmp_path_factory.mktemp("cut")
     with pytest.MonkeyPatch.context() as patch:

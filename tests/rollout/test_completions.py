@@ -13,7 +13,6 @@ import pytest
 from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
 from grpo.rollout import completions
-from grpo.types import Group
 from support.groups import group_of, prompt_of
 
 
@@ -28,7 +27,7 @@ class Counted(dict[str, str]):
 
 
 @pytest.fixture
-def groups() -> list[Group]:
+def groups():
     Counted.printed = 0
     prompt = replace(prompt_of([1, 2]), messages=[Counted(role="user", content="2+3")])
     return [group_of(prompt, [1.0, None])]

@@ -22,7 +22,7 @@ VALUE = {"b": [1, 2.5, None, True, "สวัสดี"], "a": {"z": "1", "y": [
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     folder = tmp_path / "0-base" / "model"
     (folder / "sub").mkdir(parents=True)
     (folder / "config.json").write_text('{"a": 1}\n')

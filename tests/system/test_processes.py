@@ -170,7 +170,7 @@ def main(model: Path, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(tiny_model_folder, tmp_path_factory):
     """The run of one process."""
     out = tmp_path_factory.mktemp("alone") / "run"
     run(tiny_model_folder, out)
@@ -188,7 +188,7 @@ def cut_after(whole_run: Path, step: int, out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def together(tiny_model_folder: Path, alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def together(tiny_model_folder, alone, tmp_path_factory):
     """The folder that two processes left behind."""
     folder = tmp_path_factory.mktemp("together")
     cut_after(alone, 10, folder / "continued")
@@ -204,7 +204,7 @@ def found(folder: Path, job: str) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def steps_alone() -> dict[tuple[str, str], dict[str, Any]]:
+def steps_alone():
     return steps("data")
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from support.models import make_model, make_tokenizer
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("models") / "tiny"
     make_model(
         "qwen2", hidden_size=64, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.08

@@ -108,11 +108,11 @@ def interrupted(model: Path, folder: Path, engine: dict[str, Any]) -> None:
     assert ours == theirs
 
 
-def test_vllm_in_this_process(folder: Path, tmp_path: Path) -> None:
+def test_vllm_in_this_process(folder, tmp_path):
     interrupted(folder, tmp_path, {"kind": "vllm", "vllm": {"kv_cache_gib": 0.1}})
 
 
-def test_two_vllm_servers(folder: Path, tmp_path: Path) -> None:
+def test_two_vllm_servers(folder, tmp_path):
     """Which server draws which group changes from run to run; what is drawn does not."""
     from support.vllm_runs import config_for, serving
 

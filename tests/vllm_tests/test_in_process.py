@@ -31,7 +31,7 @@ LONGEST = 80
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A tiny Qwen3 whose generation config asks for a repetition penalty, top-k and a temperature: not to be heeded."""
     made = tmp_path_factory.mktemp("models") / "tiny"
     model = make_model(
@@ -83,9 +83,7 @@ LORA = LoraConfig(r=4, alpha=8)
     ("adapter", "settings"),
     [(None, {}), (LORA, {"lora": "merged"}), (LORA, {"lora": "adapter"}), (None, {"tensor_parallel": 2})],
 )
-def test_logprobs_are_the_trainers_after_every_sync(
-    folder: Path, adapter: LoraConfig | None, settings: dict[str, Any]
-) -> None:
+def test_logprobs_are_the_trainers_after_every_sync(folder, adapter, settings):
     torch.manual_seed(0)
     with engine_of(folder, adapter, **settings) as (engine, policy):
         prompts = random_prompts(8)
@@ -99,7 +97,7 @@ def test_logprobs_are_the_trainers_after_every_sync(
         assert farthest(groups, policy, 0.7) > 1e-2  # the comparison tells weights apart
 
 
-def test_what_comes_back(folder: Path) -> None:
+def test_what_comes_back(folder):
     """Order of prompts and siblings, end tokens, limits, versions, text."""
     with engine_of(folder) as (engine, policy):
         engine.sync(policy)
@@ -118,7 +116,7 @@ def test_what_comes_back(folder: Path) -> None:
         assert engine.generate([], Sampling(5, 40), seed=0, step=7) == []
 
 
-def test_streams_never_repeat(folder: Path) -> None:
+def test_streams_never_repeat(folder):
     """One prompt under other ids, in other steps, tasks and seeds, and all siblings: no stream twice, and each stream
     is its own again."""
     with engine_of(folder) as (engine, policy):
@@ -138,7 +136,7 @@ def test_streams_never_repeat(folder: Path) -> None:
         assert drawn(["7", "3"]) == streams[28:32] + streams[12:16]  # whatever else is in the batch
 
 
-def test_more_prompt_tokens_than_one_pass_takes(folder: Path) -> None:
+def test_more_prompt_tokens_than_one_pass_takes(folder):
     """No prompt is computed in parts: the CPU's generators could not be given to it."""
     with engine_of(folder) as (engine, policy):
         engine.sync(policy)
@@ -150,7 +148,7 @@ def test_more_prompt_tokens_than_one_pass_takes(folder: Path) -> None:
         assert alone[0].rollouts[0].completion.token_ids == groups[200].rollouts[0].completion.token_ids
 
 
-def test_stop_strings_end_a_completion_and_stay_in_it(folder: Path) -> None:
+def test_stop_strings_end_a_completion_and_stay_in_it(folder):
     with engine_of(folder) as (engine, policy):
         engine.sync(policy)
         groups = engine.generate(random_prompts(8), Sampling(8, 40, stop=("a", "7")), seed=0, step=0)
@@ -162,7 +160,7 @@ def test_stop_strings_end_a_completion_and_stay_in_it(folder: Path) -> None:
         assert farthest(groups, policy, 1.0) < 1e-4
 
 
-def test_a_special_token_is_a_stop_string_too(folder: Path) -> None:
+def test_a_special_token_is_a_stop_string_too(folder):
     with engine_of(folder) as (engine, policy):
         engine.sync(policy)
         groups = engine.generate(random_prompts(8), Sampling(8, 40, stop=("<|user|>",)), seed=0, step=0)
@@ -171,13 +169,13 @@ def test_a_special_token_is_a_stop_string_too(folder: Path) -> None:
         assert not any("<|user|>" in text.removesuffix("<|user|>") for text in texts)
 
 
-def test_vllms_lowest_temperature() -> None:
+def test_vllms_lowest_temperature():
     from vllm.sampling_params import _MAX_TEMP
 
     assert COLDEST == _MAX_TEMP
 
 
-def test_greedy_and_top_p(folder: Path) -> None:
+def test_greedy_and_top_p(folder):
     with engine_of(folder) as (engine, policy):
         engine.sync(policy)
         prompt = random_prompts(1, low=6, high=7)[0]
@@ -197,7 +195,7 @@ def test_greedy_and_top_p(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["local", "vllm"])
-def test_samples_follow_the_distribution(folder: Path, kind: str) -> None:
+def test_samples_follow_the_distribution(folder, kind):
     """20,000 completions of two tokens by each engine against the exact probabilities, at T = 0.7."""
     policy = load_policy(str(folder), CPU)
     with torch.no_grad():
@@ -246,7 +244,7 @@ def chi_square(counts: Counter[tuple[int, ...]], probabilities: dict[tuple[int, 
     return statistic + (seen - rest) ** 2 / rest, cells + 1
 
 
-def test_evaluation_samples_the_folder_itself(folder: Path) -> None:
+def test_evaluation_samples_the_folder_itself(folder):
     policy = load_policy(str(folder), CPU)
     config = EngineConfig(kind="vllm", vllm={"kv_cache_gib": 0.1})
     outline = load_for_sampling(str(folder), config, CPU)
@@ -261,13 +259,13 @@ def test_evaluation_samples_the_folder_itself(folder: Path) -> None:
     assert farthest(plain, policy, 0.6) < 1e-4
 
 
-def test_a_vllm_for_another_device_is_refused(folder: Path) -> None:
+def test_a_vllm_for_another_device_is_refused(folder):
     sampled = ServedModel(str(folder), make_tokenizer(), (EOS,), LONGEST, "cuda", "float32")
     with pytest.raises(UserError, match=r"built for 'cpu' and the run is on 'cuda' \(runtime.device\)"):
         VllmEngine(EngineConfig(kind="vllm"), sampled)
 
 
-def test_what_vllm_cannot_start_with_is_one_line(folder: Path, tmp_path: Path) -> None:
+def test_what_vllm_cannot_start_with_is_one_line(folder, tmp_path):
     policy = load_policy(str(folder), CPU)
     config = EngineConfig(kind="vllm", vllm={"kv_cache_gib": 0.1})
     before = set(MEMORY_FOLDER.iterdir())

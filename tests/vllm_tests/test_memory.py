@@ -3,7 +3,6 @@ no GPU is needed for that)."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +26,7 @@ CPU = RuntimeConfig(device="cpu")
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)])
-def test_fifty_syncs_leave_no_memory_behind(tmp_path: Path, lora: LoraConfig | None) -> None:
+def test_fifty_syncs_leave_no_memory_behind(tmp_path, lora):
     make_model(
         "qwen2", hidden_size=256, intermediate_size=1024, num_attention_heads=8, num_key_value_heads=2
     ).save_pretrained(tmp_path)  # 2.1M parameters: 8 MB
@@ -85,7 +84,7 @@ class Recorded:
         return []
 
 
-def test_on_a_gpu_it_sleeps_while_the_trainer_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_it_sleeps_while_the_trainer_updates(monkeypatch):
     recorded = Recorded()
     monkeypatch.setattr(engine_vllm, "start", lambda *_: recorded)
     monkeypatch.setattr(VllmEngine, "_group", lambda *_: None)
@@ -114,7 +113,7 @@ def test_on_a_gpu_it_sleeps_while_the_trainer_updates(monkeypatch: pytest.Monkey
     assert recorded.calls[-2:] == [("wake", "kv_cache"), "shutdown"]  # what is not mapped cannot be freed
 
 
-def test_settings_of_a_gpu() -> None:
+def test_settings_of_a_gpu():
     config = EngineConfig.model_validate(
         {"kind": "vllm", "max_rows": 64, "vllm": {"memory": 0.3, "tensor_parallel": 2, "quantization": "fp8"}}
     )

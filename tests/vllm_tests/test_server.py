@@ -44,7 +44,7 @@ LONG = Sampling(group_size=2, max_tokens=250)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A tiny Qwen3 with a repetition penalty in its generation config, which must not be applied."""
     made = tmp_path_factory.mktemp("models") / "tiny"
     model = make_model(
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def two(folder, tmp_path_factory):
     with serving(folder, tmp_path_factory.mktemp("served"), 2) as served:
         yield served
 
@@ -92,7 +92,7 @@ def farthest(groups: list[Group], policy: Policy, temperature: float) -> float:
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)], ids=["full", "lora"])
-def test_logprobs_are_the_trainers_after_every_sync(two: Served, folder: Path, lora: LoraConfig | None) -> None:
+def test_logprobs_are_the_trainers_after_every_sync(two, folder, lora):
     engine, policy = engine_for(two, folder, lora=lora)
     for number in range(4):
         engine.sync(policy)
@@ -105,7 +105,7 @@ def test_logprobs_are_the_trainers_after_every_sync(two: Served, folder: Path, l
     assert not list(two.weights.iterdir())
 
 
-def test_a_group_is_the_same_from_every_server(two: Served, folder: Path) -> None:
+def test_a_group_is_the_same_from_every_server(two, folder):
     found = []
     for urls in ([two.urls[0]], [two.urls[1]], two.urls):
         engine, policy = engine_for(two, folder, urls)
@@ -116,7 +116,7 @@ def test_a_group_is_the_same_from_every_server(two: Served, folder: Path) -> Non
     assert len(set(ids[0])) == len(ids[0])  # and no stream is there twice
 
 
-def test_completions_end_at_every_end_token_and_stop_text(two: Served, folder: Path) -> None:
+def test_completions_end_at_every_end_token_and_stop_text(two, folder):
     engine, policy = engine_for(two, folder)
     engine.sync(policy)
     groups = engine.generate(PROMPTS, Sampling(8, 40, stop=("a", "7b")), seed=3, step=0)
@@ -135,9 +135,7 @@ def test_completions_end_at_every_end_token_and_stop_text(two: Served, folder: P
     assert farthest(groups, policy, 1.0) < 1e-4
 
 
-def test_a_sync_of_old_weights_stops_a_run_before_the_first_update(
-    two: Served, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sync_of_old_weights_stops_a_run_before_the_first_update(two, folder, tmp_path, monkeypatch):
     """The call returns without an error and even has the new version, but the weights are those from before."""
     first: list[tuple[str, torch.Tensor]] = []
     send = transfer.send_by_files
@@ -153,7 +151,7 @@ def test_a_sync_of_old_weights_stops_a_run_before_the_first_update(
     assert len(rows_of(tmp_path)) == 1
 
 
-def test_a_run_has_the_trainers_logprobs(two: Served, folder: Path, tmp_path: Path) -> None:
+def test_a_run_has_the_trainers_logprobs(two, folder, tmp_path):
     train(str(folder), {"default": task_of()}, config_of(), tmp_path, engine_config=config_for(two), runtime=CPU)
     rows = rows_of(tmp_path)
     assert len(rows) == 6
@@ -161,7 +159,7 @@ def test_a_run_has_the_trainers_logprobs(two: Served, folder: Path, tmp_path: Pa
     assert rows[-1]["applied"] == 1.0 or rows[-1]["grad_norm"] > 0
 
 
-def test_one_step_ahead(two: Served, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_step_ahead(two, folder, tmp_path, monkeypatch):
     """The servers have the weights that drew a rollout, one rollout old; a run that was killed goes on as the whole."""
     engine = config_for(two).model_copy(update={"ahead": True})
     config = config_of(correction={}, optimizer={"lr": 2e-2})
@@ -189,7 +187,7 @@ def test_one_step_ahead(two: Served, folder: Path, tmp_path: Path, monkeypatch: 
     assert run(tmp_path / "cut") == whole
 
 
-def test_a_prefix_cache_that_is_kept_shows(two: Served, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_cache_that_is_kept_shows(two, folder, monkeypatch):
     """What would come of a server that keeps it: older weights' keys and values, seen in the log-probs."""
     engine, policy = engine_for(two, folder, two.urls[:1])
     long = [prompt_of(random_prompts(1, seed=7, low=300, high=301)[0].token_ids)]
@@ -215,7 +213,7 @@ def post(url: str, path: str, body: Any = None) -> Any:
     return transfer.post_all([Server(url, 60.0)], path, body)
 
 
-def test_the_worker_reads_the_trainers_files_only(two: Served, folder: Path, tmp_path: Path) -> None:
+def test_the_worker_reads_the_trainers_files_only(two, folder, tmp_path):
     url = two.urls[0]
     (two.weights / "a.safetensors").write_bytes(b"something else")
     (two.weights / "link.safetensors").symlink_to(folder / "model.safetensors")
@@ -261,7 +259,7 @@ def midway(engine: ServerEngine, served: Served, urls: list[str], number: int) -
     return lambda: time.monotonic() - max(sent.values())
 
 
-def test_a_stopped_server_is_noticed_in_time(two: Served, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stopped_server_is_noticed_in_time(two, folder, caplog):
     engine, policy = engine_for(two, folder)
     engine.sync(policy)
     wanted = engine.generate(PROMPTS, LONG, seed=0, step=0)
@@ -286,7 +284,7 @@ def test_a_stopped_server_is_noticed_in_time(two: Served, folder: Path, caplog: 
             two.signal(url, signal.SIGCONT)
 
 
-def test_the_judge_asks_a_real_server(two: Served, folder: Path) -> None:
+def test_the_judge_asks_a_real_server(two, folder):
     """A random model's replies hold no verdict: each is an error that is counted, never a 0."""
     from grpo.scoring.table import apply_rewards
 
@@ -301,7 +299,7 @@ def test_the_judge_asks_a_real_server(two: Served, folder: Path) -> None:
         assert all("verdict" in reason or "cut" in reason for reason in reasons), reasons
 
 
-def test_a_teacher_on_a_real_server(two: Served, folder: Path, tmp_path: Path) -> None:
+def test_a_teacher_on_a_real_server(two, folder, tmp_path):
     """The demonstrations of a random model, all that it ended by itself."""
     questions = tmp_path / "q.jsonl"
     questions.write_text("".join(json.dumps({"question": f"{n}+1?"}) + "\n" for n in range(4)))
@@ -320,7 +318,7 @@ def test_a_teacher_on_a_real_server(two: Served, folder: Path, tmp_path: Path) -
     assert all(row["messages"][1]["content"] for row in rows)
 
 
-def test_a_served_model_is_evaluated(two: Served, folder: Path, tmp_path: Path) -> None:
+def test_a_served_model_is_evaluated(two, folder, tmp_path):
     data = tmp_path / "q.jsonl"
     data.write_text("".join(json.dumps({"question": f"{n}+1?", "answer": str(n + 1)}) + "\n" for n in range(3)))
     words = ["eval", f"openai:{folder}", "--data", str(data), "--base-url", f"{two.urls[0]}/v1", "--max-tokens", "12"]
@@ -330,9 +328,7 @@ def test_a_served_model_is_evaluated(two: Served, folder: Path, tmp_path: Path) 
     assert found["mean_tokens"] > 0
 
 
-def test_a_run_whose_server_stops_trains_nothing_of_that_rollout(
-    two: Served, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_whose_server_stops_trains_nothing_of_that_rollout(two, folder, tmp_path, monkeypatch):
     generate = ServerEngine.generate
 
     def stopping(self: ServerEngine, *args: Any, step: int, **kwargs: Any) -> Any:
@@ -352,7 +348,7 @@ def test_a_run_whose_server_stops_trains_nothing_of_that_rollout(
     assert not (tmp_path / "model").exists()
 
 
-def test_a_killed_server_is_noticed_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_server_is_noticed_and_nothing_is_left(folder, tmp_path):
     """In this order: one of two, the other one, then `grpo serve` has nothing to do any more."""
     with serving(folder, tmp_path / "served", 2) as served:
         engine, policy = engine_for(served, folder)
@@ -372,7 +368,7 @@ def test_a_killed_server_is_noticed_and_nothing_is_left(folder: Path, tmp_path: 
         assert not psutil.wait_procs(everything, timeout=30)[1]
 
 
-def test_killing_grpo_serve_ends_its_servers(folder: Path, tmp_path: Path) -> None:
+def test_killing_grpo_serve_ends_its_servers(folder, tmp_path):
     with serving(folder, tmp_path / "served", 1) as served:
         everything = served.tree()
         assert len(everything) > 1

@@ -4,7 +4,6 @@ before the optimizer steps on what it sampled."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     ("settings", "vllm"),
     [({}, {}), ({"lora": LORA}, {"lora": "merged"}), ({"lora": LORA}, {"lora": "adapter"})],
 )
-def test_it_learns_a_toy_reward(folder: Path, tmp_path: Path, settings: dict[str, Any], vllm: dict[str, Any]) -> None:
+def test_it_learns_a_toy_reward(folder, tmp_path, settings, vllm):
     config = vllm_config(
         steps=25, group_size=8, prompts_per_step=6, optimizer={"lr": 1e-2 if not settings else 4e-2}, **settings,
         loss={"aggregation": "token"},
@@ -100,15 +99,8 @@ DIFFER = "same tokens differ by"
     ],
 )
 def test_a_fault_of_the_second_sync_ends_the_run(
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: Callable[[VllmEngine], None],
-    words: str,
-    settings: dict[str, Any],
-    deliver: str,
-    length: int,
-) -> None:
+    folder, tmp_path, monkeypatch, fault, words, settings, deliver, length
+):
     """The first rollout is sound, and trains; nothing of the second one may."""
     sync, adam = VllmEngine.sync, torch.optim.AdamW.step
     steps: list[int] = []
@@ -132,7 +124,7 @@ def test_a_fault_of_the_second_sync_ends_the_run(
     assert not (tmp_path / "model").exists()
 
 
-def test_a_sync_that_never_happens_ends_the_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_that_never_happens_ends_the_run(folder, tmp_path, monkeypatch):
     sync = VllmEngine.sync
     monkeypatch.setattr(VllmEngine, "sync", lambda self, policy: sync(self, policy) if self.version == 0 else None)
     with pytest.raises(UserError, match=DIFFER):
@@ -140,7 +132,7 @@ def test_a_sync_that_never_happens_ends_the_run(folder: Path, tmp_path: Path, mo
     assert [row["step"] for row in rows_of(tmp_path)] == [1]
 
 
-def test_a_resumed_run_ends_as_the_whole_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_ends_as_the_whole_one(folder, tmp_path, monkeypatch):
     """vLLM repeats itself on a CPU: same tokens, same weights."""
     config = vllm_config(steps=6, checkpoint={"every": 2})
     run(folder, tmp_path / "whole", config)
@@ -160,6 +152,6 @@ def test_a_resumed_run_ends_as_the_whole_one(folder: Path, tmp_path: Path, monke
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_fp8_samples_need_a_correction(folder: Path, tmp_path: Path) -> None:
+def test_fp8_samples_need_a_correction(folder, tmp_path):
     with pytest.raises(UserError, match="'correction'"):
         run(folder, tmp_path, vllm_config(), quantization="fp8")

@@ -50,7 +50,7 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(tmp_path):
     """Twice in the same processes (a pipeline starts an engine in every stage), then with sharded weights."""
     model = tmp_path / "model"
     make_model(
