@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,9 +26,9 @@ from grpo.model.head import LogitShape
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
 from grpo.model.policy import end_token_ids
-from grpo.types import Group, Sampling
+from grpo.types import Completion, Group, Sampling
 from support.groups import prompt_of, random_prompts
-from support.models import BOS, EOS, IM_END, PAD, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
+from support.models import BOS, EOS, IM_END, PAD, VOCAB_SIZE, farthest, make_model, make_tokenizer, model_logprobs
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gemma3", "gpt2"]
 
@@ -52,6 +54,10 @@ def engine_of(model: Any, max_rows: int = 512) -> LocalEngine:
     return LocalEngine(model, make_tokenizer(), max_rows)
 
 
+def completions(groups: list[Group]) -> list[Completion]:
+    return [rollout.completion for group in groups for rollout in group.rollouts]
+
+
 def tokens(groups: list[Group]) -> dict[str, list[tuple[int, ...]]]:
     return {g.prompt.id: [r.completion.token_ids for r in g.rollouts] for g in groups}
 
@@ -64,15 +70,9 @@ def test_logprobs_are_those_of_a_plain_forward(kind, temperature):
     model = make_model(kind, seed=2, end=[EOS, IM_END])
     prompts = random_prompts(5, seed=1, low=1, high=14)
     groups = engine_of(model, 7).generate(prompts, Sampling(3, 24, temperature), seed=0, step=0)
-    lengths = set()
-    for group in groups:
-        for rollout in group.rollouts:
-            completion = rollout.completion
-            exact = model_logprobs(model, group.prompt_ids, completion.token_ids, temperature)
-            assert len(completion.logprobs) == len(completion.token_ids)
-            assert torch.tensor(completion.logprobs).double().sub(exact).abs().max() < 1e-4
-            lengths.add(len(completion.token_ids))
-    assert len(lengths) > 1  # rows did finish at different times
+    assert all(len(done.logprobs) == len(done.token_ids) for done in completions(groups))
+    assert farthest(groups, model, temperature) < 1e-4
+    assert len({len(done.token_ids) for done in completions(groups)}) > 1  # rows did finish at different times
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,7 +81,7 @@ def test_the_trainer_scores_what_the_engine_drew(kind):
     model = make_model(kind, seed=2)
     fit = fit_of(model, 0.7)
     groups = engine_of(model).generate(random_prompts(4, seed=3), Sampling(3, 20, 0.7), seed=0, step=0)
-    rows = [r for g in groups for r in rows_of([engine_rewarded(g)])]
+    rows = rows_of([rewarded(group) for group in groups])
     for batch_rows in BatchPlan(60, fit.share_prompts).micro_batches(rows):
         batch = collate(batch_rows, torch.device("cpu"), share_prompts=fit.share_prompts)
         with shared_attention(model) if fit.share_prompts else nullcontext():
@@ -91,9 +91,7 @@ def test_the_trainer_scores_what_the_engine_drew(kind):
         assert scores.entropy.max() <= math.log(VOCAB_SIZE) + 1e-4
 
 
-def engine_rewarded(group: Group) -> Group:
-    from dataclasses import replace
-
+def rewarded(group: Group) -> Group:
     return replace(group, rollouts=tuple(replace(r, reward=1.0) for r in group.rollouts))
 
 
@@ -133,7 +131,7 @@ def test_every_end_token_stops_and_is_the_last(end):
     assert set(engine.end_ids) == expected == set(end_token_ids(model, engine.tokenizer))
     groups = engine.generate(random_prompts(40), Sampling(6, 40), seed=1, step=0)
     last: Counter[int] = Counter()
-    for completion in (r.completion for g in groups for r in g.rollouts):
+    for completion in completions(groups):
         assert not expected & set(completion.token_ids[:-1])
         stopped = completion.token_ids[-1] in expected
         assert completion.finish_reason == ("stop" if stopped else "length")
@@ -147,17 +145,15 @@ def test_every_end_token_stops_and_is_the_last(end):
 def test_an_end_token_at_the_limit_is_a_stop_not_a_cut():
     model = make_model(seed=1, end=EOS)
     groups = engine_of(model).generate(random_prompts(60), Sampling(8, 1), seed=1, step=0)
-    completions = [r.completion for g in groups for r in g.rollouts]
-    assert {(c.token_ids[0] == EOS, c.finish_reason) for c in completions} == {(True, "stop"), (False, "length")}
+    ends = {(done.token_ids[0] == EOS, done.finish_reason) for done in completions(groups)}
+    assert ends == {(True, "stop"), (False, "length")}
 
 
 def test_the_text_is_that_of_the_sampled_ids_without_special_tokens():
-    model = make_model(seed=1)
-    engine = engine_of(model)
-    for group in engine.generate(random_prompts(4), Sampling(4, 20), seed=1, step=0):
-        for completion in (r.completion for r in group.rollouts):
-            assert completion.text == engine.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
-            assert "</s>" not in completion.text
+    engine = engine_of(make_model(seed=1))
+    for completion in completions(engine.generate(random_prompts(4), Sampling(4, 20), seed=1, step=0)):
+        assert completion.text == engine.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
+        assert "</s>" not in completion.text
 
 
 def test_tokens_do_not_depend_on_the_company():
@@ -194,9 +190,8 @@ def test_when_slots_are_given_on_changes_nothing(turnover, monkeypatch):
     monkeypatch.setattr(engine_local, "TURNOVER", turnover)
     other = engine_of(model, 16).generate(prompts, Sampling(4, 30), seed=1, step=0)
     assert tokens(other) == tokens(usual)
-    for a, b in zip(usual, other, strict=True):
-        for x, y in zip(a.rollouts, b.rollouts, strict=True):
-            assert x.completion.logprobs == pytest.approx(y.completion.logprobs, abs=1e-5)
+    for one, two in zip(completions(usual), completions(other), strict=True):
+        assert one.logprobs == pytest.approx(two.logprobs, abs=1e-5)
 
 
 def test_the_cache_grows_when_its_columns_are_used_up(monkeypatch):
@@ -223,7 +218,7 @@ def test_each_prompt_token_goes_through_once_and_finished_completions_leave():
     groups = engine_of(counted).generate(prompts, Sampling(8, 30), seed=1, step=0)
     prefills, decoded = work(counted)
     assert prefills == [sum(len(p.token_ids) for p in prompts)]  # one forward, and no padding in it
-    lengths = [len(r.completion.token_ids) for g in groups for r in g.rollouts]
+    lengths = [len(done.token_ids) for done in completions(groups)]
     assert len(decoded) == max(lengths) - 1  # nothing is computed for the token after the last
     assert decoded == sorted(decoded, reverse=True)
     assert sum(decoded) <= 1.08 * sum(length - 1 for length in lengths)
@@ -236,7 +231,7 @@ def test_slots_are_refilled(slots, size):
     counted = Counted(make_model(seed=3, end=[EOS, IM_END, 20]))
     prompts = random_prompts(40, seed=2, low=3, high=10)
     groups = engine_of(counted, slots).generate(prompts, Sampling(size, 48), seed=1, step=0)
-    lengths = [len(r.completion.token_ids) for g in groups for r in g.rollouts]
+    lengths = [len(done.token_ids) for done in completions(groups)]
     assert max(lengths) == 48
     assert np.median(lengths) < 24  # long-tailed: in waves of one batch, most slots would be idle most of the time
     prefills, decoded = work(counted)
@@ -350,22 +345,7 @@ def test_a_model_with_another_kind_of_attention_is_refused(kind):
 
 
 def test_sinks_are_refused():
-    import transformers as hf
-
-    config = hf.GptOssConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        num_local_experts=2,
-        num_experts_per_tok=1,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-    model = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = make_model("gpt-oss", intermediate_size=16)
     before = model.config._attn_implementation
     with pytest.raises(UserError, match="GptOssAttention has a kind of attention"):
         engine_of(model).generate(random_prompts(1), Sampling(2, 2), seed=0, step=0)
@@ -383,14 +363,7 @@ def test_generation_leaves_the_model_trainable():
 
 def test_no_two_streams_are_equal():
     """vLLM seeds siblings with seed, seed + 1, ...: there, consecutive prompt seeds share streams. Here, none do."""
-    keys = [
-        stream_key(seed, step, task, prompt, sibling)
-        for seed in range(4)
-        for step in range(10)
-        for task in ("a", "b")
-        for prompt in ("1", "11", "x")
-        for sibling in range(12)
-    ]
+    keys = [stream_key(*key) for key in itertools.product(range(4), range(10), "ab", ("1", "11", "x"), range(12))]
     assert len(set(keys)) == len(keys)
     draws = np.stack([uniforms(np.array(keys, np.uint64), position) for position in range(8)])
     assert len(np.unique(draws)) == draws.size
@@ -497,9 +470,8 @@ def test_padding_equal_to_the_end_token_is_harmless():
     engine = engine_of(model)
     engine.tokenizer.pad_token = engine.tokenizer.eos_token
     groups = engine.generate([prompt_of([BOS, 20, 30]), prompt_of([20], "q")], Sampling(8, 40), seed=0, step=0)
-    stopped = [r for g in groups for r in g.rollouts if r.completion.finish_reason == "stop"]
-    assert stopped
+    assert any(done.finish_reason == "stop" for done in completions(groups))
     for group in groups:
-        for row in rows_of([engine_rewarded(group)]):
+        for row in rows_of([rewarded(group)]):
             batch = collate([row], torch.device("cpu"))
             assert batch.mask.sum() == len(row.rollout.completion.token_ids)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from grpo.model.policy import Policy
+from grpo.types import Group
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<|im_end|>", "<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>")
 
@@ -86,6 +87,7 @@ def make_model(
                 hf.Gemma3TextConfig,
                 {"head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
             ),
+            "gpt-oss": (hf.GptOssConfig, {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}),
         }
         cls, extra = own[kind]
         config = cls(**common | extra | settings)
@@ -122,3 +124,13 @@ def model_logprobs(
         logits = model(input_ids=ids).logits[0].double() / temperature
     table = logits.log_softmax(-1)
     return torch.stack([table[len(prompt) + t - 1, token] for t, token in enumerate(completion)])
+
+
+def farthest(groups: Sequence[Group], model: Any, temperature: float = 1.0) -> float:
+    """Largest difference between the engine's log-probs and those of a plain forward of the model."""
+    gaps = [
+        (torch.tensor(done.logprobs) - model_logprobs(model, group.prompt_ids, done.token_ids, temperature)).abs().max()
+        for group in groups
+        for done in (rollout.completion for rollout in group.rollouts)
+    ]
+    return float(max(gaps))
