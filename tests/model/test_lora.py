@@ -25,7 +25,7 @@ from grpo.model.policy import Policy, end_token_ids, load_policy
 from grpo.model.reference import Reference
 from grpo.types import Sampling
 from support.groups import random_prompts
-from support.models import make_model, make_tokenizer, model_logprobs, move, save_model
+from support.models import farthest, make_model, make_tokenizer, model_logprobs, move, save_model
 from support.runs import (
     CPU,
     LEARNING,
@@ -474,12 +474,7 @@ def test_the_engine_samples_from_the_adapted_model_without_merging(kind, monkeyp
     groups = LocalEngine(policy.model, policy.tokenizer, 512).generate(
         random_prompts(3), Sampling(3, 10, 0.8), seed=1, step=0
     )
-    for group in groups:
-        for rollout in group.rollouts:
-            ids = rollout.completion.token_ids
-            expected = model_logprobs(policy.model, group.prompt.token_ids, ids, 0.8)
-            found = torch.tensor(rollout.completion.logprobs, dtype=torch.float64)
-            torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    assert farthest(groups, policy.model, 0.8) <= 2e-5
     assert_equal(frozen(policy), base)
 
 

@@ -38,8 +38,8 @@ def length(completion_ids: list[list[int]], **_: Any) -> list[float]:
     return [len(ids) / 10 for ids in completion_ids]
 
 
-def task_of(reward: Any = digits, count: int = 6, name: str = "default", **settings: Any) -> Task:
-    rows = [{"prompt": f"{name}{i}", "id": str(i)} for i in range(count)]
+def task_of(reward: Any = digits, count: int = 6, name: str = "default", text: str = "", **settings: Any) -> Task:
+    rows = [{"prompt": f"{text or name}{i}", "id": str(i)} for i in range(count)]
     return Task(build_prompts(rows, PLAIN, make_tokenizer(), name), [Reward(reward.__name__, reward)], **settings)
 
 

@@ -14,30 +14,33 @@ from typing import Any
 
 import psutil
 
-from grpo.config.data import DataConfig
 from grpo.config.engine import EngineConfig
 from grpo.config.training import RLConfig
-from grpo.data.prompts import build_prompts
 from grpo.rollout.sampler import Task
-from grpo.scoring.table import Reward
-from support.models import CHARACTERS, make_tokenizer
+from support.models import CHARACTERS, EOS, IM_END, make_model, make_tokenizer
 from support.processes import ROOT
-from support.runs import digits
+from support.runs import config_of, task_of
 from support.servers import closed_port
+
+SMALL = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}  # widths that vLLM computes on a CPU
+
+
+def save_for_vllm(folder: Path, generation: dict[str, Any], **settings: Any) -> Path:
+    """A tiny Qwen3 with two end tokens and this generation config."""
+    settings = SMALL | {"head_dim": 32, "initializer_range": 0.1} | settings
+    model = make_model("qwen3", end=[EOS, IM_END], **settings)
+    vars(model.generation_config).update(generation)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def tasks(length: int = 4) -> dict[str, Task]:
-    text = CHARACTERS[:10] * (length // 10 + 1)
-    rows = [{"prompt": text[:length] + str(i), "id": str(i)} for i in range(6)]
-    prompts = build_prompts(rows, DataConfig(path="d", template="{prompt}="), make_tokenizer(), "default")
-    return {"default": Task(prompts, [Reward("digits", digits)])}
+    return {"default": task_of(text=(CHARACTERS[:10] * (length // 10 + 1))[:length])}
 
 
 def vllm_config(**settings: Any) -> RLConfig:
-    base = {
-        "steps": 5, "group_size": 6, "prompts_per_step": 3, "sampling": {"max_tokens": 8}, "optimizer": {"lr": 5e-3},
-    }  # fmt: skip
-    return RLConfig.model_validate(base | settings)
+    return config_of(**{"steps": 5, "group_size": 6, "prompts_per_step": 3, "checkpoint": {}} | settings)
 
 
 @dataclass

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from grpo.checkpoint.store import last_good
-from grpo.config.engine import EngineConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig
 from stages.commands.common import guarded
 from support.processes import PATHS
-from support.train import train
+from support.runs import before, rows_of, run
 from support.vllm_runs import tasks, vllm_config
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -49,23 +49,16 @@ def main(model: str, out: Path, engine: dict[str, Any], number: int, phase: str,
             threading.Timer(delay, os.kill, (os.getpid(), number)).start()
             time.sleep(0.0 if delay else 0.5)  # in an update the signal comes before the first forward
 
-    def watched(original: Any, delay: float) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            strike(delay)
-            return original(*arguments, **options)
-
-        return call
-
+    patch = pytest.MonkeyPatch()  # for good
     if phase == "update":
-        trainer.update = watched(trainer.update, 0.0)
+        before(patch, trainer, "update", lambda *_, **__: strike(0.0))
     for kind in (VllmEngine, ServerEngine) if phase == "sampling" else ():
-        kind.generate = watched(kind.generate, 0.01)  # type: ignore[method-assign]
+        before(patch, kind, "generate", lambda *_, **__: strike(0.01))
     config = vllm_config(**SETTINGS, checkpoint={"every": 2})
     chosen = EngineConfig.model_validate(engine)
-    runtime = RuntimeConfig(device="cpu")
 
     def command(_: list[str]) -> int:
-        train(model, tasks(), config, out, seed=1, engine_config=chosen, runtime=runtime)
+        run(Path(model), out, config, tasks(), engine_config=chosen)
         return 0
 
     return guarded(command, [])
@@ -84,9 +77,7 @@ def attempt(model: Path, out: Path, engine: dict[str, Any], number: int = 0, pha
 
 
 def left_in(out: Path) -> dict[str, Any]:
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    timed = ("seconds", "tokens_per_second")
-    found: dict[str, Any] = {"metrics": [{k: v for k, v in r.items() if not k.startswith(timed)} for r in rows]}
+    found: dict[str, Any] = {"metrics": rows_of(out)}
     for file in [*(out / "completions").iterdir(), out / "model" / "model.safetensors"]:
         found[file.name] = file.read_bytes()
     return found

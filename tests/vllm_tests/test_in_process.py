@@ -19,10 +19,11 @@ from grpo.engines.vllm.in_process import MEMORY_FOLDER, VllmEngine
 from grpo.engines.vllm.request import COLDEST
 from grpo.engines.vllm.start import ServedModel
 from grpo.errors import UserError
-from grpo.model.policy import Policy, load_policy, trainable
-from grpo.types import Group, Sampling
+from grpo.model.policy import Policy, load_policy
+from grpo.types import Sampling
 from support.groups import prompt_of, random_prompts
-from support.models import EOS, IM_END, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
+from support.models import EOS, IM_END, VOCAB_SIZE, farthest, make_tokenizer, move
+from support.vllm_runs import save_for_vllm
 
 pytestmark = pytest.mark.vllm
 
@@ -33,16 +34,8 @@ LONGEST = 80
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A tiny Qwen3 whose generation config asks for a repetition penalty, top-k and a temperature: not to be heeded."""
-    made = tmp_path_factory.mktemp("models") / "tiny"
-    model = make_model(
-        "qwen3", end=[EOS, IM_END], head_dim=32, hidden_size=64, num_attention_heads=2, num_key_value_heads=1,
-        initializer_range=0.1,
-    )  # fmt: skip
-    settings = model.generation_config
-    settings.repetition_penalty, settings.top_k, settings.temperature, settings.do_sample = 1.5, 5, 0.3, True
-    model.save_pretrained(made)
-    make_tokenizer().save_pretrained(made)
-    return made
+    unheeded = {"repetition_penalty": 1.5, "top_k": 5, "temperature": 0.3, "do_sample": True}
+    return save_for_vllm(tmp_path_factory.mktemp("models") / "tiny", unheeded)
 
 
 @contextmanager
@@ -55,25 +48,6 @@ def engine_of(folder: Path, adapter: LoraConfig | None = None, **settings: Any) 
         yield engine, policy
     finally:
         engine.close()
-
-
-@torch.no_grad()
-def move(policy: Policy, size: float = 0.05) -> None:
-    for parameter in trainable(policy.model).values():
-        parameter.add_(torch.randn_like(parameter) * size)
-
-
-def farthest(groups: list[Group], policy: Policy, temperature: float) -> float:
-    """Largest difference between the engine's log-probs and those of a plain forward of the policy."""
-    gaps = [
-        (
-            torch.tensor(rollout.completion.logprobs)
-            - model_logprobs(policy.model, group.prompt_ids, rollout.completion.token_ids, temperature)
-        ).abs().max()
-        for group in groups
-        for rollout in group.rollouts
-    ]  # fmt: skip
-    return float(max(gaps))
 
 
 LORA = LoraConfig(r=4, alpha=8)
@@ -92,9 +66,9 @@ def test_logprobs_are_the_trainers_after_every_sync(folder, adapter, settings):
             if updates in (0, 1, 20):
                 for temperature in (1.0, 0.7):
                     groups = engine.generate(prompts, Sampling(4, 20, temperature), seed=0, step=updates)
-                    assert farthest(groups, policy, temperature) < 1e-4
-            move(policy, 0.01 if adapter is None else 0.05)
-        assert farthest(groups, policy, 0.7) > 1e-2  # the comparison tells weights apart
+                    assert farthest(groups, policy.model, temperature) < 1e-4
+            move(policy.model, 0.01 if adapter is None else 0.05)
+        assert farthest(groups, policy.model, 0.7) > 1e-2  # the comparison tells weights apart
 
 
 def test_what_comes_back(folder):
@@ -143,7 +117,7 @@ def test_more_prompt_tokens_than_one_pass_takes(folder):
         prompts = random_prompts(400, seed=9, low=50, high=70)
         assert sum(len(prompt.token_ids) for prompt in prompts) > 16384
         groups = engine.generate(prompts, Sampling(1, 4), seed=0, step=0)
-        assert farthest(groups[::20], policy, 1.0) < 1e-4
+        assert farthest(groups[::20], policy.model, 1.0) < 1e-4
         alone = engine.generate(prompts[200:201], Sampling(1, 4), seed=0, step=0)
         assert alone[0].rollouts[0].completion.token_ids == groups[200].rollouts[0].completion.token_ids
 
@@ -157,7 +131,7 @@ def test_stop_strings_end_a_completion_and_stay_in_it(folder):
         assert len(stopped) > 10
         assert all(c.finish_reason == "stop" for c in stopped)
         assert not any(letter in c.text[:-1] for c in completions for letter in "a7")
-        assert farthest(groups, policy, 1.0) < 1e-4
+        assert farthest(groups, policy.model, 1.0) < 1e-4
 
 
 def test_a_special_token_is_a_stop_string_too(folder):
@@ -256,7 +230,7 @@ def test_evaluation_samples_the_folder_itself(folder):
     finally:
         engine.close()
     assert len(groups) == 4
-    assert farthest(plain, policy, 0.6) < 1e-4
+    assert farthest(plain, policy.model, 0.6) < 1e-4
 
 
 def test_a_vllm_for_another_device_is_refused(folder):

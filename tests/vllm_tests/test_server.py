@@ -18,27 +18,23 @@ import torch
 
 import grpo.engines.vllm.weights as transfer
 from grpo.config.algorithm import LoraConfig
-from grpo.config.engine import RuntimeConfig
 from grpo.config.training import SamplingConfig
 from grpo.engines.choose import training_engine
 from grpo.engines.vllm.client import Server
 from grpo.engines.vllm.servers import GENERATE, ServerEngine
 from grpo.errors import UserError
-from grpo.model.policy import Policy, load_policy, trainable
-from grpo.types import Group, Sampling
+from grpo.model.policy import Policy, load_policy
+from grpo.types import Sampling
 from rewards import load_reward
 from stages.cli import main
 from stages.teacher import demonstrations
 from support.groups import prompt_of, random_prompts
-from support.models import EOS, IM_END, make_model, make_tokenizer, model_logprobs
-from support.runs import Killed, config_of, rows_of, task_of
-from support.train import train
-from support.vllm_runs import Served, config_for, serving
+from support.models import EOS, IM_END, farthest, move
+from support.runs import CPU, Killed, before, config_of, interrupt_at, rows_of, run
+from support.vllm_runs import Served, config_for, save_for_vllm, serving
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
-CPU = RuntimeConfig(device="cpu")
-ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = random_prompts(6)
 LONG = Sampling(group_size=2, max_tokens=250)
 
@@ -46,15 +42,8 @@ LONG = Sampling(group_size=2, max_tokens=250)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny Qwen3 with a repetition penalty in its generation config, which must not be applied."""
-    made = tmp_path_factory.mktemp("models") / "tiny"
-    model = make_model(
-        "qwen3", end=[EOS, IM_END], head_dim=32, hidden_size=64, num_attention_heads=2, num_key_value_heads=1,
-        initializer_range=0.1, max_position_embeddings=8192,
-    )  # fmt: skip
-    model.generation_config.repetition_penalty = 1.5
-    model.save_pretrained(made)
-    make_tokenizer().save_pretrained(made)
-    return made
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    return save_for_vllm(folder, {"repetition_penalty": 1.5}, max_position_embeddings=8192)
 
 
 @pytest.fixture(scope="module")
@@ -74,23 +63,6 @@ def engine_for(
     return engine, policy
 
 
-@torch.no_grad()
-def move(policy: Policy) -> None:
-    for parameter in trainable(policy.model).values():
-        parameter.add_(torch.randn_like(parameter) * 0.05)
-
-
-def farthest(groups: list[Group], policy: Policy, temperature: float) -> float:
-    """Largest difference between the servers' log-probs and those of a plain forward of the policy."""
-    found = 0.0
-    for group in groups:
-        for rollout in group.rollouts:
-            done = rollout.completion
-            wanted = model_logprobs(policy.model, group.prompt.token_ids, done.token_ids, temperature)
-            found = max(found, float((wanted - torch.tensor(done.logprobs)).abs().max()))
-    return found
-
-
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)], ids=["full", "lora"])
 def test_logprobs_are_the_trainers_after_every_sync(two, folder, lora):
     engine, policy = engine_for(two, folder, lora=lora)
@@ -99,9 +71,9 @@ def test_logprobs_are_the_trainers_after_every_sync(two, folder, lora):
         for temperature in (1.0, 0.7):
             groups = engine.generate(PROMPTS, Sampling(4, 20, temperature), seed=1, step=number)
             assert [group.prompt for group in groups] == PROMPTS
-            assert farthest(groups, policy, temperature) < 1e-4
-        move(policy)
-    assert farthest(groups, policy, 0.7) > 0.01  # what stale weights would look like
+            assert farthest(groups, policy.model, temperature) < 1e-4
+        move(policy.model)
+    assert farthest(groups, policy.model, 0.7) > 0.01  # what stale weights would look like
     assert not list(two.weights.iterdir())
 
 
@@ -132,7 +104,7 @@ def test_completions_end_at_every_end_token_and_stop_text(two, folder):
                 ended.add(done.token_ids[-1])
             assert "a" not in done.text[:-1]
     assert ended >= {EOS, IM_END}
-    assert farthest(groups, policy, 1.0) < 1e-4
+    assert farthest(groups, policy.model, 1.0) < 1e-4
 
 
 def test_a_sync_of_old_weights_stops_a_run_before_the_first_update(two, folder, tmp_path, monkeypatch):
@@ -147,12 +119,12 @@ def test_a_sync_of_old_weights_stops_a_run_before_the_first_update(two, folder, 
 
     monkeypatch.setattr("grpo.engines.vllm.servers.send_by_files", stale)
     with pytest.raises(UserError, match="they do not hold the same weights"):
-        train(str(folder), {"default": task_of()}, config_of(), tmp_path, engine_config=config_for(two), runtime=CPU)
+        run(folder, tmp_path, config_of(), engine_config=config_for(two))
     assert len(rows_of(tmp_path)) == 1
 
 
 def test_a_run_has_the_trainers_logprobs(two, folder, tmp_path):
-    train(str(folder), {"default": task_of()}, config_of(), tmp_path, engine_config=config_for(two), runtime=CPU)
+    run(folder, tmp_path, config_of(), engine_config=config_for(two))
     rows = rows_of(tmp_path)
     assert len(rows) == 6
     assert max(row["logprob_mismatch_max"] for row in rows) < 1e-4
@@ -164,27 +136,20 @@ def test_one_step_ahead(two, folder, tmp_path, monkeypatch):
     engine = config_for(two).model_copy(update={"ahead": True})
     config = config_of(correction={}, optimizer={"lr": 2e-2})
 
-    def run(out: Path) -> list[dict[str, Any]]:
-        train(str(folder), {"default": task_of()}, config, out, engine_config=engine, runtime=CPU)
+    def go(out: Path) -> list[dict[str, Any]]:
+        run(folder, out, config, engine_config=engine)
         return rows_of(out)
 
-    whole = run(tmp_path / "whole")
+    whole = go(tmp_path / "whole")
     assert max(row["logprob_mismatch_max"] for row in whole) < 1e-4
     assert {row["staleness"] for row in whole[1:] if row["applied"]} == {1.0}
     assert max(row["correction_max"] for row in whole) > 1.001
-    generate = ServerEngine.generate
-
-    def dying(self: ServerEngine, *args: Any, step: int, **kwargs: Any) -> Any:
-        if step == 4:
-            raise Killed
-        return generate(self, *args, step=step, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(ServerEngine, "generate", dying)
+        interrupt_at(patch, 4, ServerEngine)
         with pytest.raises(Killed):
-            run(tmp_path / "cut")
+            go(tmp_path / "cut")
     assert len(rows_of(tmp_path / "cut")) == 4
-    assert run(tmp_path / "cut") == whole
+    assert go(tmp_path / "cut") == whole
 
 
 def test_a_prefix_cache_that_is_kept_shows(two, folder, monkeypatch):
@@ -200,13 +165,13 @@ def test_a_prefix_cache_that_is_kept_shows(two, folder, monkeypatch):
 
     engine.sync(policy)
     engine.generate(long, Sampling(2, 4), seed=0, step=0)
-    move(policy)
+    move(policy.model)
     with monkeypatch.context() as patched:
         patched.setattr(transfer, "post_all", keep)
         engine.sync(policy)
-    assert farthest(engine.generate(long, Sampling(2, 4), seed=0, step=1), policy, 1.0) > 1e-3
+    assert farthest(engine.generate(long, Sampling(2, 4), seed=0, step=1), policy.model, 1.0) > 1e-3
     engine.sync(policy)
-    assert farthest(engine.generate(long, Sampling(2, 4), seed=0, step=1), policy, 1.0) < 1e-4
+    assert farthest(engine.generate(long, Sampling(2, 4), seed=0, step=1), policy.model, 1.0) < 1e-4
 
 
 def post(url: str, path: str, body: Any = None) -> Any:
@@ -232,7 +197,7 @@ def test_the_worker_reads_the_trainers_files_only(two, folder, tmp_path):
         file.unlink()
     engine, policy = engine_for(two, folder)  # it recovers
     engine.sync(policy)
-    assert farthest(engine.generate(PROMPTS, Sampling(2, 8), seed=0, step=0), policy, 1.0) < 1e-4
+    assert farthest(engine.generate(PROMPTS, Sampling(2, 8), seed=0, step=0), policy.model, 1.0) < 1e-4
 
 
 def midway(engine: ServerEngine, served: Served, urls: list[str], number: int) -> Callable[[], float]:
@@ -329,19 +294,13 @@ def test_a_served_model_is_evaluated(two, folder, tmp_path):
 
 
 def test_a_run_whose_server_stops_trains_nothing_of_that_rollout(two, folder, tmp_path, monkeypatch):
-    generate = ServerEngine.generate
-
-    def stopping(self: ServerEngine, *args: Any, step: int, **kwargs: Any) -> Any:
-        if step == 1:
-            midway(self, two, two.urls[:1], signal.SIGSTOP)
-        return generate(self, *args, step=step, **kwargs)
-
-    monkeypatch.setattr(ServerEngine, "generate", stopping)
+    stop = lambda self: midway(self, two, two.urls[:1], signal.SIGSTOP)  # noqa: E731
+    before(monkeypatch, ServerEngine, "generate", lambda self, *_, step, **__: step == 1 and stop(self))
     config = config_of().model_copy(update={"sampling": SamplingConfig(max_tokens=LONG.max_tokens)})
     engine = config_for(two, two.urls[:1], timeout=10.0)
     try:
         with pytest.raises(UserError, match=rf"no vLLM server is left: {two.urls[0]}: no answer within 10 s"):
-            train(str(folder), {"default": task_of()}, config, tmp_path, engine_config=engine, runtime=CPU)
+            run(folder, tmp_path, config, engine_config=engine)
     finally:
         two.signal(two.urls[0], signal.SIGCONT)
     assert [row["step"] for row in rows_of(tmp_path)] == [1]

@@ -3,36 +3,31 @@ before the optimizer steps on what it sampled."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from grpo.config.engine import EngineConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig
 from grpo.config.training import RLConfig
 from grpo.engines.vllm.in_process import VllmEngine
 from grpo.errors import UserError
 from grpo.rollout.sampler import Task
 from grpo.trainer import TrainResult
-from support.train import train
+from support import runs
+from support.runs import LEARNING, Killed, assert_learnt, before, interrupt_at, rows_of
 from support.vllm_runs import tasks, vllm_config
 
 pytestmark = pytest.mark.vllm
 
-CPU = RuntimeConfig(device="cpu")
 LORA = {"r": 4, "alpha": 8, "targets": "all-linear"}
 BLOCK = 128  # tokens of a cache block on a CPU: only whole ones are kept for the next request
 
 
 def run(folder: Path, out: Path, config: RLConfig, made: dict[str, Task] | None = None, **vllm: Any) -> TrainResult:
     engine = EngineConfig.model_validate({"kind": "vllm", "vllm": {"kv_cache_gib": 0.1, **vllm}})
-    return train(str(folder), made or tasks(), config, out, seed=1, engine_config=engine, runtime=CPU)
-
-
-def rows_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return runs.run(folder, out, config, made or tasks(), engine_config=engine)
 
 
 @pytest.mark.parametrize(
@@ -40,15 +35,10 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     [({}, {}), ({"lora": LORA}, {"lora": "merged"}), ({"lora": LORA}, {"lora": "adapter"})],
 )
 def test_it_learns_a_toy_reward(folder, tmp_path, settings, vllm):
-    config = vllm_config(
-        steps=25, group_size=8, prompts_per_step=6, optimizer={"lr": 1e-2 if not settings else 4e-2}, **settings,
-        loss={"aggregation": "token"},
-    )  # fmt: skip
+    config = vllm_config(**LEARNING | {"optimizer": {"lr": 1e-2 if not settings else 4e-2}} | settings)
     run(folder, tmp_path, config, **vllm)
-    rows = rows_of(tmp_path)
-    rewards = [row["reward"] for row in rows]
-    assert sum(rewards[:3]) / 3 < 0.35
-    assert sum(rewards[-3:]) / 3 > 0.7
+    assert_learnt(tmp_path, 0.7)
+    rows = rows_of(tmp_path, timings=True)
     assert max(row["logprob_mismatch_max"] for row in rows) < 1e-4
     assert all(row["seconds/sync"] > 0 for row in rows)
 
@@ -102,20 +92,9 @@ def test_a_fault_of_the_second_sync_ends_the_run(
     folder, tmp_path, monkeypatch, fault, words, settings, deliver, length
 ):
     """The first rollout is sound, and trains; nothing of the second one may."""
-    sync, adam = VllmEngine.sync, torch.optim.AdamW.step
     steps: list[int] = []
-
-    def faulty(self: VllmEngine, policy: Any) -> None:
-        if self.version == 1:
-            fault(self)
-        sync(self, policy)
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        steps.append(1)
-        return adam(self, *args, **kwargs)
-
-    monkeypatch.setattr(VllmEngine, "sync", faulty)
-    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    before(monkeypatch, VllmEngine, "sync", lambda self, _: self.version == 1 and fault(self))
+    before(monkeypatch, torch.optim.AdamW, "step", lambda *_, **__: steps.append(1))
     with pytest.raises(UserError, match=words) as caught:
         run(folder, tmp_path, vllm_config(**settings), tasks(length), lora=deliver)
     assert "\n" not in str(caught.value)
@@ -136,17 +115,10 @@ def test_a_resumed_run_ends_as_the_whole_one(folder, tmp_path, monkeypatch):
     """vLLM repeats itself on a CPU: same tokens, same weights."""
     config = vllm_config(steps=6, checkpoint={"every": 2})
     run(folder, tmp_path / "whole", config)
-    generate = VllmEngine.generate
-
-    def dying(self: VllmEngine, *args: Any, step: int, **kwargs: Any) -> Any:
-        if step == 5:
-            raise KeyboardInterrupt
-        return generate(self, *args, step=step, **kwargs)
-
-    monkeypatch.setattr(VllmEngine, "generate", dying)
-    with pytest.raises(KeyboardInterrupt):
-        run(folder, tmp_path / "cut", config)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, VllmEngine)
+        with pytest.raises(Killed):
+            run(folder, tmp_path / "cut", config)
     run(folder, tmp_path / "cut", config)
     for name in ("completions/step-000005.jsonl", "completions/step-000006.jsonl", "model/model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
