@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpo.config.algorithm import LoraConfig
 from grpo.model import head as chunked_head
@@ -15,7 +14,8 @@ from grpo.model.fit import fit_of
 from grpo.model.head import LogitShape, target_logprobs
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
-from support.models import make_model
+from support.models import make_model, move
+from support.operations import Operations
 
 TOKENS, VOCABULARY, WIDTH = 11, 7, 5
 SHAPES = [LogitShape(), LogitShape(temperature=0.7, scale=0.5), LogitShape(temperature=0.7, softcap=1.5)]
@@ -63,31 +63,16 @@ def test_entropy_has_a_gradient_only_where_it_is_asked_for():
         assert not target_logprobs(hidden, weight, None, targets, LogitShape())[0].requires_grad
 
 
-class Sizes(TorchDispatchMode):
-    """The shapes of all tensors that are made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: list[torch.Size] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for each in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(each, torch.Tensor):
-                self.shapes.append(each.shape)
-        return result
-
-
 def test_no_tensor_is_larger_than_a_chunk_forward_or_backward(monkeypatch):
     monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_: 5)
     hidden, weight, _, targets = given(torch.float32, tokens=200, words=100)
-    with Sizes() as sizes:
+    with Operations() as done:
         logprobs, entropy = target_logprobs(
             hidden, weight, None, targets, LogitShape(0.9), with_entropy=True, entropy_gradient=True
         )
         (logprobs + entropy).sum().backward()
-    assert max(shape.numel() for shape in sizes.shapes) == hidden.numel()  # 1,000; all logits would be 20,000
-    assert max(shape[0] for shape in sizes.shapes if len(shape) == 2 and shape[1] == 100) == 5
+    assert max(shape.numel() for shape in done.made()) == hidden.numel()  # 1,000; all logits would be 20,000
+    assert max(shape[0] for shape in done.made() if len(shape) == 2 and shape[1] == 100) == 5
 
 
 @pytest.mark.parametrize("rows", [3, 100])
@@ -97,21 +82,18 @@ def test_a_frozen_head_costs_no_weight_gradient(rows, monkeypatch):
     for frozen in (False, True):
         weight.requires_grad_(not frozen)
         logprobs, _ = target_logprobs(hidden, weight, None, targets, LogitShape())
-        with Sizes() as sizes:
+        with Operations() as done:
             logprobs.sum().backward()
-        assert (weight.shape not in sizes.shapes) == frozen
+        assert (weight.shape not in done.made()) == frozen
 
 
 def test_one_chunk_is_not_computed_twice(monkeypatch):
-    calls = []
-    make_logits = chunked_head._make_logits
-    monkeypatch.setattr(chunked_head, "_make_logits", lambda *args: calls.append(1) or make_logits(*args))
     for rows, expected in ((100, 1), (4, 6)):
         monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_, rows=rows: rows)
-        calls.clear()
         hidden, weight, _, targets = given()
-        target_logprobs(hidden, weight, None, targets, LogitShape())[0].sum().backward()
-        assert len(calls) == expected
+        with Operations() as done:
+            target_logprobs(hidden, weight, None, targets, LogitShape())[0].sum().backward()
+        assert len(done.products(VOCABULARY)) == expected
 
 
 @pytest.mark.parametrize("rows", [2, 1000])
@@ -135,10 +117,7 @@ def test_half_precision_multiplies_in_it_and_adds_up_in_fp32(rows, monkeypatch):
 def test_an_adapter_on_the_head(bias):
     """Untied, it may have one: the same log-probs and gradients as the model's own logits give."""
     model = add_adapter(make_model("llama"), LoraConfig(r=3, alpha=6, targets=("lm_head", "q_proj", "v_proj")))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_()
+    move(model, 0.3, seed=0)
     ids = (20, 30, 40, 50, 60)
     rows = make_input([(ids[:2], ids[2:])], torch.device("cpu"), share_prompts=False)
     fit = fit_of(model, 0.8)

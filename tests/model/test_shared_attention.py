@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +20,15 @@ from grpo.learner.batching import TrainRow
 from grpo.learner.learner import Learner, make_learner
 from grpo.model import attention as shared_attention
 from grpo.model import attention_cpu as cpu_attention
-from grpo.model import head as chunked_head
 from grpo.model.fit import fit_of
 from grpo.model.head import LogitShape
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import ModelInput, Segments, make_input
 from grpo.model.policy import Policy
 from grpo.types import Completion, Rollout
-from support.models import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer
+from support.models import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer, move
+from support.operations import Operations
+from support.runs import before, config_of
 from support.train import backward
 
 CPU = torch.device("cpu")
@@ -102,10 +104,10 @@ def plain_attention(
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     stretches = [(*both, []) for both in zip(*segments.prompts, strict=True)]
     for start, length, prompt in zip(*segments.completions, segments.group, strict=True):
-        first, count, _ = stretches[prompt]
-        stretches.append((start, length, list(range(first, first + count))))
-    for start, length, before in stretches:
-        where = [*before, *range(start, start + length)]
+        begins, count, _ = stretches[prompt]
+        stretches.append((start, length, list(range(begins, begins + count))))
+    for start, length, first in stretches:
+        where = [*first, *range(start, start + length)]
         scores = torch.einsum("qhd,khd->hqk", q[where], k[where]) * scale
         if softcap:
             scores = softcap * torch.tanh(scores / softcap)
@@ -115,7 +117,7 @@ def plain_attention(
             seen &= place[:, None] - place[None] < window
         weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
         result = torch.einsum("hqk,khd->qhd", weights, v[where])
-        out = out.index_copy(0, torch.tensor(where[len(before) :]), result[len(before) :])
+        out = out.index_copy(0, torch.tensor(where[len(first) :]), result[len(first) :])
     return out
 
 
@@ -186,21 +188,11 @@ def test_flex_attention_sees_the_same(layout, window, softcap):
 def test_the_work_of_attention_is_a_few_calls_and_no_prompt_is_copied(completion, flash, monkeypatch):
     """32 groups of 8: three attentions a layer, over keys that hold each prompt once; flash only of what is long."""
     calls: list[tuple[int, ...]] = []
-    flashed: list[tuple[int, ...]] = []
-    attention, flash_forward = shared_attention.attention, cpu_attention._flash
-
-    def counting(query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-        calls.append(tuple(key.shape))
-        return attention(query, key, *args, **kwargs)
-
-    def counting_flash(query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-        flashed.append(tuple(key.shape))
-        return flash_forward(query, key, *args, **kwargs)
-
-    monkeypatch.setattr(shared_attention, "attention", counting)
-    monkeypatch.setattr(cpu_attention, "_flash", counting_flash)
+    before(monkeypatch, shared_attention, "attention", lambda query, key, *_, **__: calls.append(tuple(key.shape)))
     rows = make_input(groups(0, (22,) * 32, (completion,), 8), CPU, share_prompts=True)
-    attend(rows.segments, *tensors(rows))
+    with Operations() as done:
+        attend(rows.segments, *tensors(rows))
+    flashed = [shapes[1] for name, shapes, _ in done.all if "flash_attention" in name]
     assert sorted(calls) == [(32, 2, 22, 8), (32, 2, 22, 8), (256, 2, completion - 1, 8)]
     assert flashed == [(256, 2, 89, 8)] * flash
 
@@ -218,9 +210,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def model_of(kind: str) -> Any:
+def model_of(kind: str, seed: int = 1, **settings: Any) -> Any:
     """Gemma 2 with plain attention: transformers' SDPA leaves its softcap out."""
-    model = make_model(kind, seed=1, **MODELS[kind])
+    model = make_model(kind, seed, **settings)
     if kind == "gemma2":
         model.set_attn_implementation("eager")
     return model
@@ -239,11 +231,8 @@ def by_themselves(model: Any, sequences: Sequences, temperature: float) -> tuple
     return torch.cat(logprobs), torch.cat(entropies)
 
 
-@pytest.mark.parametrize("kind", list(MODELS))
-@pytest.mark.parametrize("layout", ["unlike", "empty"])
-def test_log_probs_and_gradients_are_those_of_plain_forwards(kind, layout):
-    sequences = LAYOUTS[layout]
-    model = model_of(kind)
+def assert_packed_is_plain(model: Any, sequences: Sequences, close: float, gradient: float) -> None:
+    """Log-probs, entropies and gradients of one packed row against a plain forward for each completion."""
     other = copy.deepcopy(model)
     fit = fit_of(model, 0.9)
     assert fit.share_prompts
@@ -251,69 +240,46 @@ def test_log_probs_and_gradients_are_those_of_plain_forwards(kind, layout):
     with shared_attention.shared_attention(model):
         scores = token_logprobs(model, rows, fit.shape, with_entropy=True, entropy_gradient=True)
     logprobs, entropies = by_themselves(other, sequences, 0.9)
-    torch.testing.assert_close(scores.logprobs, logprobs, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(scores.entropy, entropies, rtol=1e-5, atol=1e-5)
-    weights = torch.randn(len(logprobs), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(scores.logprobs, logprobs, rtol=close, atol=close)
+    torch.testing.assert_close(scores.entropy, entropies, rtol=close, atol=close)
+    weights = torch.randn(len(logprobs), generator=torch.Generator().manual_seed(3), dtype=logprobs.dtype)
     (scores.logprobs * weights + 0.1 * scores.entropy).sum().backward()
     (logprobs * weights + 0.1 * entropies).sum().backward()
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         if theirs.grad.norm() == 0:
             assert ours.grad.norm() == 0
         else:
-            assert float((ours.grad - theirs.grad).norm() / theirs.grad.norm()) <= 1e-5, name
+            assert float((ours.grad - theirs.grad).norm() / theirs.grad.norm()) <= gradient, name
+
+
+@pytest.mark.parametrize("kind", list(MODELS))
+@pytest.mark.parametrize("layout", ["unlike", "empty"])
+def test_log_probs_and_gradients_are_those_of_plain_forwards(kind, layout):
+    assert_packed_is_plain(model_of(kind, **MODELS[kind]), LAYOUTS[layout], 1e-5, 1e-5)
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
 LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-    "rope_theta": 10000.0,
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16, "rope_theta": 10000.0,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama linear": ("llama", {"rope_parameters": LINEAR}),
+    "llama yarn": ("llama", {"rope_parameters": YARN}),
+    "llama llama3": ("llama", {"rope_parameters": LLAMA3}),
+    "llama one key head": ("llama", {"num_key_value_heads": 1}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": False}),
+    "qwen3": ("qwen3", {}),
+    "mistral": ("mistral-window", {}),
+    "mistral full": ("mistral", {}),
+    "gemma": ("gemma", {}),
+    "gemma2": ("gemma2", {"attn_logit_softcapping": 2.0}),
+    "gemma3": ("gemma3", {"query_pre_attn_scalar": 8, "layer_types": None}),
+    "phi3": ("phi3", {}),
+    "olmo2": ("olmo2", {}),
 }
-FAMILY = {
-    "Llama": {},
-    "Llama linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}},
-    "Llama yarn": {"rope_parameters": YARN},
-    "Llama llama3": {"rope_parameters": LLAMA3},
-    "Llama one key head": {"num_key_value_heads": 1},
-    "Qwen2": {},
-    "Qwen3": {"head_dim": 8},
-    "Mistral": {"sliding_window": 6},
-    "Mistral full": {"sliding_window": None},
-    "Gemma": {"head_dim": 8},
-    "Gemma2": {"head_dim": 8, "sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8},
-    "Gemma3Text": {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8},
-    "Phi3": {},
-    "Olmo2": {},
-}
-
-
-def family_model(name: str) -> Any:
-    """Two layers of an architecture, in float64."""
-    import transformers
-
-    kind = name.split()[0]
-    settings: dict[str, Any] = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "initializer_range": 0.25,
-        "pad_token_id": PAD,
-        "eos_token_id": EOS,
-        "bos_token_id": None,
-    }
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(**settings | FAMILY[name])
-    model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config).eval().double()
-    if kind == "Gemma2":
-        model.set_attn_implementation("eager")
-    return model
 
 
 @pytest.mark.parametrize("name", list(FAMILY))
@@ -322,33 +288,14 @@ def test_in_double_precision_a_packed_update_is_that_of_plain_forwards(name):
 
     What rounds is what transformers does in fp32 whatever the model's type: norms, rotations, the eager softmax.
     """
-    model = family_model(name)
-    other = copy.deepcopy(model)
+    kind, settings = FAMILY[name]
+    model = model_of(kind, 0, max_position_embeddings=128, bos_token_id=None, **settings).double()
     sequences = [*groups(1, (1, 9, 4), (1, 2, 20), 3), ((9,), ()), *groups(8, (30,), (5,), 1)]
-    sequences += groups(1, (1,), (7,), 2)
-    fit = fit_of(model, 0.9)
-    assert fit.share_prompts
-    with shared_attention.shared_attention(model):
-        scores = token_logprobs(model, make_input(sequences, CPU, share_prompts=True), fit.shape)
-    expected, _ = by_themselves(other, sequences, 0.9)
-    torch.testing.assert_close(scores.logprobs, expected, rtol=2e-6, atol=2e-6)
-    weights = torch.randn(len(expected), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    (scores.logprobs * weights).sum().backward()
-    (expected * weights).sum().backward()
-    for (parameter, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
-        assert float((ours.grad - theirs.grad).norm() / theirs.grad.norm()) <= 1e-6, parameter
+    assert_packed_is_plain(model, sequences + groups(1, (1,), (7,), 2), 2e-6, 1e-6)
 
 
 def learner_of(model: Any, **settings: Any) -> tuple[Learner, RLConfig]:
-    base = {
-        "steps": 1,
-        "group_size": 4,
-        "prompts_per_step": 5,
-        "sampling": {"max_tokens": 40},
-        "optimizer": {"lr": 1e-3},
-        "micro_batch_tokens": 200,
-    }
-    config = RLConfig.model_validate(base | settings)
+    config = config_of(**{"sampling": {"max_tokens": 40}, "micro_batch_tokens": 200} | settings)
     return make_learner(Policy(model, make_tokenizer(), CPU), config, RuntimeConfig(device="cpu")), config
 
 
@@ -362,7 +309,7 @@ def rows_of(sequences: Sequences) -> list[TrainRow]:
     ]
 
 
-def test_each_prompt_goes_through_the_model_once_and_no_padding_does(monkeypatch):
+def test_each_prompt_goes_through_the_model_once_and_no_padding_does():
     """Counted: tokens through every linear layer and through the head, of an update and of scoring."""
     model = make_model("llama")
     sequences = LAYOUTS["unlike"]
@@ -380,19 +327,21 @@ def test_each_prompt_goes_through_the_model_once_and_no_padding_does(monkeypatch
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) and "lm_head" not in name}
     for name, module in layers.items():
         module.register_forward_hook(count(name))
-    make_logits = chunked_head._make_logits
 
-    def counting(states: torch.Tensor, *args: Any) -> Any:
-        seen["head"] = seen.get("head", 0) + len(states)
-        return make_logits(states, *args)
+    def counted(act: Callable[..., Any], *arguments: Any) -> dict[str, int]:
+        seen.clear()
+        with Operations() as done:
+            act(*arguments)
+        return seen | {"head": sum(shape[0] for shape in done.products(VOCAB_SIZE))}
 
-    monkeypatch.setattr(chunked_head, "_make_logits", counting)
     expected = dict.fromkeys(layers, prompts + trained - len(sequences)) | {"head": trained}
     backward(learner, rows_of(sequences), config)
     assert seen == expected
     seen.clear()
     learner.logprobs(rows_of(sequences))
     assert seen == expected
+    assert counted(accumulate_gradients, learner, rows_of(sequences), config) == expected
+    assert counted(learner.logprobs, rows_of(sequences)) == expected
 
 
 @pytest.mark.parametrize("budget", [1, 50, 130, 10_000])
@@ -459,22 +408,10 @@ def test_a_window_that_attention_is_not_told_of_is_noticed(caplog):
 
 @pytest.mark.parametrize(
     ("kind", "settings", "scale"),
-    [("Cohere", {"logit_scale": 0.25}, 0.25), ("Granite", {"logits_scaling": 8.0}, 0.125)],
+    [("cohere", {"logit_scale": 0.25}, 0.25), ("granite", {"logits_scaling": 8.0}, 0.125)],
 )
 def test_scaled_logits_are_recognised(kind, settings, scale):
-    import transformers
-
-    model = make_model("llama")
-    config = getattr(transformers, f"{kind}Config")(
-        **{k: v for k, v in model.config.to_dict().items() if k in ("vocab_size", "hidden_size", "num_hidden_layers")},
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        initializer_range=0.25,
-        pad_token_id=PAD,
-        **settings,
-    )
-    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    model = make_model(kind, **settings)
     fit = fit_of(model, 0.9)
     assert fit.shape.scale == pytest.approx(scale, rel=1e-6)
     sequences = LAYOUTS["unlike"]
@@ -546,10 +483,7 @@ def test_activations_made_again_give_the_same_gradient(lora):
         model = make_model("qwen2", seed=1)
         if lora:
             model = add_adapter(model, LoraConfig.model_validate(lora), seed=0)
-            with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    if "lora_B" in name:
-                        parameter.normal_(generator=torch.Generator().manual_seed(0))
+            move(model, 1.0, seed=0)
         extra = {"lora": lora} if lora else {}
         learner, config = learner_of(model, gradient_checkpointing=again, micro_batch_tokens=10_000, **extra)
         forwards = count_calls([module for name, module in model.named_modules() if name.endswith("mlp.act_fn")])

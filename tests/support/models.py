@@ -87,6 +87,11 @@ def make_model(
                 hf.Gemma3TextConfig,
                 {"head_dim": 8, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
             ),
+            "gemma": (hf.GemmaConfig, {"head_dim": 8}),
+            "phi3": (hf.Phi3Config, {}),
+            "olmo2": (hf.Olmo2Config, {}),
+            "cohere": (hf.CohereConfig, {}),
+            "granite": (hf.GraniteConfig, {}),
             "gpt-oss": (hf.GptOssConfig, {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}),
         }
         cls, extra = own[kind]
