@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from grpo.config.algorithm import CorrectionConfig, LossConfig
-from grpo.loss import Normaliser, cispo_objective, correction_weights, grpo_loss, kl_estimate, policy_ratio, ppo_objective, stale_sequences
+from grpo.loss import (
+    Normaliser,
+    cispo_objective,
+    correction_weights,
+    grpo_loss,
+    kl_estimate,
+    policy_ratio,
+    ppo_objective,
+    stale_sequences,
+)
 
 LN = math.log
 
