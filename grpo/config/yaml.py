@@ -32,6 +32,8 @@ READ: dict[str, Callable[[str], Any]] = {
     "float": lambda text: float(re.sub(r"\.(?=[in])", "", text.lower())),
     "str": str,
 }
+WORDS = ("null", "true", "false", "yes", "no", "on", "off")
+LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # of Unicode: lost unless they are escaped
 
 
 def load_yaml(text: str, name: str) -> Any:
@@ -81,7 +83,7 @@ def _mapping(node: MappingNode, *around: Node) -> dict[Any, Any]:
 def dump_yaml(tree: Any) -> str:
     """A text from which `load_yaml` gives the same, and so do readers of YAML 1.1."""
     text = io.StringIO()
-    _yaml(_Careful).dump(tree, text)
+    _yaml().dump(tree, text)
     return text.getvalue()
 
 
@@ -94,39 +96,27 @@ class _Resolver(VersionedResolver):
         return Tag(suffix=TAG + next(tag for tag, form in CORE.items() if form.fullmatch(value)))
 
 
-class _Careful(_Resolver):
-    """For writing: a text that is something else to YAML 1.1 is quoted as well; but y and n, which no reader heeds."""
-
-    @property
-    def processing_version(self) -> tuple[int, int]:
-        return 1, 1
-
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        tag = super().resolve(kind, value, implicit)
-        if str(tag) != f"{TAG}str" or value in ("y", "Y", "n", "N"):
-            return tag
-        return VersionedResolver.resolve(self, kind, value, implicit)
-
-
 class _Representer(SafeRepresenter):
+    def text(self, value: str) -> ScalarNode:
+        """Plain where it begins like a word or a path and is nothing else to YAML 1.1 or 1.2."""
+        plain = (value[:1].isalpha() or value[:1] == "/") and value.lower() not in WORDS
+        style = '"' if LINE_ENDS.search(value) else None if plain else "'"
+        return self.represent_scalar(f"{TAG}str", value, style)
+
     def number(self, value: float) -> ScalarNode:
         """1.0e-06: to YAML 1.1 a number has a point."""
         node = self.represent_float(value)
         node.value = node.value if "." in node.value else node.value.replace("e", ".0e")
         return node
 
-    def text(self, value: str) -> ScalarNode:
-        """Unicode's own line ends are lost unless they are escaped."""
-        return self.represent_scalar(f"{TAG}str", value, '"' if re.search("[\x85\u2028\u2029]", value) else None)
 
-
-_Representer.add_representer(float, _Representer.number)
 _Representer.add_representer(str, _Representer.text)
+_Representer.add_representer(float, _Representer.number)
 
 
-def _yaml(resolver: type[_Resolver] = _Resolver) -> YAML:
+def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
-    yaml.Resolver, yaml.Representer = resolver, _Representer
+    yaml.Resolver, yaml.Representer = _Resolver, _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     return yaml

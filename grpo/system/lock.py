@@ -29,7 +29,7 @@ log = logging.getLogger("grpo")
 
 LOCK = ".lock"
 TAKEN = (errno.EACCES, errno.EAGAIN)
-_held: dict[Path, int] = {}  # by this process: a pipeline holds what its stages ask for again
+_held: set[Path] = set()  # by this process: a pipeline holds what its stages ask for again
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,17 @@ def lock_run(folder: Path, world: World, *, shared: bool = False) -> Iterator[Ru
         UserError: another run holds it.
     """
     key = folder.resolve()
-    if world.rank or key in _held or fcntl is None:
-        _agree(world, None)
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    handle = world.main_finds(lambda: None if key in _held or fcntl is None else _take(folder, shared))
+    if world.rank or handle is None:
         yield RunLock(folder, None if world.rank else _identity(folder))
         return
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    handle, refusal = _take(folder, shared)
+    _held.add(key)
     try:
-        _agree(world, refusal)
-        _held[key] = handle
         yield RunLock(folder, _identity(folder))
     finally:
-        if _held.pop(key, None) is not None:
-            _tidy(handle, folder, new)
+        _held.discard(key)
+        _tidy(handle, folder, new)
         os.close(handle)
 
 
@@ -82,15 +80,12 @@ def _tidy(handle: int, folder: Path, new: list[Path]) -> None:
             path.rmdir()
 
 
-def _agree(world: World, refusal: str | None) -> None:
-    """What the main process found is raised in all."""
-    said = world.gather(refusal)[0]
-    if said is not None:
-        raise UserError(said)
+def _take(folder: Path, shared: bool) -> int:
+    """The open lock file.
 
-
-def _take(folder: Path, shared: bool) -> tuple[int, str | None]:
-    """(open lock file, why the lock was not granted)."""
+    Raises:
+        UserError: the lock was not granted.
+    """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         with must_write(folder / LOCK, 100):
@@ -99,30 +94,26 @@ def _take(folder: Path, shared: bool) -> tuple[int, str | None]:
         try:
             fcntl.lockf(handle, kind | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in TAKEN:
-                who = f"another run ({_holder(handle)})"
-                return handle, f"{who} is writing to '{folder}': wait for its end, or give another folder"
-            log.warning("'%s' cannot be locked (%s): do not start a second run there", folder, error.strerror)
-            return handle, None
-        if _identity(folder / LOCK) == _inode(os.fstat(handle)):
+            if error.errno not in TAKEN:
+                log.warning("'%s' cannot be locked (%s): do not start a second run there", folder, error.strerror)
+                return handle
+            holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "of another process"
+            os.close(handle)
+            raise UserError(
+                f"another run ({holder}) is writing to '{folder}': wait for its end, or give another folder"
+            ) from error
+        if _identity(folder / LOCK) == _identity(handle):
             break
         os.close(handle)  # it was removed, with the run that held it, before we had it
     with contextlib.suppress(OSError):  # a full disk: the lock holds, it only has no name
         os.truncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    return handle, None
+    return handle
 
 
-def _holder(handle: int) -> str:
-    return os.pread(handle, 200, 0).decode(errors="replace").strip() or "of another process"
-
-
-def _inode(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(file: Path | int) -> tuple[int, int] | None:
     try:
-        return _inode(path.stat())
+        state = os.stat(file)
     except FileNotFoundError:
         return None
+    return state.st_dev, state.st_ino

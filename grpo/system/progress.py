@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,29 +15,8 @@ from grpo.system.world import is_main
 QUIET_SECONDS = 30.0  # between two plain lines when nobody watches
 
 
-class Bar(Protocol):
-    """What `progress` hands out."""
-
-    def advance(self, amount: int = 1, note: str = "") -> None: ...
-
-
-class _SilentBar:
-    """Of the processes that do not speak."""
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        return
-
-
-class _TerminalBar:
-    def __init__(self, display: Progress, task: TaskID) -> None:
-        self._display, self._task = display, task
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        self._display.update(self._task, advance=amount, note=note)
-
-
-class _PlainBar:
-    """At most one line every `QUIET_SECONDS`, and one at the end."""
+class Bar:
+    """What `progress` hands out. Of the main process at most one line every `QUIET_SECONDS`, and one at the end."""
 
     def __init__(self, label: str, total: int, done: int) -> None:
         self._label, self._total, self._start, self._done = label, total, done, done
@@ -59,7 +37,16 @@ class _PlainBar:
 
     def _say(self, timing: str) -> None:
         parts = [f"{self._label}: {self._done}/{self._total}", timing, self._note]
-        print(", ".join(part for part in parts if part), flush=True)
+        if is_main():
+            print(", ".join(part for part in parts if part), flush=True)
+
+
+class _TerminalBar(Bar):
+    def __init__(self, display: Progress, task: TaskID) -> None:
+        self._display, self._task = display, task
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        self._display.update(self._task, advance=amount, note=note)
 
 
 def _clock(seconds: float) -> str:
@@ -75,13 +62,10 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Bar]:
     >>> with progress("reasoning RL", total=30) as bar:
     ...     bar.advance(1, "reward 0.52")
     """
-    if not is_main():
-        yield _SilentBar()
-        return
-    if not sys.stdout.isatty():
-        plain = _PlainBar(label, total, done)
-        yield plain
-        plain.finish()  # not after an exception: the work did not finish
+    if not is_main() or not sys.stdout.isatty():
+        bar = Bar(label, total, done)
+        yield bar
+        bar.finish()  # not after an exception: the work did not finish
         return
     columns = (
         TextColumn("{task.description}"),

@@ -104,8 +104,8 @@ def later() -> Iterator[None]:
 @contextmanager
 def between(before: Callable[[], None], after: Callable[[], None]) -> Iterator[None]:
     """`before` and `after` the block, which run whole: signals wait for them, and in the block are heeded as ever."""
-    held, _state.held = _state.held, True
-    try:
+    held = _state.held
+    with later():
         before()
         try:
             try:
@@ -115,9 +115,6 @@ def between(before: Callable[[], None], after: Callable[[], None]) -> Iterator[N
                 _state.held = True
         finally:
             after()
-    finally:
-        _state.held = held
-    hold(held)
 
 
 def hold(held: bool) -> None:

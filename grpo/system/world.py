@@ -161,6 +161,14 @@ def first_failure(code: int) -> tuple[int, bool]:
     return int(first.split()[0]), first == mine
 
 
+def _attempt(work: Callable[[], ResultT]) -> tuple[ResultT | None, str | None]:
+    """(result, the text of a `UserError`), one of them None."""
+    try:
+        return work(), None
+    except UserError as error:
+        return None, str(error)
+
+
 @dataclass(frozen=True)
 class World:
     """This process among those of the run."""
@@ -195,17 +203,10 @@ class World:
     def main_finds(self, find: Callable[[], ResultT]) -> ResultT:
         """What the main process finds, for all: on a network drive another may not see it yet. A `UserError` there is
         raised in all."""
-        found: ResultT | None = None
-        failure: str | None = None
-        if self.rank == 0:
-            try:
-                found = find()
-            except UserError as error:
-                failure = str(error)
-        found, failure = self.gather((found, failure))[0]
+        value, failure = self.gather(_attempt(find) if self.rank == 0 else (None, None))[0]
         if failure is not None:
             raise UserError(failure)
-        return found  # type: ignore[return-value]
+        return value  # type: ignore[return-value]
 
     def spread(self, items: Sequence[ItemT], work: Callable[[list[ItemT]], Sequence[ResultT]]) -> list[ResultT]:
         """`work` on all items, every n-th of them here; all results on every process, in the order of the items.
@@ -214,20 +215,15 @@ class World:
         """
         if self.size == 1:
             return list(work(list(items)))
-        own = list(items[self.rank :: self.size])
-        results: list[ResultT] = []
-        failure: str | None = None
-        try:
-            results = list(work(own))
-        except UserError as error:
-            failure = str(error)
-        if failure is None and len(results) != len(own):
-            raise RuntimeError(f"{len(results)} results for {len(own)} items")
-        gathered = self.gather((failure, results))
-        for failed, _ in gathered:
+        share = list(items[self.rank :: self.size])
+        results, failure = _attempt(lambda: list(work(share)))
+        if results is not None and len(results) != len(share):
+            raise RuntimeError(f"{len(results)} results for {len(share)} items")
+        everyone = self.gather((results or [], failure))
+        for _, failed in everyone:
             if failed is not None:
                 raise UserError(failed)
-        return [gathered[index % self.size][1][index // self.size] for index in range(len(items))]
+        return [everyone[index % self.size][0][index // self.size] for index in range(len(items))]
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Add up `.grad` over the processes. One that had nothing to train adds zeros; a parameter that got no

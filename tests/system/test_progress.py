@@ -1,0 +1,28 @@
+"""How far long work is, said where nobody watches."""
+
+import pytest
+
+from grpo.system import progress
+
+
+def work(note: str = "") -> None:
+    with progress.progress("work", total=3, done=1) as bar:
+        bar.advance(1, note)
+        bar.advance()
+
+
+def test_plain_lines_are_rare_and_the_last_one_is_there(capsys, monkeypatch):
+    work("reward 0.5")
+    assert capsys.readouterr().out == "work: 3/3, took 0:00, reward 0.5\n"
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
+    work()
+    assert capsys.readouterr().out == "work: 2/3, about 0:00 left\nwork: 3/3, took 0:00\n"
+    monkeypatch.setenv("RANK", "1")
+    work()
+    assert capsys.readouterr().out == ""
+
+
+def test_work_that_fails_did_not_finish(capsys):
+    with pytest.raises(RuntimeError), progress.progress("work", total=3):
+        raise RuntimeError
+    assert capsys.readouterr().out == ""
