@@ -26,6 +26,14 @@ def serving(answer: Callable[[Body, int], Any]) -> Iterator[Server]:
         yield server
 
 
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
 def said(text: str | None, finish: str = "stop") -> Reply:
     """A proper chat completion with this text."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
