@@ -12,12 +12,15 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from grpo.errors import UserError, describe, nearest
 from grpo.system.files import FULL
 from grpo.system.stopping import Stopped, handled
 from grpo.system.world import first_failure, is_main, join
+
+if TYPE_CHECKING:  # help need not wait for it
+    from stages.recipe.config import RecipeConfig
 
 log = logging.getLogger("grpo")
 
@@ -110,6 +113,17 @@ def find_config(name: str) -> Path:
     if local.is_dir():
         raise UserError(f"config '{name}': a folder, not a YAML file")
     raise UserError(f"config '{name}': no such file{nearest(local.name, shipped)}")
+
+
+def read_recipe(name: str, overrides: list[str]) -> RecipeConfig:
+    """The recipe in `find_config(name)` with these overrides; from here on its `runtime.log_level` holds."""
+    from grpo.config.file import read_config
+    from stages.recipe.config import RecipeConfig
+    from grpo.system.runtime import quiet
+
+    config = read_config(RecipeConfig, find_config(name), overrides)
+    quiet(config.runtime.log_level)
+    return config
 
 
 def shipped_configs() -> dict[str, Path]:

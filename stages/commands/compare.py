@@ -9,14 +9,7 @@ from typing import Any
 from grpo.errors import UserError, nearest
 from stages.commands.common import Parser
 
-MUST_AGREE = (
-    "data_hash",
-    "samples_per_problem",
-    "temperature",
-    "top_p",
-    "max_tokens",
-    "format_required",
-)
+MUST_AGREE = ("data_hash", "samples_per_problem", "temperature", "top_p", "max_tokens", "format_required")
 EXAMPLES = """\
   grpo compare runs/a/3-rejection-sampling/eval.json runs/a/4-helpfulness-rl/eval.json
   grpo compare old.json new.json --metric helpfulness && echo "not worse\""""
@@ -27,9 +20,8 @@ SIGNIFICANT = 0.05
 
 def compare_command(arguments: list[str]) -> int:
     """Exit code 1 when B is significantly worse."""
-    parser = Parser(
-        "grpo compare", "Paired comparison of two evaluations; exit 1 when B is significantly worse.", EXAMPLES
-    )
+    description = "Paired comparison of two evaluations; exit 1 when B is significantly worse."
+    parser = Parser("grpo compare", description, EXAMPLES)
     parser.add_argument("a", metavar="A.json")
     parser.add_argument("b", metavar="B.json")
     parser.add_argument("--metric", default="pass@1", metavar="NAME", help=f"{', '.join(METRICS)} (default pass@1)")
@@ -37,18 +29,14 @@ def compare_command(arguments: list[str]) -> int:
     if chosen.metric not in METRICS:
         raise UserError(f"--metric '{chosen.metric}': not a metric of every problem{nearest(chosen.metric, METRICS)}")
     a, b = _read(chosen.a), _read(chosen.b)
+    refused = f"'{chosen.a}' and '{chosen.b}' are not comparable"
     for key in (*MUST_AGREE, _prompt_key(a, b)):
         if a.get(key) != b.get(key):
-            raise UserError(
-                f"'{chosen.a}' and '{chosen.b}' are not comparable: {key} is {a.get(key)} and {b.get(key)}; "
-                "evaluate both with the same settings"
-            )
+            differ = f"{key} is {a.get(key)} and {b.get(key)}"
+            raise UserError(f"{refused}: {differ}; evaluate both with the same settings")
     first, second = _values(chosen.a, chosen.metric), _values(chosen.b, chosen.metric)
-    if first.keys() != second.keys():
-        only = sorted(first.keys() ^ second.keys())
-        raise UserError(
-            f"'{chosen.a}' and '{chosen.b}' are not comparable: {len(only)} problems only in one, e.g. {only[0]}"
-        )
+    if only := sorted(first.keys() ^ second.keys()):
+        raise UserError(f"{refused}: {len(only)} problems only in one, e.g. {only[0]}")
     return _report(chosen.metric, list(first.values()), [second[key] for key in first])
 
 
@@ -64,20 +52,12 @@ def _report(metric: str, a: list[float], b: list[float]) -> int:
 
     result = compare_paired(a, b)
     significant = result.p_value < SIGNIFICANT
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    worse = significant and sign * result.difference < 0
-    verdict = (
-        "B is significantly worse"
-        if worse
-        else "B is significantly better"
-        if significant
-        else "no significant difference"
-    )
+    worse = significant and (-result.difference if metric in LOWER_IS_BETTER else result.difference) < 0
     print(f"{metric} on {result.n} problems: A {100 * sum(a) / len(a):.1f}, B {100 * sum(b) / len(b):.1f}")
     interval = f"[{100 * result.low:+.1f}, {100 * result.high:+.1f}]"
     print(f"B - A: {100 * result.difference:+.1f} points, 95% interval {interval}")
     print(f"p = {result.p_value:.4f} (two-sided sign-flip test)")
-    print(verdict)
+    print(f"B is significantly {'worse' if worse else 'better'}" if significant else "no significant difference")
     return 1 if worse else 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grpo.errors import UserError
 from grpo.system.files import check_out
-from stages.commands.common import Parser, add_overrides, find_config, guarded
+from stages.commands.common import Parser, add_overrides, guarded, read_recipe
 from stages.recipe.config import RecipeConfig
 
 RUN_EXAMPLES = """\
@@ -18,6 +18,10 @@ RUN_EXAMPLES = """\
   grpo run my.yaml --until cold_start               stop after this stage
   grpo run my.yaml --profile 3                      where the time of three steps of each RL stage goes
   accelerate launch --multi_gpu --num_processes 4 -m stages.cli run my.yaml        several processes"""
+
+STAGE_EXAMPLES = """\
+  python stages/{key}.py configs/tiny.yaml
+  python -m stages.{key} my.yaml --out runs/a --init MODEL seed=1"""
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -32,12 +36,11 @@ def _common(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser)
 
 
-def _overrides(arguments: argparse.Namespace) -> list[str]:
-    return [*arguments.overrides, *([f"runtime.profile={arguments.profile}"] if arguments.profile else [])]
-
-
-def _out(arguments: argparse.Namespace) -> Path:
-    return Path(arguments.out) if arguments.out else Path("runs") / Path(arguments.config).stem
+def _read(chosen: argparse.Namespace) -> tuple[RecipeConfig, Path]:
+    """The config and the run folder."""
+    profile = [f"runtime.profile={chosen.profile}"] if chosen.profile else []
+    config = read_recipe(chosen.config, [*chosen.overrides, *profile])
+    return config, Path(chosen.out) if chosen.out else Path("runs") / Path(chosen.config).stem
 
 
 def run_command(arguments: list[str]) -> int:
@@ -47,16 +50,11 @@ def run_command(arguments: list[str]) -> int:
     parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="run this stage and all later ones anew")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     chosen = parser.read(arguments)
-
-    from grpo.config.file import read_config
-    from grpo.system.runtime import quiet
-
-    config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
-    quiet(config.runtime.log_level)
+    config, run = _read(chosen)
 
     from stages.recipe.pipeline import run_pipeline
 
-    run_pipeline(config, _out(chosen), Path(chosen.config).name, chosen.from_stage, chosen.until, chosen.accept_changes)
+    run_pipeline(config, run, Path(chosen.config).name, chosen.from_stage, chosen.until, chosen.accept_changes)
     return 0
 
 
@@ -65,18 +63,12 @@ def stage_command(key: str, arguments: list[str]) -> int:
     parser = Parser(
         f"python stages/{key}.py",
         f"Run the stage {key}. Its input is the previous stage's model in the run folder, or --init.",
-        f"  python stages/{key}.py configs/tiny.yaml\n"
-        f"  python -m stages.{key} my.yaml --out runs/a --init MODEL seed=1",
+        STAGE_EXAMPLES.format(key=key),
     )
     _common(parser)
     parser.add_argument("--init", metavar="MODEL", help="model folder or hub name to start from")
     chosen = parser.read(arguments)
-
-    from grpo.config.file import read_config
-    from grpo.system.runtime import quiet
-
-    config = read_config(RecipeConfig, find_config(chosen.config), _overrides(chosen))
-    quiet(config.runtime.log_level)
+    config, run = _read(chosen)
     if getattr(config, key) is None:
         raise UserError(f"config '{chosen.config}': no section '{key}', so there is no such stage to run")
     if chosen.init is not None and key == "base":
@@ -91,7 +83,6 @@ def stage_command(key: str, arguments: list[str]) -> int:
     from stages.recipe.summary import print_table, summarise
     from stages.recipe.table import STAGES
 
-    run = _out(chosen)
     check_out(run)
     if chosen.init is not None:
         check_model(chosen.init)

@@ -6,12 +6,13 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from grpo.errors import UserError, first_line
-from stages.commands.common import Parser, add_overrides, find_config
+from stages.commands.common import Parser, add_overrides, read_recipe
 
 if TYPE_CHECKING:
     from grpo.engines.vllm.start import ServedModel
     from stages.recipe.config import RecipeConfig
 
+DESCRIPTION = "Serve the config's model with vLLM, for runs with engine=vllm-server, which bring weights of their own."
 EXAMPLES = """\
   grpo serve my.yaml                                        every address of engine.server.urls on this machine
   grpo serve my.yaml --url http://localhost:8001            this one alone
@@ -22,23 +23,13 @@ then, elsewhere: grpo run my.yaml engine=vllm-server"""
 
 def serve_command(arguments: list[str]) -> int:
     """Runs until it is told to end: 128 + the number of the signal."""
-    parser = Parser(
-        "grpo serve",
-        "Serve the config's model with vLLM, for runs with engine=vllm-server, which bring weights of their own.",
-        EXAMPLES,
-    )
+    parser = Parser("grpo serve", DESCRIPTION, EXAMPLES)
     parser.add_argument("config", metavar="CONFIG", help="YAML file, or the name of a shipped config")
     parser.add_argument("--init", metavar="MODEL", help="model folder or hub name (default: the base model)")
     parser.add_argument("--url", metavar="URL", help="address to serve at (default: those of engine.server.urls)")
     add_overrides(parser)
     chosen = parser.read(arguments)
-
-    from grpo.config.file import read_config
-    from grpo.system.runtime import quiet
-    from stages.recipe.config import RecipeConfig
-
-    config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
-    quiet(config.runtime.log_level)
+    config = read_recipe(chosen.config, chosen.overrides)
 
     from grpo.engines.vllm import require_vllm
     from grpo.engines.vllm.serve import here
@@ -71,10 +62,10 @@ def _sampled(config: RecipeConfig, model: str) -> ServedModel:
 
     check_model(model)
     try:
-        found = AutoConfig.from_pretrained(model)
+        settings = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise UserError(f"model '{model}': cannot be loaded: {first_line(error)}") from error
-    longest = int(getattr(found.get_text_config(), "max_position_embeddings", 0))
+    longest = int(getattr(settings.get_text_config(), "max_position_embeddings", 0))
     device = pick_device(config.runtime).type
     return ServedModel(model, None, (), longest, device, config.runtime.dtype)
 
@@ -82,10 +73,10 @@ def _sampled(config: RecipeConfig, model: str) -> ServedModel:
 def _serve(config: RecipeConfig, sampled: ServedModel, urls: list[str]) -> int:
     from grpo.engines.vllm.serve import Child, drop_output, how_ended, start_servers, stop, wait_until_ready, watch
 
-    told: list[int] = []
+    signals: list[int] = []
 
     def end(number: int, _: Any) -> None:
-        told.append(number)
+        signals.append(number)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -95,13 +86,13 @@ def _serve(config: RecipeConfig, sampled: ServedModel, urls: list[str]) -> int:
         wait_until_ready(children, config.engine.server.start_timeout)
         watch(children)
     except KeyboardInterrupt:
-        return 128 + told[0]
+        return 128 + signals[0]
     finally:
         for number in before:
             signal.signal(number, signal.SIG_IGN)  # what is started must be ended
-        as_told = bool(told) and not any(how_ended(child) for child in children)
+        all_well = bool(signals) and not any(how_ended(child) for child in children)
         stop(children)
-        if as_told:
+        if all_well:
             drop_output(children)
         for number, handler in before.items():
             signal.signal(number, handler)
