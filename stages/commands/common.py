@@ -118,8 +118,8 @@ def find_config(name: str) -> Path:
 def read_recipe(name: str, overrides: list[str]) -> RecipeConfig:
     """The recipe in `find_config(name)` with these overrides; from here on its `runtime.log_level` holds."""
     from grpo.config.file import read_config
-    from stages.recipe.config import RecipeConfig
     from grpo.system.runtime import quiet
+    from stages.recipe.config import RecipeConfig
 
     config = read_config(RecipeConfig, find_config(name), overrides)
     quiet(config.runtime.log_level)

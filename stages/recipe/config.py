@@ -186,7 +186,7 @@ def find(value: Any, kind: type[Any], path: str = "") -> Iterator[tuple[str, Any
         items: Any = ((name, getattr(value, name)) for name in type(value).model_fields)
     elif isinstance(value, dict):
         items = value.items()
-    elif isinstance(value, tuple):
+    elif isinstance(value, tuple | list):
         items = enumerate(value)
     else:
         return

@@ -35,33 +35,27 @@ def run_pipeline(
     with the settings it is given now.
     """
     check_out(run)
-    with lock_run(run, World.current()):
-        return _run_pipeline(config, run, name, from_stage, until, accept_changes)
-
-
-def _run_pipeline(
-    config: RecipeConfig, run: Path, name: str, from_stage: str | None, until: str | None, accept_changes: bool
-) -> dict[str, object]:
-    stages = active_stages(config)
-    first = _position(stages, from_stage, "--from") if from_stage else len(stages)
-    last = _position(stages, until, "--until") if until else len(stages) - 1
-    if from_stage and last < first:
-        raise UserError(f"--from {from_stage} comes after --until {until}: nothing to run")
-    anew = frozenset(stage.key for stage in stages[first:])
-    # Both refuse before anything is touched.
-    planned = [plan_stage(config, stage, run, anew=anew, accept_changes=accept_changes) for stage in stages[: last + 1]]
-    check_ready(config, planned)
     world = World.current()
-    world.wait()
-    if anew and is_main():
-        move_aside(run, stages[first:])
-    world.wait()
-    save_config(config, run)
-    for stage in stages[: last + 1]:
-        run_stage(config, plan_stage(config, stage, run, accept_changes=accept_changes))
-    summary = summarise(config, run, name)
-    print_table(summary, config)
-    return summary
+    with lock_run(run, world):
+        stages = active_stages(config)
+        first = _position(stages, from_stage, "--from") if from_stage else len(stages)
+        last = _position(stages, until, "--until") if until else len(stages) - 1
+        if from_stage and last < first:
+            raise UserError(f"--from {from_stage} comes after --until {until}: nothing to run")
+        wanted, anew = stages[: last + 1], frozenset(stage.key for stage in stages[first:])
+        # Both refuse before anything is touched.
+        planned = [plan_stage(config, stage, run, anew=anew, accept_changes=accept_changes) for stage in wanted]
+        check_ready(config, planned)
+        world.wait()
+        if anew and is_main():
+            move_aside(run, stages[first:])
+        world.wait()
+        save_config(config, run)
+        for stage in wanted:
+            run_stage(config, plan_stage(config, stage, run, accept_changes=accept_changes))
+        summary = summarise(config, run, name)
+        print_table(summary, config)
+        return summary
 
 
 def _position(stages: list[Stage], key: str, option: str) -> int:

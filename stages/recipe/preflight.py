@@ -20,6 +20,7 @@ from grpo.model.path import check_model, is_local
 from grpo.scoring.calls import REWARD_TIMEOUT, call_async, is_async
 from grpo.system.imports import check_switches, import_path
 from grpo.system.world import launched
+from rewards.loader import REGISTRY, find_reward, load_reward
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
 from stages.recipe.table import active_stages
 
@@ -81,8 +82,6 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
     Our own rewards also try the values of their options. A class of the user's is not instantiated: that may load a
     model, or one that an earlier stage of this run has yet to make.
     """
-    from rewards.loader import REGISTRY, find_reward, load_reward
-
     _check_places(spec, run, made)
     if spec.fn not in REGISTRY:
         find_reward(spec)
@@ -110,9 +109,7 @@ def _columns_of(fn: Callable[..., Any]) -> Iterator[str]:
 
 
 def _check_places(spec: RewardConfig, run: Path, made: Collection[str] | None) -> None:
-    for text in _texts(spec.kwargs):
-        if RUN not in text:
-            continue
+    for text in (text for _, text in find(spec.kwargs, str) if RUN in text):
         if made is None:
             raise UserError(f"reward '{spec.fn}': '{text}': only the rewards of RL tasks can name the run's folder")
         folder = text.partition(RUN)[2].strip("/").partition("/")[0]
@@ -120,14 +117,6 @@ def _check_places(spec: RewardConfig, run: Path, made: Collection[str] | None) -
             raise UserError(
                 f"reward '{spec.fn}': '{text}': no earlier stage of this config makes '{folder}'{nearest(folder, made)}"
             )
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
 
 
 def in_run(value: Any, run: Path) -> Any:

@@ -16,19 +16,9 @@ from stages.recipe.planning import is_finished
 from stages.recipe.table import active_stages
 
 KEYS = (
-    "n_problems",
-    "pass@1",
-    "pass@1_ci95",
-    "format_rate",
-    "language_consistency",
-    "general",
-    "general_ci95",
-    "helpfulness",
-    "helpfulness_ci95",
-    "safety",
-    "safety_ci95",
-    "over_refusal",
-)
+    "n_problems", "pass@1", "pass@1_ci95", "format_rate", "language_consistency", "general", "general_ci95",
+    "helpfulness", "helpfulness_ci95", "safety", "safety_ci95", "over_refusal",
+)  # fmt: skip
 SHOWN = ("pass@1", "format_rate", "language_consistency", "general", "helpfulness", "safety", "over_refusal")
 HEADINGS = ("pass@1", "format", "language", "general", "helpful", "safe", "over-refusal")
 
@@ -61,8 +51,7 @@ def print_table(summary: dict[str, Any], config: RecipeConfig) -> None:
     for row in summary["stages"]:
         cells = [percent(row[key], row.get(f"{key}_ci95")) for key in SHOWN]
         table.add_row(row["stage"], f"{row['seconds']:.0f}", str(row["n_problems"] or "-"), *cells)
-    width = None if sys.stdout.isatty() else 150
-    console = Console(width=width)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     console.print(caption(config), style="dim")
 
