@@ -13,9 +13,7 @@ from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import Field
-
-from grpo.config.section import Section
+from grpo.config.engine import EndpointConfig
 from grpo.errors import UserError, one_line
 from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, holds_secret, is_address, patiently
 from grpo.system.progress import progress
@@ -23,20 +21,6 @@ from grpo.types import Completion, FinishReason, Group, Prompt, Rollout, Samplin
 
 MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none
 REFUSED = (401, 403, 404)  # key, permission, address or model: no request will do better
-
-
-class EndpointConfig(Section):
-    """A served model."""
-
-    model: str = Field(min_length=1)
-    base_url: str | None = None  # such as http://localhost:8000/v1; None: OPENAI_BASE_URL, else OpenAI's own
-    concurrency: int = Field(8, ge=1)  # requests at a time
-    timeout: float = Field(600.0, gt=0)  # seconds for one completion, from the request to its last token
-    retries: int = Field(5, ge=0)  # after a 408, 409, 429, 5xx, a timeout or a broken stream
-    price_in: float | None = Field(None, ge=0)  # of a million prompt tokens, in any currency
-    price_out: float | None = Field(None, ge=0)  # of a million completion tokens
-    # Other fields of the request; null leaves one out: {max_tokens: null, max_completion_tokens: 4096}.
-    fields: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)

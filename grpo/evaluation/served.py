@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpo.config.data import EvalConfig
+from grpo.config.engine import EndpointConfig
 from grpo.data.prompts import chat_prompts, with_problem_ids
 from grpo.data.rows import Row
 from grpo.errors import UserError
-from grpo.evaluation.endpoint import EndpointConfig, Served, base_url, group_of, request_fields, serve
+from grpo.evaluation.endpoint import Served, base_url, group_of, request_fields, serve
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import Asked, EvalResult
 from grpo.system.numbers import total

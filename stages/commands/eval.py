@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 from grpo.config.data import EvalConfig, RewardConfig
-from grpo.config.engine import EngineConfig, RuntimeConfig
+from grpo.config.engine import EndpointConfig, EngineConfig, RuntimeConfig
 from grpo.config.file import apply_override, validate
 from grpo.config.section import changed
 from grpo.config.training import Section, Seed
 from grpo.errors import UserError, nearest
-from grpo.evaluation.endpoint import EndpointConfig, base_url
+from grpo.evaluation.endpoint import base_url
 from grpo.model.path import check_model
 from grpo.system.files import check_out_file
 from grpo.system.runtime import quiet

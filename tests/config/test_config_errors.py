@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from grpo.config.data import RewardConfig
+from grpo.config.engine import EndpointConfig
 from grpo.config.training import TrainConfig
 from grpo.errors import nearest
-from grpo.evaluation.endpoint import EndpointConfig
 from rewards.loader import load_reward
 from stages.commands.eval import EvalCommandConfig
 from stages.recipe.config import RecipeConfig

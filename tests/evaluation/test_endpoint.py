@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from grpo.config.data import EvalConfig
+from grpo.config.engine import EndpointConfig
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
 from grpo.evaluation import endpoint
-from grpo.evaluation.endpoint import EndpointConfig, serve
+from grpo.evaluation.endpoint import serve
 from grpo.evaluation.served import evaluate_endpoint
 from grpo.types import Prompt, Sampling
 from stages.cli import main
