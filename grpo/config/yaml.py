@@ -18,19 +18,15 @@ from grpo.errors import UserError, first_line
 
 TAG = "tag:yaml.org,2002:"
 # What a plain value is, by section 10.3.2 of the specification; any other, as no, on, 1:30 or a date, is a text.
-CORE = {
-    "null": re.compile(r"|~|null|Null|NULL"),
-    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
-    "int": re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
-    "float": re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
-    "str": re.compile(r".*", re.DOTALL),
-}
-READ: dict[str, Callable[[str], Any]] = {
-    "null": lambda text: None,
-    "bool": lambda text: text.lower() == "true",
-    "int": lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
-    "float": lambda text: float(re.sub(r"\.(?=[in])", "", text.lower())),
-    "str": str,
+CORE: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "null": (r"|~|null|Null|NULL", lambda text: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        lambda text: float(re.sub(r"\.(?=[in])", "", text.lower())),
+    ),
+    "str": (r"(?s:.*)", str),
 }
 WORDS = ("null", "true", "false", "yes", "no", "on", "off")
 LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # of Unicode: lost unless they are escaped
@@ -62,8 +58,8 @@ def _value(node: Node, *around: Node) -> Any:
         return [_value(item, node, *around) for item in node.value]
     if tag == "map" and isinstance(node, MappingNode):
         return _mapping(node, *around)
-    if tag in CORE and isinstance(node, ScalarNode) and CORE[tag].fullmatch(node.value):
-        return READ[tag](node.value)
+    if tag in CORE and isinstance(node, ScalarNode) and re.fullmatch(CORE[tag][0], node.value):
+        return CORE[tag][1](node.value)
     raise UserError(f"{where}: not valid YAML: the tag '{node.tag}' has no meaning here")
 
 
@@ -93,7 +89,7 @@ class _Resolver(VersionedResolver):
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is not ScalarNode or not implicit[0]:
             return super().resolve(kind, value, implicit)
-        return Tag(suffix=TAG + next(tag for tag, form in CORE.items() if form.fullmatch(value)))
+        return Tag(suffix=TAG + next(tag for tag, (form, _) in CORE.items() if re.fullmatch(form, value)))
 
 
 class _Representer(SafeRepresenter):

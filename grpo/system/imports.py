@@ -32,8 +32,8 @@ def import_path(path: str, what: str = "import path") -> Any:
 
 
 def _import(path: str, what: str) -> Any:
-    module_name, dot, name = path.rpartition(".")
-    if not dot or not module_name or not name:
+    module_name, _, name = path.rpartition(".")
+    if not module_name or not name:
         raise UserError(f"{what} '{path}': write it as package.module.name")
     here = os.getcwd()
     if here not in sys.path:

@@ -58,14 +58,14 @@ def handled(*, ends: bool = False) -> Iterator[None]:
     `ends`: for a command line, see the top of this file. Without it SIGINT is a KeyboardInterrupt as everywhere in
     Python, and SIGTERM exits with 143.
     """
+    global _state
     if _state.installed or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _reset()
+    _state = _State(installed=True, ends=ends)
     ours = [number for number, default in DEFAULTS.items() if signal.getsignal(number) == default]
     for number in ours:
         signal.signal(number, _on_signal)
-    _state.installed, _state.ends = True, ends
     try:
         yield
     except Stopped as stopped:
@@ -77,12 +77,7 @@ def handled(*, ends: bool = False) -> Iterator[None]:
             signal.signal(number, DEFAULTS[number])
         if _state.timer is not None:
             _state.timer.cancel()
-        _reset()
-
-
-def _reset() -> None:
-    global _state
-    _state = _State()
+        _state = _State()
 
 
 def set_grace(seconds: float) -> None:
