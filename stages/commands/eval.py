@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from grpo.config.engine import EndpointConfig, EngineConfig, RuntimeConfig
 from grpo.config.file import apply_override, validate
 from grpo.config.section import changed
 from grpo.config.training import Section, Seed
+from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError, nearest
 from grpo.evaluation.endpoint import base_url
 from grpo.model.path import check_model
@@ -88,15 +90,11 @@ def data_settings(text: str) -> dict[str, Any]:
 
 def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:
     name = named_set(chosen.data)
-    data = {**data_settings(chosen.data), **({"limit": chosen.limit} if chosen.limit is not None else {})}
     tree: dict[str, Any] = {
         "seed": chosen.seed,
         "eval": {
-            "data": data,
-            "samples": chosen.samples,
-            "temperature": chosen.temperature,
-            "top_p": chosen.top_p,
-            "max_tokens": chosen.max_tokens,
+            "data": data_settings(chosen.data) | ({"limit": chosen.limit} if chosen.limit is not None else {}),
+            **{option: getattr(chosen, option) for option in ("samples", "temperature", "top_p", "max_tokens")},
             "accuracy": {"fn": SETS[name].accuracy if name else "accuracy"},
             "format": {"fn": "format"},
             "language": {"fn": "language"},
@@ -110,26 +108,24 @@ def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:
 
 
 def _endpoint(chosen: argparse.Namespace) -> dict[str, Any]:
-    given = {"base_url": chosen.base_url, "price_in": chosen.price_in, "price_out": chosen.price_out}
-    given = {name: value for name, value in given.items() if value is not None}
+    options = {name: getattr(chosen, name) for name in ("base_url", "price_in", "price_out")}
+    options = {name: value for name, value in options.items() if value is not None}
     if chosen.model.startswith(SERVED):
-        return {"endpoint": {"model": chosen.model.removeprefix(SERVED), **given}}
-    for name in given:
+        return {"endpoint": {"model": chosen.model.removeprefix(SERVED), **options}}
+    for name in options:
         raise UserError(f"--{name.replace('_', '-')} is for a served model: grpo eval {SERVED}MODEL")
     return {}
 
 
-def _rows(config: EvalConfig, name: str | None) -> list[dict[str, Any]]:
+def _rows(config: EvalConfig, name: str | None) -> list[Row]:
     """Of a named set, as questions; the limit counts those."""
-    from grpo.data.rows import load_rows
-
     if name is None:
         return load_rows(config.data)
     whole = load_rows(config.data.model_copy(update={"limit": None}))
     return read_rows(name, whole)[: config.data.limit]
 
 
-def _with_language(config: EvalConfig, rows: list[dict[str, Any]], language: str | None) -> EvalConfig:
+def _with_language(config: EvalConfig, rows: list[Row], language: str | None) -> EvalConfig:
     """The language to measure: as asked, else each row's own, else English."""
     if config.language is None or config.language.fn != "language" or config.language.kwargs:
         return config
@@ -186,8 +182,6 @@ def eval_command(arguments: list[str]) -> int:
     result = _evaluate(chosen.model, settings, judges, rows)
     _print(result.metrics)
     if out is None:
-        import json
-
         print(json.dumps(result.metrics))
     else:
         from grpo.evaluation.result import problems_file
@@ -197,7 +191,7 @@ def eval_command(arguments: list[str]) -> int:
     return 0
 
 
-def _evaluate(model: str, settings: EvalCommandConfig, judges: Judges, rows: list[dict[str, Any]]) -> EvalResult:
+def _evaluate(model: str, settings: EvalCommandConfig, judges: Judges, rows: list[Row]) -> EvalResult:
     if settings.endpoint is not None:
         from grpo.evaluation.served import evaluate_endpoint
 
@@ -226,17 +220,13 @@ def _print(metrics: dict[str, Any]) -> None:
     table = Table(title=f"{metrics['model']} on {metrics['data']}", show_header=False)
     at_k = [name for name in metrics if name.startswith(("pass@", "maj@")) and not name.endswith("_ci95")]
     rates = ("format_rate", "language_consistency", "truncation_rate", "no_answer_rate")
-    for name in (*at_k, *rates):
-        table.add_row(name, percent(metrics[name], metrics.get(f"{name}_ci95")))
-    for name in ("n_problems", "samples_per_problem"):
-        table.add_row(name, str(metrics[name]))
-    for name in ("mean_tokens", *SERVING):
-        if metrics.get(name) is not None:
-            table.add_row(name, f"{metrics[name]:.4g}")
+    cells = {name: percent(metrics[name], metrics.get(f"{name}_ci95")) for name in (*at_k, *rates)}
+    cells |= {name: str(metrics[name]) for name in ("n_problems", "samples_per_problem")}
+    cells |= {name: f"{metrics[name]:.4g}" for name in ("mean_tokens", *SERVING) if metrics.get(name) is not None}
+    for name, cell in cells.items():
+        table.add_row(name, cell)
     counts = "counts only in the required format" if metrics["format_required"] else "counts in any format"
+    caption = f"In per cent, 95% interval over problems; temperature {metrics['temperature']}, an answer {counts}."
     console = Console()
     console.print(table)
-    console.print(
-        f"In per cent, 95% interval over problems; temperature {metrics['temperature']}, an answer {counts}.",
-        style="dim",
-    )
+    console.print(caption, style="dim")

@@ -9,12 +9,10 @@ from typing import Any
 from grpo.config.data import EvalConfig
 from grpo.evaluation.evaluate import GeneralEval, evaluate
 from grpo.evaluation.metrics import GENERAL_METRICS, Judges
-from grpo.system.fingerprint import digest
 from rewards.accuracy.normalise import vote
 from rewards.accuracy.reward import extract_answer
 from rewards.loader import load_reward
-from stages.recipe.config import EvaluationConfig, GeneralEvalConfig, RecipeConfig
-from stages.recipe.lineage import input_hashes, without_paths
+from stages.recipe.config import GeneralEvalConfig, RecipeConfig
 
 
 def load_judges(config: EvalConfig, require_format: bool = True) -> Judges:
@@ -36,12 +34,6 @@ def load_general(config: GeneralEvalConfig) -> GeneralEval:
     """The rules of the general prompts, loaded."""
     rewards = {name: load_reward(getattr(config, name)) for name in GENERAL_METRICS}
     return GeneralEval(config.data, config.max_tokens, rewards)
-
-
-def evaluation_hash(config: EvaluationConfig) -> str:
-    """Changes when the evaluation would: settings or the contents of local files."""
-    settings = without_paths(config.model_dump(mode="json", exclude={"decontaminate"}))  # a guard, not a setting of it
-    return digest([settings, sorted(input_hashes(config).values())])
 
 
 def evaluate_stage(config: RecipeConfig, folder: Path) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from grpo.config.training import RLConfig
 from grpo.errors import UserError
+from grpo.system.fingerprint import digest
 from grpo.system.lock import LOCK
 from grpo.system.world import World, check_sharding, cut
-from stages.recipe.config import RecipeConfig, training_settings
-from stages.recipe.lineage import Lineage, changed, input_hashes, model_hash, read_json, stage_settings
+from stages.recipe.config import EvaluationConfig, RecipeConfig, training_settings
+from stages.recipe.lineage import Lineage, changed, input_hashes, model_hash, read_json, stage_settings, without_paths
 from stages.recipe.table import STAGES, Stage, active_parents
 
 NOTHING_YET = ("stage.json", LOCK)  # a folder with no more than that: the stage stopped before it made anything
@@ -27,6 +28,11 @@ class PlannedStage:
     finished: bool
     accept_changes: bool = False
     accepted: tuple[str, ...] = ()  # what differs from what it was begun with, and may
+    evaluation: str | None = None  # hash of how its model is to be evaluated; None: it is not
+
+    def evaluation_due(self) -> bool:
+        """Whether the model of a finished stage has to be evaluated again."""
+        return bool(read_json(self.folder / "manifest.json")["evaluation_hash"] != self.evaluation)
 
 
 def is_finished(folder: Path) -> bool:
@@ -53,8 +59,9 @@ def plan_stage(
     _check_processes(config, stage)
     folder = run / stage.folder
     lineage = _lineage(config, stage, run, init, anew)
+    evaluation = evaluation_hash(config.evaluation) if stage.evaluated else None
     if stage.key in anew:
-        return PlannedStage(stage, folder, lineage, finished=False)
+        return PlannedStage(stage, folder, lineage, finished=False, evaluation=evaluation)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is a file, but stage {stage.key} needs a folder there: give another --out")
     record = read_record(folder)
@@ -68,7 +75,13 @@ def plan_stage(
             _refuse_changes(stage, folder, accepted, finished)
     if finished and not (folder / "model").is_dir():
         raise UserError(f"'{folder}': its model/ is gone; rerun it with --from {stage.key}")
-    return PlannedStage(stage, folder, lineage, finished, accept_changes, tuple(accepted))
+    return PlannedStage(stage, folder, lineage, finished, accept_changes, tuple(accepted), evaluation)
+
+
+def evaluation_hash(config: EvaluationConfig) -> str:
+    """Changes when the evaluation would: settings or the contents of local files."""
+    settings = without_paths(config.model_dump(mode="json", exclude={"decontaminate"}))  # a guard, not a setting of it
+    return digest([settings, sorted(input_hashes(config).values())])
 
 
 def _check_processes(config: RecipeConfig, stage: Stage) -> None:

@@ -31,20 +31,17 @@ def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = No
 
     Every process runs it, and waits wherever it reads what the main one writes.
     """
-    from stages.recipe.evaluation import evaluation_hash
-
     world = World.current()
     world.wait()  # all have planned, by what was there before this stage
     stage, folder = planned.stage, planned.folder
-    evaluation = evaluation_hash(config.evaluation) if stage.evaluated else None
     if planned.finished:
         manifest = read_json(folder / "manifest.json")
-        if not _evaluation_due(config, planned):
+        if not planned.evaluation_due():
             log.info("%s: finished, skipped", stage.folder)
             return manifest
         log.info("%s: finished, but the evaluation settings changed: evaluating again", stage.folder)
         check_parent(folder, stage.key)
-        return _evaluated(config, planned, manifest, evaluation)
+        return _evaluated(config, planned, manifest)
     context = _context(config, planned, init)
     for key in active_parents(stage, config)[init is not None :]:
         if key in context.models:
@@ -54,7 +51,7 @@ def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = No
     world.wait()
     if not trained:
         record = _train(context, record, world)
-    return _evaluated(config, planned, _manifest(config, planned, record), evaluation)
+    return _evaluated(config, planned, _manifest(config, planned, record))
 
 
 def check_ready(config: RecipeConfig, planned: Sequence[PlannedStage]) -> None:
@@ -64,16 +61,8 @@ def check_ready(config: RecipeConfig, planned: Sequence[PlannedStage]) -> None:
         UserError: a reward, judge, data source or model is not there, or does not take its arguments.
     """
     keys = [one.stage.key for one in planned if not one.finished]
-    if keys or any(_evaluation_due(config, one) for one in planned):
+    if keys or any(one.evaluation_due() for one in planned):
         check_sections(config, planned[0].folder.parent, [*keys, "evaluation"])
-
-
-def _evaluation_due(config: RecipeConfig, planned: PlannedStage) -> bool:
-    """Whether the model of a finished stage has to be evaluated again."""
-    from stages.recipe.evaluation import evaluation_hash
-
-    manifest = read_json(planned.folder / "manifest.json")
-    return planned.stage.evaluated and manifest["evaluation_hash"] != evaluation_hash(config.evaluation)
 
 
 def check_inputs(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> None:
@@ -171,17 +160,15 @@ def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any
     }
 
 
-def _evaluated(
-    config: RecipeConfig, planned: PlannedStage, manifest: dict[str, Any], evaluation: str | None
-) -> dict[str, Any]:
+def _evaluated(config: RecipeConfig, planned: PlannedStage, manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest with the evaluation's numbers in it, written once everything it speaks of is there."""
     from grpo.system.runtime import apply_quietly
-    from stages.recipe import evaluation as evaluations
+    from stages.recipe.evaluation import evaluate_stage
 
     if planned.stage.evaluated:
         apply_quietly(config.runtime, config.seed)
-        manifest["metrics"] = evaluations.evaluate_stage(config, planned.folder)
-    manifest["evaluation_hash"] = evaluation
+        manifest["metrics"] = evaluate_stage(config, planned.folder)
+    manifest["evaluation_hash"] = planned.evaluation
     check_sealed(planned.folder, manifest.get("model_files"), planned.stage.key)
     manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(planned.folder / "manifest.json", manifest)

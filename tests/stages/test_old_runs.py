@@ -8,8 +8,7 @@ import pytest
 
 from grpo.errors import UserError
 from stages.recipe.config import RecipeConfig
-from stages.recipe.evaluation import evaluation_hash
-from stages.recipe.planning import plan_stage
+from stages.recipe.planning import evaluation_hash, plan_stage
 from stages.recipe.table import STAGES
 
 ONE_STEP = {"steps": 1, "batch_size": 2, "max_tokens": 16, "optimizer": {"lr": 1e-3}}
