@@ -95,8 +95,7 @@ def set_up(
     source = RolloutSource(sampler, tasks, engine, config, learner.world, config.seed, Clock(), ahead, weights)
     identity = {}
     if is_main():
-        resolved = config.engine.model_copy(update={"kind": kind})
-        identity = identify(config.model, tasks, config, config.seed, resolved, config.runtime, learner.world)
+        identity = identify(config, tasks, kind, learner.world)
     out = Path(config.out)
     state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
     if state.step < config.steps:

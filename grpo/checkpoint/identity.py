@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 
-from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.section import flatten
-from grpo.config.training import RLConfig
+from grpo.config.training import RLConfig, TrainConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.fingerprint import PACKAGES, changes, checksum, digest, processor, version, versions
@@ -64,22 +63,14 @@ class Differences:
     data: list[str]  # the tasks whose prompts are others
 
 
-def identify(
-    model: str,
-    tasks: Mapping[str, Task],
-    config: RLConfig,
-    seed: int,
-    engine: EngineConfig,
-    runtime: RuntimeConfig,
-    world: World,
-) -> dict[str, Any]:
-    """{key path: JSON value}. Files and folders count by their content, not by their name."""
+def identify(config: TrainConfig, tasks: Mapping[str, Task], kind: str, world: World) -> dict[str, Any]:
+    """{key path: JSON value}. Files and folders count by their content, not by their name. `kind`: of the engine."""
     tree = {
         **config.model_dump(mode="json", include=set(RLConfig.model_fields)),
-        "seed": seed,
-        "model": model_identity(model),
-        "engine": engine.model_dump(mode="json"),
-        "runtime": runtime.model_dump(mode="json"),
+        "seed": config.seed,
+        "model": model_identity(config.model),
+        "engine": config.engine.model_dump(mode="json") | {"kind": kind},
+        "runtime": config.runtime.model_dump(mode="json"),
         "tasks": {name: _task(task) for name, task in tasks.items()},
         "grpo": version("grpo"),
     }
@@ -142,9 +133,7 @@ def _task(task: Task) -> dict[str, Any]:
 def _reward(reward: Reward) -> dict[str, Any]:
     """Its weight and columns, what is bound to it, and its source: an edited function judges otherwise."""
     target: Any = reward.fn
-    bound: Mapping[str, Any] = {}
-    if isinstance(target, functools.partial):
-        target, bound = target.func, target.keywords
+    target, bound = (target.func, target.keywords) if isinstance(target, functools.partial) else (target, {})
     kind = target if inspect.isroutine(target) else type(target)
     return {
         "weight": reward.weight,

@@ -65,16 +65,12 @@ def select_arguments(
     return chosen
 
 
-def call_sync(fn: Callable[..., Any], arguments: Mapping[str, Any], timeout: float | None) -> Any:
-    """Call a sync function. With a timeout it runs in a daemon thread and is abandoned when it hangs.
+def call_sync(fn: Callable[..., Any], arguments: Mapping[str, Any], timeout: float | None) -> Any | CallFailed:
+    """Call a sync function: its value, or why there is none. With a timeout it runs in a daemon thread and is abandoned
+    when it hangs.
 
     Python cannot kill a thread: one that hangs stays behind, idle or busy, until the process ends.
-
-    Raises:
-        CallFailed: with the reason. `UserError` and `KeyboardInterrupt` pass through.
     """
-    if timeout is None:
-        return _guarded(lambda: fn(**arguments))
     outcome: Future[Any] = Future()
 
     def target() -> None:
@@ -83,8 +79,14 @@ def call_sync(fn: Callable[..., Any], arguments: Mapping[str, Any], timeout: flo
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, which judges it
             outcome.set_exception(error)
 
-    threading.Thread(target=target, name="grpo-reward", daemon=True).start()
-    return _guarded(lambda: _result(outcome, timeout, timeout))
+    if timeout is None:
+        target()
+    else:
+        threading.Thread(target=target, name="grpo-reward", daemon=True).start()
+    try:
+        return _result(outcome, timeout, timeout)
+    except BaseException as error:  # noqa: BLE001
+        return _failure(error)
 
 
 def call_async(
@@ -106,16 +108,7 @@ def call_async(
     except CallFailed as error:  # a coroutine blocks the loop without ever awaiting: leave that loop behind
         _drop_loop()
         results = [error] * len(calls)
-    return [_as_failure(result, timeout) if isinstance(result, BaseException) else result for result in results]
-
-
-def _guarded(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except (UserError, KeyboardInterrupt, CallFailed):
-        raise
-    except BaseException as error:  # sys.exit() in a reward must not end the run, nor math-verify's BaseException
-        raise CallFailed(describe(error)) from error
+    return [_failure(result, timeout) if isinstance(result, BaseException) else result for result in results]
 
 
 def _result(outcome: Future[Any], wait: float | None, limit: float | None) -> Any:
@@ -127,7 +120,9 @@ def _result(outcome: Future[Any], wait: float | None, limit: float | None) -> An
         raise Hung(f"did not return within {limit:g} s") from error
 
 
-def _as_failure(error: BaseException, timeout: float | None) -> CallFailed:
+def _failure(error: BaseException, timeout: float | None = None) -> CallFailed:
+    """What ended a call: sys.exit() in a reward must not end the run, nor math-verify's BaseException. `timeout`: of a
+    coroutine. What is meant for the user is raised."""
     if isinstance(error, (UserError, KeyboardInterrupt)):
         raise error
     if isinstance(error, CallFailed):

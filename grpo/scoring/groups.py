@@ -71,10 +71,14 @@ def score(
         UserError: a function needs a missing column, or fails on more than `max_failed` rows.
     """
     pairs = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+    texts = [rollout.completion.text for _, rollout in pairs]
     table = apply_rewards(
         rewards,
         [prompt.text or "" if prompt.messages is None else prompt.messages for prompt, _ in pairs],
-        [_as_completion(prompt, rollout.completion.text) for prompt, rollout in pairs],
+        [
+            text if prompt.messages is None else [{"role": "assistant", "content": text}]
+            for (prompt, _), text in zip(pairs, texts, strict=True)
+        ],
         [list(rollout.completion.token_ids) for _, rollout in pairs],
         _columns([prompt for prompt, _ in pairs], columns),
         trainer_state=trainer_state,
@@ -83,16 +87,15 @@ def score(
     )
     totals = [table.total(row, rewards) for row in range(len(pairs))]
     rows = iter(range(len(pairs)))
-    scored = [
-        replace(group, rollouts=tuple(_rewarded(rollout, next(rows), table, totals) for rollout in group.rollouts))
-        for group in groups
-    ]
-    return scored, _stats(table, rewards, totals)
 
+    def rewarded(rollout: Rollout) -> Rollout:
+        row = next(rows)
+        values = {name: column[row] for name, column in table.values.items()}
+        return replace(rollout, rewards=values, reward=totals[row])
 
-def _stats(table: RewardTable, rewards: Sequence[Reward], totals: list[float | None]) -> ScoreStats:
+    scored = [replace(group, rollouts=tuple(map(rewarded, group.rollouts))) for group in groups]
     excluded = sum(total is None for total in totals)
-    return ScoreStats(
+    return scored, ScoreStats(
         rows=table.rows,
         excluded=excluded,
         reason=_reason(table, rewards) if excluded else None,
@@ -102,14 +105,6 @@ def _stats(table: RewardTable, rewards: Sequence[Reward], totals: list[float | N
         metrics={name: math.fsum(values) / len(values) for name, values in table.metrics.items()},
         extra=table.extra,
     )
-
-
-def _rewarded(rollout: Rollout, row: int, table: RewardTable, totals: list[float | None]) -> Rollout:
-    return replace(rollout, rewards={name: column[row] for name, column in table.values.items()}, reward=totals[row])
-
-
-def _as_completion(prompt: Prompt, text: str) -> Any:
-    return text if prompt.messages is None else [{"role": "assistant", "content": text}]
 
 
 def column_names(prompts: Iterable[Prompt]) -> tuple[str, ...]:

@@ -94,19 +94,19 @@ def apply_rewards(
             job.finish(call, outcome)
         for job, call in zip(jobs, whole, strict=True):
             if not is_async(job.reward.fn):
-                job.finish(call, job.attempt(call))
+                job.finish(call, call_sync(job.reward.fn, call.arguments, timeout))
     return table
 
 
+@dataclass
 class _Call:
     """One call on some rows. What the function logs is kept here until the call proves good."""
 
-    def __init__(self, rows: Sequence[int]) -> None:
-        self.rows = rows
-        self.arguments: dict[str, Any] = {}
-        self.extra: dict[str, list[Any]] = {}
-        self.metrics: list[tuple[str, float]] = []
-        self.errors: dict[int, str] = {}
+    rows: Sequence[int]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: list[tuple[str, float]] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
 
     def log_extra(self, column: str, values: Sequence[Any]) -> None:
         if len(values) != len(self.rows):
@@ -120,47 +120,39 @@ class _Call:
         self.errors[self.rows[index]] = text
 
 
+@dataclass
 class _Job:
     """One reward function at work on one table."""
 
-    def __init__(
-        self,
-        reward: Reward,
-        data: Mapping[str, Sequence[Any]],
-        trainer_state: Any,
-        table: RewardTable,
-        timeout: float | None,
-        max_failed: int | None,
-    ) -> None:
-        self.reward, self.table, self.trainer_state = reward, table, trainer_state
-        self.timeout, self.max_failed = timeout, max_failed
-        self.failed = self.hangs = 0
-        self.values: list[float | None] = [None] * table.rows
-        table.values[reward.name] = self.values
-        self.data = dict(data)
-        for wanted, source in reward.columns.items():
-            if source not in data:
-                raise UserError(f"reward '{reward.name}': columns: the data has no column '{source}'")
-            self.data[wanted] = data[source]
+    reward: Reward
+    data: Mapping[str, Sequence[Any]]
+    trainer_state: Any
+    table: RewardTable
+    timeout: float | None
+    max_failed: int | None
+    failed: int = 0  # rows
+    hangs: int = 0  # rows in a row
+
+    def __post_init__(self) -> None:
+        self.values: list[float | None] = [None] * self.table.rows
+        self.table.values[self.reward.name] = self.values
+        for source in self.reward.columns.values():
+            if source not in self.data:
+                raise UserError(f"reward '{self.reward.name}': columns: the data has no column '{source}'")
+        self.data = {**self.data, **{wanted: self.data[source] for wanted, source in self.reward.columns.items()}}
 
     def call(self, rows: Sequence[int]) -> _Call:
         call = _Call(rows)
-        standard: dict[str, Any] = {key: [_own(values[row]) for row in rows] for key, values in self.data.items()}
+        standard: dict[str, Any] = {key: [_copied(values[row]) for row in rows] for key, values in self.data.items()}
         standard |= {"trainer_state": self.trainer_state, "log_extra": call.log_extra, "log_metric": call.log_metric}
         ours = {"log_error": call.log_error}
         call.arguments = select_arguments(self.reward.name, self.reward.fn, standard, ours)
         return call
 
-    def attempt(self, call: _Call) -> Any | CallFailed:
-        try:
-            return call_sync(self.reward.fn, call.arguments, self.timeout)
-        except CallFailed as failure:
-            return failure
-
     def attempt_alone(self, call: _Call) -> Any | CallFailed:
         if self.hangs == HANGS:
             return CallFailed(f"not called: it hung on the {HANGS} rows before")
-        outcome = self.attempt(call)
+        outcome = call_sync(self.reward.fn, call.arguments, self.timeout)
         self.hangs = self.hangs + 1 if isinstance(outcome, Hung) else 0
         return outcome
 
@@ -213,7 +205,7 @@ class _Job:
             )
 
 
-def _own(value: Any) -> Any:
+def _copied(value: Any) -> Any:
     """A copy where the function could change what other functions, or the data set, will read."""
     return copy.deepcopy(value) if isinstance(value, (list, dict)) else value
 

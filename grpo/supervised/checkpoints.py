@@ -5,7 +5,6 @@ The Trainer reads its tensors back with `weights_only`: no pickle in these files
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import shutil
@@ -31,12 +30,19 @@ OVERHEAD = 1 << 16  # bytes of the files beside the tensors, about
 
 class Saved:
     """Mixed into the trainers: a checkpoint appears whole or not at all; when the disk does not take it, that is a
-    warning and the training goes on. `keeping`: how many stay; `run_trainer` sets it."""
+    warning and the training goes on. Nothing else is written, and no usage reported (TRL's trainers would)."""
 
-    keeping: CheckpointConfig
+    keeping: CheckpointConfig  # how many stay
+
+    def _send_telemetry(self) -> None:
+        return
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        return
 
     def _save_checkpoint(self: Any, *arguments: Any, **options: Any) -> None:
-        """The Trainer's own method writes into a folder of the final name, and drops old ones without a look."""
+        """The Trainer's own method writes into a folder of the final name, and drops old ones without a look: here the
+        checkpoint gets its name with its checksums, and only then are old ones dropped."""
         folder, step = Path(str(self.args.output_dir)), self.state.global_step
         made, target = folder / f"checkpoint-{step}", folder / f"step-{step:06d}"
         needed = _size(self)
@@ -46,27 +52,19 @@ class Saved:
                 check_room(folder, needed)
             super()._save_checkpoint(*arguments, **options)  # type: ignore[misc]
         except (OSError, SafetensorError, RuntimeError) as error:
-            failure = reason(_as_os_error(error, made), folder, needed)
-        failures = [said for said in World.current().gather(failure) if said]  # every process has written its part
-        if is_main():
-            _finish(made, target, self.keeping, _conditions(self), failures, needed)
+            failure = reason(as_os_error(error, made), folder, needed)
+        failures = [why for why in World.current().gather(failure) if why]  # every process has written its part
+        if is_main() and not failures:
+            try:
+                write_json(made / CONDITIONS, _conditions(self))
+                seal_as(made, target, FORMAT)
+                retain(target, self.keeping)
+            except OSError as error:
+                failures.append(reason(error, folder, needed))
+        if is_main() and failures:
+            shutil.rmtree(made, ignore_errors=True)
+            warn_of_no_checkpoint(target, failures[0])
         World.current().wait()
-
-
-def _finish(
-    made: Path, target: Path, keeping: CheckpointConfig, here: dict[str, Any], failures: list[str], needed: int
-) -> None:
-    """With its checksums and its name the checkpoint is complete; only then are old ones dropped."""
-    if not failures:
-        try:
-            write_json(made / CONDITIONS, here)
-            seal_as(made, target, FORMAT)
-            retain(target, keeping)
-            return
-        except OSError as error:
-            failures = [reason(error, target.parent, needed)]
-    shutil.rmtree(made, ignore_errors=True)
-    warn_of_no_checkpoint(target, failures[0])
 
 
 def _size(trainer: Any) -> int:
@@ -74,17 +72,6 @@ def _size(trainer: Any) -> int:
     moments = (value for entry in trainer.optimizer.state.values() for value in entry.values())
     tensors = [*trainer.model.state_dict().values(), *(v for v in moments if isinstance(v, torch.Tensor))]
     return sum(tensor.nbytes for tensor in tensors) + OVERHEAD
-
-
-def _as_os_error(error: Exception, file: Path) -> OSError:
-    """A disk that does not take a file, as safetensors and torch say it; any other error is raised."""
-    if isinstance(error, OSError):
-        return error
-    if isinstance(error, SafetensorError):
-        return as_os_error(error, file)
-    if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
-        raise error
-    return OSError(errno.EIO, "a file of it could not be written whole", str(file))
 
 
 def _conditions(trainer: Any) -> dict[str, Any]:
@@ -100,12 +87,13 @@ def checkpoint_to_resume(folder: Path, trainer: Any, keeping: CheckpointConfig) 
     Raises:
         UserError: there are some, but every one is damaged.
     """
-    found = World.current().main_finds(lambda: _last_whole(folder, keeping))
-    if found is not None:
-        before = json.loads((found / CONDITIONS).read_text(encoding="utf-8")) if (found / CONDITIONS).is_file() else {}
+    good = World.current().main_finds(lambda: _last_whole(folder, keeping))
+    if good is not None:
+        file = good / CONDITIONS
+        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         warn_of_rounding(differences(before, _conditions(trainer) if before else {}).rounding)
-        log.warning("going on from %s", found)
-    return found
+        log.warning("going on from %s", good)
+    return good
 
 
 def _last_whole(folder: Path, keeping: CheckpointConfig) -> Path | None:

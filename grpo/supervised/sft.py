@@ -65,9 +65,9 @@ def train_on_tokens(
     from trl import SFTTrainer
 
     from grpo.supervised.checkpoints import Saved
-    from grpo.supervised.training import Quiet, fit
+    from grpo.supervised.training import fit
 
-    class QuietSFTTrainer(Quiet, Saved, SFTTrainer):
+    class SavedSFTTrainer(Saved, SFTTrainer):
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
@@ -85,14 +85,9 @@ def train_on_tokens(
     lengths = [len(example.input_ids) for example in examples]
     rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in examples]
 
-    def trainer(data: Any, arguments: dict[str, Any], optimizers: Any) -> Any:
-        return QuietSFTTrainer(
-            model=model,
-            args=TrlConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
-            train_dataset=data,
-            processing_class=tokenizer,
-            optimizers=optimizers,
-        )
+    def trainer(arguments: dict[str, Any], **inputs: Any) -> Any:
+        settings = TrlConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
+        return SavedSFTTrainer(args=settings, processing_class=tokenizer, **inputs)
 
     numbers = fit(trainer, model, rows, lengths, config, out, seed=seed, runtime=runtime, title=title)
     model.__dict__.pop("forward", None)  # TRL's patched forward belongs to its trainer

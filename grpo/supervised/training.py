@@ -35,21 +35,6 @@ log = logging.getLogger("grpo")
 ExampleT = TypeVar("ExampleT")
 
 
-class Quiet:
-    """Mixed into TRL's trainers: no usage report over the network, no model card written."""
-
-    def _send_telemetry(self) -> None:
-        return
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        return
-
-
-def step_count(config: SFTConfig, rows: int) -> int:
-    """Optimizer steps: as asked, or enough for the epochs asked."""
-    return config.steps or max(1, math.ceil((config.epochs or 0) * rows / config.batch_size))
-
-
 def drop_overlong(
     examples: Sequence[ExampleT], length: Callable[[ExampleT], int], limit: int, title: str
 ) -> list[ExampleT]:
@@ -65,16 +50,6 @@ def drop_overlong(
         dropped = len(examples) - len(kept)
         log.warning("%s: %d of %d examples over %d tokens: dropped", title, dropped, len(examples), limit)
     return kept
-
-
-def in_training_order(
-    rows: Sequence[dict[str, Any]], lengths: Sequence[int], config: SFTConfig, seed: int
-) -> tuple[int, Dataset, list[int]]:
-    """(steps, the rows as the Trainer takes them one after the other, tokens of each step)."""
-    steps = step_count(config, len(rows))
-    order = training_order(lengths, config.batch_size, steps, seed)
-    data = Dataset.from_list(list(rows)).select([row for batch in order for row in batch])
-    return steps, data, [sum(lengths[row] for row in batch) for batch in order]
 
 
 def training_order(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
@@ -138,7 +113,7 @@ def trainer_arguments(config: SFTConfig, out: Path, steps: int, seed: int, runti
 
 
 def fit(
-    make_trainer: Callable[[Dataset, dict[str, Any], Any], Trainer],
+    make_trainer: Callable[..., Trainer],
     model: Any,
     rows: Sequence[dict[str, Any]],
     lengths: Sequence[int],
@@ -149,8 +124,9 @@ def fit(
     runtime: RuntimeConfig,
     title: str,
 ) -> dict[str, Any]:
-    """Train `model` in place with what `make_trainer` (of the data, the arguments, and optimizer and schedule) gives,
-    or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`. `lengths`: tokens of each row.
+    """Train `model` in place, or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`.
+
+    `make_trainer` takes the arguments, and by name the model, `train_dataset` and `optimizers`. `lengths`: of the rows.
 
     Returns steps, loss (mean of the last 20 steps), tokens, seconds.
 
@@ -158,9 +134,15 @@ def fit(
         UserError: the checkpoints are damaged, or the loss is no number.
         Stopped: by a signal, after the step; it is saved.
     """
-    steps, data, tokens = in_training_order(rows, lengths, config, seed)
-    optimizers = make_optimizer(model, config.optimizer, steps)
-    trainer = make_trainer(data, trainer_arguments(config, out, steps, seed, runtime), optimizers)
+    steps = config.steps or max(1, math.ceil((config.epochs or 0) * len(rows) / config.batch_size))
+    order = training_order(lengths, config.batch_size, steps, seed)
+    trainer = make_trainer(
+        trainer_arguments(config, out, steps, seed, runtime),
+        model=model,
+        train_dataset=Dataset.from_list(list(rows)).select([row for batch in order for row in batch]),
+        optimizers=make_optimizer(model, config.optimizer, steps),
+    )
+    tokens = [sum(lengths[row] for row in batch) for batch in order]
     trainer.keeping = config.checkpoint
     checkpoint = checkpoint_to_resume(out / "checkpoints", trainer, config.checkpoint)
     done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0

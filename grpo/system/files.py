@@ -107,11 +107,17 @@ def reason(error: OSError, folder: Path, needed: int) -> str:
 
 
 def as_os_error(error: Exception, file: Path) -> OSError:
-    """What a library in Rust raises when a disk does not take a file, as Python has it; any other error is raised."""
+    """A disk that does not take a file, as Python has it, also where a library in Rust or torch says so.
+
+    Another error is raised."""
+    if isinstance(error, OSError):
+        return error
     code = re.search(r"os error (\d+)", str(error))
-    if code is None:
-        raise error
-    return OSError(int(code[1]), os.strerror(int(code[1])), str(file))
+    if code is not None:
+        return OSError(int(code[1]), os.strerror(int(code[1])), str(file))
+    if isinstance(error, RuntimeError) and re.search("PytorchStreamWriter|inline_container", str(error)):
+        return OSError(errno.EIO, "a file of it could not be written whole", str(file))
+    raise error
 
 
 def free_bytes(folder: Path) -> int:
@@ -140,10 +146,9 @@ def must_write(path: Path, needed: int | Callable[[], int]) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        failure = as_os_error(error, path) if isinstance(error, SafetensorError) else error
         size = needed if isinstance(needed, int) else needed()
         raise UserError(
-            f"cannot write '{path}': {reason(failure, path.parent, size)}; once that is mended, "
+            f"cannot write '{path}': {reason(as_os_error(error, path), path.parent, size)}; once that is mended, "
             "the same command goes on from the last checkpoint"
         ) from error
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from grpo.checkpoint.identity import ABSENT, differences, identify
-from grpo.config.engine import EngineConfig, RuntimeConfig
-from grpo.config.training import RLConfig
+from grpo.config.training import TrainConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.world import World
@@ -62,8 +61,13 @@ def identity(rewards: list[Reward]) -> dict[str, Any]:
     question = [{"role": "user", "content": "2+3"}]
     columns = {"question": "2+3", "answer": "5"}
     prompts = [Prompt("p0", (1, 2, 3), question, "2+3", columns, "5", prefill="<think>")]
-    config = RLConfig.model_validate(
+    config = TrainConfig.model_validate(
         {
+            "model": "hub/name",
+            "out": "runs/x",
+            "seed": 1,
+            "engine": {"kind": "local"},
+            "runtime": {"device": "cpu"},
             "steps": 6,
             "group_size": 4,
             "prompts_per_step": 2,
@@ -72,8 +76,7 @@ def identity(rewards: list[Reward]) -> dict[str, Any]:
             "micro_batch_tokens": 60,
         }
     )
-    runtime, tasks = RuntimeConfig(device="cpu"), {"default": Task(prompts, rewards)}
-    whole = identify("hub/name", tasks, config, 1, EngineConfig(kind="local"), runtime, World())
+    whole = identify(config, {"default": Task(prompts, rewards)}, "local", World())
     return {key: value for key, value in whole.items() if not key.startswith("machine.")}
 
 

@@ -17,6 +17,7 @@ import torch
 
 from grpo.checkpoint.identity import differences, identify
 from grpo.config.engine import EngineConfig, RuntimeConfig
+from grpo.config.training import TrainConfig
 from grpo.errors import UserError
 from grpo.monitoring.metrics import MetricsWriter
 from grpo.rollout.sampler import Task
@@ -66,8 +67,10 @@ def test_the_global_generators_go_on_where_they_were(tiny_model_folder, tmp_path
 
 def identity(tasks: Any = None, model: str = "some/model", seed: int = 1, **settings: Any) -> dict[str, Any]:
     runtime = settings.pop("runtime", CPU)
-    config = config_of(**settings)
-    return identify(model, tasks or {"default": task_of()}, config, seed, EngineConfig(), runtime, ALONE)
+    config = TrainConfig.of(
+        config_of(**settings), model=model, out="x", seed=seed, engine=EngineConfig(), runtime=runtime
+    )
+    return identify(config, tasks or {"default": task_of()}, "local", ALONE)
 
 
 def edited(completions: list[str], **_: Any) -> list[float]:
