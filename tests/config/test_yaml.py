@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpo.config.engine import VllmConfig
 from grpo.config.file import read_tree
 from grpo.config.yaml import dump_yaml, load_yaml
 from grpo.errors import UserError
@@ -143,3 +144,8 @@ def test_no_is_not_taken_for_true(monkeypatch):
     with pytest.raises(UserError, match=r"test_yaml\.rows': 'shuffled' must be true or false, got 'off'"):
         check_function("test_yaml.rows", {"shuffled": "off"})
     check_function("test_yaml.rows", {"shuffled": True, "name": "off"})
+
+
+@pytest.mark.parametrize(("word", "value"), [("no", False), ("on", True), ("Off", False), ("yes", True)])
+def test_a_switch_takes_the_words_as_before(word: str, value: bool) -> None:
+    assert VllmConfig.model_validate({"sleep": load_yaml(word, "override")}).sleep is value
