@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
+import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from grpo.config.file import apply_override
 from grpo.config.yaml import dump_yaml
+from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
 from stages.check.model import lora_targets
 from stages.check.shown import visible
@@ -25,14 +27,10 @@ RECIPE: dict[str, Any] = {
     },
     "base": {"model": "model"},
     "reasoning_rl": {
-        "steps": 2,
-        "group_size": 2,
-        "prompts_per_step": 2,
-        "sampling": {"max_tokens": 40},
-        "optimizer": {"lr": 1e-3},
+        "steps": 2, "group_size": 2, "prompts_per_step": 2, "sampling": {"max_tokens": 40}, "optimizer": {"lr": 1e-3},
         "tasks": {"math": {"data": {"path": "train.jsonl"}, "rewards": [{"fn": "accuracy"}, {"fn": "format"}]}},
     },
-}
+}  # fmt: skip
 TASK = "reasoning_rl.tasks.math"
 MODULE = """
 from collections import Counter
@@ -77,22 +75,16 @@ class Loads:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A model folder by what is wrong with it, made once."""
-    made: dict[str, Path] = {}
 
-    def make(
-        template: str | None = CHAT_TEMPLATE, end: Any = (EOS, IM_END), kind: str = "qwen3", **settings: Any
-    ) -> Path:
-        tweak = settings.pop("tweak", None)
-        key = repr((template, end, kind, settings, getattr(tweak, "__name__", None)))
-        if key not in made:
-            folder = tmp_path_factory.mktemp("model")
-            make_model(kind, end=list(end), **settings).save_pretrained(folder)
-            tokenizer = make_tokenizer(template)
-            if tweak is not None:
-                tweak(tokenizer)
-            tokenizer.save_pretrained(folder)
-            made[key] = folder
-        return made[key]
+    @functools.cache
+    def make(template=CHAT_TEMPLATE, end=(EOS, IM_END), kind="qwen3", tweak=None, **sizes):
+        folder = tmp_path_factory.mktemp("model")
+        make_model(kind, end=list(end), **sizes).save_pretrained(folder)
+        tokenizer = make_tokenizer(template)
+        if tweak is not None:
+            tweak(tokenizer)
+        tokenizer.save_pretrained(folder)
+        return folder
 
     return make
 
@@ -107,7 +99,7 @@ class Bench:
         self.rows("test.jsonl", [{"question": f"What is {n} + 2?", "answer": str(n + 2)} for n in range(30)])
 
     def rows(self, name: str, rows: list[dict[str, Any]]) -> None:
-        (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(self.folder / name, rows)
 
     def check(self, *overrides: str) -> tuple[int, str]:
         tree = copy.deepcopy(self.tree)
@@ -125,18 +117,20 @@ class Bench:
         code, out = self.check(*overrides)
         states = [line.split(" ")[0] for line in out.partition("\n---")[0].splitlines() if line]
         assert code == (2 if "error" in states else 0), out
-        (found,) = [line for line in out.splitlines() if line.split(maxsplit=1)[1:] and said(line) == name]
-        return " ".join(found.split())
+        named = re.compile(rf"\w+ +{re.escape(name)}(:|$)")
+        (line,) = filter(named.match, out.splitlines())
+        return " ".join(line.split())
 
-
-def said(line: str) -> str:
-    return line.split(maxsplit=1)[1].partition(":")[0]
+    def says(self, words: str, name: str, *overrides: str) -> None:
+        """`words` are the state of the line, and what stands in it."""
+        line = self.line(name, *overrides)
+        state, _, text = words.partition(": ")
+        assert line.startswith(state), line
+        assert text in line
 
 
 @pytest.fixture
-def bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], models: Callable[..., Path]
-) -> Bench:
+def bench(tmp_path, monkeypatch, capsys, models):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "check_rewards.py").write_text(MODULE)
@@ -168,7 +162,7 @@ def special_tags(tokenizer: Any) -> None:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
 
 
-def no_post_processing(tokenizer: Any) -> None:
+def same_pad_and_end(tokenizer: Any) -> None:
     tokenizer.pad_token = tokenizer.eos_token
 
 
@@ -176,58 +170,31 @@ def unembedded(tokenizer: Any) -> None:
     tokenizer.add_tokens(["<|new|>"])
 
 
-@pytest.mark.parametrize(
-    ("model", "name", "words"),
-    [
-        ({"template": "<s>" + CHAT_TEMPLATE}, f"prompts {TASK}", "error: the prompt starts with <s> twice"),
-        ({"template": CHAT_TEMPLATE[3:]}, f"prompts {TASK}", "warning: no <s> at its start"),
-        (
-            {"end": (EOS,)},
-            "end tokens",
-            "error: ends a turn with <|im_end|>, which does not stop a completion (</s> (2)",
-        ),
-        (
-            {"template": HEADER_LAST},
-            "chat template",
-            "error: after the assistant's last turn it writes '<|assistant|>'",
-        ),
-        ({"template": CHATML}, "tokens of the chat template", "error: it writes <|im_start|>, which this tokenizer"),
-        (
-            {"template": CHAT_TEMPLATE.replace("<|im_end|>", "")},
-            "end tokens",
-            "error: writes no end token after an assistant turn",
-        ),
-        (
-            {"template": CHAT_TEMPLATE.replace("<|{{", "<|a-{{")},
-            "tokens of the chat template",
-            "warning: it writes <|a-user|>, <|a-assistant|>",
-        ),
-        ({"tweak": no_post_processing}, "padding", "warning: pad token and end token are the same ('</s>')"),
-        (
-            {"tweak": unembedded, "template": CHAT_TEMPLATE.replace("<|assistant|>", "<|new|>")},
-            "vocabulary",
-            "error: '<|new|>' with id 91: the model has 91 rows; call model.resize_token_embeddings",
-        ),
-        ({"tweak": unembedded}, "vocabulary", "warning: '<|new|>' with id 91"),
-        (
-            {"tweak": special_tags},
-            f"rewards tried {TASK}",
-            "error: no reward would ever see <think>: it is a special token",
-        ),
-        ({"template": None}, f"prompts {TASK}", "error: the model has no chat template"),
-        ({"max_position_embeddings": 48}, f"lengths {TASK}", "warning: is more than the model's 48 positions"),
-        (
-            {"kind": "gpt2", "max_position_embeddings": 48},
-            f"lengths {TASK}",
-            "error: is more than the model's 48 positions, and it has no others",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("model", "name", "words"), [
+    ({"template": "<s>" + CHAT_TEMPLATE}, f"prompts {TASK}", "error: the prompt starts with <s> twice"),
+    ({"template": CHAT_TEMPLATE[3:]}, f"prompts {TASK}", "warning: no <s> at its start"),
+    ({"end": (EOS,)}, "end tokens",
+     "error: ends a turn with <|im_end|>, which does not stop a completion (</s> (2)"),
+    ({"template": HEADER_LAST}, "chat template",
+     "error: after the assistant's last turn it writes '<|assistant|>'"),
+    ({"template": CHATML}, "tokens of the chat template", "error: it writes <|im_start|>, which this tokenizer"),
+    ({"template": CHAT_TEMPLATE.replace("<|im_end|>", "")}, "end tokens",
+     "error: writes no end token after an assistant turn"),
+    ({"template": CHAT_TEMPLATE.replace("<|{{", "<|a-{{")}, "tokens of the chat template",
+     "warning: it writes <|a-user|>, <|a-assistant|>"),
+    ({"tweak": same_pad_and_end}, "padding", "warning: pad token and end token are the same ('</s>')"),
+    ({"tweak": unembedded, "template": CHAT_TEMPLATE.replace("<|assistant|>", "<|new|>")}, "vocabulary",
+     "error: '<|new|>' with id 91: the model has 91 rows; call model.resize_token_embeddings"),
+    ({"tweak": unembedded}, "vocabulary", "warning: '<|new|>' with id 91"),
+    ({"tweak": special_tags}, f"rewards tried {TASK}",
+     "error: no reward would ever see <think>: it is a special token"),
+    ({"template": None}, f"prompts {TASK}", "error: the model has no chat template"),
+    ({"max_position_embeddings": 48}, f"lengths {TASK}", "warning: is more than the model's 48 positions"),
+    ({"kind": "gpt2", "max_position_embeddings": 48}, f"lengths {TASK}",
+     "error: is more than the model's 48 positions, and it has no others"),
+])  # fmt: skip
 def test_mistakes_of_a_model(bench, models, model, name, words):
-    line = bench.line(name, f"base.model={models(**model)}")
-    state, _, text = words.partition(": ")
-    assert line.startswith(state), line
-    assert text in line
+    bench.says(words, name, f"base.model={models(**model)}")
 
 
 def test_an_end_token_that_the_cold_start_adds_is_no_error(bench, models):
@@ -243,12 +210,8 @@ def test_an_end_token_that_the_cold_start_adds_is_no_error(bench, models):
 @pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
 def test_lora_targets_that_fit_no_layer(bench, models, kind):
     overrides = [f"base.model={models(kind=kind)}", "reasoning_rl.lora={r: 2, alpha: 4, targets: [q_proj, v_proj]}"]
-    line = bench.line("lora of reasoning_rl", *overrides)
-    if kind == "qwen3":
-        assert line == "ok lora of reasoning_rl: 4 layers"
-    else:
-        assert line.startswith("error")
-        assert "'q_proj' fits no layer" in line
+    words = {"qwen3": "ok: lora of reasoning_rl: 4 layers", "gpt2": "error: 'q_proj' fits no layer"}[kind]
+    bench.says(words, "lora of reasoning_rl", *overrides)
 
 
 def test_lora_on_latent_attention_has_other_names():
@@ -278,53 +241,33 @@ def question(text: str, answer: Any = "1", **more: Any) -> dict[str, Any]:
     return {"question": text, "answer": answer, **more}
 
 
-@pytest.mark.parametrize(
-    ("rows", "name", "words"),
-    [
-        (
-            [question("a?"), question("b?", "@@ ??"), question("c?", None)],
-            "golds",
-            "warning: 2 of 3 golds cannot be read",
-        ),
-        ([question("a?"), question("b?", "@@ ??")], "golds", "warning: (50.00% can): row 1: '@@ ??'"),
-        ([question("a?", "@@ ??"), question("b?", "?!")], "golds", "error: none of 2 golds can be read"),
-        ([{"question": "a?", "label": "1"}], "golds", "error: no column answer | gold | solution"),
-        ([{"text": "a?", "answer": "1"}], "prompts", "error: row 0: no column prompt | question"),
-        (
-            [question("same?"), question("same?")],
-            "repeats",
-            "warning: 1 of 2 rows repeat an earlier prompt, e.g. row 1",
-        ),
-        (
-            [question("same?"), question("same?", "2")],
-            "repeats",
-            "warning: 1 prompts were there before with another gold",
-        ),
-        ([question("a\u200b?")], "characters", "warning: U+200B (zero width space) in 1 prompts: row 0"),
-        ([question("a" * 40)], "lengths", "error: 1 over max_prompt_tokens=30; raise max_prompt_tokens"),
-        ([question("a" * 40), question("b?")], "lengths", "warning: 1 over max_prompt_tokens=30: they are dropped"),
-        (
-            [question("a?"), question("What is 3 + 2?")],
-            "leaks",
-            "error: row 2 holds the evaluation problem 'what is 3 + 2?'",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("rows", "name", "words"), [
+    ([question("a?"), question("b?", "@@ ??"), question("c?", None)], "golds",
+     "warning: 2 of 3 golds cannot be read"),
+    ([question("a?"), question("b?", "@@ ??")], "golds", "warning: (50.00% can): row 1: '@@ ??'"),
+    ([question("a?", "@@ ??"), question("b?", "?!")], "golds", "error: none of 2 golds can be read"),
+    ([{"question": "a?", "label": "1"}], "golds", "error: no column answer | gold | solution"),
+    ([{"text": "a?", "answer": "1"}], "prompts", "error: row 0: no column prompt | question"),
+    ([question("same?"), question("same?")], "repeats",
+     "warning: 1 of 2 rows repeat an earlier prompt, e.g. row 1"),
+    ([question("same?"), question("same?", "2")], "repeats",
+     "warning: 1 prompts were there before with another gold"),
+    ([question("a\u200b?")], "characters", "warning: U+200B (zero width space) in 1 prompts: row 0"),
+    ([question("a" * 40)], "lengths", "error: 1 over max_prompt_tokens=30; raise max_prompt_tokens"),
+    ([question("a" * 40), question("b?")], "lengths", "warning: 1 over max_prompt_tokens=30: they are dropped"),
+    ([question("a?"), question("What is 3 + 2?")], "leaks",
+     "error: row 2 holds the evaluation problem 'what is 3 + 2?'"),
+])  # fmt: skip
 def test_mistakes_of_the_data(bench, rows, name, words):
     bench.rows("train.jsonl", rows)
     path = f"{TASK}.data" if name in ("leaks", "golds") else TASK
-    line = bench.line(f"{name} {path}", f"{TASK}.data.max_prompt_tokens=30")
-    state, _, text = words.partition(": ")
-    assert line.startswith(state), line
-    assert text in line
+    bench.says(words, f"{name} {path}", f"{TASK}.data.max_prompt_tokens=30")
 
 
 @pytest.mark.parametrize("reward", ["{fn: cosine_length, kwargs: {max_length: 40}}", "{fn: length}"])
 def test_every_reward_that_grades_needs_golds(bench, reward):
     bench.rows("train.jsonl", [question("a?"), question("b?", "@@ ??")])
-    line = bench.line(f"golds {TASK}.data", f"{TASK}.rewards=[{reward}]")
-    assert line.startswith("warning")
-    assert "row 1: '@@ ??'" in line
+    bench.says("warning: row 1: '@@ ??'", f"golds {TASK}.data", f"{TASK}.rewards=[{reward}]")
 
 
 def test_too_long_may_be_forbidden(bench):
@@ -341,9 +284,8 @@ def test_only_ten_rows_are_listed():
 
 
 def test_few_problems_with_one_sample_say_little(bench):
-    line = bench.line("size of evaluation.math", "evaluation.math.samples=1")
-    assert line.startswith("warning")
-    assert "30 problems, 1 samples each: the 95% interval of pass@1 may be ±18% wide" in line
+    words = "warning: 30 problems, 1 samples each: the 95% interval of pass@1 may be ±18% wide"
+    bench.says(words, "size of evaluation.math", "evaluation.math.samples=1")
 
 
 def test_chatml_in_the_config_of_a_model_without_it(bench):
@@ -361,41 +303,27 @@ def test_what_is_on_the_hub_is_not_fetched(bench):
 FIRST, SECOND = f"{TASK}.rewards.0", f"{TASK}.rewards.1"
 
 
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        ([f"{TASK}.rewards=[{{fn: check_rewards.constant}}]"], "error: the sum of the rewards is 0.5 whatever"),
-        ([f"{SECOND}.fn=check_rewards.constant"], "warning: 'constant' is 0.5 for everything tried"),
-        (
-            [f"{FIRST}.fn=check_rewards.yes", f"{FIRST}.name=accuracy"],
-            "error: 'accuracy' gives a wrong answer what it gives the gold: 1",
-        ),
-        ([f"{FIRST}.weight=-2"], "error: in sum, a wrong answer is worth more than the gold"),
-        (
-            [f"{SECOND}.fn=check_rewards.right_is_bad", f"{SECOND}.weight=3"],
-            "error: in sum, a wrong answer is worth more",
-        ),
-        (
-            [f"{SECOND}.fn=check_rewards.raises"],
-            "error: 'raises' fails on every completion: raises: ValueError: no key",
-        ),
-        ([f"{SECOND}.fn=check_rewards.needs_words"], "warning: 'needs_words' fails on some completions"),
-        ([f"{SECOND}.fn=check_rewards.service"], "ok: 'service' not tried: asynchronous, it may call a service"),
-        ([f"{SECOND}.fn=check_rewards.Loads"], "ok: 'Loads' not tried: a class, which may load a model"),
-        ([f"{SECOND}.fn=language"], "error: reward 'language': give `kwargs: {language: en}`, or a column"),
-        ([f"{SECOND}.kwargs.opened=true"], "error: 'format' takes <think> for written by the prompt, which does not"),
-        ([f"{SECOND}.kwargs.answer_tag=answer"], "error: see <answer>: the tokenizer has no tokens to write it with"),
-        (
-            [f"{SECOND}.fn=check_rewards.longer_is_better", "reasoning_rl.sampling.max_tokens=90"],
-            "warning: in sum, rambling up to max_tokens is worth more than the gold",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("overrides", "words"), [
+    ([f"{TASK}.rewards=[{{fn: check_rewards.constant}}]"], "error: the sum of the rewards is 0.5 whatever"),
+    ([f"{SECOND}.fn=check_rewards.constant"], "warning: 'constant' is 0.5 for everything tried"),
+    ([f"{FIRST}.fn=check_rewards.yes", f"{FIRST}.name=accuracy"],
+     "error: 'accuracy' gives a wrong answer what it gives the gold: 1"),
+    ([f"{FIRST}.weight=-2"], "error: in sum, a wrong answer is worth more than the gold"),
+    ([f"{SECOND}.fn=check_rewards.right_is_bad", f"{SECOND}.weight=3"],
+     "error: in sum, a wrong answer is worth more"),
+    ([f"{SECOND}.fn=check_rewards.raises"],
+     "error: 'raises' fails on every completion: raises: ValueError: no key"),
+    ([f"{SECOND}.fn=check_rewards.needs_words"], "warning: 'needs_words' fails on some completions"),
+    ([f"{SECOND}.fn=check_rewards.service"], "ok: 'service' not tried: asynchronous, it may call a service"),
+    ([f"{SECOND}.fn=check_rewards.Loads"], "ok: 'Loads' not tried: a class, which may load a model"),
+    ([f"{SECOND}.fn=language"], "error: reward 'language': give `kwargs: {language: en}`, or a column"),
+    ([f"{SECOND}.kwargs.opened=true"], "error: 'format' takes <think> for written by the prompt, which does not"),
+    ([f"{SECOND}.kwargs.answer_tag=answer"], "error: see <answer>: the tokenizer has no tokens to write it with"),
+    ([f"{SECOND}.fn=check_rewards.longer_is_better", "reasoning_rl.sampling.max_tokens=90"],
+     "warning: in sum, rambling up to max_tokens is worth more than the gold"),
+])  # fmt: skip
 def test_rewards_are_tried(bench, overrides, words):
-    line = bench.line(f"rewards tried {TASK}", *overrides)
-    state, _, text = words.partition(": ")
-    assert line.startswith(state), line
-    assert text in line
+    bench.says(words, f"rewards tried {TASK}", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -433,11 +361,8 @@ def test_the_answer_in_a_tag(bench, models):
 
 
 def test_an_evaluation_that_could_count_nothing(bench):
-    line = bench.line("rewards tried evaluation.math", "evaluation.math.format.kwargs.opened=true")
-    assert line.startswith("error")
-    bench.tree["evaluation"]["math"]["format"] = {"fn": "check_rewards.right_is_bad"}
-    line = bench.line("rewards tried evaluation.math")
-    assert line.startswith("error")
+    for reward in ("{fn: format, kwargs: {opened: true}}", "{fn: check_rewards.right_is_bad}"):
+        bench.says("error: ", "rewards tried evaluation.math", f"evaluation.math.format={reward}")
 
 
 def test_filters_that_keep_nothing(bench):
@@ -446,9 +371,8 @@ def test_filters_that_keep_nothing(bench):
         "max_tokens": 40, "optimizer": {"lr": 1},
         "filters": [{"fn": "accuracy"}, {"fn": "check_rewards.longer_is_better"}],
     }  # fmt: skip
-    line = bench.line("rewards tried rejection_sampling")
-    assert line.startswith("warning")
-    assert "'longer_is_better' is 1.0 for none of the gold solutions" in line
+    words = "warning: 'longer_is_better' is 1.0 for none of the gold solutions"
+    bench.says(words, "rewards tried rejection_sampling")
 
 
 def test_a_program_of_the_data_is_its_gold_solution(bench):
@@ -456,9 +380,8 @@ def test_a_program_of_the_data_is_its_gold_solution(bench):
         "def runs(completions):\n    return [float('print(1)' in c[-1]['content']) for c in completions]\n"
     )
     bench.rows("train.jsonl", [{"prompt": "Print 1.", "code": "print(1)"}])
-    line = bench.line(f"rewards tried {TASK}", f"{TASK}.rewards=[{{fn: check_code.runs}}]")
-    assert "ok" in line
-    assert "runs 1 0 0 0, sum 1 0 0 0" in line
+    words = "ok: runs 1 0 0 0, sum 1 0 0 0"
+    bench.says(words, f"rewards tried {TASK}", f"{TASK}.rewards=[{{fn: check_code.runs}}]")
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
@@ -491,8 +414,6 @@ MISTAKES = {
 
 
 def test_each_mistake_names_tests_that_exist():
-    import re
-
     for text in MISTAKES.values():
         names = re.findall(r"test_\w+", text)
         assert names or text.startswith("cannot be: "), text
