@@ -4,15 +4,13 @@ import json
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
 
 from grpo.config.data import DataConfig, EvalConfig, RewardConfig
-from grpo.config.engine import RuntimeConfig
 from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.model.policy import load_model, load_tokenizer, save_model
+from grpo.model.policy import load_model, load_tokenizer
 from grpo.supervised.sft import supervised
 from grpo.types import Completion, Group, Prompt, Rollout
 from rewards.loader import load_reward
@@ -20,9 +18,10 @@ from stages import base, cold_start, rejection_sampling
 from stages.recipe.config import BaseConfig, ColdStartConfig, EvaluationConfig, RecipeConfig, RejectionSamplingConfig
 from stages.recipe.leaks import LeakGuard
 from stages.recipe.table import StageContext
-from stages.tiny_world import build_tokenizer, model_config
+from stages.tiny_world import build_tokenizer
+from support.models import word_model
+from support.runs import CPU
 
-CPU = RuntimeConfig(device="cpu")
 TRAINING = {"steps": 2, "batch_size": 4, "max_tokens": 64, "optimizer": OptimizerConfig(lr=1e-3)}
 HERE = __name__
 
@@ -55,9 +54,7 @@ def never(completions, **columns):
 def models(tmp_path_factory):
     """A base model, and one trained to answer both questions."""
     folder = tmp_path_factory.mktemp("models")
-    tokenizer = build_tokenizer(texts(), 320)
-    torch.manual_seed(0)
-    save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder / "base")
+    word_model(texts(), 320, folder / "base")
     rows = [{"prompt": row["prompt"], "completion": row["answer"]} for row in questions()]
     settings = SFTConfig(**{**TRAINING, "steps": 40, "optimizer": OptimizerConfig(lr=1e-2)})
     supervised(str(folder / "base"), rows, settings, folder / "trained", seed=0, runtime=CPU)

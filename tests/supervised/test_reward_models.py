@@ -5,32 +5,32 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM
 
 from grpo.config.data import RewardConfig
 from grpo.config.engine import RuntimeConfig
 from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.data.conversations import response_text, turn_end
 from grpo.errors import UserError
-from grpo.model.policy import load_tokenizer, save_model
+from grpo.model.policy import load_tokenizer
 from grpo.supervised.reward_model import split_held_out, train_pairwise, train_pointwise
 from grpo.supervised.reward_reader import load_reward_model, read_rewards, response_ids
 from rewards.loader import load_reward
 from rewards.preference import RewardModel
 from stages.recipe.training import task_rewards
-from stages.tiny_world import build_tokenizer, model_config
+from support.chat import assistant, user
+from support.models import word_model
+from support.runs import CPU
 
-CPU = RuntimeConfig(device="cpu")
 SETTINGS = SFTConfig(steps=25, batch_size=16, micro_batch_size=8, max_tokens=64, optimizer=OptimizerConfig(lr=1e-2))
 WORDS = ["apple", "pear", "plum", "cherry", "grape", "melon", "lemon", "fig", "date", "kiwi"]
 
 
 def message(text):
-    return [{"role": "assistant", "content": text}]
+    return [assistant(text)]
 
 
 def asked(number):
-    return [{"role": "user", "content": f"name {WORDS[number % 10]} and {WORDS[number // 10 % 10]}"}]
+    return [user(f"name {WORDS[number % 10]} and {WORDS[number // 10 % 10]}")]
 
 
 def answered(number, last):
@@ -46,11 +46,8 @@ LABELS = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "model"
-    tokenizer = build_tokenizer([" ".join(WORDS) + " name and please bah user assistant"] * 5, 330)
-    torch.manual_seed(0)
-    save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder)
-    return str(folder)
+    texts = [" ".join(WORDS) + " name and please bah user assistant"] * 5
+    return word_model(texts, 330, tmp_path_factory.mktemp("model") / "model")
 
 
 @pytest.fixture(scope="module")

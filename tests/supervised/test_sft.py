@@ -1,20 +1,17 @@
 """Supervised training: the end is learnt, accumulation changes nothing, an interrupted stage goes on."""
 
-import json
-import os
 import pickle
-import resource
 import shutil
 import signal
+from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import Qwen2ForCausalLM, Trainer
+from transformers import Trainer
 
-from grpo.checkpoint import sealed
 from grpo.checkpoint.store import checkpoints, last_good
-from grpo.config.engine import RuntimeConfig
 from grpo.config.training import OptimizerConfig, SFTConfig
+from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
 from grpo.learner.schedule import lr_factor
 from grpo.model.policy import end_token_ids, load_model, load_tokenizer, save_model
@@ -22,20 +19,19 @@ from grpo.supervised.checkpoints import FORMAT
 from grpo.supervised.sft import supervised
 from grpo.supervised.training import StepLog, training_order
 from grpo.system import stopping
-from stages.tiny_world import build_tokenizer, model_config
+from support.files import Bomb, flip, limited_files, line_of, little_room, reseal
+from support.models import word_model
+from support.processes import send
+from support.runs import CPU, assert_equal, checkpointed
 
-CPU = RuntimeConfig(device="cpu")
 ROWS = [{"prompt": f"say {word}", "completion": f"{word} and {word} again" * (1 + number % 3)} for number, word in
         enumerate(["one", "two", "three", "four", "five", "six", "seven"])]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "model"
-    tokenizer = build_tokenizer([f"{row['prompt']} {row['completion']} user assistant" for row in ROWS], 340)
-    torch.manual_seed(0)
-    save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder)
-    return str(folder)
+    texts = [f"{row['prompt']} {row['completion']} user assistant" for row in ROWS]
+    return word_model(texts, 340, tmp_path_factory.mktemp("model") / "model")
 
 
 def settings(**changes):
@@ -52,17 +48,35 @@ def weights(out):
 
 
 def metrics(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return read_jsonl(out / "metrics.jsonl")
+
+
+def interrupted(model, out, step, act, **changes):
+    """A training in which `act` happens after a step, with what it raises."""
+    plain = StepLog.on_log
+
+    def acting(self, args, state, control, logs=None, **kwargs):
+        plain(self, args, state, control, logs, **kwargs)
+        if state.global_step == step:
+            act()
+
+    with pytest.MonkeyPatch.context() as patch, stopping.handled(ends=True):
+        patch.setattr(StepLog, "on_log", acting)
+        with pytest.raises(KeyboardInterrupt) as end:
+            train(model, out, **changes)
+    return end.type
+
+
+def raise_interrupt():
+    raise KeyboardInterrupt
 
 
 def test_a_tiny_model_learns_one_answer_and_its_end(model, tmp_path):
     rows = [{"prompt": "say one", "completion": "one and two"}]
     numbers = train(model, tmp_path, rows, steps=40, batch_size=1)
     assert numbers["loss"] < 1.0
-    tokenizer, trained = (
-        load_tokenizer(str(tmp_path / "model")),
-        load_model(str(tmp_path / "model"), torch.device("cpu")),
-    )
+    folder = str(tmp_path / "model")
+    tokenizer, trained = load_tokenizer(folder), load_model(folder, torch.device("cpu"))
     assert tokenizer.eos_token_id in end_token_ids(trained, tokenizer)
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "say one"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -101,27 +115,15 @@ def test_too_long_examples_are_dropped_and_counted(model, tmp_path):
         train(model, tmp_path, max_tokens=5)
 
 
-def test_an_interrupted_stage_goes_on(model, tmp_path, monkeypatch):
+def test_an_interrupted_stage_goes_on(model, tmp_path):
     checkpoint = {"every": 2, "keep": 1}
     train(model, tmp_path / "whole", checkpoint=checkpoint)
-    assert [folder.name for folder in checkpoints(tmp_path / "whole" / "checkpoints")] == ["step-000006"]
-    plain = StepLog.on_log
-
-    def killed(self, args, state, control, logs=None, **kwargs):
-        plain(self, args, state, control, logs, **kwargs)
-        if state.global_step == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(StepLog, "on_log", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train(model, tmp_path / "cut", checkpoint=checkpoint)
-    monkeypatch.setattr(StepLog, "on_log", plain)
+    assert checkpointed(tmp_path / "whole") == ["step-000006"]
+    interrupted(model, tmp_path / "cut", 5, raise_interrupt, checkpoint=checkpoint)
     train(model, tmp_path / "cut", checkpoint=checkpoint)
-    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
-    assert [(row["step"], row["loss"]) for row in metrics(tmp_path / "cut")] == [
-        (row["step"], row["loss"]) for row in metrics(tmp_path / "whole")
-    ]
+    assert_equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    cut, whole = ([(row["step"], row["loss"]) for row in metrics(tmp_path / name)] for name in ("cut", "whole"))
+    assert cut == whole
 
 
 def test_a_diverged_loss_stops_the_run(model, tmp_path):
@@ -145,25 +147,15 @@ def test_learning_rate_schedule():
 
 
 @pytest.mark.parametrize("every", [None, 5])
-def test_a_signal_ends_the_training_after_the_step_which_is_saved(every, model, tmp_path, monkeypatch):
+def test_a_signal_ends_the_training_after_the_step_which_is_saved(every, model, tmp_path):
     """Also where no checkpoints were asked for. It comes between the third step and the fourth."""
     checkpoint = {"every": every} if every else {}
     train(model, tmp_path / "whole", checkpoint=checkpoint)
-    plain = StepLog.on_log
-
-    def signalled(self, args, state, control, logs=None, **kwargs):
-        plain(self, args, state, control, logs, **kwargs)
-        if state.global_step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch, stopping.handled(ends=True):
-        patch.setattr(StepLog, "on_log", signalled)
-        with pytest.raises(stopping.Stopped):
-            train(model, tmp_path / "cut", checkpoint=checkpoint)
-    assert [folder.name for folder in checkpoints(tmp_path / "cut" / "checkpoints")] == ["step-000004"]
+    end = interrupted(model, tmp_path / "cut", 3, lambda: send(signal.SIGTERM), checkpoint=checkpoint)
+    assert end is stopping.Stopped
+    assert checkpointed(tmp_path / "cut") == ["step-000004"]
     train(model, tmp_path / "cut", checkpoint=checkpoint)
-    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert_equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     assert [row["loss"] for row in metrics(tmp_path / "cut")] == [row["loss"] for row in metrics(tmp_path / "whole")]
 
 
@@ -172,50 +164,26 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(model, tmp_pa
     train(model, tmp_path, checkpoint=checkpoint)
     before = weights(tmp_path)
     folders = checkpoints(tmp_path / "checkpoints")
-    whole = (folders[-1] / "optimizer.pt").read_bytes()
-    (folders[-1] / "optimizer.pt").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    flip(folders[-1] / "optimizer.pt", -1)
     train(model, tmp_path, checkpoint=checkpoint)
     assert "'optimizer.pt'" in caplog.text
-    assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path).items())
+    assert_equal(weights(tmp_path), before)
     for folder in checkpoints(tmp_path / "checkpoints"):
         (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors"):
         train(model, tmp_path, checkpoint=checkpoint)
 
 
-def interrupted(model, out, patch, step, act, **changes):
-    """A training in which `act` happens after a step, with what it raises."""
-    plain = StepLog.on_log
-
-    def acting(self, args, state, control, logs=None, **kwargs):
-        plain(self, args, state, control, logs, **kwargs)
-        if state.global_step == step:
-            act()
-
-    with patch.context() as inner, stopping.handled(ends=True):
-        inner.setattr(StepLog, "on_log", acting)
-        with pytest.raises(KeyboardInterrupt):
-            train(model, out, **changes)
-
-
-def test_a_damaged_checkpoint_is_not_kept_in_the_place_of_a_good_one(model, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_not_kept_in_the_place_of_a_good_one(model, tmp_path):
     """Stopped between the last good one and the damaged one after it, with one to keep."""
     checkpoint = {"every": 2, "keep": 1}
     train(model, tmp_path, checkpoint={"every": 2, "keep": 3})
     folder = tmp_path / "checkpoints"
     for damaged in ("step-000004", "step-000006"):
         (folder / damaged / "model.safetensors").write_bytes(b"")
-    interrupted(model, tmp_path, monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT), checkpoint=checkpoint)
+    interrupted(model, tmp_path, 3, lambda: send(signal.SIGINT), checkpoint=checkpoint)
     assert last_good(folder, (FORMAT,)) == folder / "step-000004"
-    assert [path.name for path in checkpoints(folder)] == ["step-000004"]
-
-
-class Bomb:
-    def __init__(self, mark):
-        self.mark = str(mark)
-
-    def __reduce__(self):
-        return os.mkdir, (self.mark,)
+    assert checkpointed(tmp_path) == ["step-000004"]
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
@@ -225,8 +193,7 @@ def test_a_pickle_in_a_checkpoint_is_not_executed(name, model, tmp_path):
     newest, last = checkpoints(tmp_path / "checkpoints")
     shutil.rmtree(last)
     (newest / name).write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
-    (newest / "manifest.json").unlink()
-    sealed.seal(newest, FORMAT)
+    reseal(newest, FORMAT)
     if name == "training_args.bin":
         train(model, tmp_path, checkpoint={"every": 3})  # nobody reads it
     else:
@@ -241,7 +208,7 @@ def test_another_number_of_threads_is_a_warning(model, tmp_path, monkeypatch, ca
     assert "other conditions" not in caplog.text
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     train(model, tmp_path, checkpoint={"every": 3}, micro_batch_size=2)
-    (line,) = [record.message for record in caplog.records if "other conditions" in record.message]
+    line = line_of(caplog, "other conditions")
     assert "machine.threads: 1 -> 7" in line
     assert "micro_batch_size: 6 -> 2" in line
 
@@ -253,47 +220,34 @@ def test_a_checkpoint_that_the_disk_does_not_take_is_a_warning(how, model, tmp_p
     train(model, tmp_path / "whole", checkpoint=checkpoint)
     with monkeypatch.context() as patch:
         if how == "no room":
-            free = iter([10**12, 1000, 1000, 10**12])  # the second time also for how much is missing
-            patch.setattr("grpo.system.files.free_bytes", lambda folder: next(free))
+            little_room(patch)
         else:
             size = (checkpoints(tmp_path / "whole" / "checkpoints")[0] / "model.safetensors").stat().st_size
             limited_at(patch, 4, size - 1 if how == "safetensors" else size + 5000)
         train(model, tmp_path / "full", checkpoint=checkpoint)
-    (line,) = [record.message for record in caplog.records if "no checkpoint" in record.message]
+    line = line_of(caplog, "no checkpoint")
     assert line.startswith(f"no checkpoint at step 4: cannot write '{tmp_path / 'full' / 'checkpoints'}/step-000004': ")
     assert {"no room": " are missing", "torch": "written whole", "safetensors": "File too large"}[how] in line
     names = sorted(path.name for path in (tmp_path / "full" / "checkpoints").iterdir())
     assert names == ["latest", "step-000002", "step-000006"]
-    assert all(
-        torch.equal(weights(tmp_path / "full")[name], tensor) for name, tensor in weights(tmp_path / "whole").items()
-    )
+    assert_equal(weights(tmp_path / "full"), weights(tmp_path / "whole"))
 
 
 def limited_at(patch, step, size):
-    """No file may grow beyond `size` bytes while the checkpoint of this step is written: the kernel says so."""
+    """No file may grow beyond `size` bytes while the checkpoint of this step is written."""
     original = Trainer._save_checkpoint
 
     def limited(self, *arguments, **options):
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if self.state.global_step == step:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
+        with limited_files(size) if self.state.global_step == step else nullcontext():
             original(self, *arguments, **options)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     patch.setattr(Trainer, "_save_checkpoint", limited)
 
 
 def test_a_model_that_the_disk_does_not_take_is_one_line_and_leaves_nothing(model, tmp_path, monkeypatch):
     loaded, tokenizer = load_model(model, torch.device("cpu")), load_tokenizer(model)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
-    try:
-        with pytest.raises(UserError, match=r"cannot write .*: File too large; once that is mended"):
-            save_model(loaded, tokenizer, tmp_path / "model")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with limited_files(5000), pytest.raises(UserError, match=r"cannot write .*: File too large; once that is mended"):
+        save_model(loaded, tokenizer, tmp_path / "model")
 
     def full(folder):
         raise Exception("No space left on device (os error 28)")

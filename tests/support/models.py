@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from grpo.model import policy
 from grpo.model.policy import Policy
 from grpo.types import Group
+from stages.tiny_world import build_tokenizer, model_config
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<|im_end|>", "<think>", "</think>", "<|user|>", "<|assistant|>", "<|system|>")
 
@@ -139,3 +141,13 @@ def farthest(groups: Sequence[Group], model: Any, temperature: float = 1.0) -> f
         for done in (rollout.completion for rollout in group.rollouts)
     ]
     return float(max(gaps))
+
+
+def word_model(texts: list[str], vocabulary: int, folder: Path) -> str:
+    """The folder of a random Qwen2 with a tokenizer of these texts."""
+    from transformers import Qwen2ForCausalLM
+
+    tokenizer = build_tokenizer(texts, vocabulary)
+    torch.manual_seed(0)
+    policy.save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder)
+    return str(folder)
