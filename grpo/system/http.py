@@ -32,10 +32,8 @@ class RequestFailed(Exception):
     asks for.
     """
 
-    def __init__(
-        self, reason: str, *, again: bool = True, status: int | None = None, wait: float | None = None
-    ) -> None:
-        super().__init__(reason)
+    def __init__(self, why: str, *, again: bool = True, status: int | None = None, wait: float | None = None) -> None:
+        super().__init__(why)
         self.again, self.status, self.wait = again, status, wait
 
     @property
@@ -69,12 +67,9 @@ async def patiently(
 
 
 def pause(attempt: int, first: float, wait: float | None) -> float:
-    """Seconds to wait after attempt 0, 1, ...
+    """Seconds to wait after attempt 0, 1, ...: `first`, doubled each time up to `MAX_WAIT`, times a random 0.5 to 1.
 
-    Args:
-        attempt: how many came before it.
-        first: seconds after attempt 0; doubled each time up to `MAX_WAIT`, times a random 0.5 to 1.
-        wait: what the server asked for instead, kept and not cut short; a random part of `first` comes on top.
+    `wait` is what the server asked for instead; it is not cut short, and a random part of `first` comes on top.
     """
     if wait is not None:
         return min(MAX_WAIT, wait) + first * _random.random()

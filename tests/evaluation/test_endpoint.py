@@ -89,6 +89,12 @@ def test_a_server_that_refuses(chat_server, code, says):
     assert server.count == (3 if code == 500 else 1)
 
 
+def test_what_stands_for_no_key_is_no_secret(chat_server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(UserError, match="HTTP 404: none of that name"):
+        evaluate(chat_server(lambda *_: status(404, "none of that name")).url)
+
+
 @pytest.mark.usefixtures("chat_server")
 def test_no_server_at_all():
     start = time.monotonic()

@@ -46,9 +46,9 @@ async def _probe(client: AsyncClient, server: Server, served: ServedModel) -> No
         raise UserError(f"{error}; {ADVICE}") from error
 
 
-def _reasons(found: dict[str, Any], config: EngineConfig, served: ServedModel) -> Iterator[str]:
+def _reasons(settings: dict[str, Any], config: EngineConfig, served: ServedModel) -> Iterator[str]:
     """What is wrong with a server of this configuration (vLLM's own, as JSON)."""
-    model = found["model_config"]
+    model = settings["model_config"]
     if model["logprobs_mode"] != "processed_logprobs":  # else they are those of T = 1
         yield f"logprobs_mode is {model['logprobs_mode']}, not processed_logprobs"
     if model["generation_config"] != "vllm":  # else a repetition penalty in it is applied
@@ -59,14 +59,14 @@ def _reasons(found: dict[str, Any], config: EngineConfig, served: ServedModel) -
         yield f"dtype is {model['dtype']}, and runtime.dtype is {served.dtype}"
     if model["quantization"] != config.vllm.quantization:
         yield f"quantization is {model['quantization']}, and engine.vllm.quantization is {config.vllm.quantization}"
-    on_cpu = found["device_config"]["device"] == "cpu"
-    if on_cpu and found["scheduler_config"]["enable_chunked_prefill"]:  # the server would crash
+    on_cpu = settings["device_config"]["device"] == "cpu"
+    if on_cpu and settings["scheduler_config"]["enable_chunked_prefill"]:  # the server would crash
         yield "enable_chunked_prefill is on, which breaks seeds on a CPU"
-    backend = (found["weight_transfer_config"] or {}).get("backend")
+    backend = (settings["weight_transfer_config"] or {}).get("backend")
     asked = config.server
     wanted = (FILES, NCCL) if asked.transfer == "auto" else (asked.transfer,)
     if backend not in wanted:
         yield f"weight_transfer_config.backend is {backend}, not {' or '.join(wanted)}"
-    folder = found["additional_config"].get(FOLDER_KEY)
+    folder = settings["additional_config"].get(FOLDER_KEY)
     if backend == FILES and folder != asked.folder:
         yield f"it takes weights from the folder {folder}, and engine.server.folder is {asked.folder}"
