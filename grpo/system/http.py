@@ -48,9 +48,21 @@ def bad_status(status: int, text: str, wait: str | None = None) -> RequestFailed
 
 
 async def patiently(
-    attempt: Callable[[], Awaitable[ResultT]], retries: int, first_delay: float, breaker: Breaker | None = None
+    attempt: Callable[[], Awaitable[ResultT]],
+    retries: int,
+    first_delay: float,
+    timeout: float,
+    *,
+    breaker: Breaker | None = None,
+    noun: str = "answer",
+    after_hang: bool = True,
 ) -> ResultT:
-    """What `attempt` gives, which is called `retries` times more while it fails and another attempt may help.
+    """What `attempt` gives, which is called `retries` times more while it fails and another may help.
+
+    Args:
+        timeout: seconds for one. The clients' own limits are for each read: they bound no drip.
+        noun: of what does not come in time, in the message.
+        after_hang: whether another may help then.
 
     Raises:
         RequestFailed: the last one failed, or one that another would not help, or the breaker is open.
@@ -58,7 +70,11 @@ async def patiently(
     for number in range(retries + 1):
         try:
             with breaker.request() if breaker else contextlib.nullcontext():
-                return await attempt()
+                try:
+                    async with asyncio.timeout(timeout):
+                        return await attempt()
+                except TimeoutError:
+                    raise RequestFailed(f"no {noun} within {timeout:g} s", again=after_hang) from None
         except RequestFailed as failure:
             if not failure.again or number == retries:
                 raise

@@ -7,9 +7,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, OpenAIError
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from grpo.errors import UserError, one_line
@@ -59,9 +60,7 @@ class Endpoint:
         """
         key = self._key() or "none"  # a server without keys ignores it
         headers = {"Authorization": f"Bearer {key}"}  # explicit, so that OPENAI_CUSTOM_HEADERS cannot replace it
-        client = AsyncOpenAI(
-            api_key=key, base_url=self.base_url, max_retries=0, timeout=self.timeout, default_headers=headers
-        )
+        client = AsyncOpenAI(api_key=key, base_url=self.base_url, max_retries=0, timeout=None, default_headers=headers)
         client.organization = client.project = None
         return client
 
@@ -75,15 +74,15 @@ class Endpoint:
             RequestFailed: after all attempts, or at once when another would not help or the breaker is open.
         """
         async with self._running_slots():
-            return await patiently(lambda: self._send(client, messages), self.retries, self.backoff, self.breaker)
+            attempt = partial(self._send, client, messages)
+            return await patiently(
+                attempt, self.retries, self.backoff, self.timeout, breaker=self.breaker, noun="reply"
+            )
 
     async def _send(self, client: AsyncOpenAI, messages: Sequence[Message]) -> Reply:
         create: Any = client.chat.completions.with_raw_response.create
         try:
-            async with asyncio.timeout(self.timeout):  # the client's own limit is for each read: it bounds no drip
-                raw = await create(messages=messages, **self.fields)
-        except (TimeoutError, APITimeoutError):
-            raise RequestFailed(f"no reply within {self.timeout:g} s") from None
+            raw = await create(messages=messages, **self.fields)
         except APIStatusError as error:
             reason = error.body
             if isinstance(reason, dict):

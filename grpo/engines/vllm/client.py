@@ -38,7 +38,7 @@ class Server:
             log.warning("vLLM at %s is left out from now on: %s", self.url, why)
 
     async def get(self, client: AsyncClient, path: str, timeout: float | None = None) -> Any:
-        return await self._once(client, "GET", path, None, timeout or self.timeout)
+        return await self._ask(client, "GET", path, None, 0, timeout or self.timeout)
 
     async def post(self, client: AsyncClient, path: str, body: Any = None, retries: int = 0) -> Any:
         """The answer's JSON. What may pass is tried `retries` times more; a server that hangs is not asked again.
@@ -47,16 +47,17 @@ class Server:
             RequestFailed: no answer, or an error of the server.
             UserError: it refuses the request: another server would, too.
         """
-        return await patiently(lambda: self._once(client, "POST", path, body, self.timeout), retries, FIRST_DELAY)
+        return await self._ask(client, "POST", path, body, retries, self.timeout)
 
-    async def _once(self, client: AsyncClient, method: str, path: str, body: Any, timeout: float) -> Any:
+    async def _ask(self, client: AsyncClient, method: str, path: str, body: Any, retries: int, timeout: float) -> Any:
+        request = functools.partial(self._once, client, method, path, body)
+        return await patiently(request, retries, FIRST_DELAY, timeout, after_hang=False)
+
+    async def _once(self, client: AsyncClient, method: str, path: str, body: Any) -> Any:
         import httpx2
 
         try:
-            async with asyncio.timeout(timeout):
-                response = await client.request(method, self.url + path, json=body)
-        except TimeoutError as error:
-            raise RequestFailed(f"no answer within {timeout:g} s", again=False) from error
+            response = await client.request(method, self.url + path, json=body)
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             raise RequestFailed(describe(error)) from error
         if response.status_code != 200:
