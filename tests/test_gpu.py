@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -28,43 +27,48 @@ from grpo.model.policy import load_policy
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.types import Prompt, Sampling, TrainState
+from support import runs
 from support.models import make_model
-from support.train import train
+from support.runs import config_of, run
 
 pytestmark = pytest.mark.gpu
 
 
-def _config(**changes: object) -> RLConfig:
+def gpu_config(**changes: object) -> RLConfig:
     settings = {
-        "steps": 6,
         "group_size": 8,
         "prompts_per_step": 4,
         "sampling": {"max_tokens": 12},
         "optimizer": {"lr": 1e-3},
         "loss": {"beta": 0.01},
+        "micro_batch_tokens": 4096,
+        "checkpoint": {},
     }
-    return RLConfig.model_validate(settings | changes)
+    return config_of(**settings | changes)
 
 
-def _prompts() -> list[Prompt]:
-    return [Prompt(f"p{i}", tuple(range(4, 8 + i)), text=f"p{i}") for i in range(4)]
-
-
-def _length(completions: list[str], **columns: object) -> list[float]:
+def variety(completions: list[str], **columns: object) -> list[float]:
     return [len(set(text)) / 10 for text in completions]
+
+
+PROMPTS = [Prompt(f"p{i}", tuple(range(4, 8 + i)), text=f"p{i}") for i in range(4)]
+TASKS = {"default": Task(PROMPTS, [Reward("variety", variety)])}
+
+
+def learner_of(folder: Path, dtype: str, **changes: object) -> tuple[Learner, list[TrainRow]]:
+    """A learner, and rows to train on."""
+    runtime = RuntimeConfig(device="cuda", dtype=dtype)
+    policy = load_policy(str(folder), runtime)
+    learner = make_learner(policy, gpu_config(**changes), runtime)
+    groups = LocalEngine(learner.model, policy.tokenizer, 512).generate(PROMPTS, Sampling(8, 12), seed=0, step=0)
+    judged = [replace(g, rollouts=tuple(replace(r, reward=i % 3) for i, r in enumerate(g.rollouts))) for g in groups]
+    return learner, rows_of(assign_advantages(judged, AdvantageConfig(), {}))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_run_trains_and_agrees_with_its_engine(tiny_model_folder, tmp_path, dtype):
-    task = Task(_prompts(), [Reward("length", _length)])
-    train(
-        str(tiny_model_folder),
-        {"default": task},
-        _config(),
-        tmp_path,
-        runtime=RuntimeConfig(device="cuda", dtype=dtype),
-    )
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    run(tiny_model_folder, tmp_path, gpu_config(), TASKS, runtime=RuntimeConfig(device="cuda", dtype=dtype))
+    rows = runs.rows_of(tmp_path)
     assert [row["step"] for row in rows] == list(range(1, 7))
     # float16 begins with a scale of 65536, which may be too high for the first steps
     assert all(row["applied"] == 1.0 for row in rows if dtype != "float16")
@@ -73,19 +77,9 @@ def test_a_run_trains_and_agrees_with_its_engine(tiny_model_folder, tmp_path, dt
     assert max(row["logprob_mismatch"] for row in rows) < limit
 
 
-def _fp16_learner(folder: Path) -> tuple[Learner, list[TrainRow]]:
-    """A learner with loss scaling, and rows to train on."""
-    runtime = RuntimeConfig(device="cuda", dtype="float16")
-    policy = load_policy(str(folder), runtime)
-    learner = make_learner(policy, _config(loss={}), runtime)
-    groups = LocalEngine(learner.model, policy.tokenizer, 512).generate(_prompts(), Sampling(8, 12), seed=0, step=0)
-    judged = [replace(g, rollouts=tuple(replace(r, reward=i % 3) for i, r in enumerate(g.rollouts))) for g in groups]
-    return learner, rows_of(assign_advantages(judged, AdvantageConfig(), {}))
-
-
 def test_fp16_an_overflow_moves_nothing_and_lowers_the_scale(tiny_model_folder):
-    learner, rows = _fp16_learner(tiny_model_folder)
-    config, scaler = _config(loss={}), learner.accelerator.scaler
+    learner, rows = learner_of(tiny_model_folder, "float16", loss={})
+    config, scaler = gpu_config(loss={}), learner.accelerator.scaler
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**40})
     before = {name: tensor.clone() for name, tensor in learner.tensors().items()}
     stats = update(learner, rows, config, 1e-3, limit=MISMATCH_LIMIT["float16"])
@@ -100,12 +94,12 @@ def test_fp16_an_overflow_moves_nothing_and_lowers_the_scale(tiny_model_folder):
 
 
 def test_fp16_a_checkpoint_keeps_the_scale(tiny_model_folder, tmp_path):
-    learner, rows = _fp16_learner(tiny_model_folder)
+    learner, rows = learner_of(tiny_model_folder, "float16", loss={})
     scaler = learner.accelerator.scaler
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**40})
-    update(learner, rows, _config(loss={}), 1e-3, limit=MISMATCH_LIMIT["float16"])
+    update(learner, rows, gpu_config(loss={}), 1e-3, limit=MISMATCH_LIMIT["float16"])
     saved = save_checkpoint(tmp_path, CheckpointConfig(every=1, keep=1), TrainState(step=1), learner, None)
-    other, _ = _fp16_learner(tiny_model_folder)
+    other, _ = learner_of(tiny_model_folder, "float16", loss={})
     load_checkpoint(saved, other, None)
     assert other.accelerator.scaler.state_dict() == scaler.state_dict()
     assert other.accelerator.scaler.get_scale() == 2.0**39
@@ -115,14 +109,8 @@ def test_bf16_keeps_updates_of_1e_6(tiny_model_folder, tmp_path):
     """fp32 masters under autocast: an update that bf16 weights would round away moves the weights."""
     runtime = RuntimeConfig(device="cuda", dtype="bfloat16")
     before = {name: tensor.cpu().clone() for name, tensor in load_policy(str(tiny_model_folder), runtime).export()}
-    config = _config(optimizer={"lr": 1e-6}, steps=1, loss={"beta": 0.0})
-    result = train(
-        str(tiny_model_folder),
-        {"default": Task(_prompts(), [Reward("length", _length)])},
-        config,
-        tmp_path,
-        runtime=runtime,
-    )
+    config = gpu_config(optimizer={"lr": 1e-6}, steps=1, loss={"beta": 0.0})
+    result = run(tiny_model_folder, tmp_path, config, TASKS, runtime=runtime)
     after = {name: tensor.cpu() for name, tensor in load_policy(str(result.model), runtime).export()}
     moved = [float((after[name] - before[name]).abs().max()) for name in before]
     assert all(tensor.dtype == torch.float32 for tensor in after.values())
@@ -131,10 +119,10 @@ def test_bf16_keeps_updates_of_1e_6(tiny_model_folder, tmp_path):
 
 def test_engine_gives_the_same_tokens_in_any_batch(tiny_model_folder):
     policy = load_policy(str(tiny_model_folder), RuntimeConfig(device="cuda"))
-    learner = make_learner(policy, _config(), RuntimeConfig(device="cuda"))
+    learner = make_learner(policy, gpu_config(), RuntimeConfig(device="cuda"))
     sampling = Sampling(8, 12)
-    groups = LocalEngine(learner.model, policy.tokenizer, 512).generate(_prompts(), sampling, seed=0, step=0)
-    alone = LocalEngine(learner.model, policy.tokenizer, 8).generate(_prompts()[2:3], sampling, seed=0, step=0)
+    groups = LocalEngine(learner.model, policy.tokenizer, 512).generate(PROMPTS, sampling, seed=0, step=0)
+    alone = LocalEngine(learner.model, policy.tokenizer, 8).generate(PROMPTS[2:3], sampling, seed=0, step=0)
     assert [r.completion.token_ids for r in groups[2].rollouts] == [r.completion.token_ids for r in alone[0].rollouts]
 
 
@@ -168,12 +156,6 @@ def test_shared_prompts_are_scored_and_trained_as_padded_rows_are(kind):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_bf16_updates_share_prompts(tiny_model_folder, checkpointing):
-    runtime = RuntimeConfig(device="cuda", dtype="bfloat16")
-    policy = load_policy(str(tiny_model_folder), runtime)
-    config = _config(gradient_checkpointing=checkpointing)
-    learner = make_learner(policy, config, runtime)
+    learner, rows = learner_of(tiny_model_folder, "bfloat16", gradient_checkpointing=checkpointing)
     assert learner.fit.share_prompts
-    groups = LocalEngine(learner.model, policy.tokenizer, 512).generate(_prompts(), Sampling(8, 12), seed=0, step=0)
-    judged = [replace(g, rollouts=tuple(replace(r, reward=i % 3) for i, r in enumerate(g.rollouts))) for g in groups]
-    rows = rows_of(assign_advantages(judged, AdvantageConfig(), {}))
-    assert update(learner, rows, _config(loss={}), 1e-3, limit=MISMATCH_LIMIT["float16"])["applied"] == 1.0
+    assert update(learner, rows, gpu_config(loss={}), 1e-3, limit=MISMATCH_LIMIT["float16"])["applied"] == 1.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from faults import torture
 from grpo.checkpoint.store import last_good
 from grpo.errors import UserError
-from support.models import make_model, make_tokenizer
+from support.models import save_model
 
 SIZES = (100, 250, 400, 700, 1000, 1600)  # KiB; the run takes about 1,100
 
@@ -50,9 +50,7 @@ def warnings() -> list[str]:
 
 
 def main(folder: Path) -> None:
-    model = folder / "model"
-    make_model("qwen2", initializer_range=0.08).save_pretrained(model)
-    make_tokenizer().save_pretrained(model)
+    model = save_model(folder / "model", initializer_range=0.08)
     torture.train(model, folder / "alone", "full")
     expected, said = torture.fingerprint(folder / "alone"), warnings()
     for size in SIZES:

@@ -10,14 +10,13 @@ import hashlib
 import json
 import os
 import signal
-import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from faults.torture import before, end_of
+from faults.torture import before
 from grpo import trainer
 from grpo.engines.local.engine import LocalEngine
 from grpo.supervised import checkpoints as hf_checkpoints
@@ -26,6 +25,7 @@ from stages import rejection_sampling
 from stages.cli import main
 from stages.recipe import evaluation, runner
 from stages.recipe.parts import Parts
+from support.processes import end_of, fork
 from support.recipe import SHORT
 
 SMALL = [
@@ -90,23 +90,15 @@ def interrupt(moment: tuple[str, str, int], number: int) -> None:
 
 def attempt(out: Path, moment: tuple[str, str, int] | None = None, number: int = 0) -> int:
     """One start of the command; its exit code, or minus the signal."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            torch.set_num_threads(1)
-            rejection_sampling.PROMPTS_AT_A_TIME = 16
-            if moment is not None:
-                interrupt(moment, number)
-            code = main(["run", "tiny.yaml", "--out", str(out), *SMALL])
-        except BaseException:  # noqa: BLE001  a forked child must never return into the parent's code
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return end_of(child)
+
+    def work() -> int:
+        torch.set_num_threads(1)
+        rejection_sampling.PROMPTS_AT_A_TIME = 16
+        if moment is not None:
+            interrupt(moment, number)
+        return main(["run", "tiny.yaml", "--out", str(out), *SMALL])
+
+    return end_of(fork(out.with_suffix(".log"), work))
 
 
 def untimed(value: Any) -> Any:

@@ -18,8 +18,6 @@ import signal
 import sys
 import tempfile
 import threading
-import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,24 +26,21 @@ from typing import Any
 HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent.parent)]
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from grpo import run, trainer  # noqa: E402
 from grpo.checkpoint import sealed  # noqa: E402
-from grpo.config.data import DataConfig  # noqa: E402
 from grpo.config.engine import EngineConfig, RuntimeConfig  # noqa: E402
-from grpo.config.training import RLConfig  # noqa: E402
-from grpo.data.prompts import build_prompts  # noqa: E402
 from grpo.engines.local.engine import LocalEngine  # noqa: E402
 from grpo.model.policy import Policy  # noqa: E402
 from grpo.monitoring import metrics  # noqa: E402
-from grpo.rollout.sampler import Task  # noqa: E402
-from grpo.scoring.table import Reward  # noqa: E402
 from grpo.system import files  # noqa: E402
 from stages.commands.common import guarded  # noqa: E402
-from support.models import make_model, make_tokenizer  # noqa: E402
+from support import runs  # noqa: E402
+from support.models import save_model  # noqa: E402
+from support.processes import end_of, fork  # noqa: E402
 from support.servers import free_port  # noqa: E402
-from support.train import train as train_tasks  # noqa: E402
 
 KINDS: dict[str, dict[str, Any]] = {
     "full": {
@@ -66,8 +61,8 @@ KINDS: dict[str, dict[str, Any]] = {
 SHARDED = " sharded"  # at the end of a kind: its weights are, over two processes
 STEPS = 12
 EVERYWHERE = ("sampling", "reward", "update", "sync")  # events of all processes of a run
-PATIENCE = 120.0  # seconds for one attempt
 Watch = Callable[[str], None]
+FOR_GOOD = pytest.MonkeyPatch()
 
 
 on_reward: list[Callable[[], None]] = [lambda: None]
@@ -76,31 +71,17 @@ on_reward: list[Callable[[], None]] = [lambda: None]
 def digits(completions: list[str], **_: Any) -> list[float]:
     """Share of digits, and a little of Python's global generator."""
     on_reward[0]()
-    return [sum(c.isdigit() for c in text) / max(1, len(text)) + 1e-3 * random.random() for text in completions]
-
-
-def config_of(kind: str) -> RLConfig:
-    base: dict[str, Any] = {
-        "steps": STEPS,
-        "group_size": 4,
-        "prompts_per_step": 2,
-        "sampling": {"max_tokens": 8},
-        "optimizer": {"lr": 5e-3},
-        "micro_batch_tokens": 100,
-        "checkpoint": {"every": 2, "keep": 2},
-    }
-    return RLConfig.model_validate(base | KINDS[kind.removesuffix(SHARDED)])
+    return [share + 1e-3 * random.random() for share in runs.digits(completions)]
 
 
 def train(model: Path, out: Path, kind: str) -> None:
-    rows = [{"prompt": f"q{i}", "id": str(i)} for i in range(7)]
-    prompts = build_prompts(rows, DataConfig(path="d", template="{prompt}="), make_tokenizer())
     torch.set_num_threads(1)
     random.seed(3)
-    tasks = {"default": Task(prompts, [Reward("digits", digits)])}
+    common = {"steps": STEPS, "micro_batch_tokens": 100, "checkpoint": {"every": 2, "keep": 2}}
+    config = runs.config_of(**common | KINDS[kind.removesuffix(SHARDED)])
     runtime = RuntimeConfig(device="cpu", parallel="fsdp" if kind.endswith(SHARDED) else "data")
     engine = EngineConfig(ahead=kind == "ahead")
-    train_tasks(str(model), tasks, config_of(kind), out, seed=1, runtime=runtime, engine_config=engine)
+    runs.run(model, out, config, {"default": runs.task_of(digits, 7)}, runtime=runtime, engine_config=engine)
 
 
 def watch(event: Watch) -> None:
@@ -121,13 +102,7 @@ def watch(event: Watch) -> None:
 
 def before(event: Watch, owner: Any, name: str, label: Callable[..., str]) -> None:
     """`event(label(arguments))` before each call of `owner.name`."""
-    original = getattr(owner, name)
-
-    def watched(*arguments: Any, **options: Any) -> Any:
-        event(label(*arguments, **options))
-        return original(*arguments, **options)
-
-    setattr(owner, name, watched)
+    runs.before(FOR_GOOD, owner, name, lambda *arguments, **options: event(label(*arguments, **options)))
 
 
 def _half_written(event: Watch) -> None:
@@ -187,12 +162,10 @@ def attempt(model: Path, out: Path, kind: str, processes: int, kill: Kill | None
         RuntimeError: it failed by itself.
     """
     port = free_port()
-    children = []
-    for rank in range(processes):
-        child = os.fork()
-        if child == 0:
-            _child(model, out, kind, processes, rank, port, kill if rank == rank_killed else None)
-        children.append(child)
+    children = [
+        _child(model, out, kind, processes, rank, port, kill.watcher() if kill and rank == rank_killed else None)
+        for rank in range(processes)
+    ]
     ends = [end_of(child) for child in children]
     number = kill.number if kill else 0
     killed = number == signal.SIGKILL
@@ -206,36 +179,19 @@ def attempt(model: Path, out: Path, kind: str, processes: int, kill: Kill | None
     return False
 
 
-def _child(model: Path, out: Path, kind: str, processes: int, rank: int, port: int, kill: Kill | None) -> None:
-    code = 1
-    try:
-        log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+def _child(model: Path, out: Path, kind: str, processes: int, rank: int, port: int, event: Watch | None) -> int:
+    """One process of a start; its id."""
+
+    def work() -> int:
         if processes > 1:
             os.environ |= {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun has it, or accelerate sets two, which a fork cannot start
-        if kill is not None:
-            watch(kill.watcher())
-        code = guarded(lambda _: train(model, out, kind) or 0, [])
-    except BaseException:  # noqa: BLE001  a forked child must never return into the parent's code
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+        if event is not None:
+            watch(event)
+        return guarded(lambda _: train(model, out, kind) or 0, [])
 
-
-def end_of(child: int) -> int:
-    """The exit code of a child, or minus the signal; one that does not end is a failure."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return 124
+    return fork(out.with_suffix(".log"), work)
 
 
 def fingerprint(out: Path) -> dict[str, str]:
@@ -268,13 +224,10 @@ def different_files(found: dict[str, str], expected: dict[str, str], *, exact: b
 def events_of(model: Path, out: Path, kind: str) -> list[str]:
     """The events of a whole run of one process, in order."""
     notes = out.with_suffix(".events")
-    child = os.fork()
-    if child == 0:
-        lines = notes.open("w", buffering=1)
-        watch(lambda name: print(name, file=lines))
-        _child(model, out, kind, 1, 0, 0, None)
-    if end_of(child) != 0:
-        raise RuntimeError(out.with_suffix(".log").read_text()[-3000:])
+    with notes.open("w", buffering=1) as lines:
+        child = _child(model, out, kind, 1, 0, 0, lambda name: print(name, file=lines))
+        if end_of(child) != 0:
+            raise RuntimeError(out.with_suffix(".log").read_text()[-3000:])
     return notes.read_text().splitlines()
 
 
@@ -298,8 +251,7 @@ def torture(
     times."""
     model = folder / "model"
     if not model.exists():
-        make_model("qwen2", initializer_range=0.08).save_pretrained(model)
-        make_tokenizer().save_pretrained(model)
+        save_model(model, initializer_range=0.08)
     rng = random.Random(f"{seed}-{kind}-{processes}")
     events = events_of(model, folder / f"{kind}-{processes}-events", kind.removesuffix(SHARDED))
     alone = folder / f"{kind}-{processes}-alone"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from support.servers import free_port
@@ -30,6 +34,36 @@ def two_processes(command: list[str], **environment: str) -> list[subprocess.Com
     ]
     done = [(process, *process.communicate(timeout=240)) for process in started]
     return [subprocess.CompletedProcess(process.args, process.returncode, out, err) for process, out, err in done]
+
+
+def fork(log: Path, work: Callable[[], int]) -> int:
+    """A forked process that does this work and ends with its code, so that imports are paid for once; its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        code = work()
+    except BaseException:  # noqa: BLE001  a forked child must never return into the parent's code
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def end_of(child: int, patience: float = 120.0) -> int:
+    """The exit code of a child, or minus the signal; one that does not end is a failure."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 124
 
 
 def send(number: int) -> None:
