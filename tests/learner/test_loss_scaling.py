@@ -14,24 +14,26 @@ import torch
 
 from grpo.checkpoint.store import load_checkpoint, save_checkpoint
 from grpo.config.engine import RuntimeConfig
-from grpo.config.training import CheckpointConfig, RLConfig
+from grpo.config.training import CheckpointConfig
 from grpo.errors import UserError
-from grpo.learner.batching import rows_of
 from grpo.learner.gate import MISMATCH_LIMIT
-from grpo.learner.learner import Learner, make_accelerator
-from grpo.learner.update import update
+from grpo.learner.learner import make_accelerator
 from grpo.model.policy import pick_device
 from grpo.system.world import World
 from grpo.types import TrainState
-from support.updates import assert_untouched, constant, rollout_groups, setup, snapshot, update_config, varied
+from support.runs import assert_equal, before
+from support.updates import Trial, assert_untouched, constant, snapshot
 
 SCALE = 1024.0
 OVERFLOW = 2.0**26  # float16 ends at 65504
 
 
+LIMIT = MISMATCH_LIMIT["float16"]
+
+
 @pytest.fixture
 def scaled(monkeypatch):
-    """As `setup`, in float16."""
+    """Makes a `Trial` in float16."""
 
     def accelerator_of(device: torch.device, runtime: RuntimeConfig) -> Any:
         accelerator = make_accelerator(device, runtime)
@@ -40,119 +42,97 @@ def scaled(monkeypatch):
         monkeypatch.setitem(accelerator.state._shared_state, "_mixed_precision", "fp16")
         return accelerator
 
-    def of(config: RLConfig) -> tuple[Any, Learner]:
+    def of(**settings: Any) -> Trial:
         with monkeypatch.context() as patched:
             patched.setattr("grpo.learner.learner.make_accelerator", accelerator_of)
-            return setup(config)
+            return Trial(**settings)
 
     return of
 
 
-def step(policy: Any, learner: Learner, config: RLConfig, reward: Any = varied) -> dict[str, float | None]:
-    return update(
-        learner, rows_of(rollout_groups(policy, config, reward)), config, 1e-3, limit=MISMATCH_LIMIT["float16"]
-    )
-
-
-def clipped() -> RLConfig:
-    """The gradient, scaled or not, is far above the limit, so that what was clipped shows."""
-    config = update_config()
-    return config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"max_grad_norm": 1e-3})})
-
-
 def test_the_norm_and_the_clip_are_those_of_the_unscaled_gradient(scaled):
-    config = clipped()
-    plain, expected = setup(config)
-    stats = step(plain, expected, config)
-    policy, learner = scaled(config)
-    ours = step(policy, learner, config)
+    """The gradient, scaled or not, is far above the limit, so that what was clipped shows."""
+    stats = Trial(max_grad_norm=1e-3).update(limit=LIMIT)
+    trial = scaled(max_grad_norm=1e-3)
+    ours = trial.update(limit=LIMIT)
     assert ours["applied"] == 1.0
     assert ours["grad_norm"] == pytest.approx(stats["grad_norm"], rel=0.05)  # float16 has three digits
-    moments = [state["exp_avg"].norm() for state in learner.optimizer_state()["optimizer"]["state"].values()]
+    moments = [state["exp_avg"].norm() for state in trial.learner.optimizer_state()["optimizer"]["state"].values()]
     assert torch.stack(moments).norm().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)  # (1 - beta1) * max_grad_norm
 
 
 def test_gradients_are_summed_then_unscaled_then_clipped(scaled, monkeypatch):
     order: list[str] = []
-
-    def note(owner: Any, name: str) -> None:
-        original = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, **k: (order.append(name), original(*a, **k))[1])
-
-    config = update_config()
-    policy, learner = scaled(config)
-    note(World, "sum_gradients")
-    note(torch.amp.GradScaler, "unscale_")
-    note(learner.accelerator, "_clip_grad_norm_dtensor_aware")
-    note(learner.optimizer, "step")
-    step(policy, learner, config)
+    trial = scaled()
+    for owner, name in (
+        (World, "sum_gradients"),
+        (torch.amp.GradScaler, "unscale_"),
+        (trial.learner.accelerator, "_clip_grad_norm_dtensor_aware"),
+        (trial.learner.optimizer, "step"),
+    ):
+        before(monkeypatch, owner, name, lambda *_, name=name, **__: order.append(name))
+    trial.update(limit=LIMIT)
     assert order == ["sum_gradients", "unscale_", "_clip_grad_norm_dtensor_aware", "step"]
 
 
-@pytest.mark.parametrize("before", [0, 2], ids=["in the first step", "later"])
-def test_an_overflow_moves_nothing_and_lowers_the_scale(scaled, before):
-    config = update_config()
-    policy, learner = scaled(config)
-    scaler = learner.accelerator.scaler
-    for _ in range(before):
-        assert step(policy, learner, config)["applied"] == 1.0
+@pytest.mark.parametrize("steps", [0, 2], ids=["in the first step", "later"])
+def test_an_overflow_moves_nothing_and_lowers_the_scale(scaled, steps):
+    trial = scaled()
+    scaler = trial.learner.accelerator.scaler
+    for _ in range(steps):
+        assert trial.update(limit=LIMIT)["applied"] == 1.0
     assert scaler.get_scale() == SCALE
     scaler._scale.fill_(OVERFLOW)
-    was = snapshot(learner)
-    stats = step(policy, learner, config)
+    was = snapshot(trial.learner)
+    stats = trial.update(limit=LIMIT)
     assert stats["applied"] == 0.0
     assert not math.isfinite(stats["grad_norm"])
-    assert_untouched(learner, was)
+    assert_untouched(trial.learner, was)
     assert scaler.get_scale() == OVERFLOW / 2
     for _ in range(20):  # until the scale fits
-        stats = step(policy, learner, config)
+        stats = trial.update(limit=LIMIT)
         if stats["applied"]:
             break
-        assert_untouched(learner, was)
+        assert_untouched(trial.learner, was)
     assert stats["applied"] == 1.0
     assert math.isfinite(stats["grad_norm"])
     with pytest.raises(AssertionError):
-        assert_untouched(learner, was)
+        assert_untouched(trial.learner, was)
 
 
 def test_a_norm_beyond_float32_of_a_gradient_within_it_moves_nothing(scaled):
     """The scaler sees finite numbers only; AdamW's momentum would move the weights by a gradient clipped to 0."""
-    config = update_config()
-    policy, learner = scaled(config)
-    step(policy, learner, config)
-    was = snapshot(learner)
-    rows = rows_of(rollout_groups(policy, config, varied))
-    for parameter in learner.model.parameters():
+    trial = scaled()
+    trial.update(limit=LIMIT)
+    was = snapshot(trial.learner)
+    rows = trial.rows()
+    for parameter in trial.learner.model.parameters():
         parameter.grad = torch.full_like(parameter, 1e30 * SCALE)
-    stats = update(learner, rows, config, 1e-3, limit=MISMATCH_LIMIT["float16"])
-    assert stats["applied"] == 0.0
-    assert_untouched(learner, was)
+    assert trial.update(rows, limit=LIMIT)["applied"] == 0.0
+    assert_untouched(trial.learner, was)
 
 
 def test_a_step_without_anything_to_train_leaves_the_scale(scaled):
-    config = update_config()
-    policy, learner = scaled(config)
-    before = copy.deepcopy(learner.accelerator.scaler.state_dict())
-    assert step(policy, learner, config, constant)["applied"] == 0.0
-    assert learner.accelerator.scaler.state_dict() == before
-    assert step(policy, learner, config)["applied"] == 1.0
+    trial = scaled()
+    start = copy.deepcopy(trial.learner.accelerator.scaler.state_dict())
+    assert trial.update(trial.rows(constant), limit=LIMIT)["applied"] == 0.0
+    assert trial.learner.accelerator.scaler.state_dict() == start
+    assert trial.update(limit=LIMIT)["applied"] == 1.0
 
 
 def test_a_checkpoint_keeps_the_scale(scaled, tmp_path):
-    config = update_config()
-    policy, learner = scaled(config)
-    learner.accelerator.scaler._scale.fill_(OVERFLOW)
-    while not step(policy, learner, config)["applied"]:
+    trial = scaled()
+    trial.learner.accelerator.scaler._scale.fill_(OVERFLOW)
+    while not trial.update(limit=LIMIT)["applied"]:
         pass
-    saved = save_checkpoint(tmp_path, CheckpointConfig(every=1, keep=1), TrainState(step=1), learner, None)
-    kept = learner.accelerator.scaler.state_dict()
+    saved = save_checkpoint(tmp_path, CheckpointConfig(every=1, keep=1), TrainState(step=1), trial.learner, None)
+    kept = trial.learner.accelerator.scaler.state_dict()
     assert SCALE < kept["scale"] < OVERFLOW
-    other_policy, other = scaled(config)
-    load_checkpoint(saved, other, None)
-    assert other.accelerator.scaler.state_dict() == kept
-    assert step(other_policy, other, config) == step(policy, learner, config)
-    for name, tensor in other.tensors().items():
-        assert torch.equal(tensor, learner.tensors()[name])
+    other = scaled()
+    load_checkpoint(saved, other.learner, None)
+    assert other.learner.accelerator.scaler.state_dict() == kept
+    assert other.update(limit=LIMIT) == trial.update(limit=LIMIT)
+    assert_equal(other.learner.tensors(), trial.learner.tensors())
 
 
 def test_a_cpu_has_no_loss_scaling():

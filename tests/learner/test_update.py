@@ -11,37 +11,33 @@ from typing import Any
 import pytest
 import torch
 
+import grpo.learner.learner
 from grpo.config.engine import RuntimeConfig
-from grpo.config.training import RLConfig
 from grpo.errors import UserError
 from grpo.learner.batching import BatchPlan, TrainRow, contributing, model_input, normaliser_of, rows_of, split_updates
 from grpo.learner.gate import check_mismatch
-from grpo.learner.learner import Learner
-from grpo.learner.logprobs import with_logprobs
 from grpo.learner.stats import StepStats
-from grpo.learner.update import update
-from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import ModelInput
-from grpo.model.policy import Policy
+from grpo.model.policy import load_policy
 from grpo.model.reference import Reference
 from grpo.system.world import World
 from grpo.types import Completion, Group, Rollout
-from support.models import EOS, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
-from support.train import backward
+from support.models import EOS, VOCAB_SIZE, make_model, model_logprobs, move, policy_of
+from support.runs import assert_equal, before
 from support.updates import (
     GROUP,
     MAX_TOKENS,
+    Trial,
     assert_same_gradient,
     assert_same_metrics,
     assert_untouched,
     constant,
     gradients,
     only_the_first,
-    rollout_groups,
-    setup,
     snapshot,
     update_config,
     varied,
+    with_old,
 )
 
 CPU = torch.device("cpu")
@@ -51,11 +47,10 @@ def count_forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
     """(with gradient, trained tokens) of every forward through `token_logprobs`."""
     calls: list[tuple[bool, int]] = []
 
-    def counting(model: Any, rows: ModelInput, *args: Any, **kwargs: Any) -> Any:
+    def note(model: Any, rows: ModelInput, *_: Any, **__: Any) -> None:
         calls.append((torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), len(rows.targets)))
-        return token_logprobs(model, rows, *args, **kwargs)
 
-    monkeypatch.setattr("grpo.learner.learner.token_logprobs", counting)
+    before(monkeypatch, grpo.learner.learner, "token_logprobs", note)
     return calls
 
 
@@ -64,11 +59,7 @@ def tokens_of(groups: list[Group]) -> int:
 
 
 def other_reference() -> Reference:
-    return Reference.of(Policy(make_model("qwen2", seed=1), make_tokenizer(), torch.device("cpu")))
-
-
-def scored_rows(learner: Learner, reference: Reference | None, groups: list[Group], config: RLConfig) -> list[TrainRow]:
-    return rows_of(with_logprobs(learner, reference, groups, config))
+    return Reference.of(policy_of(seed=1))
 
 
 LOSSES = {
@@ -84,22 +75,17 @@ LOSSES = {
 @pytest.mark.parametrize("loss", list(LOSSES))
 def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_policy):
     """Invariant 1: micro-batches of all rows, a few and one, groups cut in two, groups backwards, rows shuffled."""
-    config = update_config(**LOSSES[loss])
-    policy, _ = setup(config)
-    groups = rollout_groups(policy, config, varied)
-    reference = other_reference() if config.loss.beta else None
+    groups = Trial(**LOSSES[loss]).groups()
+    reference = other_reference() if "beta" in LOSSES[loss] else None
 
     def run(size: int, groups: list[Group], shuffle: bool = False) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        settings = update_config(micro=size, **LOSSES[loss])
-        own, learner = setup(settings)
-        rows = scored_rows(learner, reference, groups, settings)
+        trial = Trial(micro=size, **LOSSES[loss])
+        rows = trial.scored(reference, groups)
         if off_policy:
             rows = [drifted(row) for row in rows]
         if shuffle:
             random.Random(1).shuffle(rows)
-        backward(learner, rows, settings, step=int(off_policy))
-        found = gradients(own.model)
-        return found, update(learner, rows, settings, 1e-2, step=int(off_policy))
+        return trial.gradient(rows, int(off_policy)), trial.update(rows, 1e-2, step=int(off_policy))
 
     expected, metrics = run(10_000, groups)
     for other in (run(60, groups), run(1, groups), run(10_000, groups[::-1]), run(30, groups, shuffle=True)):
@@ -112,27 +98,22 @@ def test_the_cut_and_the_order_change_neither_gradient_nor_metrics(loss, off_pol
 def drifted(row: TrainRow) -> TrainRow:
     """Made-up old log-probs, some outside the clip range, the same in every run; the engine's are equal to them."""
     rng = random.Random(str(row.rollout.completion.token_ids))
-    old = tuple(p + rng.gauss(0, 0.2) for p in row.rollout.completion.logprobs)
-    completion = replace(row.rollout.completion, logprobs=old)
-    return replace(row, rollout=replace(row.rollout, completion=completion, old_logprobs=old))
+    return with_old(row, tuple(p + rng.gauss(0, 0.2) for p in row.rollout.completion.logprobs))
 
 
 def test_the_gradient_is_that_of_the_equation():
     """Against autograd through one plain unpadded forward per completion: on policy the gradient is
     -1/N sum_i A_i / |o_i| sum_t grad log pi, plus beta (1 - pi_ref/pi) grad log pi for the k3."""
     for beta in (0.0, 0.2):
-        config = update_config(beta=beta)
-        policy, learner = setup(config)
-        groups = rollout_groups(policy, config, varied)
-        reference = other_reference() if beta else None
-        rows = scored_rows(learner, reference, groups, config)
-        backward(learner, rows, config)
-        found = gradients(policy.model)
+        trial = Trial(beta=beta)
+        model, reference = trial.policy.model, other_reference() if beta else None
+        rows = trial.scored(reference, trial.groups())
+        found = trial.gradient(rows)
         total: Any = 0.0
         for row in rows:
             ids = row.rollout.completion.token_ids
             start = len(row.prompt_ids)
-            table = policy.model(input_ids=torch.tensor([[*row.prompt_ids, *ids]])).logits[0].double() / 0.9
+            table = model(input_ids=torch.tensor([[*row.prompt_ids, *ids]])).logits[0].double() / 0.9
             picked = table.log_softmax(-1)[start - 1 : -1].gather(-1, torch.tensor(ids).unsqueeze(-1)).squeeze(-1)
             weight = torch.full_like(picked, -row.rollout.advantage)
             if reference is not None:
@@ -140,17 +121,16 @@ def test_the_gradient_is_that_of_the_equation():
                 weight = weight + beta * (1 - (ref - picked.detach()).exp())
             total = total + (weight * picked).sum() / len(ids) / len(rows)
         total.backward()
-        assert_same_gradient(found, gradients(policy.model))
+        assert_same_gradient(found, gradients(model))
 
 
 @pytest.mark.parametrize("share_prompts", [True, False])
 def test_what_comes_after_the_end_token_has_no_say_and_the_end_token_has(share_prompts):
     """Invariant 2: targets are the sampled ids, the mask ends on the end token, and other ids in the padding of padded
     rows change nothing."""
-    config = update_config()
-    policy, own = setup(config)
-    learner = replace(own, fit=replace(own.fit, share_prompts=share_prompts))
-    rows = rows_of(rollout_groups(policy, config, varied))
+    trial = Trial()
+    learner = replace(trial.learner, fit=replace(trial.learner.fit, share_prompts=share_prompts))
+    rows = trial.rows()
     assert {r.rollout.completion.finish_reason for r in rows} == {"stop", "length"}
     batch = learner.collate(rows)
     targets = batch.by_completion(batch.rows.targets)
@@ -172,62 +152,52 @@ def test_what_comes_after_the_end_token_has_no_say_and_the_end_token_has(share_p
     found = []
     for each in (other, batch.rows):
         learner.token_logprobs(each).logprobs.sum().backward()
-        found.append(gradients(policy.model))
+        found.append(gradients(learner.model))
     assert_same_gradient(*found)
 
 
 def test_the_end_token_alone_has_a_gradient():
-    config = update_config()
-    policy, learner = setup(config)
+    trial = Trial()
     end = Completion((EOS,), (-1.0,), "stop", "")
     rollouts = [Rollout(end, reward=1.0, advantage=1.0), Rollout(end, reward=0.0, advantage=-0.5)]
-    backward(learner, [TrainRow((20, 30), r) for r in rollouts], config)
-    found = gradients(policy.model)
-    logits = policy.model(input_ids=torch.tensor([[20, 30]])).logits[0, -1] / 0.9
+    found = trial.gradient([TrainRow((20, 30), r) for r in rollouts])
+    logits = trial.policy.model(input_ids=torch.tensor([[20, 30]])).logits[0, -1] / 0.9
     (-(1.0 - 0.5) / 2 * logits.log_softmax(-1)[EOS]).backward()
-    assert_same_gradient(found, gradients(policy.model))
+    assert_same_gradient(found, gradients(trial.policy.model))
 
 
 def test_zero_advantages_cost_no_forward_and_stay_in_the_denominators(monkeypatch):
-    config = update_config(micro=1000)
-    policy, learner = setup(config)
-    groups = rollout_groups(policy, config, only_the_first)
-    rows = rows_of(groups)
+    trial = Trial(micro=1000)
+    groups = trial.groups(only_the_first)
     calls = count_forwards(monkeypatch)
-    backward(learner, rows, config)
+    skipping = trial.gradient(rows_of(groups))
     assert calls == [(True, tokens_of(groups[:1]))]
-    skipping = gradients(policy.model)
     # the same with nothing skipped
     monkeypatch.setattr("grpo.learner.update.contributing", lambda rows, beta: list(rows))
     calls.clear()
-    backward(learner, rows, config)
+    everything = trial.gradient(rows_of(groups))
     assert calls == [(True, tokens_of(groups))]
-    assert_same_gradient(skipping, gradients(policy.model))
+    assert_same_gradient(skipping, everything)
 
 
 def test_zero_advantages_are_trained_when_beta_is_above_zero():
     """Their policy gradient is exactly zero, their KL gradient is not."""
-    config = update_config(beta=0.1)
-    policy, learner = setup(config)
-    groups = rollout_groups(policy, config, constant)
-    rows = scored_rows(learner, other_reference(), groups, config)
-    assert contributing(rows, config.loss) == rows
-    backward(learner, rows, config)
-    with_kl = gradients(policy.model)
-    assert sum(g.norm() for g in with_kl.values()) > 0
-    same = scored_rows(learner, Reference.of(policy), groups, config)  # k3 of equal policies: 0, gradient too
-    backward(learner, same, config)
-    assert max(float(g.abs().max()) for g in gradients(policy.model).values()) < 1e-7
+    trial = Trial(beta=0.1)
+    groups = trial.groups(constant)
+    rows = trial.scored(other_reference(), groups)
+    assert contributing(rows, trial.config.loss) == rows
+    assert sum(g.norm() for g in trial.gradient(rows).values()) > 0
+    same = trial.scored(Reference.of(trial.policy), groups)  # k3 of equal policies: 0, gradient too
+    assert max(float(g.abs().max()) for g in trial.gradient(same).values()) < 1e-7
 
 
 def test_excluded_rollouts_are_not_trained_and_not_counted():
-    config = update_config()
-    policy, learner = setup(config)
-    groups = rollout_groups(policy, config, lambda i, j: None if j == 0 else varied(i, j))
+    trial = Trial()
+    groups = trial.groups(lambda i, j: None if j == 0 else varied(i, j))
     rows = rows_of(groups)
     assert len(rows) == 4 * (GROUP - 1)
     assert normaliser_of(rows, MAX_TOKENS).sequences == 4 * (GROUP - 1)
-    stats = update(learner, rows, config, 1e-3)
+    stats = trial.update(rows)
     assert stats["applied"] == 1.0
     assert stats["trained_tokens"] == sum(len(r.completion.token_ids) for g in groups for r in g.rollouts[1:])
 
@@ -235,20 +205,18 @@ def test_excluded_rollouts_are_not_trained_and_not_counted():
 @pytest.mark.parametrize("reward", [constant, lambda i, j: None], ids=["equal", "excluded"])
 def test_a_step_with_nothing_to_train_moves_nothing(reward, monkeypatch):
     """Invariant 5: AdamW's momentum and weight decay would move the weights, so the optimizer is not called."""
-    config = update_config(micro=1000)
-    policy, learner = setup(config)
-    first = update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
-    assert first["applied"] == 1.0
-    before = snapshot(learner)
+    trial = Trial(micro=1000)
+    assert trial.update()["applied"] == 1.0
+    start = snapshot(trial.learner)
     calls = count_forwards(monkeypatch)
-    groups = rollout_groups(policy, config, reward)
-    stats = update(learner, rows_of(groups), config, 1e-3)
-    assert_untouched(learner, before)
+    groups = trial.groups(reward)
+    stats = trial.update(rows_of(groups))
+    assert_untouched(trial.learner, start)
     assert stats["applied"] == 0.0
     assert stats["loss"] == 0.0
     assert stats["grad_norm"] is None
     assert stats["clip_fraction"] is None
-    assert all(p.grad is None for p in policy.model.parameters())
+    assert all(p.grad is None for p in trial.policy.model.parameters())
     if reward is constant:
         assert calls == [(False, tokens_of(groups[:1]))]  # one group is scored all the same
         assert 0 <= stats["logprob_mismatch"] < 1e-4
@@ -257,60 +225,49 @@ def test_a_step_with_nothing_to_train_moves_nothing(reward, monkeypatch):
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_gradient_that_is_not_finite_moves_nothing(bad):
-    config = update_config()
-    policy, learner = setup(config)
-    update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
-    before = snapshot(learner)
-    rows = rows_of(rollout_groups(policy, config, varied))
+    trial = Trial()
+    trial.update()
+    start = snapshot(trial.learner)
+    rows = trial.rows()
     rows[0] = replace(rows[0], rollout=replace(rows[0].rollout, advantage=bad))
-    stats = update(learner, rows, config, 1e-3)
-    assert stats["applied"] == 0.0
-    assert_untouched(learner, before)
-    rows = rows_of(rollout_groups(policy, config, varied))
-    assert update(learner, rows, config, 1e-3)["applied"] == 1.0  # and the next one is clean
+    assert trial.update(rows)["applied"] == 0.0
+    assert_untouched(trial.learner, start)
+    assert trial.update()["applied"] == 1.0  # and the next one is clean
 
 
 def test_a_step_whose_gradient_the_clip_took_altogether_moves_nothing():
     """Tokens were trained, but there is no gradient: AdamW's momentum would move the weights all the same."""
-    config = update_config()
-    policy, learner = setup(config)
-    update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
-    before = snapshot(learner)
+    trial = Trial()
+    trial.update()
+    start = snapshot(trial.learner)
     rows = []
-    for row in rows_of(rollout_groups(policy, config, varied)):
+    for row in trial.rows():
         far = -5.0 if row.rollout.advantage > 0 else 5.0  # ratios of e^5 and e^-5, on the clipped side
-        old = tuple(p + far for p in row.rollout.completion.logprobs)
-        completion = replace(row.rollout.completion, logprobs=old)
-        rows.append(replace(row, rollout=replace(row.rollout, completion=completion, old_logprobs=old)))
-    stats = update(learner, rows, config, 1e-3, step=1)
+        rows.append(with_old(row, tuple(p + far for p in row.rollout.completion.logprobs)))
+    stats = trial.update(rows, step=1)
     assert (stats["grad_norm"], stats["applied"], stats["clip_fraction"]) == (0.0, 0.0, 1.0)
-    assert_untouched(learner, before)
+    assert_untouched(trial.learner, start)
 
 
 def test_on_policy_the_ratio_is_one():
-    config = update_config(beta=0.1)
-    policy, learner = setup(config)
-    reference = Reference.of(policy)
-    rows = scored_rows(learner, reference, rollout_groups(policy, config, varied), config)
+    trial = Trial(beta=0.1)
+    reference = Reference.of(trial.policy)
+    rows = trial.scored(reference, trial.groups())
     assert all(row.rollout.old_logprobs is None for row in rows)
-    stats = update(learner, rows, config, 1e-3)
+    stats = trial.update(rows)
     assert stats["clip_fraction"] == 0.0
     assert stats["kl"] == pytest.approx(0.0, abs=1e-9)
     advantages = sum(row.rollout.advantage for row in rows) / len(rows)
     assert stats["loss"] == pytest.approx(-advantages, abs=1e-6)
     assert stats["logprob_mismatch"] < 1e-4
     # after it, the policy has left the reference
-    again = scored_rows(learner, reference, rollout_groups(policy, config, varied), config)
-    assert update(learner, again, config, 1e-3)["kl"] > 1e-6
+    assert trial.update(trial.scored(reference, trial.groups()))["kl"] > 1e-6
 
 
 def test_the_first_of_several_updates_is_on_policy_and_the_later_ones_are_clipped():
-    config = update_config(updates=2, clip_low=1e-3, clip_high=1e-3)
-    policy, learner = setup(config)
-    batches = split_updates(rollout_groups(policy, config, varied), 2, 1, seed=0, step=0)
-    scored = [scored_rows(learner, None, batch, config) for batch in batches]
-    first = update(learner, scored[0], config, 1e-2)
-    second = update(learner, scored[1], config, 1e-2, step=1)
+    trial = Trial(updates=2, clip_low=1e-3, clip_high=1e-3)
+    batches = [trial.scored(None, batch) for batch in split_updates(trial.groups(), 2, 1, seed=0, step=0)]
+    first, second = (trial.update(batch, 1e-2, step=step) for step, batch in enumerate(batches))
     assert first["clip_fraction"] == 0.0
     assert second["clip_fraction"] > 0.1
     assert second["logprob_mismatch"] < 1e-4  # against pi_old: the drift of the policy itself is no mismatch
@@ -326,26 +283,23 @@ def test_the_first_of_several_updates_is_on_policy_and_the_later_ones_are_clippe
     ],
 )
 def test_forwards_are_as_few_as_the_design_says(updates, beta, expected, monkeypatch):
-    config = update_config(updates=updates, micro=1000, beta=beta)
-    policy, learner = setup(config)
-    reference = Reference.of(policy) if beta else None
-    groups = rollout_groups(policy, config, varied)
+    trial = Trial(updates=updates, micro=1000, beta=beta)
+    reference = Reference.of(trial.policy) if beta else None
+    groups = trial.groups()
     calls = count_forwards(monkeypatch)
-    batches = split_updates(groups, updates, 1, 0, 0)
-    scored = [scored_rows(learner, reference, batch, config) for batch in batches]
+    scored = [trial.scored(reference, batch) for batch in split_updates(groups, updates, 1, 0, 0)]
     for index, rows in enumerate(scored):
-        update(learner, rows, config, 1e-3, step=index)
+        trial.update(rows, step=index)
     assert [grad for grad, _ in calls] == expected
     assert sum(tokens for _, tokens in calls) == len(expected) // updates * tokens_of(groups)
 
 
 def test_old_logprobs_are_spent_only_on_rows_that_train(monkeypatch):
-    config = update_config(updates=2, micro=1000)
-    policy, learner = setup(config)
-    groups = rollout_groups(policy, config, only_the_first)
+    trial = Trial(updates=2, micro=1000)
+    groups = trial.groups(only_the_first)
     calls = count_forwards(monkeypatch)
     for batch in split_updates(groups, 2, 1, 0, 0):
-        scored_rows(learner, None, batch, config)
+        trial.scored(None, batch)
     assert calls == [(False, tokens_of(groups[:1]))]
 
 
@@ -353,38 +307,33 @@ def test_old_logprobs_are_spent_only_on_rows_that_train(monkeypatch):
 @pytest.mark.parametrize("reward", [varied, constant], ids=["training", "nothing-to-train"])
 def test_the_gate_stops_on_stale_weights_before_the_optimizer(reward, updates):
     """Invariant 3: the weights change after sampling, as with a sync that did not happen."""
-    config = update_config(updates=updates)
-    policy, learner = setup(config)
-    update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)  # there is momentum
-    groups = rollout_groups(policy, config, reward)
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    before = snapshot(learner)
-    rows = scored_rows(learner, None, split_updates(groups, updates, 1, 0, 0)[0], config)
+    trial = Trial(updates=updates)
+    trial.update()  # there is momentum
+    groups = trial.groups(reward)
+    move(trial.policy.model)
+    start = snapshot(trial.learner)
+    rows = trial.scored(None, split_updates(groups, updates, 1, 0, 0)[0])
     with pytest.raises(UserError, match=r"log-probs of the same tokens differ by \d\.\d+ on average"):
-        update(learner, rows, config, 1e-3)
-    assert_untouched(learner, before)
+        trial.update(rows)
+    assert_untouched(trial.learner, start)
 
 
 @pytest.mark.parametrize("lr", [1e-3, 1e-5])
 def test_the_gate_sees_a_single_missed_sync(lr):
     """The engine is one optimizer update behind the trainer, at a rate of fine-tuning."""
-    config = update_config()
-    policy, learner = setup(config)
-    behind = rollout_groups(policy, config, varied)
-    update(learner, rows_of(behind), config, lr)
+    trial = Trial()
+    behind = trial.rows()
+    trial.update(behind, lr)
     with pytest.raises(UserError, match="log-probs"):
-        update(learner, rows_of(behind), config, lr)
+        trial.update(behind, lr)
 
 
 def test_the_gate_stops_on_another_temperature():
-    config = update_config()
-    policy, learner = setup(config)
-    groups = rollout_groups(policy, config, varied)
-    sharper = replace(learner.fit, shape=replace(learner.fit.shape, temperature=0.5))
+    trial = Trial()
+    rows, fit = trial.rows(), trial.learner.fit
+    trial.learner = replace(trial.learner, fit=replace(fit, shape=replace(fit.shape, temperature=0.5)))
     with pytest.raises(UserError, match="log-probs"):
-        update(replace(learner, fit=sharper), rows_of(groups), config, 1e-3)
+        trial.update(rows)
 
 
 def test_the_gate_stops_on_nan():
@@ -406,9 +355,7 @@ def test_mismatch_by_hand():
 
 
 def test_mini_batches_are_whole_groups_each_used_once():
-    config = update_config(updates=4)
-    policy, _ = setup(config)
-    groups = rollout_groups(policy, config, varied)
+    groups = Trial(updates=4).groups()
     batches = split_updates(groups, 4, 1, seed=1, step=8)
     assert [len(batch) for batch in batches] == [4] * 4
     assert sorted(g.prompt.id for b in batches for g in b) == sorted(g.prompt.id for g in groups)
@@ -420,9 +367,7 @@ def test_mini_batches_are_whole_groups_each_used_once():
 
 @pytest.mark.parametrize("share_prompts", [True, False])
 def test_micro_batches_hold_every_row_once_and_keep_to_the_budget(share_prompts):
-    config = update_config()
-    policy, _ = setup(config)
-    rows = rows_of(rollout_groups(policy, config, varied))
+    rows = Trial().rows()
     random.Random(0).shuffle(rows)
     for budget in (1, 30, 60, 100, 1000):
         cut = BatchPlan(budget, share_prompts)
@@ -435,9 +380,7 @@ def test_micro_batches_hold_every_row_once_and_keep_to_the_budget(share_prompts)
 
 
 def test_a_group_that_fits_is_not_cut():
-    config = update_config()
-    policy, _ = setup(config)
-    rows = rows_of(rollout_groups(policy, config, varied))
+    rows = Trial().rows()
     largest = max(
         model_input(list(group), CPU, share_prompts=True).token_ids.numel() + GROUP
         for _, group in itertools.groupby(rows, key=lambda row: row.prompt_ids)
@@ -449,9 +392,7 @@ def test_a_group_that_fits_is_not_cut():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 40])
 def test_processes_share_the_tokens_evenly_and_siblings_stay_together(size):
-    config = update_config()
-    policy, _ = setup(config)
-    rows = rows_of(rollout_groups(policy, config, varied))
+    rows = Trial().rows()
     shares = BatchPlan(1000).share(rows, World(0, size))
     assert len(shares) == size
     assert sorted(id(row) for own in shares for row in own) == sorted(id(row) for row in rows)
@@ -464,39 +405,33 @@ def test_processes_share_the_tokens_evenly_and_siblings_stay_together(size):
 
 def test_weights_move_by_the_learning_rate_that_is_given():
     """AdamW's first step is lr x sign of the gradient (plus decay): the schedule's rate, not the constructor's."""
-    config = update_config(lr=1.0)
-    policy, learner = setup(config)
-    name, parameter = next((n, p) for n, p in policy.model.named_parameters() if n.endswith("down_proj.weight"))
-    before = parameter.detach().clone()
-    update(learner, rows_of(rollout_groups(policy, config, varied)), config, 1e-3)
-    moved = parameter.detach() - before * (1 - 1e-3 * 0.1)
+    trial = Trial(lr=1.0)
+    named = trial.policy.model.named_parameters()
+    name, parameter = next((n, p) for n, p in named if n.endswith("down_proj.weight"))
+    start = parameter.detach().clone()
+    trial.update()
+    moved = parameter.detach() - start * (1 - 1e-3 * 0.1)
     assert moved.abs().median().item() == pytest.approx(1e-3, rel=0.05), name
     assert moved.abs().max().item() < 1.1e-3
 
 
 def test_gradient_clipping_limits_the_norm_and_reports_the_true_one():
-    config = update_config()
-    policy, learner = setup(config)
-    rows = rows_of(rollout_groups(policy, config, varied))
-    backward(learner, rows, config)
-    exact = math.sqrt(sum(float(g.double().square().sum()) for g in gradients(policy.model).values()))
-    tight = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"max_grad_norm": exact / 2})})
-    assert update(learner, rows, tight, 1e-3)["grad_norm"] == pytest.approx(exact, rel=1e-5)
-    moment = learner.optimizer.state_dict()["state"]
+    trial = Trial()
+    rows = trial.rows()
+    exact = math.sqrt(sum(float(g.double().square().sum()) for g in trial.gradient(rows).values()))
+    trial.config = update_config(max_grad_norm=exact / 2)
+    assert trial.update(rows)["grad_norm"] == pytest.approx(exact, rel=1e-5)
+    moment = trial.learner.optimizer.state_dict()["state"]
     clipped = math.sqrt(sum(float((s["exp_avg"] / 0.1).double().square().sum()) for s in moment.values()))
     assert clipped == pytest.approx(exact / 2, rel=1e-3)
 
 
 def test_saved_and_loaded_policies_are_equal(tmp_path):
-    from grpo.model.policy import load_policy
-
-    policy, _ = setup(update_config())
+    policy = policy_of()
     policy.save(tmp_path / "model")
     policy.save(tmp_path / "model")  # over an existing one
     again = load_policy(str(tmp_path / "model"), RuntimeConfig(device="cpu"))
-    mine, theirs = dict(policy.export()), dict(again.export())
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    assert_equal(dict(again.export()), dict(policy.export()))
     assert again.tokenizer.chat_template == policy.tokenizer.chat_template
     assert again.model.generation_config.eos_token_id == policy.model.generation_config.eos_token_id
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]

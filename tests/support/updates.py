@@ -12,14 +12,20 @@ import pytest
 import torch
 
 from grpo.advantages import assign_advantages
+from grpo.config.algorithm import AdvantageConfig
 from grpo.config.engine import RuntimeConfig
-from grpo.config.training import AdvantageConfig, RLConfig
+from grpo.config.training import RLConfig
 from grpo.engines.local.engine import LocalEngine
+from grpo.learner.batching import TrainRow, rows_of
 from grpo.learner.learner import Learner, make_learner
+from grpo.learner.logprobs import with_logprobs
+from grpo.learner.update import update
 from grpo.model.policy import Policy
+from grpo.model.reference import Reference
 from grpo.types import Group, Sampling
 from support.groups import random_prompts
 from support.models import policy_of
+from support.train import backward
 
 
 def assert_same_metrics(ours: dict[str, float | None], theirs: dict[str, float | None]) -> None:
@@ -32,6 +38,7 @@ def assert_same_metrics(ours: dict[str, float | None], theirs: dict[str, float |
 
 
 GROUP, MAX_TOKENS = 4, 12
+Judge = Callable[[int, int], float | None]
 
 
 def update_config(
@@ -56,7 +63,7 @@ def setup(config: RLConfig, **runtime: Any) -> tuple[Policy, Learner]:
     return policy, make_learner(policy, config, RuntimeConfig(device="cpu", **runtime))
 
 
-def rollout_groups(policy: Policy, config: RLConfig, reward: Callable[[int, int], float | None]) -> list[Group]:
+def rollout_groups(policy: Policy, config: RLConfig, reward: Judge) -> list[Group]:
     """Really sampled groups, judged by `reward(prompt number, sibling)`."""
     prompts = random_prompts(config.rollout_prompts or 4, seed=8, low=1, high=15)
     groups = LocalEngine(policy.model, policy.tokenizer, 512).generate(
@@ -81,6 +88,32 @@ def constant(prompt: int, sibling: int) -> float:
     return 0.1
 
 
+class Trial:
+    """A tiny policy with its learner under one config."""
+
+    def __init__(self, config: RLConfig | None = None, **settings: Any) -> None:
+        self.config = config or update_config(**settings)
+        self.policy, self.learner = setup(self.config)
+
+    def groups(self, reward: Judge = varied) -> list[Group]:
+        return rollout_groups(self.policy, self.config, reward)
+
+    def rows(self, reward: Judge = varied) -> list[TrainRow]:
+        return rows_of(self.groups(reward))
+
+    def scored(self, reference: Reference | None, groups: list[Group]) -> list[TrainRow]:
+        """With the log-probs of pi_old and the reference that the config asks for."""
+        return rows_of(with_logprobs(self.learner, reference, groups, self.config))
+
+    def gradient(self, rows: list[TrainRow], step: int = 0) -> dict[str, torch.Tensor]:
+        backward(self.learner, rows, self.config, step=step)
+        return gradients(self.policy.model)
+
+    def update(self, rows: list[TrainRow] | None = None, lr: float = 1e-3, **options: Any) -> dict[str, Any]:
+        """One, on rewards that vary unless the rows are given."""
+        return update(self.learner, self.rows() if rows is None else rows, self.config, lr, **options)
+
+
 def gradients(model: Any) -> dict[str, torch.Tensor]:
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
@@ -98,6 +131,12 @@ def snapshot(learner: Learner) -> tuple[dict[str, torch.Tensor], Any]:
         {name: tensor.clone() for name, tensor in learner.model.state_dict().items()},
         copy.deepcopy(learner.optimizer.state_dict()["state"]),
     )
+
+
+def with_old(row: TrainRow, old: tuple[float, ...]) -> TrainRow:
+    """These as the log-probs of pi_old, and of the engine too."""
+    completion = replace(row.rollout.completion, logprobs=old)
+    return replace(row, rollout=replace(row.rollout, completion=completion, old_logprobs=old))
 
 
 def assert_untouched(learner: Learner, before: tuple[dict[str, torch.Tensor], Any]) -> None:
