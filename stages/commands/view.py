@@ -6,16 +6,19 @@ import argparse
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from grpo.errors import UserError
-from grpo.system.files import check_out_file
+from grpo.system.files import check_out_file, write_text
 from stages.commands.common import Parser
+from stages.view.browse import State, seek
+from stages.view.filters import Filters, read_condition
+from stages.view.page import page
+from stages.view.run_folder import StageFolder, choose_stage, no_step, open_run, stage_with_completions
+from stages.view.screen import browse
+from stages.view.terminal import step_view
 from stages.view.text import visible
-
-if TYPE_CHECKING:
-    from stages.view.filters import Filters
-    from stages.view.run_folder import StageFolder
 
 EXAMPLES = """\
   grpo view runs/tiny                                      the last step; keys: n p j k g / f ? q
@@ -29,9 +32,8 @@ PIPE_LIMIT = 4  # prompts shown where nobody can turn the page
 
 def view_command(arguments: list[str]) -> int:
     """`grpo view`."""
-    parser = Parser(
-        "grpo view", "Look at the completions, rewards and advantages of a run, or make its page.", EXAMPLES
-    )
+    description = "Look at the completions, rewards and advantages of a run, or make its page."
+    parser = Parser("grpo view", description, EXAMPLES)
     parser.add_argument("run", metavar="RUN", help="a run folder, or one stage of it")
     parser.add_argument("--stage", metavar="NAME", help="(default: the last with completions; of a page: all)")
     parser.add_argument(
@@ -42,40 +44,26 @@ def view_command(arguments: list[str]) -> int:
     parser.add_argument("--limit", type=int, metavar="K", help=f"prompts of a step (default: {PIPE_LIMIT} in a pipe)")
     parser.add_argument("--html", metavar="FILE", help="write a page of the whole run instead")
     chosen = parser.read(arguments)
-    if chosen.html is not None:
-        return _write_page(chosen)
-    return _show(chosen)
+    (_show if chosen.html is None else _write_page)(chosen)
+    return 0
 
 
-def _write_page(chosen: argparse.Namespace) -> int:
+def _write_page(chosen: argparse.Namespace) -> None:
     for option in ("step", "reward", "text", "limit"):
         if getattr(chosen, option) is not None:
             raise UserError(f"--{option}: not with --html, whose page shows whole stages; give --stage or neither")
     file = check_out_file(chosen.html, "--html", "page.html")
-
-    from grpo.system.files import write_text
-    from stages.view.page import page
-    from stages.view.run_folder import choose_stage, open_run
-
     stages = open_run(chosen.run)
     shown = stages if chosen.stage is None else [choose_stage(stages, chosen.stage)]
     write_text(file, page(chosen.run, stages, shown))
     print(f"written: {file}")
-    return 0
 
 
-def _show(chosen: argparse.Namespace) -> int:
+def _show(chosen: argparse.Namespace) -> None:
     if chosen.limit is not None and chosen.limit < 1:
         raise UserError(f"--limit {chosen.limit}: show at least 1 prompt")
     if chosen.text is not None and not chosen.text:
         raise UserError("--text '': give the text to look for")
-
-    from rich.console import Console
-
-    from stages.view.browse import State
-    from stages.view.run_folder import open_run, stage_with_completions
-    from stages.view.screen import browse
-    from stages.view.terminal import step_view
 
     stage = stage_with_completions(open_run(chosen.run), chosen.stage)
     step, filters = _start(stage, chosen)
@@ -83,19 +71,14 @@ def _show(chosen: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stdout.isatty():
         browse(Console(highlight=False), stage, State(step, filters, chosen.limit))
-        return 0
+        return
     console = Console(width=None if "COLUMNS" in os.environ else PIPE_WIDTH, highlight=False)
     for part in step_view(stage, step, filters, chosen.limit or PIPE_LIMIT, console.width):
         console.print(part)
-    return 0
 
 
 def _start(stage: StageFolder, chosen: argparse.Namespace) -> tuple[int, Filters]:
     """The step to begin with, and what is shown of it."""
-    from stages.view.browse import seek
-    from stages.view.filters import Filters, read_condition
-    from stages.view.run_folder import no_step
-
     steps = stage.steps()
     if chosen.step is not None and chosen.step not in steps:
         raise UserError(f"--step {chosen.step}: {no_step(stage, chosen.step)}")
