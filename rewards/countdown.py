@@ -10,11 +10,12 @@ import ast
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 from grpo.data.golds import last_boxes
+from grpo.data.prompts import first_present
 from grpo.errors import UserError
 from rewards.accuracy.extraction import completion_text
 
@@ -78,7 +79,7 @@ def countdown_reward(
     return scores
 
 
-def countdown_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def countdown_row(row: dict[str, Any]) -> dict[str, Any]:
     """A row in any of the forms of `row_problem`, as {question, numbers, target}.
 
     Raises:
@@ -95,14 +96,14 @@ def countdown_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"question": question, "numbers": numbers, "target": target}
 
 
-def row_problem(row: Mapping[str, Any]) -> tuple[list[int], int]:
+def row_problem(row: dict[str, Any]) -> tuple[list[int], int]:
     """The numbers and the target of a row: {numbers or nums, target}, or d1's {input: "30,100,93", output: "23"}.
 
     Raises:
         ValueError: a column is missing or holds something else than whole numbers.
     """
-    numbers = next((row[name] for name in ("numbers", "nums", "input") if row.get(name) is not None), None)
-    target = next((row[name] for name in ("target", "output") if row.get(name) is not None), None)
+    _, numbers = first_present(row, ("numbers", "nums", "input"))
+    _, target = first_present(row, ("target", "output"))
     try:
         return read_problem(numbers, target)
     except ValueError as error:

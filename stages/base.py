@@ -46,7 +46,9 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     # A document's end stops sampling as well: R1-Zero goes straight from here to RL, without a chat template.
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(DOCUMENT_END)]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    training = _as_training(config, settings)
+    # The same training loop, on documents in which every token counts.
+    shared = ("batch_size", "micro_batch_size", "max_tokens", "optimizer", "checkpoint")
+    training = SFTConfig(steps=config.steps, **{name: getattr(settings, name) for name in shared})
     numbers = train_on_tokens(
         model, tokenizer, examples, training, context.folder, seed=seed, runtime=runtime, title="base"
     )
@@ -66,12 +68,6 @@ def architecture(settings: PretrainConfig, vocab_size: int) -> Any:
         num_key_value_heads=settings.kv_heads,
         max_position_embeddings=max(512, settings.max_tokens),
     )
-
-
-def _as_training(config: BaseConfig, settings: PretrainConfig) -> SFTConfig:
-    """Pretraining is the same training loop on documents in which every token counts."""
-    names = ("batch_size", "micro_batch_size", "max_tokens", "optimizer", "checkpoint")
-    return SFTConfig(steps=config.steps, **{name: getattr(settings, name) for name in names})
 
 
 def _texts(rows: Sequence[Row]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from grpo.config.data import DataConfig
 from grpo.config.training import SFTConfig
 from grpo.data.conversations import build_examples
-from grpo.data.prompts import PROMPT_COLUMNS, build_prompts, canonical_answer
+from grpo.data.prompts import PROMPT_COLUMNS, build_prompts, canonical_answer, first_present
 from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.types import Prompt
@@ -94,7 +94,7 @@ def question_of(prompt: Prompt, data: DataConfig) -> str:
     """What is asked, without the template, the suffix and the system message."""
     if prompt.messages is not None:
         return prompt.messages[-1]["content"].removesuffix(data.suffix)
-    return str(next(prompt.columns[name] for name in PROMPT_COLUMNS if prompt.columns.get(name) is not None))
+    return str(first_present(prompt.columns, PROMPT_COLUMNS)[1])
 
 
 def invisible(rendered: Rendered) -> str:

@@ -136,7 +136,10 @@ def warnings(asked: Asked, tried: Tried) -> Iterator[str]:
     """What is probably not meant."""
     for name in sorted(tried.failed):
         yield f"'{name}' fails on some completions, which are then not trained on: {tried.first_error}"
-    missed = _missed_golds(asked, tried)
+    golds = (
+        tried.by_name[asked.accuracy.label][GOLD] if asked.accuracy and asked.accuracy.label in tried.by_name else []
+    )
+    missed = [row for row, value in zip(tried.rows, golds, strict=False) if value == 0.0]
     if missed:
         yield f"the gold in the required format is not graded as right: {listed(missed)}"
     for name, values in tried.by_name.items():
@@ -152,11 +155,6 @@ def warnings(asked: Asked, tried: Tried) -> Iterator[str]:
         for name, values in tried.by_name.items():
             if values[GOLD] and 1.0 not in values[GOLD]:
                 yield f"'{name}' is 1.0 for none of the gold solutions, and a filter keeps nothing else"
-
-
-def _missed_golds(asked: Asked, tried: Tried) -> list[int]:
-    values = tried.by_name.get(asked.accuracy.label) if asked.accuracy is not None else None
-    return [row for row, value in zip(tried.rows, values[GOLD], strict=True) if value == 0.0] if values else []
 
 
 def _blind(rendered: Rendered, tried: Tried) -> Iterator[str]:

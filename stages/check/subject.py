@@ -6,6 +6,7 @@ A check is a function that returns what it saw, or raises `Warned`, `Skipped` or
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -75,16 +76,20 @@ class BaseModel:
     ends: tuple[int, ...]  # what stops a completion, as `grpo.model.policy.end_token_ids` has it
 
     @property
+    def text_settings(self) -> Any:
+        return self.settings.get_text_config()
+
+    @property
     def embeddings(self) -> int:
-        return int(self.settings.get_text_config().vocab_size)
+        return int(self.text_settings.vocab_size)
 
     @property
     def positions(self) -> int | None:
-        return getattr(self.settings.get_text_config(), "max_position_embeddings", None)
+        return getattr(self.text_settings, "max_position_embeddings", None)
 
     @property
     def rotary(self) -> bool:
-        return getattr(self.settings.get_text_config(), "rope_parameters", None) is not None
+        return getattr(self.text_settings, "rope_parameters", None) is not None
 
 
 @dataclass
@@ -100,11 +105,10 @@ class Subject:
         """The rows of a local file or a function; the hub is not asked."""
         key = data.model_dump_json()
         if key not in self._rows:
-            try:
+            self._rows[key] = None
+            with suppress(UserError, OSError):
                 check_source(data)
                 self._rows[key] = None if on_hub(data) else load_rows(data)
-            except (UserError, OSError):
-                self._rows[key] = None
         return self._rows[key]
 
     @cached_property
@@ -156,20 +160,15 @@ class Subject:
 
     def asked(self) -> Iterator[Asked]:
         """Every place where prompts are sampled from, in the order of the config."""
-        evaluation = self.config.evaluation
-        math = evaluation.math
+        math, general = self.config.evaluation.math, self.config.evaluation.general
         judges = {"accuracy": math.accuracy, "format": math.format, "language": math.language}
         present = tuple(spec.model_copy(update={"name": key}) for key, spec in judges.items() if spec is not None)
         yield Asked("evaluation.math", math.data, present, math.max_tokens, "evaluation")
-        if evaluation.general is not None:
-            general = evaluation.general
+        if general is not None:
             yield Asked("evaluation.general", general.data, (), general.max_tokens, "general")
-        for key in RecipeConfig.model_fields:
-            section = getattr(self.config, key)
-            if isinstance(section, RLStageConfig):
-                for name, task in section.tasks.items():
-                    path = f"{key}.tasks.{name}"
-                    yield Asked(path, task.data, task.rewards, section.sampling.max_tokens, "task")
+        for key, section in self.config:
+            for name, task in section.tasks.items() if isinstance(section, RLStageConfig) else ():
+                yield Asked(f"{key}.tasks.{name}", task.data, task.rewards, section.sampling.max_tokens, "task")
         sampled = self.config.rejection_sampling
         if sampled is not None:
             tokens = sampled.sampling.max_tokens

@@ -29,8 +29,10 @@ def compare_command(arguments: list[str]) -> int:
     if chosen.metric not in METRICS:
         raise UserError(f"--metric '{chosen.metric}': not a metric of every problem{nearest(chosen.metric, METRICS)}")
     a, b = _read(chosen.a), _read(chosen.b)
+    # Whether both were asked alike: a served model's own template is unknown, but not what we put around the questions.
+    served = any(evaluation.get("engine") == "openai" for evaluation in (a, b))
     refused = f"'{chosen.a}' and '{chosen.b}' are not comparable"
-    for key in (*MUST_AGREE, _prompt_key(a, b)):
+    for key in (*MUST_AGREE, "prompt_hash" if served else "template_hash"):
         if a.get(key) != b.get(key):
             differ = f"{key} is {a.get(key)} and {b.get(key)}"
             raise UserError(f"{refused}: {differ}; evaluate both with the same settings")
@@ -38,13 +40,6 @@ def compare_command(arguments: list[str]) -> int:
     if only := sorted(first.keys() ^ second.keys()):
         raise UserError(f"{refused}: {len(only)} problems only in one, e.g. {only[0]}")
     return _report(chosen.metric, list(first.values()), [second[key] for key in first])
-
-
-def _prompt_key(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """What says that both were asked alike. Of a served model its own template is unknown, but not what we put around
-    the questions."""
-    served = any(evaluation.get("engine") == "openai" for evaluation in (a, b))
-    return "prompt_hash" if served else "template_hash"
 
 
 def _report(metric: str, a: list[float], b: list[float]) -> int:

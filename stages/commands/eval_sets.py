@@ -36,11 +36,6 @@ MBPP_TEST = range(11, 511)  # task_id of its test part (arXiv:2108.07732, sectio
 RowFunction = Callable[[Row], Row | None]
 
 
-def as_it_is(row: Row) -> Row:
-    """Columns that `grpo.data.prompts` understands."""
-    return row
-
-
 def whole_number(row: Row) -> Row:
     """AIME and AMC: "025" and 27.0 are whole numbers."""
     number = float(row["answer"])
@@ -114,7 +109,7 @@ class EvalSet:
     """One named set."""
 
     hub: dict[str, Any] = field(default_factory=dict)  # path, subset, split; empty: files only
-    row: RowFunction = as_it_is
+    row: RowFunction = dict  # columns that `grpo.data.prompts` understands stay as they are
     suffix: str = BOX
     accuracy: str = "accuracy"  # the reward that judges
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpo.data.prompts import render_chat
+from grpo.data.prompts import ANSWER_COLUMNS, first_present, render_chat
 from grpo.data.rows import Row, read_jsonl, write_jsonl
 from grpo.errors import UserError, first_line
 from grpo.scoring.calls import REWARD_TIMEOUT
@@ -102,7 +102,7 @@ def _apply(functions: list[Reward], rows: list[Row], tokenizer: str | None) -> R
     reserved = ("prompt", "completion", "completion_ids")
     columns = dict.fromkeys(name for row in rows for name in row if name not in reserved)
     values = {name: [row.get(name) for row in rows] for name in columns}
-    values["answer"] = [_gold(row) for row in rows]
+    values["answer"] = [first_present(row, ANSWER_COLUMNS)[1] for row in rows]
     loaded = None if tokenizer is None else _load_tokenizer(tokenizer)
     if loaded is not None:
         values["prefill"] = [_prefill(row, loaded, f"row {index}") for index, row in enumerate(rows)]
@@ -115,10 +115,6 @@ def _as_completion(prompt: Any, completion: Any) -> Any:
     if isinstance(prompt, list):
         return [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
     return completion if isinstance(completion, str) else completion[-1]["content"]
-
-
-def _gold(row: Row) -> Any:
-    return next((row[name] for name in ("answer", "gold", "solution") if row.get(name) is not None), None)
 
 
 def _prefill(row: Row, tokenizer: Any, where: str) -> str | None:

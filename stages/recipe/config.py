@@ -99,10 +99,6 @@ class RLStageConfig(RLConfig):
     def _tasks(self) -> RLStageConfig:
         if all(task.last_steps is not None for task in self.tasks.values()):
             raise ValueError("every task has 'last_steps': nothing to train on before them")
-        return self
-
-    @model_validator(mode="after")
-    def _named_rewards(self) -> RLStageConfig:
         self.check_names({reward.label for task in self.tasks.values() for reward in task.rewards})
         return self
 

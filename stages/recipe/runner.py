@@ -122,16 +122,12 @@ def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[
     seconds = round(time.monotonic() - start, 3)
     record = {**record, "result": result, "seconds": seconds, "model_files": sealed(context.folder)}
     write_json(context.folder / "stage.json", record)
-    _drop_checkpoints(context)
-    gc.collect()  # the stage's model and optimizer, before the evaluation loads the model again
-    return record
-
-
-def _drop_checkpoints(context: StageContext) -> None:
-    """Where none were asked for, those that a signal saved, now that the model is there."""
     settings = training_settings(context.config, context.key)
+    # Where none were asked for, those that a signal saved go, now that the model is there.
     if is_main() and (settings is None or settings.checkpoint.every is None):
         shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
+    gc.collect()  # the stage's model and optimizer, before the evaluation loads the model again
+    return record
 
 
 def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any]) -> dict[str, Any]:

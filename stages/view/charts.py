@@ -7,20 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from stages.view.curves import (
-    POINTS,
-    SMOOTH_FROM,
-    Scale,
-    Tick,
-    Values,
-    area,
-    path,
-    smooth,
-    step_scale,
-    thin,
-    ticks,
-    value_scale,
-)
+from stages.view import curves
+from stages.view.curves import Scale, Tick, Values
 from stages.view.run_folder import finite_number
 from stages.view.text import number, visible
 
@@ -146,36 +134,36 @@ def _planned(names: list[str]) -> list[tuple[Plan, list[str]]]:
 
 
 def _chart(plan: Plan, steps: list[int], values: dict[str, list[float | None]]) -> Chart:
-    x = step_scale(steps)
+    x = curves.step_scale(steps)
     y, lines, points = (_stacked if plan.stacked else _overlaid)(plan, steps, values, x)
     data = {"x": [x.low, x.high], "lines": points}
-    return Chart(plan.note, lines, ticks(x, 5, whole=True), ticks(y, 4), data, y.log)
+    return Chart(plan.note, lines, curves.ticks(x, 5, whole=True), curves.ticks(y, 4), data, y.log)
 
 
 def _overlaid(plan: Plan, steps: list[int], values: dict[str, list[float | None]], x: Scale) -> Drawing:
-    y = value_scale([value for line in values.values() for value in line if value is not None], plan.log)
+    y = curves.value_scale([value for line in values.values() for value in line if value is not None], plan.log)
     lines, points = [], []
     for name, line in values.items():
-        kept = thin(line)
-        mean = line if plan.exact or len(line) < SMOOTH_FROM else smooth(line)
+        kept = curves.thin(line)
+        mean = line if plan.exact or len(line) < curves.SMOOTH_FROM else curves.smooth(line)
         at, raw, means = [steps[i] for i in kept], [line[i] for i in kept], [mean[i] for i in kept]
-        faint = path(at, raw, x, y) if mean is not line else ""
-        lines.append(Line(visible(name), number(_last(line)), faint, path(at, means, x, y)))
+        faint = curves.path(at, raw, x, y) if mean is not line else ""
+        lines.append(Line(visible(name), number(_last(line)), faint, curves.path(at, means, x, y)))
         points.append({"steps": at, "values": _rounded(raw), "mean": _rounded(means) if mean is not line else None})
     return y, lines, points
 
 
 def _stacked(plan: Plan, steps: list[int], values: dict[str, list[float | None]], x: Scale) -> Drawing:
     """Areas one over the other, of the smoothed values; what is not defined counts as 0."""
-    stride = -(-len(steps) // POINTS)
+    stride = -(-len(steps) // curves.POINTS)
     at = steps[::stride]
     tops, points, base = {}, [], [0.0] * len(at)
     for name, line in values.items():
-        means = [value or 0.0 for value in smooth(line)[::stride]]
+        means = [value or 0.0 for value in curves.smooth(line)[::stride]]
         tops[name] = (base, base := [low + value for low, value in zip(base, means, strict=True)])
         points.append({"steps": at, "values": _rounded(line[::stride]), "mean": None})
-    y = value_scale([0.0, *base])
-    lines = [Line(visible(name), number(_last(values[name])), area=area(at, *tops[name], x, y)) for name in tops]
+    y = curves.value_scale([0.0, *base])
+    lines = [Line(visible(name), number(_last(values[name])), area=curves.area(at, *tops[name], x, y)) for name in tops]
     return y, lines, points
 
 

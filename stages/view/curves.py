@@ -62,19 +62,16 @@ def ticks(scale: Scale, count: int, whole: bool = False) -> list[Tick]:
     """About `count` round values (1, 2 or 5 times a power of ten); powers of ten of a logarithm. `whole`: integers."""
     if scale.log:
         lowest, highest = math.ceil(math.log10(scale.low)), math.floor(math.log10(scale.high))
-        powers = range(lowest, highest + 1, max(1, math.ceil((highest - lowest + 1) / count)))
-        return [Tick(round(100 * scale(10.0**power), 2), f"1e{power:+03d}") for power in powers]
-    stride = _round_stride((scale.high - scale.low) / count)
+        exponents = range(lowest, highest + 1, max(1, math.ceil((highest - lowest + 1) / count)))
+        return [Tick(round(100 * scale(10.0**exponent), 2), f"1e{exponent:+03d}") for exponent in exponents]
+    least = (scale.high - scale.low) / count
+    power = 10.0 ** math.floor(math.log10(least))
+    stride = power * next(factor for factor in (1, 2, 5, 10) if least <= factor * power * (1 + 1e-9))
     stride = max(1.0, stride) if whole else stride
     first, last = math.ceil(scale.low / stride - 1e-9), math.floor(scale.high / stride + 1e-9)
     values = [index * stride for index in range(first, last + 1)]
     plain = 1e-3 <= max(abs(scale.low), abs(scale.high)) < 1e5
     return [Tick(round(100 * scale(value), 2), _label(value, stride, plain)) for value in values]
-
-
-def _round_stride(raw: float) -> float:
-    power: float = 10.0 ** math.floor(math.log10(raw))
-    return power * next(factor for factor in (1, 2, 5, 10) if raw <= factor * power * (1 + 1e-9))
 
 
 def _label(value: float, stride: float, plain: bool) -> str:
@@ -118,17 +115,17 @@ def path(steps: Sequence[int], values: Values, x: Scale, y: Scale) -> str:
     pieces = []
     for defined, run in groupby(zip(steps, values, strict=True), lambda pair: pair[1] is not None):
         if defined:
-            points = [f"{_unit(x(step))} {SIZE - _unit(y(value))}" for step, value in run if value is not None]
+            points = [_point(x(step), y(value)) for step, value in run if value is not None]
             pieces.append(f"M{'L'.join(points)}" if len(points) > 1 else f"M{points[0]}h0")
     return "".join(pieces)
 
 
 def area(steps: Sequence[int], low: Sequence[float], high: Sequence[float], x: Scale, y: Scale) -> str:
     """The `d` of the area between two lines."""
-    there = [f"{_unit(x(step))} {SIZE - _unit(y(value))}" for step, value in zip(steps, high, strict=True)]
-    back = [f"{_unit(x(step))} {SIZE - _unit(y(value))}" for step, value in zip(steps, low, strict=True)]
+    there = [_point(x(step), y(value)) for step, value in zip(steps, high, strict=True)]
+    back = [_point(x(step), y(value)) for step, value in zip(steps, low, strict=True)]
     return f"M{'L'.join([*there, *reversed(back)])}Z"
 
 
-def _unit(share: float) -> int:
-    return round(SIZE * share)
+def _point(x: float, y: float) -> str:
+    return f"{round(SIZE * x)} {SIZE - round(SIZE * y)}"

@@ -28,10 +28,14 @@ def page(run: str, stages: list[StageFolder], shown: list[StageFolder]) -> str:
     source = files("stages.view")
     script, style, template = ((source / f"page.{kind}").read_text("utf-8") for kind in ("js", "css", "html"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    summary = _summary(Path(run))
+    file = Path(run) / "summary.json"  # what `grpo run` wrote at its end
+    summary = read_json(file) if file.is_file() else {}
+    seconds = finite_number(summary.get("seconds"))
+    facts = [summary.get("config"), f"seed {summary['seed']}" if "seed" in summary else None]
+    facts += [] if seconds is None else [duration(seconds)]
     return environment.from_string(template).render(
         name=visible(Path(run).resolve().name),
-        facts=_facts(summary),
+        facts=[visible(str(fact)) for fact in facts if fact],
         rows=_rows(summary, stages),
         caption=_caption(stages),
         stages=[_part(index, stage) for index, stage in enumerate(shown)],
@@ -59,18 +63,6 @@ def _status(stage: StageFolder, rows: list[dict[str, Any]]) -> str:
     planned = stage.planned_steps()
     of = f" of {planned:,}" if planned and planned != done else ""
     return f"{done:,}{of} step{'s' * (done != 1)}" if done else "no step yet"
-
-
-def _summary(run: Path) -> dict[str, Any]:
-    """What `grpo run` wrote at its end; empty before that."""
-    file = run / "summary.json"
-    return read_json(file) if file.is_file() else {}
-
-
-def _facts(summary: dict[str, Any]) -> list[str]:
-    seconds = finite_number(summary.get("seconds"))
-    facts = [summary.get("config"), f"seed {summary['seed']}" if "seed" in summary else None]
-    return [visible(str(fact)) for fact in [*facts, None if seconds is None else duration(seconds)] if fact]
 
 
 def duration(seconds: float) -> str:

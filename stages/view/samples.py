@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from statistics import fmean
 
 from stages.view.run_folder import Sample, SampleGroup, StageFolder
 from stages.view.text import shorten
@@ -49,26 +51,24 @@ def _of_task(groups: list[SampleGroup]) -> list[Choice]:
     """Three different prompts as far as there are so many."""
     judged = [group for group in groups if any(sample.reward is not None for sample in group.samples)]
     left = judged or groups[:1]
-    ranks = {"widest spread": _spread, "lowest mean": lambda group: -_mean(group), "highest mean": _mean}
+    ranks: dict[str, Callable[[SampleGroup], float]] = {
+        "widest spread": lambda group: max(_rewards(group)) - min(_rewards(group)),
+        "lowest mean": lambda group: -fmean(_rewards(group)),
+        "highest mean": lambda group: fmean(_rewards(group)),
+    }
     picked = []
     for reason, rank in ranks.items():
         if left:
             group = max(left, key=rank)  # the first of equals
             left = [other for other in left if other is not group]
-            picked.append(Choice(reason if judged else "without a reward", _cut(group), _extremes(group)))
+            prompt = tuple((role, shorten(content, LONGEST_PROMPT)) for role, content in group.prompt)
+            reason = reason if judged else "without a reward"
+            picked.append(Choice(reason, replace(group, prompt=prompt), _extremes(group)))
     return picked
 
 
 def _rewards(group: SampleGroup) -> list[float]:
     return [sample.reward for sample in group.samples if sample.reward is not None] or [0.0]
-
-
-def _spread(group: SampleGroup) -> float:
-    return max(_rewards(group)) - min(_rewards(group))
-
-
-def _mean(group: SampleGroup) -> float:
-    return sum(_rewards(group)) / len(_rewards(group))
 
 
 def _extremes(group: SampleGroup) -> tuple[tuple[str, Sample], ...]:
@@ -80,7 +80,3 @@ def _extremes(group: SampleGroup) -> tuple[tuple[str, Sample], ...]:
         return (("only", ranked[0]),)
     names = ("equal", "equal") if ranked[0].reward == ranked[-1].reward else ("best", "worst")
     return (names[0], ranked[0]), (names[1], ranked[-1])
-
-
-def _cut(group: SampleGroup) -> SampleGroup:
-    return replace(group, prompt=tuple((role, shorten(content, LONGEST_PROMPT)) for role, content in group.prompt))
