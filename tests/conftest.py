@@ -1,7 +1,5 @@
 """Fixtures for all tests, and how a session of tests is set up."""
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import os

@@ -1,7 +1,5 @@
 """The library as two calls: what may be handed in, and what is refused before anything is computed."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

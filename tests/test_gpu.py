@@ -1,7 +1,5 @@
 """What only a CUDA device can show; `pytest -m gpu` where there is one."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """examples/minimal.py is `grpo.train` without its surroundings: the same weights, bit for bit."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 import textwrap

@@ -1,7 +1,5 @@
 """The loop: it learns, goes on after a kill as if nothing had happened, and its metrics hold what the design says."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Group-normalised advantages: worked by hand, against float64 by hand, and their invariances."""
 
-from __future__ import annotations
-
 import math
 import random
 import statistics

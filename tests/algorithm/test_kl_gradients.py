@@ -1,8 +1,6 @@
 """Which KL choices give the exact gradient of the reverse KL(pi_theta || pi_ref): every outcome of a three-token
 vocabulary is enumerated, so expectations are sums and nothing is sampled."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

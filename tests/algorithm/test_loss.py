@@ -1,7 +1,5 @@
 """The GRPO objective: numbers worked out by hand, float64 references, gradients by finite differences."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

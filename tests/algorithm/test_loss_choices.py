@@ -1,7 +1,5 @@
 """Ratio, clip, correction and masks of the loss, worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -4,8 +4,6 @@ Ours goes through the whole path that training takes (rows -> right-padded micro
 backward, three micro-batches), TRL's through `_compute_loss` on one left-padded batch.
 """
 
-from __future__ import annotations
-
 import copy
 import random
 from dataclasses import replace

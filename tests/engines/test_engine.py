@@ -1,7 +1,5 @@
 """The embedded engine against transformers itself, and the promises about which tokens it draws."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

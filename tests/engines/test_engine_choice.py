@@ -1,7 +1,5 @@
 """Which engine a run gets, and what is said of settings that this engine does not have."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The process that samples ahead: it gives what the embedded engine gives, and its end is told, whatever it is."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

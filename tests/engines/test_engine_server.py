@@ -1,7 +1,5 @@
 """The engine behind `engine.kind: vllm-server`, against a server that fails as told. Real ones: tests/vllm_tests."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading

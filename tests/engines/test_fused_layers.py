@@ -1,7 +1,5 @@
 """Layers as the embedded engine computes them, against the model's own in float64; and what they don't do."""
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from typing import Any

@@ -1,7 +1,5 @@
 """`grpo serve`, with a small program in vLLM's place. The real one: tests/vllm_tests."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

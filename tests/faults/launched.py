@@ -3,8 +3,6 @@
 launched.py MODEL OUT KIND EVENT COUNT     at the COUNT-th EVENT leave a mark, and take some seconds for it
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -3,8 +3,6 @@
 Prints one JSON line a case: what the run said, whether it went on to the same end once there was room.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

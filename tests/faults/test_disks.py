@@ -1,7 +1,5 @@
 """Real disks that fill up or become read-only under a run: small file systems in a namespace of their own."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Signals to torchrun, as the scheduler and Ctrl-C send them: its processes stop together, and go on as left alone."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

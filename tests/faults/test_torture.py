@@ -1,7 +1,5 @@
 """Signals at random moments: SIGKILL, SIGTERM (exit 143) and SIGINT (130); what goes on equals what was left alone."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest

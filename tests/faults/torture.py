@@ -7,8 +7,6 @@ file written, flushed, renamed or removed, each line of metrics.jsonl. Every att
 that the imports are paid for once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 So a real accelerator is told afterwards that it has float16. `tests/test_gpu.py` trains with it on a GPU.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """The learning rate: by hand, and within bounds whatever the settings."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """One optimizer update: the same gradient however it is cut, nothing trained that should not be, and the gate."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

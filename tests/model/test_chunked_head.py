@@ -1,7 +1,5 @@
 """Log-probs and entropies in chunks: exact, whatever the chunk, and never [tokens, vocabulary] at once."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

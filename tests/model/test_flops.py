@@ -1,7 +1,5 @@
 """FLOPs of an update and their share of the peak, against figures worked out by hand; the profile of a run."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import logging

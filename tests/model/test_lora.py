@@ -1,7 +1,5 @@
 """Low-rank adapters: nothing at the start, every option felt, the base never touched, the reference exact."""
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import replace

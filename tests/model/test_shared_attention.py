@@ -1,7 +1,5 @@
 """Prompts shared in one flat row: the same numbers as one plain forward per completion, and none of the work twice."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """One step ahead: which weights draw what, how it is weighed, and that a run stays the same through every stop."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

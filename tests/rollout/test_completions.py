@@ -1,7 +1,5 @@
 """What was sampled goes to a file, one line a completion; it is made into text once."""
 
-from __future__ import annotations
-
 import errno
 import os
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Which prompts a rollout takes: epochs, shares, repeats, difficulty, and a state that goes on where it was."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

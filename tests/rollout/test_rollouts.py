@@ -1,7 +1,5 @@
 """Dynamic sampling, difficulty and the over-long penalty: what is drawn again, what rests, what is kept for later."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Sequence

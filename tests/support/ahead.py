@@ -1,7 +1,5 @@
 """Runs one step ahead, with the engine of the second process inside this one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any

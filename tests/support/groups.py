@@ -1,7 +1,5 @@
 """Prompts, and groups with the rewards one needs."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

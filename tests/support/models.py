@@ -3,8 +3,6 @@
 The character tokenizer writes its BOS itself when asked for special tokens, so a second one is easy to catch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

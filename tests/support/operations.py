@@ -1,7 +1,5 @@
 """What torch computes, noted."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Other processes, and what happens to this one at a chosen moment."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Trainings of a few steps on a toy reward, what they leave behind, and how they are killed."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A source of rollouts whose engine costs nothing, and rewards that fail here and there."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """One update of a tiny model on really sampled groups, and what it must leave alone."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Callable

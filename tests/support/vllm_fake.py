@@ -1,7 +1,5 @@
 """A vLLM server that samples from a hash: its API, its order of calls, and faults as told."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Trainings with vLLM, and servers that `grpo serve` starts."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

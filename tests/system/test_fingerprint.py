@@ -1,7 +1,5 @@
 """Hashes stand in run folders: what they come out as was taken from the code before they lay in one place."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

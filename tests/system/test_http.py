@@ -1,7 +1,5 @@
 """Patience with HTTP: the breaker, the pauses, what a server asks for."""
 
-from __future__ import annotations
-
 import random
 import time
 from email.utils import formatdate

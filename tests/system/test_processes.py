@@ -4,8 +4,6 @@ Starting a process takes longer than any of it, so one pair of processes does ev
 script) and leaves what it found; the tests do the same jobs in this process and compare.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

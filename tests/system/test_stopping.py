@@ -1,7 +1,5 @@
 """SIGINT and SIGTERM in every phase: the run stops, has saved, and goes on as if nothing had been."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The tiny model of the trainings with vLLM."""
 
-from __future__ import annotations
-
 import pytest
 
 from support.models import save_model

@@ -1,8 +1,6 @@
 """A run with vLLM that is killed and stopped, in processes of its own: on a CPU it ends bitwise as the one left alone.
 Both engines; this file is also the script of those processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

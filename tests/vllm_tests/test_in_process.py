@@ -1,7 +1,5 @@
 """vLLM in this process against plain transformers: after syncs, at two temperatures, whole weights and adapters."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """Memory: nothing grows with the syncs, and on a GPU it is given back while the trainer updates (order of calls only:
 no GPU is needed for that)."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

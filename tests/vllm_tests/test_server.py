@@ -1,8 +1,6 @@
 """Real servers, started by `grpo serve`: log-probs through syncs, faults in the middle of a batch, a run, and the judge
 and the evaluation over HTTP."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

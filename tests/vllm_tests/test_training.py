@@ -1,8 +1,6 @@
 """Training with vLLM in this process; and every way in which its weights can silently be wrong, which must end the run
 before the optimizer steps on what it sampled."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

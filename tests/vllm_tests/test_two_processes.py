@@ -1,7 +1,5 @@
 """vLLM in each of two processes: each samples its share, and what is trained is what one process would train."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

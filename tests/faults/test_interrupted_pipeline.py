@@ -4,8 +4,6 @@ The recipe is that of `test_whole_run.py` with a few steps more. Every attempt i
 are paid for once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
