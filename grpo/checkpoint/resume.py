@@ -62,13 +62,13 @@ def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) 
     Raises:
         UserError: the checkpoint was made with something else.
     """
-    found = differences(ABSENT | read_state(last).identity, identity)
-    if found.matter and not accept_changes:
+    changes = differences(ABSENT | read_state(last).identity, identity)
+    if changes.matter and not accept_changes:
         raise UserError(
-            f"the checkpoint '{last}' was made with something else ({shown(found.matter)}): give another output "
+            f"the checkpoint '{last}' was made with something else ({shown(changes.matter)}): give another output "
             "folder, or go on all the same with --accept-changes (in Python: accept_changes=True)"
         )
-    if found.matter:
-        log.warning("going on with changes: %s", shown(found.matter))
-    warn_of_rounding(found.rounding)
-    return found.data
+    if changes.matter:
+        log.warning("going on with changes: %s", shown(changes.matter))
+    warn_of_rounding(changes.rounding)
+    return changes.data

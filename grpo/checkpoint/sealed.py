@@ -1,7 +1,8 @@
-"""Folders that are there whole, checksummed and on the disk, or not at all.
+"""Sealed folders: there whole, checksummed and on the disk, or not at all.
 
 Files are written beside the target and flushed; their sha256 sums go into `manifest.json`, the last file written; then
-the folder is renamed into place and the rename flushed. Nothing of this ever loads a pickle.
+the folder is renamed into place and the rename flushed. What the disk does not take is an OSError. Nothing of this ever
+loads a pickle.
 """
 
 from __future__ import annotations
@@ -32,9 +33,6 @@ def sealed_folder(target: Path, form: int) -> Iterator[Path]:
     """A new folder to fill with files; becomes `target`, in the place of what may be there, when the block ends.
 
     `form`: the version of the folder's layout. After an error nothing is left of it.
-
-    Raises:
-        OSError: it could not be written.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -48,11 +46,7 @@ def sealed_folder(target: Path, form: int) -> Iterator[Path]:
 
 
 def seal_as(partial: Path, target: Path, form: int) -> None:
-    """The folder `partial`, of files that anyone wrote, becomes `target`, in the place of what may be there.
-
-    Raises:
-        OSError: it could not be written.
-    """
+    """The folder `partial`, of files that anyone wrote, becomes `target`, in the place of what may be there."""
     aside = target.with_name(f".{target.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     seal(partial, form)
@@ -64,11 +58,7 @@ def seal_as(partial: Path, target: Path, form: int) -> None:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """A safetensors file.
-
-    Raises:
-        OSError: it could not be written.
-    """
+    """A safetensors file."""
     try:
         save_file(dict(tensors), file)
     except SafetensorError as error:
@@ -105,8 +95,8 @@ def damage(folder: Path, *forms: int) -> str | None:
     if content["format"] not in forms:
         age = "an older" if content["format"] < min(forms) else "a newer"
         return f"'{MANIFEST}': of {age} {VERSION}"
-    found = (_file_damage(folder / name, written) for name, written in content["files"].items())
-    return next((wrong for wrong in found if wrong), None)
+    damaged = (_file_damage(folder / name, written) for name, written in content["files"].items())
+    return next(filter(None, damaged), None)
 
 
 def _file_damage(file: Path, written: Mapping[str, Any]) -> str | None:

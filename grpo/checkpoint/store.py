@@ -47,14 +47,14 @@ def save_checkpoint(
     did not take it: what was there before is untouched.
     """
     target = folder / f"step-{state.step:06d}"
-    files = {"model": learner.tensors()}
-    files["optimizer"], rest = pack(learner.optimizer_state())
+    tensors = {"model": learner.tensors()}
+    tensors["optimizer"], rest = pack(learner.optimizer_state())
     if reference is not None and state.reference_step > 0:
-        files["reference"] = learner.full(reference.values)
+        tensors["reference"] = learner.full(reference.values)
     if behaviour is not None:
-        files["behaviour"] = learner.full(behaviour.values)
+        tensors["behaviour"] = learner.full(behaviour.values)
     values = {"optimizer": rest, "state": vars(state)}
-    error = learner.world.main_finds(lambda: _write(target, config, files, values))
+    error = learner.world.main_finds(lambda: _write(target, config, tensors, values))
     if error is not None:
         warn_of_no_checkpoint(target, error)
     return target if error is None else None
@@ -62,9 +62,8 @@ def save_checkpoint(
 
 def warn_of_no_checkpoint(target: Path, why: str) -> None:
     """`target`: the folder it would have had."""
-    step = int(target.name.removeprefix("step-"))
-    said = "no checkpoint at step %d: cannot write '%s': %s; training goes on, saving is tried again later"
-    log.warning(said, step, target, why)
+    text = "no checkpoint at step %d: cannot write '%s': %s; training goes on, saving is tried again later"
+    log.warning(text, int(target.name.removeprefix("step-")), target, why)
 
 
 def _write(
@@ -104,6 +103,15 @@ def retain(good: Path, config: CheckpointConfig) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def tidy(good: Path, config: CheckpointConfig) -> None:
+    """Finish what a kill after the last save may have left undone, once a run goes on from `good`."""
+    with contextlib.suppress(OSError):  # a full disk: the next save tries again
+        write_text(good.parent / LATEST, good.name + "\n")
+    for leftover in good.parent.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    _prune(good, config)
+
+
 def _prune(good: Path, config: CheckpointConfig) -> None:
     """Of `good`, which was just written or checked, and those before it keep the last few and the one of the highest
     score; and nothing half-removed."""
@@ -121,20 +129,11 @@ def _prune(good: Path, config: CheckpointConfig) -> None:
 
 def _score(path: Path) -> float:
     """The lowest for one that has none, or cannot be read."""
-    try:
+    with contextlib.suppress(OSError, ValueError, TypeError):
         score = read_state(path).score
-    except (OSError, ValueError, TypeError):
-        score = None
-    return -math.inf if score is None else score
-
-
-def tidy(good: Path, config: CheckpointConfig) -> None:
-    """Finish what a kill after the last save may have left undone, once a run goes on from `good`."""
-    with contextlib.suppress(OSError):  # a full disk: the next save tries again
-        write_text(good.parent / LATEST, good.name + "\n")
-    for leftover in good.parent.glob(".step-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    _prune(good, config)
+        if score is not None:
+            return score
+    return -math.inf
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -149,18 +148,17 @@ def last_good(folder: Path, forms: Collection[int] = READABLE) -> Path | None:
     Raises:
         UserError: there are some, or were, but no good one: to begin anew is the user's to decide.
     """
-    found = {path.name: damage(path, *forms) for path in sorted(folder.glob("step-*"), reverse=True)}
+    damages = {path.name: damage(path, *forms) for path in sorted(folder.glob("step-*"), reverse=True)}
     latest = folder / LATEST
     named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else None
-    if named is not None and named not in found:
-        found = {named: f"'{LATEST}' names it, but it is gone", **found}
-    good = next((name for name, wrong in found.items() if wrong is None), None)
-    bad = [f"{name}: {wrong}" for name, wrong in found.items() if wrong is not None and (not good or name > good)]
+    if named is not None and named not in damages:
+        damages = {named: f"'{LATEST}' names it, but it is gone", **damages}
+    good = next((name for name, wrong in damages.items() if wrong is None), None)
+    bad = [f"{name}: {wrong}" for name, wrong in damages.items() if wrong is not None and (not good or name > good)]
     if bad and good is None:
-        foreign = all(line.endswith(VERSION) for line in bad)
+        way = "use that version" if all(line.endswith(VERSION) for line in bad) else "put back a copy of one"
         raise UserError(
-            f"no checkpoint in '{folder}' can be used ({'; '.join(bad)}): "
-            f"{'use that version' if foreign else 'put back a copy of one'}, "
+            f"no checkpoint in '{folder}' can be used ({'; '.join(bad)}): {way}, "
             "or move that folder away to train from the start"
         )
     if bad:

@@ -8,7 +8,7 @@ the headers and whatever the template writes after the end token are not.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from jinja2.exceptions import TemplateError
@@ -108,31 +108,24 @@ def turn_end(tokenizer: Any) -> tuple[int, str]:
     )
 
 
-@dataclass
-class _Draft:
-    """Text of one example, in pieces that are tokenised apart: (text, trained?)."""
-
-    text: str = ""
-    pieces: list[tuple[str, bool]] = field(default_factory=list)
-
-    def add(self, text: str, trained: bool) -> None:
-        self.text += text
-        self.pieces.append((text, trained))
+Draft = list[tuple[str, bool]]  # the text of one example, in pieces that are tokenised apart: (text, trained?)
 
 
-def _drafts(messages: list[Message], tokenizer: Any, end: str, where: str) -> list[_Draft]:
+def _drafts(messages: list[Message], tokenizer: Any, end: str, where: str) -> list[Draft]:
     """One draft for the conversation; one for each turn where the template rewrites history (strips thinking)."""
-    drafts: list[_Draft] = []
+    drafts: list[Draft] = []
+    written = ""  # the text of the last one
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         prompt = render(tokenizer, messages[:turn], open_answer=True, where=where)
         whole = render(tokenizer, messages[: turn + 1], open_answer=False, where=where)
         answer = _answer(prompt, whole, end, f"{where}, message {turn}")
-        if not drafts or not prompt.startswith(drafts[-1].text):
-            drafts.append(_Draft())
-        drafts[-1].add(prompt[len(drafts[-1].text) :], False)
-        drafts[-1].add(answer, True)
+        if not drafts or not prompt.startswith(written):
+            drafts.append([])
+            written = ""
+        drafts[-1] += [(prompt[len(written) :], False), (answer, True)]
+        written = prompt + answer
     return drafts
 
 
@@ -142,9 +135,9 @@ def _answer(prompt: str, whole: str, end: str, where: str) -> str:
             f"{where}: the chat template does not render this answer after its own generation prompt "
             "(some remove the thinking, or open it); use a template that keeps the answer as it is"
         )
-    answer, found, rest = whole[len(prompt) :].partition(end)
-    if not found or rest.strip():
-        problem = "is not ended" if not found else f"contains the end token {end}"
+    answer, ended, rest = whole[len(prompt) :].partition(end)
+    if not ended or rest.strip():
+        problem = f"contains the end token {end}" if ended else "is not ended"
         raise UserError(f"{where}: the answer {problem}; remove it from the data or use another template")
     return answer + end
 
@@ -152,23 +145,22 @@ def _answer(prompt: str, whole: str, end: str, where: str) -> str:
 def build_examples(rows: Iterable[dict[str, Any]], tokenizer: Any, where: str = "data") -> list[Example]:
     """All rows as token ids and labels. A prompt is tokenised apart from its answer, exactly as for generation."""
     _, end = turn_end(tokenizer)
-    drafts = []
+    drafts: list[Draft] = []
     for number, row in enumerate(rows):
         place = f"{where}, row {number}"
         drafts += _drafts(read_messages(row, place), tokenizer, end, place)
-    texts = [text for draft in drafts for text, _ in draft.pieces]
-    if not texts:
+    if not drafts:
         raise UserError(f"{where}: no rows")
-    pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])  # the template has written its own BOS
+    texts = [text for draft in drafts for text, _ in draft]
+    tokenised = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])  # the template has written its own BOS
     examples = []
     for draft in drafts:
-        input_ids: list[int] = []
-        labels: list[int] = []
-        for _, trained in draft.pieces:
-            ids = next(pieces)
-            input_ids += ids
-            labels += ids if trained else [IGNORE] * len(ids)
-        examples.append(Example(input_ids, labels))
+        example = Example([], [])
+        for _, trained in draft:
+            ids = next(tokenised)
+            example.input_ids.extend(ids)
+            example.labels.extend(ids if trained else [IGNORE] * len(ids))
+        examples.append(example)
     return examples
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, variance
 from typing import Any
 
+from grpo.system.numbers import mean
 from grpo.system.world import is_main
 
 log = logging.getLogger("grpo")
@@ -28,6 +29,7 @@ SHARP = 0.15  # nats a token; a model that begins below, after long SFT (the tin
 TRUNCATED = 0.95  # share of completions; a cut completion nearly never holds the answer
 LONGER = 2.0  # times where it began, and many of them cut: growth that still fits is what reasoning looks like
 CUT = 0.5  # share of completions
+ALIKE = 0.9  # share of groups
 FALL = 0.5  # share of what was gained
 SIGMAS = 4.0  # standard errors: of a hundred windows the best one is 2.5 above the mean by chance
 
@@ -35,7 +37,7 @@ SIGMAS = 4.0  # standard errors: of a hundred windows the best one is 2.5 above 
 def rl_alarms(rows: Rows) -> dict[str, str]:
     """Cause -> what is wrong and what to do, of a GRPO run."""
     falls = _reward_falls(rows)
-    found = {
+    advice = {
         "reward does not rise": None if falls else _reward_flat(rows),
         "reward collapses": falls,
         "entropy collapses": _entropy(rows),
@@ -43,20 +45,18 @@ def rl_alarms(rows: Rows) -> dict[str, str]:
         "length explodes": _length(rows),
         "everything is truncated": _truncated(rows),
     }
-    return {cause: said for cause, said in found.items() if said}
+    return {cause: text for cause, text in advice.items() if text}
 
 
 def sft_alarms(rows: Rows) -> dict[str, str]:
     """The same of a supervised training."""
     losses = _values(rows, "loss")
-    if len(losses) < PATIENT:
-        return {}
-    first, last = _mean(losses[:BEGIN]), _mean(losses[-BEGIN:])
-    if last < first:
+    if len(losses) < PATIENT or fmean(losses[-BEGIN:]) < fmean(losses[:BEGIN]):
         return {}
     return {
-        "loss does not fall": f"the loss was {first:.3g} at the beginning and is {last:.3g} now: change optimizer.lr "
-        "(up if it is flat, down if it jumps), and read what is trained in data/"
+        "loss does not fall": f"the loss was {fmean(losses[:BEGIN]):.3g} at the beginning and is "
+        f"{fmean(losses[-BEGIN:]):.3g} now: change optimizer.lr (up if it is flat, down if it jumps), and read what is "
+        "trained in data/"
     }
 
 
@@ -70,9 +70,9 @@ class Alarms:
     def look(self, rows: Rows) -> None:
         """At the rows so far, after each new one."""
         step = rows[-1]["step"]
-        for cause, said in self._judge(rows).items():
+        for cause, text in self._judge(rows).items():
             if step - self._last.get(cause, -CLEAR) >= CLEAR and is_main():
-                log.warning("step %d: %s: %s", step, cause, said)
+                log.warning("step %d: %s: %s", step, cause, text)
             self._last[cause] = step
 
 
@@ -80,19 +80,15 @@ def _values(rows: Rows, name: str) -> list[float]:
     return [float(value) for row in rows if (value := row.get(name)) is not None and math.isfinite(value)]
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _begin_and_now(rows: Rows, name: str) -> tuple[float, float] | None:
     """Means of the first and of the latest rows; None: there are too few."""
     values = _values(rows, name)
-    return (_mean(values[:BEGIN]), _mean(values[-NOW:])) if len(values) >= BEGIN + NOW else None
+    return (fmean(values[:BEGIN]), fmean(values[-NOW:])) if len(values) >= BEGIN + NOW else None
 
 
 def _noise(values: Sequence[float], other: Sequence[float]) -> float:
     """Standard error of the difference of two means, from the rows' own spread."""
-    return math.sqrt(sum(statistics.variance(part) / len(part) for part in (values, other)))
+    return math.sqrt(sum(variance(part) / len(part) for part in (values, other)))
 
 
 def _reward_flat(rows: Rows) -> str | None:
@@ -100,14 +96,13 @@ def _reward_flat(rows: Rows) -> str | None:
     if len(rewards) < PATIENT:
         return None
     first, last = rewards[:BEGIN], rewards[-BEGIN:]
-    if _mean(last) - _mean(first) > _noise(first, last):
+    if fmean(last) - fmean(first) > _noise(first, last):
         return None
-    equal = _values(rows[-BEGIN:], "frac_zero_variance")
-    if equal and _mean(equal) >= 0.9:
+    if (mean(_values(rows[-BEGIN:], "frac_zero_variance")) or 0.0) >= ALIKE:
         why = "nearly all groups are judged alike: choose harder or easier prompts, or see whether the reward is right"
     else:
         why = "raise optimizer.lr or group_size, and read completions/ for what is rewarded"
-    return f"{_mean(first):.3g} at the beginning, {_mean(last):.3g} now: {why}"
+    return f"{fmean(first):.3g} at the beginning, {fmean(last):.3g} now: {why}"
 
 
 def _reward_falls(rows: Rows) -> str | None:
@@ -115,58 +110,57 @@ def _reward_falls(rows: Rows) -> str | None:
     if len(rewards) < 2 * BEGIN:
         return None
     windows = [rewards[start : start + BEGIN] for start in range(len(rewards) - BEGIN + 1)]
-    best, now = max(windows, key=_mean), rewards[-NOW:]
-    low = min(_mean(window) for window in windows[: windows.index(best) + 1])
-    drop = _mean(best) - _mean(now)
-    gained = _mean(best) - low
+    best, now = max(windows, key=fmean), rewards[-NOW:]
+    low = min(fmean(window) for window in windows[: windows.index(best) + 1])
+    drop = fmean(best) - fmean(now)
+    gained = fmean(best) - low
     # A run that never rose has nothing to lose a share of: then the fall is measured by the noise alone.
     if drop <= FALL * gained or drop <= SIGMAS * _noise(best, now):
         return None
     return (
-        f"it was {_mean(best):.3g} and is {_mean(now):.3g}: go back to an earlier checkpoint with a lower "
+        f"it was {fmean(best):.3g} and is {fmean(now):.3g}: go back to an earlier checkpoint with a lower "
         "optimizer.lr, or with a KL (loss.beta)"
     )
 
 
 def _entropy(rows: Rows) -> str | None:
-    found = _begin_and_now(rows, "entropy")
-    if found is None or found[0] < SHARP or found[1] >= ENTROPY_SHARE * found[0]:
+    entropy, rewards = _begin_and_now(rows, "entropy"), _begin_and_now(rows, "reward")
+    if entropy is None or entropy[0] < SHARP or entropy[1] >= ENTROPY_SHARE * entropy[0]:
         return None
-    equal = _values(rows[-NOW:], "frac_zero_variance")
-    rewards = _begin_and_now(rows, "reward")
-    if equal and _mean(equal) >= 0.9 and rewards is not None and rewards[1] > rewards[0]:
+    alike = (mean(_values(rows[-NOW:], "frac_zero_variance")) or 0.0) >= ALIKE
+    if alike and rewards is not None and rewards[1] > rewards[0]:
         return None  # the task is learnt
     return (
-        f"{found[0]:.3g} nats a token at the beginning, {found[1]:.3g} now: siblings become alike; lower optimizer.lr, "
-        "raise loss.clip_high or set loss.entropy_bonus"
+        f"{entropy[0]:.3g} nats a token at the beginning, {entropy[1]:.3g} now: siblings become alike; lower "
+        "optimizer.lr, raise loss.clip_high or set loss.entropy_bonus"
     )
 
 
 def _kl(rows: Rows) -> str | None:
-    values = _values(rows, "kl")[-NOW:]
-    if len(values) < NOW or _mean(values) <= KL_LIMIT:
+    kl = _values(rows, "kl")[-NOW:]
+    if len(kl) < NOW or fmean(kl) <= KL_LIMIT:
         return None
     return (
-        f"{_mean(values):.3g} nats a token from the reference: lower optimizer.lr, raise loss.beta, "
+        f"{fmean(kl):.3g} nats a token from the reference: lower optimizer.lr, raise loss.beta, "
         "or renew the reference (reference_every)"
     )
 
 
 def _length(rows: Rows) -> str | None:
-    found, cut = _begin_and_now(rows, "completion_length"), _values(rows[-NOW:], "truncated_fraction")
-    if found is None or not cut or found[1] <= LONGER * found[0] or _mean(cut) <= CUT:
+    lengths, cut = _begin_and_now(rows, "completion_length"), _values(rows[-NOW:], "truncated_fraction")
+    if lengths is None or not cut or lengths[1] <= LONGER * lengths[0] or fmean(cut) <= CUT:
         return None
     return (
-        f"{found[0]:.0f} tokens at the beginning, {found[1]:.0f} now, and {_mean(cut):.0%} are cut at the limit: raise "
-        "sampling.max_tokens, or punish it (truncated: penalise)"
+        f"{lengths[0]:.0f} tokens at the beginning, {lengths[1]:.0f} now, and {fmean(cut):.0%} are cut at the limit: "
+        "raise sampling.max_tokens, or punish it (truncated: penalise)"
     )
 
 
 def _truncated(rows: Rows) -> str | None:
     cut = _values(rows, "truncated_fraction")[-NOW:]
-    if len(cut) < NOW or _mean(cut) < TRUNCATED:
+    if len(cut) < NOW or fmean(cut) < TRUNCATED:
         return None
     return (
-        f"{_mean(cut):.0%} of the completions are cut at the limit: raise sampling.max_tokens, or see whether "
+        f"{fmean(cut):.0%} of the completions are cut at the limit: raise sampling.max_tokens, or see whether "
         "the model knows its end token and template"
     )
