@@ -32,21 +32,13 @@ from grpo.system.world import World
 log = logging.getLogger("grpo")
 
 FREE = (
-    "checkpoint",
-    "preset",
-    *(f"runtime.{name}" for name in ("log_level", "profile", "grace")),
-    "engine.server",
-    "engine.vllm.sleep",
+    *("checkpoint", "preset", "engine.server", "engine.vllm.sleep"),
+    *("runtime.log_level", "runtime.profile", "runtime.grace"),
 )
 ROUNDING = (
-    "micro_batch_tokens",
-    "micro_batch_size",
-    "device",
-    "gradient_checkpointing",
-    *(f"engine.{name}" for name in ("max_rows", "vllm.memory", "vllm.kv_cache_gib", "vllm.tensor_parallel")),
-    *(f"engine.vllm.{name}" for name in ("lora", "eager")),
+    *("micro_batch_tokens", "micro_batch_size", "gradient_checkpointing", "device", "machine", "engine.max_rows"),
+    *(f"engine.vllm.{name}" for name in ("memory", "kv_cache_gib", "tensor_parallel", "lora", "eager")),
     *(f"runtime.{name}" for name in ("device", "parallel", "threads")),
-    "machine",
 )
 ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
 HOME, ROOMS = Path(__file__).resolve().parents[2], ("rewards", "stages")  # where this program's own rewards lie

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,25 +39,19 @@ class MetricsWriter:
         kept = {row["step"]: (line, row) for line, row in read_rows(path) if row["step"] <= done}
         lines = [kept[step] for step in sorted(kept)]
         rows = [row for _, row in lines]
+        self.rows = rows[:FIRST] + rows[FIRST:][-RECENT:]  # the first few of the run and the latest, in order
         self.last: dict[str, Any] = rows[-1] if rows else {}  # of this run, or of what it goes on
-        self._first, self._recent = rows[:FIRST], deque(rows[FIRST:], maxlen=RECENT)
         if is_main() and done > len(kept):
             log.warning("'%s' has lost the rows of %d earlier steps", path, done - len(kept))
         text = "".join(f"{line}\n" for line, _ in lines)
         with must_write(path, len(text)):
             write_text(path, text)
 
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The first few rows of the run and the latest, in order."""
-        return [*self._first, *self._recent]
-
     def write(self, row: Mapping[str, Any]) -> None:
         self.last = {key: finite(value) for key, value in row.items()}
-        if len(self._first) < FIRST:
-            self._first.append(self.last)
-        else:
-            self._recent.append(self.last)
+        self.rows.append(self.last)
+        if len(self.rows) > FIRST + RECENT:
+            del self.rows[FIRST]
         if not is_main():
             return
         line = json.dumps(self.last) + "\n"
@@ -89,8 +82,8 @@ def rollout_metrics(groups: list[Group], names: Sequence[str]) -> dict[str, floa
             center = sum(rewards) / len(rewards)
             stds.append(math.sqrt(sum((x - center) ** 2 for x in rewards) / (len(rewards) - 1)))
             # Of what the reward functions gave: a KL or an over-long penalty taken from it nearly always differs.
-            said = [{name: value for name, value in r.rewards.items() if name != OVERLONG} for r in judged]
-            zero_variance.append(float(all(values == said[0] for values in said)))
+            values = [{name: value for name, value in r.rewards.items() if name != OVERLONG} for r in judged]
+            zero_variance.append(float(all(value == values[0] for value in values)))
     return {
         "reward": mean(r.reward for r in rollouts),
         **{f"reward/{name}": mean(r.rewards.get(name) for r in rollouts) for name in names},

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from grpo.config.engine import RuntimeConfig
 from grpo.config.training import OptimizerConfig, SFTConfig
@@ -171,12 +171,10 @@ class StepLog(TrainerCallback):
         self._bar, self._tokens = bar, tokens
         self._last = time.perf_counter()
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._last = time.perf_counter()
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "loss" not in logs:  # the summary at the end
             return
         now = time.perf_counter()
@@ -192,11 +190,11 @@ class StepLog(TrainerCallback):
         self._metrics.write(row)
         self._alarms.look(self._metrics.rows)
         if not math.isfinite(row["loss"]):
-            advice = "lower optimizer.lr or add warmup_steps"
-            raise UserError(f"step {state.global_step}: the loss is {row['loss']}; {advice}")
+            problem = f"step {state.global_step}: the loss is {row['loss']}"
+            raise UserError(f"{problem}; lower optimizer.lr or add warmup_steps")
         self._bar.advance(1, f"loss {row['loss']:.3f}")
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After a signal: save, and stop. All processes at the same step."""
         if any(World.current().gather(stopping.asked())):
             control.should_save = control.should_training_stop = True
