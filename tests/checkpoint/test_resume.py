@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +17,13 @@ from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.training import TrainConfig
 from grpo.errors import UserError
 from grpo.monitoring.metrics import MetricsWriter
-from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.fingerprint import digest
 from grpo.system.lock import LOCK, lock_run
 from grpo.system.world import World
-from support.processes import hold
-from support.runs import CPU, Killed, completions, config_of, digits, interrupt_at, rows_of, run, task_of, weights
-from support.train import train
+from support.files import contents, flip, line_of
+from support.processes import held
+from support.runs import CPU, completions, config_of, digits, killed_at, rows_of, run, task_of, weights
 
 ALONE = World()
 
@@ -41,13 +37,6 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def killed_at(step: int, folder: Path, out: Path, config: Any, tasks: Any = None) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, step)
-        with pytest.raises(Killed):
-            run(folder, out, config, tasks)
 
 
 def test_the_global_generators_go_on_where_they_were(tiny_model_folder, tmp_path):
@@ -73,8 +62,16 @@ def identity(tasks: Any = None, model: str = "some/model", seed: int = 1, **sett
     return identify(config, tasks or {"default": task_of()}, "local", ALONE)
 
 
+def steps_of(out):
+    return [row["step"] for row in rows_of(out)]
+
+
 def edited(completions: list[str], **_: Any) -> list[float]:
     return [0.5 for _ in completions]
+
+
+def with_rewards(*rewards):
+    return {"tasks": {"default": replace(task_of(), rewards=list(rewards))}}
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
@@ -84,14 +81,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "model": ({"model": "another/model"}, "model: some/model -> another/model"),
     "dtype": ({"runtime": RuntimeConfig(device="cpu", dtype="bfloat16")}, "runtime.dtype: float32 -> bfloat16"),
     "data": ({"tasks": {"default": task_of(count=5)}}, "tasks.default.prompts: "),
-    "weight": (
-        {"tasks": {"default": replace(task_of(), rewards=[Reward("digits", digits, 2.0)])}},
-        "tasks.default.rewards.digits.weight: 1.0 -> 2.0",
-    ),
-    "reward": (
-        {"tasks": {"default": replace(task_of(), rewards=[Reward("digits", edited)])}},
-        "tasks.default.rewards.digits.fn: digits -> edited",
-    ),
+    "weight": (with_rewards(Reward("digits", digits, 2.0)), "tasks.default.rewards.digits.weight: 1.0 -> 2.0"),
+    "reward": (with_rewards(Reward("digits", edited)), "tasks.default.rewards.digits.fn: digits -> edited"),
     "share": ({"tasks": {"default": replace(task_of(), share=0.5)}}, "tasks.default.share: 1.0 -> 0.5"),
     "section": ({"lora": {"r": 4, "alpha": 8}}, "lora.r: (not set) -> 4"),
 }
@@ -122,27 +113,24 @@ def test_a_model_folder_counts_by_its_content(tiny_model_folder, tmp_path):
     shutil.copytree(tiny_model_folder, tmp_path / "moved")
     same = identity(model=str(tmp_path / "moved"))
     assert same == identity(model=str(tiny_model_folder))
-    with (tmp_path / "moved" / "model.safetensors").open("r+b") as weights_file:
-        weights_file.seek(-1, os.SEEK_END)
-        weights_file.write(b"\x01")
+    flip(tmp_path / "moved" / "model.safetensors", -1)
     assert same != identity(model=str(tmp_path / "moved"))
 
 
 def test_a_changed_run_is_refused_and_goes_on_when_accepted(tiny_model_folder, tmp_path, caplog):
     config = config_of()
     killed_at(5, tiny_model_folder, tmp_path, config)
-    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    before = contents(tmp_path)
     changed = config_of(optimizer={"lr": 1e-3}, advantage={"scale": "none"})
     with pytest.raises(UserError, match=r"optimizer\.lr: 0\.005 -> 0\.001") as error:
         run(tiny_model_folder, tmp_path, changed)
     assert "advantage.scale: group -> none" in str(error.value)
     assert "--accept-changes" in str(error.value)
-    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
-    tasks = {"default": task_of()}
+    assert contents(tmp_path) == before
     with caplog.at_level("WARNING", "grpo"):
-        train(str(tiny_model_folder), tasks, changed, tmp_path, seed=1, runtime=CPU, accept_changes=True)
+        run(tiny_model_folder, tmp_path, changed, accept_changes=True)
     assert "going on with changes: advantage.scale: group -> none; optimizer.lr" in caplog.text
-    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert [row["lr"] for row in rows_of(tmp_path)] == [5e-3] * 4 + [1e-3] * 2
     run(tiny_model_folder, tmp_path, changed)  # they are the run's own from then on
 
@@ -156,8 +144,8 @@ def test_accepted_data_begins_at_its_first_epoch(settings, tiny_model_folder, tm
     tasks = {"default": task_of(count=2), "kept": task_of(count=9, name="kept")}
     with pytest.raises(UserError, match=r"tasks\.default\.prompts"):
         run(tiny_model_folder, tmp_path, config, tasks)
-    train(str(tiny_model_folder), tasks, config, tmp_path, seed=1, runtime=CPU, accept_changes=True)
-    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    run(tiny_model_folder, tmp_path, config, tasks, accept_changes=True)
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
 def test_another_machine_is_a_warning_that_says_what_it_means(tiny_model_folder, tmp_path, caplog, monkeypatch):
@@ -166,7 +154,7 @@ def test_another_machine_is_a_warning_that_says_what_it_means(tiny_model_folder,
     monkeypatch.setattr("grpo.checkpoint.identity.processor", lambda: "another CPU")
     with caplog.at_level("WARNING", "grpo"):
         run(tiny_model_folder, tmp_path, config_of(micro_batch_tokens=90))
-    (line,) = [record.message for record in caplog.records if "other conditions" in record.message]
+    line = line_of(caplog, "other conditions")
     assert "-> another CPU" in line
     assert "micro_batch_tokens: 60 -> 90" in line
     assert "not equal the uninterrupted one bit for bit" in line
@@ -205,15 +193,11 @@ def test_metrics_have_each_step_once_whatever_is_in_the_file(tmp_path, caplog):
 
 
 def test_a_second_run_is_refused_and_a_dead_one_does_not_block(tiny_model_folder, tmp_path):
-    other = hold(tmp_path / "run")
-    try:
+    with held(tmp_path / "run") as other:
         with pytest.raises(UserError, match=rf"another run \(process {other.pid} on .*\) is writing to") as error:
             run(tiny_model_folder, tmp_path / "run", config_of(steps=1))
         assert "\n" not in str(error.value)
         assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
-    finally:
-        other.send_signal(signal.SIGKILL)
-        other.wait()
     assert (tmp_path / "run" / LOCK).exists()
     run(tiny_model_folder, tmp_path / "run", config_of(steps=1))
     assert not (tmp_path / "run" / LOCK).exists()
@@ -221,16 +205,12 @@ def test_a_second_run_is_refused_and_a_dead_one_does_not_block(tiny_model_folder
 
 
 def test_stages_share_the_run_folder_and_the_pipeline_does_not(tmp_path):
-    other = hold(tmp_path, "shared")
-    try:
+    with held(tmp_path, "shared"):
         with lock_run(tmp_path, ALONE, shared=True):
             pass
         with pytest.raises(UserError, match="another run"), lock_run(tmp_path, ALONE):
             pass
         assert (tmp_path / LOCK).exists()
-    finally:
-        other.kill()
-        other.wait()
     with lock_run(tmp_path, ALONE), lock_run(tmp_path, ALONE):  # a stage of the pipeline asks again
         pass
     assert list(tmp_path.iterdir()) == []
@@ -242,28 +222,26 @@ def test_a_failed_start_leaves_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_removed_run_folder_stops_the_run(tiny_model_folder, tmp_path):
-    out = tmp_path / "run"
+def removing(folder):
+    """Tasks whose reward removes the folder while the fourth step is judged."""
 
-    def removing(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
+    def removing(completions, trainer_state, **_):
         if trainer_state.global_step == 3:
-            shutil.rmtree(out)
+            shutil.rmtree(folder)
         return digits(completions)
 
-    tasks = {"default": Task(task_of().prompts, [Reward("digits", removing)])}
+    return {"default": task_of(removing)}
+
+
+def test_a_removed_run_folder_stops_the_run(tiny_model_folder, tmp_path):
+    out = tmp_path / "run"
     with pytest.raises(UserError, match=r"run folder .* was removed or replaced"):
-        run(tiny_model_folder, out, config_of(), tasks)
+        run(tiny_model_folder, out, config_of(), removing(out))
     assert not out.exists()
 
 
 @pytest.mark.parametrize("what", ["checkpoints", "completions"])
 def test_a_folder_removed_under_the_run_is_made_again(what, tiny_model_folder, tmp_path):
-    def removing(completions: list[str], trainer_state: Any, **_: Any) -> list[float]:
-        if trainer_state.global_step == 3:
-            shutil.rmtree(tmp_path / what)
-        return digits(completions)
-
-    tasks = {"default": Task(task_of().prompts, [Reward("digits", removing)])}
-    run(tiny_model_folder, tmp_path, config_of(), tasks)
-    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    run(tiny_model_folder, tmp_path, config_of(), removing(tmp_path / what))
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-000006\n"

@@ -19,7 +19,7 @@ from stages.recipe.lineage import Lineage, model_hash, stage_settings
 from stages.recipe.planning import plan_stage
 from stages.recipe.table import STAGES, active_parents
 from support.files import contents, flip
-from support.processes import hold
+from support.processes import held
 
 ALL = ["base", "cold_start", "reasoning_rl"]
 
@@ -174,14 +174,10 @@ def test_a_lock_that_a_kill_left_is_not_work_of_a_stage(pipeline):
 
 
 def test_two_runs_into_one_folder(pipeline):
-    other = hold(pipeline.run)
-    try:
+    with held(pipeline.run) as other:
         with pytest.raises(UserError, match=rf"another run \(process {other.pid} on"):
             pipeline.go()
         assert [path.name for path in pipeline.run.iterdir()] == [LOCK]
-    finally:
-        other.kill()
-        other.wait()
     pipeline.go()
 
 

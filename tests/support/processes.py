@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from support.servers import free_port
@@ -79,14 +80,12 @@ with lock_run(Path(sys.argv[1]), World(), shared="shared" in sys.argv):
 """
 
 
-def hold(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Another process that holds the folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder), *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
+@contextmanager
+def held(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the folder; it is killed in the end."""
+    command = [sys.executable, "-c", HOLD, str(folder), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
