@@ -17,6 +17,7 @@ from stages.check.command import Warned, setting_checks
 from stages.check.subject import Subject
 from stages.cli import main
 from stages.recipe.config import RecipeConfig
+from support.command import refused as refused_command
 from support.recipes import FULL, PLAIN, REPOSITORY, RL, SMALL, changed, dotted, refused, settings_of
 
 # Overrides | words of the refusal.
@@ -205,12 +206,9 @@ def test_from_a_file_and_by_override(tmp_path, model):
 def test_the_command_line_exits_with_2_and_one_line(tmp_path, monkeypatch, capsys, command, override, words):
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(dump_yaml(SMALL))
-    assert main([command, "c.yaml", override]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: config 'c.yaml': ")
-    assert captured.err.count("\n") == 1
-    assert words in captured.err
+    line = refused_command(capsys, main([command, "c.yaml", override]))
+    assert line.startswith("error: config 'c.yaml': ")
+    assert words in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml"]
 
 

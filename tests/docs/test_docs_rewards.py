@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from grpo.system.imports import import_path
 from rewards.loader import REGISTRY, find_reward, load_reward, load_rewards
 from stages.cli import main
 from support.documents import blocks, text
+from support.servers import Reply, listening
 
 PAGE = text("rewards.md")
 
@@ -82,28 +81,15 @@ def test_the_class(here):
 
 
 @pytest.fixture
-def service() -> Iterator[str]:
+def service():
     """A judge on this machine: 1 for what says please, 500 for what is broken, no JSON for what is odd."""
 
-    class Judge(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            text = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"]
-            body = b"<html>" if "odd" in text else json.dumps({"score": float("please" in text)}).encode()
-            self.send_response(500 if "broken" in text else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def judge(path, body, number):
+        answer = b"<html>" if "odd" in body["text"] else {"score": float("please" in body["text"])}
+        return Reply(500 if "broken" in body["text"] else 200, answer)
 
-        def log_message(self, *_: Any) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/judge"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(judge, "/judge") as server:
+        yield server.url
 
 
 def test_the_async_function(here, service):

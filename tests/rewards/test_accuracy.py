@@ -6,12 +6,10 @@ import asyncio
 import itertools
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
@@ -21,9 +19,8 @@ from grpo.scoring.table import apply_rewards
 from rewards import load_reward
 from rewards.accuracy import equality as judging
 from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade
+from support.command import python
 from support.real_data import needs_data, rows_of
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -250,10 +247,7 @@ def test_no_string_has_side_effects(tmp_path, monkeypatch):
 def test_workers_end_with_their_process():
     code = "import psutil, rewards.accuracy.reward as a; a.grade(r'\\boxed{\\sqrt{4}}', '2'); "
     code += "print([child.pid for child in psutil.Process().children()])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
-    pids = json.loads(done.stdout)
+    pids = json.loads(python("-c", code).stdout)
     assert pids
     for pid in pids:
         with pytest.raises(ProcessLookupError):

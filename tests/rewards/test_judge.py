@@ -15,6 +15,7 @@ from rewards.judge.reward import Judge
 from stages.cli import main
 from stages.recipe.preflight import check_reward
 from support.chat import serving, status
+from support.command import refused
 from support.judge import KEY, fenced, honest, judged, request_id, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,10 +213,9 @@ def test_a_run_with_wrong_judge_options_fails_before_it_starts(tmp_path, monkeyp
     assert "- {fn: language}" in text
     wrong = "- {fn: judge, kwargs: {base_url: 'http://localhost:1/v1', model: m, mode: rubric}}"
     (tmp_path / "my.yaml").write_text(text.replace("- {fn: language}", wrong, 1), encoding="utf-8")
-    assert main(["run", "my.yaml", "--out", "out"]) == 2
-    told = capsys.readouterr().err
-    assert "reasoning_rl.tasks." in told
-    assert "reward 'judge': mode rubric needs 'criteria'" in told
+    line = refused(capsys, main(["run", "my.yaml", "--out", "out"]))
+    assert "reasoning_rl.tasks." in line
+    assert "reward 'judge': mode rubric needs 'criteria'" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +19,9 @@ from rewards.loader import REGISTRY
 from rewards.rows import judgeable
 from stages.commands.score import score_file
 from stages.recipe.preflight import check_reward
+from support.command import python
 from support.models import THINK_TEMPLATE, make_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 OWN = """
 def starts_with_a(completions, bonus=1.0, **kwargs):
     return [bonus if text.startswith("a") else 0.0 for text in completions]
@@ -100,14 +98,7 @@ def test_a_file_of_the_users_that_comes_before_ours(tmp_path):
     """As in a notebook: Python looks in the current folder first."""
     (tmp_path / "rewards.py").write_text("def mine(completions):\n    return [1.0] * len(completions)\n")
     code = "from grpo.system.imports import import_path; import_path('rewards.loader.load_reward')"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-c", code, cwd=tmp_path)
     assert "the name is taken by this program: rename the file" in done.stderr
 
 

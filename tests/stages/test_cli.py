@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from grpo.config.yaml import dump_yaml
+from grpo.data.rows import write_jsonl
 from grpo.engines import vllm as optional
 from grpo.errors import UserError
 from grpo.evaluation.result import problems_file
@@ -20,8 +19,10 @@ from stages.cli import COMMANDS, main
 from stages.commands.common import find_config, guarded
 from stages.commands.eval import data_settings
 from stages.commands.run import stage_command
+from support.command import python, refused
+from support.files import contents
+from support.processes import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RL = {
     "steps": 2, "group_size": 2, "prompts_per_step": 2, "sampling": {"max_tokens": 8}, "optimizer": {"lr": 1e-3},
     "tasks": {"math": {"data": {"path": "train.jsonl"}, "rewards": [{"fn": "accuracy"}]}},
@@ -38,27 +39,21 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as a user has it: a config, data, a folder that is no model."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(dump_yaml(RECIPE))
-    for name in ("train", "test"):
-        (tmp_path / f"{name}.jsonl").write_text('{"question": "2+2", "answer": "4"}\n')
-    (tmp_path / "no-answer.jsonl").write_text('{"question": "2+2", "label": "4"}\n')
+    answered = {"question": "2+2", "answer": "4"}
+    for name, row in {
+        "train": answered, "test": answered, "no-answer": {"question": "2+2", "label": "4"},
+        "scored": {"prompt": "2+2", "completion": "#### 4", "answer": "4"},
+    }.items():  # fmt: skip
+        write_jsonl(tmp_path / f"{name}.jsonl", [row])
     (tmp_path / "base-model").mkdir()
     (tmp_path / "base-model" / "notes.txt").write_text("not a model")
     (tmp_path / "a-file").write_text("mine")
-    (tmp_path / "scored.jsonl").write_text('{"prompt": "2+2", "completion": "#### 4", "answer": "4"}\n')
     return tmp_path
 
 
-def files(folder: Path) -> dict[Path, bytes]:
-    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
-
-
-def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
-    """The one line of a refusal."""
-    captured = capsys.readouterr()
-    assert code == 2, captured.err
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
+def staged(key, *words):
+    """The exit code of a stage's script."""
+    return guarded(lambda words: stage_command(key, words), ["recipe.yaml", *words])
 
 
 @pytest.mark.parametrize(("arguments", "culprit"), [
@@ -101,12 +96,11 @@ def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
 ])  # fmt: skip
 def test_mistakes_get_one_line(here, capsys, monkeypatch, arguments, culprit):
     monkeypatch.setattr(optional, "vllm_is_there", lambda: False)
-    before = files(here)
     if arguments[:2] == ["eval", "base-model"] and culprit != "base-model":  # the model is looked at first
         (here / "base-model" / "config.json").write_text("{}")
-        before = files(here)
+    before = contents(here)
     assert culprit in refused(capsys, main(arguments))
-    assert files(here) == before
+    assert contents(here) == before
     assert not (here / "runs").exists()
 
 
@@ -115,17 +109,15 @@ def test_a_base_model_that_is_none_names_the_folder(here, capsys):
 
 
 def test_a_stage_before_its_input_exists(here, capsys):
-    before = files(here)
-    line = refused(capsys, guarded(lambda words: stage_command("reasoning_rl", words), ["recipe.yaml"]))
+    before = contents(here)
+    line = refused(capsys, staged("reasoning_rl"))
     assert "needs the model of stage base" in line
     assert "python stages/base.py" in line
-    assert files(here) == before
+    assert contents(here) == before
 
 
 def test_a_stage_without_a_section(here, capsys):
-    assert "no section 'r1_zero'" in refused(
-        capsys, guarded(lambda words: stage_command("r1_zero", words), ["recipe.yaml"])
-    )
+    assert "no section 'r1_zero'" in refused(capsys, staged("r1_zero"))
 
 
 def test_data_without_an_answer_column(here, capsys):
@@ -150,15 +142,9 @@ def test_check_names_what_is_wrong_and_goes_on(here, capsys):
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_has_examples(capsys, command):
-    with pytest.raises(SystemExit, match="0") if command else _nothing():
+    with pytest.raises(SystemExit, match="0") if command else nullcontext():
         main([*command, "--help"])
     assert "examples:" in capsys.readouterr().out
-
-
-class _nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def test_overrides_may_stand_between_options(here, capsys):
@@ -167,36 +153,34 @@ def test_overrides_may_stand_between_options(here, capsys):
 
 
 def test_shipped_configs_are_found_from_anywhere(here):
-    assert find_config("tiny.yaml").samefile(REPOSITORY / "configs" / "tiny.yaml")
+    assert find_config("tiny.yaml").samefile(ROOT / "configs" / "tiny.yaml")
     assert find_config("configs/tiny.yaml").is_file()
     (here / "tiny.yaml").write_text("seed: 1\n")
     assert find_config("tiny.yaml") == Path("tiny.yaml")  # the user's own comes first
 
 
-def test_a_bug_is_shown_whole_and_is_not_a_user_error(capsys):
-    def broken(_: list[str]) -> int:
-        raise ZeroDivisionError
+def ending(error):
+    """The exit code of a command that ends with this error."""
 
-    assert guarded(broken, []) == 1
+    def command(_):
+        raise error
+
+    return guarded(command, [])
+
+
+def test_a_bug_is_shown_whole_and_is_not_a_user_error(capsys):
+    assert ending(ZeroDivisionError()) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (PermissionError(13, "Permission denied", "data/rows.jsonl"), "error: 'data/rows.jsonl': Permission denied\n"),
-        (
-            OSError(28, "No space left on device"),
-            "error: No space left on device; once that is mended, the same command goes on from here\n",
-        ),
-        (ConnectionError("the hub\ndoes not answer"), "error: ConnectionError: the hub does not answer\n"),
-    ],
-)
+@pytest.mark.parametrize(("error", "line"), [
+    (PermissionError(13, "Permission denied", "data/rows.jsonl"), "error: 'data/rows.jsonl': Permission denied\n"),
+    (OSError(28, "No space left on device"),
+     "error: No space left on device; once that is mended, the same command goes on from here\n"),
+    (ConnectionError("the hub\ndoes not answer"), "error: ConnectionError: the hub does not answer\n"),
+])  # fmt: skip
 def test_what_the_system_refuses_is_one_line(capsys, error, line):
-    def refuse(_: list[str]) -> int:
-        raise error
-
-    assert refused(capsys, guarded(refuse, [])) == line
+    assert refused(capsys, ending(error)) == line
 
 
 def test_a_folder_that_is_not_ours_to_write(here, monkeypatch):
@@ -220,25 +204,19 @@ def test_score_writes_to_a_new_folder(here):
 
 
 def test_a_stage_checks_what_it_names_before_it_writes(here, capsys):
-    before = files(here)
-    words = ["recipe.yaml", "--init", "some/model", "reasoning_rl.tasks.math.rewards.0.fn=acuracy"]
-    assert "reasoning_rl.tasks.math.rewards.0" in refused(
-        capsys, guarded(lambda arguments: stage_command("reasoning_rl", arguments), words)
-    )
-    words = ["recipe.yaml", "--init", "./nowhere"]
-    assert "./nowhere" in refused(capsys, guarded(lambda arguments: stage_command("reasoning_rl", arguments), words))
-    assert files(here) == before
+    before = contents(here)
+    reward = "reasoning_rl.tasks.math.rewards.0"
+    assert reward in refused(capsys, staged("reasoning_rl", "--init", "some/model", f"{reward}.fn=acuracy"))
+    assert "./nowhere" in refused(capsys, staged("reasoning_rl", "--init", "./nowhere"))
+    assert contents(here) == before
 
 
 def test_an_interrupt_is_130(capsys):
-    def stopped(_: list[str]) -> int:
-        raise KeyboardInterrupt
-
-    assert guarded(stopped, []) == 130
+    assert ending(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def evaluation(folder: Path, name: str, correct: list[float], **changes: Any) -> str:
+def evaluation(folder, name, correct, **changes):
     settings = {
         "data_hash": "a", "samples_per_problem": 1, "temperature": 0.6, "top_p": 0.95, "max_tokens": 8,
         "template_hash": "t", "format_required": True,
@@ -246,7 +224,7 @@ def evaluation(folder: Path, name: str, correct: list[float], **changes: Any) ->
     (folder / f"{name}.json").write_text(json.dumps(settings | changes))
     rows = [{"id": str(i), "part": "math", "judged": True, "pass@1": value} for i, value in enumerate(correct)]
     rows.append({"id": "0", "part": "general", "helpfulness": 1.0})
-    (folder / f"{name}.problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(folder / f"{name}.problems.jsonl", rows)
     return str(folder / f"{name}.json")
 
 
@@ -278,14 +256,7 @@ def test_compare_refuses_what_was_not_measured(tmp_path, capsys):
 
 @pytest.mark.parametrize("words", [["stages/reasoning_rl.py"], ["-m", "stages.reasoning_rl"]])
 def test_stage_scripts_run_as_files_and_as_modules(words):
-    done = subprocess.run(
-        [sys.executable, *words, "missing.yaml"],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(*words, "missing.yaml")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: config 'missing.yaml'")
 
@@ -293,14 +264,7 @@ def test_stage_scripts_run_as_files_and_as_modules(words):
 def test_a_closed_pipe_is_no_traceback():
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` does once it has seen enough
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.cli", "--help"],
-        cwd=REPOSITORY,
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    done = python("-m", "stages.cli", "--help", stdout=writer)
     os.close(writer)
     assert done.stderr == ""
 
