@@ -1,7 +1,5 @@
 """Checkpoints on a bad disk: every byte is checked, what is damaged is named, nothing is unpickled."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """A disk that is full: a failed write leaves the last good checkpoint, and the run goes on or ends in one line."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """Checkpoints from before modules moved and rewards' texts changed: what they say they were made with is still this."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

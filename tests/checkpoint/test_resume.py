@@ -1,7 +1,5 @@
 """Going on: with what was recorded, not with something else unnoticed, and never two runs in one folder."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

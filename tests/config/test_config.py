@@ -1,7 +1,5 @@
 """Configs are strict: whatever is wrong is one line that names the file, the key's path and what was meant."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

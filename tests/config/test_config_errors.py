@@ -3,8 +3,6 @@
 A walk over `FULL` reaches every setting: hypothesis misspells keys, loops drop, retype and stretch each one.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import types

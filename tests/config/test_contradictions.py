@@ -1,7 +1,5 @@
 """Settings that contradict each other: one line that says what contradicts what, also on the command line."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is said at the start of a run of settings that do nothing in it."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

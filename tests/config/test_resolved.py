@@ -1,7 +1,5 @@
 """The resolved config reads back as itself, presets are what is documented, and every setting is read by some code."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

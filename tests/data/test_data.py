@@ -1,7 +1,5 @@
 """From rows to prompts: which column, which answer, which template, and what a bad file is told."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

@@ -1,7 +1,5 @@
 """The pure parts of the benchmarks: lengths of completions, ratios, tables, who reached the target."""
 
-from __future__ import annotations
-
 import pytest
 from growth import powers
 from step_time import compared, settings_of, table
@@ -29,8 +27,8 @@ def test_lengths_of_steps_are_the_same_in_another_order():
 @pytest.mark.parametrize("work", [*CPU_WORKLOADS.values(), *GPU_WORKLOADS.values()], ids=lambda work: work.what)
 def test_workloads_fit_trl(work):
     """A step is a whole number of its forwards."""
-    assert (work.prompts * work.group) % work.trl_rows == 0  # type: ignore[attr-defined]
-    assert {len(row["prompt"].split()) for row in work.rows()} == {work.prompt_tokens}  # type: ignore[attr-defined]
+    assert (work.prompts * work.group) % work.trl_rows == 0
+    assert {len(row["prompt"].split()) for row in work.rows()} == {work.prompt_tokens}
 
 
 def test_ratios():

@@ -1,7 +1,5 @@
 """The documents name what exists, and their numbers are those of the code."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import pkgutil

@@ -1,7 +1,5 @@
 """The examples of docs/rewards.md, taken from the page and run."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import re

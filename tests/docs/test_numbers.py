@@ -1,7 +1,5 @@
 """Numbers in the pages that are constants or defaults of the code, or results of a benchmark: both say the same."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

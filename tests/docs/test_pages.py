@@ -1,7 +1,5 @@
 """The pages lead somewhere: links, files and commands in them are there, the index is whole, the README is short."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import shlex

@@ -1,7 +1,5 @@
 """`grpo eval openai:MODEL` against a server that streams, stumbles, or is not there."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

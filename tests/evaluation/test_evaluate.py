@@ -1,7 +1,5 @@
 """Evaluation, on hand-made completions and on a random model."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -209,7 +207,7 @@ def test_the_template_hash_follows_what_renders_the_prompt(tiny):
 def test_rates_count_each_thing_by_itself():
     """Cut with an answer, ended without one, and tokens that differ: no rate stands for another."""
     texts = [("A: 5", 9, "length"), ("", 1, "stop"), ("A: 7", 4, "stop"), ("A: 5", 2, "stop")]
-    completions = [Completion((1,) * n, (0.0,) * n, end, text) for text, n, end in texts]  # type: ignore[arg-type]
+    completions = [Completion((1,) * n, (0.0,) * n, end, text) for text, n, end in texts]
     prompt = Prompt(id="1", token_ids=(1,), text="q", columns={"answer": "5"}, answer="5")
     unjudged = group(2, None, "", "", "", "")  # counts in none of them
     metrics = measure([Group(prompt, tuple(map(Rollout, completions))), unjudged], judges(), samples=4, k=(4,))

@@ -1,7 +1,5 @@
 """Hand-computed values for every statistic."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

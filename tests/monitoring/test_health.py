@@ -1,7 +1,5 @@
 """Out of memory, steps that are not finite, and the alarms over the metrics."""
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace

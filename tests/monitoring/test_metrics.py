@@ -1,7 +1,5 @@
 """Metrics rows: by hand, undefined values null, none twice after a resume."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The math grader: where the answer is read, what equals what, and that no answer can hang or harm."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The code reward: which block is the program, what tests may look like, and what passes."""
 
-from __future__ import annotations
-
 import pytest
 
 from grpo.errors import UserError
@@ -202,7 +200,7 @@ def test_options_and_registry():
         {"partial": 1},
     ):
         with pytest.raises(UserError, match="reward 'code': " + next(iter(wrong))):
-            code_reward([fenced(ADD)], [["assert add(1, 2) == 3"]], **wrong)  # type: ignore[arg-type]
+            code_reward([fenced(ADD)], [["assert add(1, 2) == 3"]], **wrong)
 
 
 def test_rows_of_known_sets():

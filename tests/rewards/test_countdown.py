@@ -1,7 +1,5 @@
 """The Countdown game's checker."""
 
-from __future__ import annotations
-
 import itertools
 from fractions import Fraction
 

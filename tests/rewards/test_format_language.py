@@ -1,7 +1,5 @@
 """Format and language consistency, counted by hand."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

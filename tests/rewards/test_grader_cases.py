@@ -1,7 +1,5 @@
 """The grader on cases that peers' tests and users' bug reports hold, and on strings nobody thought of."""
 
-from __future__ import annotations
-
 import re
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The judge: what it asks and makes of the verdicts in each of its modes, its options, and the ways in."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

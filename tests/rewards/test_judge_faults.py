@@ -1,7 +1,5 @@
 """The judge against an endpoint that fails in every way: bounded time, and never a silent 0."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

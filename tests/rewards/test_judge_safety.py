@@ -1,7 +1,5 @@
 """Nothing in an answer forges a verdict, and the key is nowhere but in the request."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -1,7 +1,5 @@
 """Length, repetition and format rewards: by hand, on the peers' cases, and on strings nobody thought of."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Rewards by name, by import path, and TRL's own, unchanged; and the command `grpo score`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

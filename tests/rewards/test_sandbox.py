@@ -1,7 +1,5 @@
 """The sandbox: whatever a program does, it is contained, does not pass, and nothing of it is left."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

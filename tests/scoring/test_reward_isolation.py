@@ -4,8 +4,6 @@ What "without it" means: the other run has only the healthy reward, which gives 
 one spoils. Advantages of every step and the final weights must be equal bit by bit.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math

@@ -1,7 +1,5 @@
 """Isolation of reward functions, on plain rows and on groups."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import threading

@@ -1,7 +1,5 @@
 """A small recipe, and a run folder whose stages are fakes."""
 
-from __future__ import annotations
-
 import json
 import sys
 import types

@@ -1,7 +1,5 @@
 """`grpo check` finds each mistake, on tiny models and tokenizers that have it."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import re

@@ -1,7 +1,5 @@
 """The command line as a new user meets it: one line that names the culprit, exit code 2, nothing touched."""
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """The named sets: columns of the hub and of the original files become questions with golds that the judge can read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Evaluation problems, and near copies of them, in training data."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Run folders from before the modules moved: their stages are still taken for what this program would make."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """The run folder: lineage, what is skipped, refused, moved aside. The stages themselves are fakes."""
 
-from __future__ import annotations
-
 import json
 import os
 

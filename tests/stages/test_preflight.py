@@ -1,7 +1,5 @@
 """What a later stage needs is checked before the first one runs, and nothing is written where it is wrong."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

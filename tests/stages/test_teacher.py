@@ -1,7 +1,5 @@
 """Demonstrations from a served model: asked once, filtered, kept in a file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """`grpo view` in the terminal: what is shown of a run that may be unfinished, hostile or not a run at all."""
 
-from __future__ import annotations
-
 import io
 import os
 import pty

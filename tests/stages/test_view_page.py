@@ -1,7 +1,5 @@
 """`grpo view --html`: one file that loads nothing, holds everything, and takes nothing in it for HTML."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

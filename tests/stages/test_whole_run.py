@@ -1,7 +1,5 @@
 """The whole recipe for real: every stage of configs/tiny.yaml, a few steps each, through the command line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

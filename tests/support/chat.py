@@ -1,7 +1,5 @@
 """An endpoint for chat completions on this machine, and what it says: whole, in pieces, or that it cannot."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

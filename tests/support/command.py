@@ -1,7 +1,5 @@
 """The command line: what it refuses, and Python as another process runs it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

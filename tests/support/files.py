@@ -1,7 +1,5 @@
 """Files as they are, files that a bad disk has changed, and disks that take no more."""
 
-from __future__ import annotations
-
 import os
 import resource
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Programs for the sandbox's tests: `CHEATS` would pass in a judge that shares their process, `HOSTILE` do harm."""
 
-from __future__ import annotations
-
 SLEEP = "61234.25"  # an argument by which a test's own grandchildren are known
 
 CHEATS = {

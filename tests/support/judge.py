@@ -1,7 +1,5 @@
 """What the tests of the judge share: how its requests are read, verdicts, and a judge at a server of this machine."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

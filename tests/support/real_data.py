@@ -1,7 +1,5 @@
 """Tests on the real data are skipped, with the reason, where it is not there."""
 
-from __future__ import annotations
-
 import pytest
 
 from benchmarks.real_data import data_folder, rows_of

@@ -1,7 +1,5 @@
 """Configs for the tests of configs: `FULL` sets every setting there is, `SMALL` what it must; walks over them."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import re

@@ -1,7 +1,5 @@
 """The HTTP server of all tests: it answers as it is told, also badly, and keeps what has reached it."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

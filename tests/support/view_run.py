@@ -1,7 +1,5 @@
 """A small run folder for the tests of `grpo view`: a finished SFT stage, an RL stage at step 4 of 9."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
