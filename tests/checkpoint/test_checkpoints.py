@@ -21,17 +21,7 @@ from grpo.learner.learner import make_learner
 from grpo.model.policy import load_model, load_policy
 from grpo.system.files import write_json
 from support.files import Bomb, contents, cut_short, flip, line_of, reseal
-from support.runs import (
-    CPU,
-    assert_same_run,
-    at_call,
-    config_of,
-    digits,
-    killed_at,
-    rows_of,
-    run,
-    task_of,
-)
+from support.runs import CPU, assert_same_run, at_call, config_of, digits, killed_at, rows_of, run, task_of
 
 FILES = ["manifest.json", "model.safetensors", "optimizer.json", "optimizer.safetensors", "state.json"]
 REFRESHED = {"loss": {"beta": 0.05}, "reference_every": 2}

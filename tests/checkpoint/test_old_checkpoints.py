@@ -46,11 +46,9 @@ RECORDED = json.loads("""{"steps": 6, "group_size": 4, "prompts_per_step": 2, "r
 "tasks.default.rewards.general_oracle.kwargs": {}, "tasks.default.rewards.general_oracle.fn": "general_oracle",
 "tasks.default.rewards.general_oracle.source": "ebf5f228bca0fa33", "grpo": "0.1.0"}""")
 SPECS = [
-    {"fn": "accuracy", "kwargs": {"strict": True}},
-    {"fn": "language"},
-    {"fn": "format", "weight": 0.5},
+    {"fn": "accuracy", "kwargs": {"strict": True}}, {"fn": "language"}, {"fn": "format", "weight": 0.5},
     {"fn": "stages.tiny_world.general_oracle"},
-]
+]  # fmt: skip
 SOURCE = "tasks.default.rewards.accuracy.source"
 
 

@@ -108,7 +108,7 @@ NUMBERS: list[tuple[str, str, list[float]]] = [
 
 
 @pytest.mark.parametrize(("page", "pattern", "numbers"), NUMBERS, ids=lambda value: value if type(value) is str else "")
-def test_numbers_are_those_of_the_code(page: str, pattern: str, numbers: list[float]) -> None:
+def test_numbers_are_those_of_the_code(page, pattern, numbers):
     found = re.search(pattern.replace(" ", r"\s+"), text(page))
     assert found is not None, f"{page} no longer says this: change the pattern with it"
     words = [" ".join(word.split()) for word in found.groups()]
@@ -116,17 +116,17 @@ def test_numbers_are_those_of_the_code(page: str, pattern: str, numbers: list[fl
     assert said == pytest.approx(numbers, rel=1e-9)
 
 
-def test_half_precision_has_one_limit() -> None:
+def test_half_precision_has_one_limit():
     assert MISMATCH_LIMIT["float16"] == MISMATCH_LIMIT["bfloat16"]
 
 
-def test_the_zone_of_the_over_long_penalty() -> None:
+def test_the_zone_of_the_over_long_penalty():
     tree = {"steps": 1, "group_size": 2, "prompts_per_step": 1, "optimizer": {"lr": 1}, "truncated": "penalise"}
     assert RLConfig.model_validate({**tree, "sampling": {"max_tokens": 100}}).penalty_zone == 100 / 5
     assert "is a fifth of the limit unless `penalty_tokens`" in text("algorithm.md").replace("\n", " ")
 
 
-def test_sections_with_their_defaults() -> None:
+def test_sections_with_their_defaults():
     """Shown whole in a page, with the values that they have when nothing is said."""
     assert "`difficulty: {reward: accuracy, low: 0, high: 1, rest_epochs: 1}`" in text("algorithm.md")
     assert DifficultyConfig(reward="accuracy", low=0, high=1, rest_epochs=1) == DifficultyConfig(reward="accuracy")
@@ -136,7 +136,7 @@ def test_sections_with_their_defaults() -> None:
     assert "of a hub data set: `train` unless told otherwise" in text("data.md")
 
 
-def test_settings_of_vllm() -> None:
+def test_settings_of_vllm():
     """The blocks show the defaults, but for what only some want."""
     in_process, servers = (load_yaml(block, "vllm.md")["engine"] for block in blocks("vllm.md", "yaml"))
     assert in_process["max_rows"] == EngineConfig().max_rows
@@ -147,7 +147,7 @@ def test_settings_of_vllm() -> None:
     assert servers["server"] == {name: getattr(ServerConfig(), name) for name in servers["server"]}
 
 
-def test_defaults_of_the_judge() -> None:
+def test_defaults_of_the_judge():
     """The rows of the table whose cells are numbers: `retries`, `backoff` | 5, 1 s."""
     compared = {}
     for line in text("judge.md").splitlines():
@@ -172,7 +172,7 @@ def rows_of(page: str, beginning: str) -> list[list[str]]:
     ]
 
 
-def test_step_times_are_those_measured() -> None:
+def test_step_times_are_those_measured():
     results = json.loads((REPOSITORY / "benchmarks" / "step_time.json").read_text(encoding="utf-8"))["results"]
     for name, *cells in rows_of("speed.md", "W"):
         row = next(row for row in results if row["workload"] == name[:2] and row["beta"] == 0)
@@ -181,7 +181,7 @@ def test_step_times_are_those_measured() -> None:
         assert numbers_of(cells) == pytest.approx(expected, rel=0.03), name
 
 
-def test_tokens_a_second_are_those_measured() -> None:
+def test_tokens_a_second_are_those_measured():
     cases = json.loads((REPOSITORY / "benchmarks" / "rollout.json").read_text(encoding="utf-8"))["cases"]
     beginnings = {"short": "32 prompts", "grouped": "8 prompts", "tailed": "the same, natural ends"}
     for case, beginning in beginnings.items():

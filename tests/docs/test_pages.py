@@ -28,18 +28,18 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda file: file.name)
 
 
-def test_the_readme_is_short() -> None:
+def test_the_readme_is_short():
     assert len(text(README).splitlines()) <= 150
 
 
-def test_the_index_lists_every_page() -> None:
+def test_the_index_lists_every_page():
     listed = re.findall(r"^\| \[(.+)\]\((\w[\w-]*\.md)\) \|", text("index.md"), re.MULTILINE)
     assert all(name == file for name, file in listed)
     assert sorted(file for _, file in listed) == sorted(page.name for page in DOCS.glob("*.md") if page.stem != "index")
 
 
 @pages
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", text(page)):
         file, _, anchor = target.partition("#")
         linked = page.parent / file if file else page
@@ -48,7 +48,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pages
-def test_files_named_exist(page: Path) -> None:
+def test_files_named_exist(page):
     folders = r"(?:grpo|rewards|stages|configs|benchmarks|tests|docs|examples|\.ci)/"
     for name in re.findall(rf"`(?:\w+ )?({folders}[\w./-]*)(?:::\w+)?`", text(page)):
         assert (REPOSITORY / name).exists(), f"{page.name} names {name}"
@@ -106,7 +106,7 @@ def chosen_by(words: Sequence[str]) -> Namespace | None:
 
 @pages
 @pytest.mark.usefixtures("only_read")
-def test_commands_are_understood(page: Path) -> None:
+def test_commands_are_understood(page):
     for words in commands(page):
         chosen = chosen_by(words)
         if chosen is None:
@@ -129,12 +129,12 @@ def check_other(words: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("only_read")
-def test_commands_are_found_at_all() -> None:
+def test_commands_are_found_at_all():
     parsed = [chosen for page in PAGES for words in commands(page) if (chosen := chosen_by(words))]
     assert len(parsed) >= 12
 
 
-def test_forms_of_commands_name_options_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+def test_forms_of_commands_name_options_that_exist(capsys):
     forms = re.findall(r"^\| `(grpo|python) (\S+) ([^`]*)` \|", text(README), re.MULTILINE)
     assert {name for program, name, _ in forms if program == "grpo"} == set(COMMANDS)
     for program, name, form in forms:
@@ -148,7 +148,7 @@ def test_forms_of_commands_name_options_that_exist(capsys: pytest.CaptureFixture
 # Code in the README.
 
 
-def test_the_readmes_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_reward(tmp_path, monkeypatch):
     (block,) = (block for block in blocks(README, "python") if "# my_rewards.py" in block)
     (tmp_path / "my_rewards.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)
@@ -156,7 +156,7 @@ def test_the_readmes_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert reward.fn(completions=["one two", "one two three"]) == [1.0, 0.0]
 
 
-def test_the_readmes_call_of_train(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_call_of_train(monkeypatch):
     """Its arguments are what `grpo.train` and `grpo.evaluate` take; nothing is trained."""
     (block,) = (block for block in blocks(README, "python") if "grpo.train(" in block)
     signatures = {name: inspect.signature(getattr(grpo, name)) for name in ("train", "evaluate")}
@@ -184,7 +184,7 @@ def contract(container: str) -> list[str]:
     return [room for layer in reversed(layers) for room in re.split(r"\s*[:|]\s*", layer)]
 
 
-def test_rooms_stand_in_their_order() -> None:
+def test_rooms_stand_in_their_order():
     (tree,) = (block for block in blocks(README, "") if "grpo/" in block)
     inside = [line for line in tree.splitlines() if line.startswith("  ")]
     named = [room for line in inside for room in re.findall(r"(\w+)(?:/|\.py)", re.split(r"\s{2,}", line.strip())[0])]
@@ -201,7 +201,7 @@ def pinned(file: str) -> dict[str, str]:
     return dict(re.match(r"([\w.-]+)==([\w.]+)", line.lower()).groups() for line in lines if "==" in line)  # type: ignore
 
 
-def test_versions_are_those_of_the_constraints() -> None:
+def test_versions_are_those_of_the_constraints():
     table = re.findall(r"^\| ([\w.-]+)(?: \(.*\))? \| (.+?) \| ?(.*?) ?\|$", text("versions.md"), re.MULTILINE)[1:]
     tested = {name: version for name, version, _ in table}
     assert tested.pop("vllm") == "not yet"
@@ -227,14 +227,14 @@ def tools() -> list[str]:
     return [hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in hooks]
 
 
-def test_a_commit_is_checked_as_make_lint_checks() -> None:
+def test_a_commit_is_checked_as_make_lint_checks():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert recipe is not None
     assert tools() == re.findall(r"\$\(BIN\)/([\w-]+)", recipe[1])
 
 
-def test_ci_runs_the_script() -> None:
+def test_ci_runs_the_script():
     workflow: Any = load_yaml((REPOSITORY / ".github/workflows/ci.yml").read_text(encoding="utf-8"), "ci")
     steps = workflow["jobs"]["ci"]["steps"]
     assert [step["run"] for step in steps if "run" in step] == [".ci/run"]

@@ -10,13 +10,7 @@ from stages.recipe.planning import evaluation_hash, plan_stage
 from stages.recipe.table import STAGES
 
 ONE_STEP = {"steps": 1, "batch_size": 2, "max_tokens": 16, "optimizer": {"lr": 1e-3}}
-RL = {
-    "steps": 1,
-    "optimizer": {"lr": 1e-3},
-    "prompts_per_step": 2,
-    "group_size": 2,
-    "sampling": {"max_tokens": 8},
-}
+RL = {"steps": 1, "optimizer": {"lr": 1e-3}, "prompts_per_step": 2, "group_size": 2, "sampling": {"max_tokens": 8}}
 ARITHMETIC = {"data": {"fn": "stages.tiny_world.arithmetic"}}
 ORACLE = {"fn": "stages.tiny_world.general_oracle"}
 TEST = {"fn": "stages.tiny_world.arithmetic", "kwargs": {"split": "test", "n": 8}}
