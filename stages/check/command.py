@@ -66,10 +66,15 @@ def run_check(name: str, check: Callable[[], str]) -> int:
 
 def all_checks(subject: Subject) -> Iterator[Check]:
     """(name, check); a check returns what it saw, or raises `Warned`, `Skipped` or `UserError`."""
+    config = subject.config
     yield from setting_checks(subject)
-    yield from name_checks(subject)
+    for path, spec in find(config, RewardConfig):
+        made = folders_before(config, path.partition(".")[0])
+        yield f"reward {path} ({spec.fn})", partial(_reward, spec, subject.run, made)
+    if config.evaluation.leak_check is not None:
+        yield "evaluation.leak_check", partial(_leak_check, config.evaluation.leak_check)
     yield from model_checks(subject)
-    for path, data in find(subject.config, DataConfig):
+    for path, data in find(config, DataConfig):
         yield f"data {path}", partial(_data, subject, data)
     yield from conversation_checks(subject)
     yield from leak_checks(subject)
@@ -83,15 +88,6 @@ def setting_checks(subject: Subject) -> Iterator[Check]:
         for path, section in find(config, kind):
             yield f"steps of {path}", partial(_steps, section)
     yield "size of evaluation.math", partial(_problems, subject, config.evaluation.math)
-
-
-def name_checks(subject: Subject) -> Iterator[Check]:
-    config = subject.config
-    for path, spec in find(config, RewardConfig):
-        made = folders_before(config, path.partition(".")[0])
-        yield f"reward {path} ({spec.fn})", partial(_reward, spec, subject.run, made)
-    if config.evaluation.leak_check is not None:
-        yield "evaluation.leak_check", partial(_leak_check, config.evaluation.leak_check)
 
 
 def conversation_checks(subject: Subject) -> Iterator[Check]:

@@ -117,27 +117,22 @@ def end_tokens(subject: Subject, model: BaseModel) -> str:
     if all(asked.data.template is not None for asked in subject.asked()):
         return f"{names}; the chat template's {text} is not, but no prompt is rendered with it"
     missing = f"the chat template ends a turn with {text}, which does not stop a completion ({names} do)"
-    unrepaired = [key for key in _chat_stages(subject) if not _after_sft(subject, key)]
-    if unrepaired:
+    if unrepaired := list(_unrepaired(subject)):
         raise UserError(f"{missing}: add {end} to eos_token_id in generation_config.json ({', '.join(unrepaired)})")
     if not any(getattr(subject.config, key) is not None for key in SUPERVISED):
         raise UserError(f"{missing}: add {end} to eos_token_id in generation_config.json")
     raise Warned(f"{missing}; the first supervised stage adds it, until then every completion runs to max_tokens")
 
 
-def _chat_stages(subject: Subject) -> list[str]:
-    """The RL stages that render with the chat template."""
-    sections = {key: value for key, value in subject.config if isinstance(value, RLStageConfig)}
-    return [key for key, value in sections.items() if any(t.data.template is None for t in value.tasks.values())]
-
-
-def _after_sft(subject: Subject, key: str) -> bool:
-    """Whether a supervised stage comes before: it makes the template's end token stop."""
-    while key != "base":
-        key = active_parents(STAGES[key], subject.config)[0]
-        if key in SUPERVISED:
-            return True
-    return False
+def _unrepaired(subject: Subject) -> Iterator[str]:
+    """The RL stages that render with the chat template and come before any supervised one, which adds its end token."""
+    for key, section in subject.config:
+        if isinstance(section, RLStageConfig) and any(task.data.template is None for task in section.tasks.values()):
+            before = key
+            while before not in ("base", *SUPERVISED):
+                before = active_parents(STAGES[before], subject.config)[0]
+            if before == "base":
+                yield key
 
 
 def shown_tokens(tokenizer: Any, ids: tuple[int, ...]) -> str:

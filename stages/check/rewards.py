@@ -136,10 +136,8 @@ def warnings(asked: Asked, tried: Tried) -> Iterator[str]:
     """What is probably not meant."""
     for name in sorted(tried.failed):
         yield f"'{name}' fails on some completions, which are then not trained on: {tried.first_error}"
-    golds = (
-        tried.by_name[asked.accuracy.label][GOLD] if asked.accuracy and asked.accuracy.label in tried.by_name else []
-    )
-    missed = [row for row, value in zip(tried.rows, golds, strict=False) if value == 0.0]
+    accuracy = tried.by_name.get(asked.accuracy.label, {}) if asked.accuracy is not None else {}
+    missed = [row for row, value in zip(tried.rows, accuracy.get(GOLD, ()), strict=False) if value == 0.0]
     if missed:
         yield f"the gold in the required format is not graded as right: {listed(missed)}"
     for name, values in tried.by_name.items():

@@ -113,11 +113,7 @@ class Subject:
 
     @cached_property
     def guard(self) -> LeakGuard:
-        """The evaluation's problems and their n-grams, for every section that is trained on.
-
-        Raises:
-            UserError: `evaluation.leak_check` is no function.
-        """
+        """The evaluation's problems and their n-grams, for every section that is trained on."""
         return LeakGuard(self.config, lambda data: self.rows(data) or ())
 
     @cached_property

@@ -61,31 +61,27 @@ def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> in
     Of several processes the main one speaks; when they fail, the first that does says why.
     """
     with handled(ends=True):
-        return _guarded(command, arguments)
-
-
-def _guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> int:
-    try:
-        join()
-        with contextlib.redirect_stdout(sys.stdout if is_main() else io.StringIO()):
-            code = command(list(arguments))
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        return _failed(2, f"error: {' '.join(str(error).split())}")
-    except Stopped as stopped:
-        return _failed(128 + stopped.signal, f"{stopped}: the same command goes on from here")
-    except KeyboardInterrupt:  # of a library, in its own name
-        return _failed(130, "interrupted: the same command goes on from here")
-    except BrokenPipeError:  # the reader of our output is gone, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
-        return 141
-    except OSError as error:  # a full disk, a file that is not ours to read: nothing that a traceback would explain
-        log.debug("%s", traceback.format_exc())
-        again = "; once that is mended, the same command goes on from here" if error.errno in UNWRITABLE else ""
-        return _failed(2, f"error: {reason(error)}{again}")
-    except Exception:  # noqa: BLE001  a bug: shown whole, and an exit code that is not 2
-        return _failed(1, traceback.format_exc())
+        try:
+            join()
+            with contextlib.redirect_stdout(sys.stdout if is_main() else io.StringIO()):
+                code = command(list(arguments))
+            sys.stdout.flush()
+            return code
+        except UserError as error:
+            return _failed(2, f"error: {' '.join(str(error).split())}")
+        except Stopped as stopped:
+            return _failed(128 + stopped.signal, f"{stopped}: the same command goes on from here")
+        except KeyboardInterrupt:  # of a library, in its own name
+            return _failed(130, "interrupted: the same command goes on from here")
+        except BrokenPipeError:  # the reader of our output is gone, e.g. `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
+            return 141
+        except OSError as error:  # a full disk, a file that is not ours to read: a traceback would explain nothing
+            log.debug("%s", traceback.format_exc())
+            again = "; once that is mended, the same command goes on from here" if error.errno in UNWRITABLE else ""
+            return _failed(2, f"error: {reason(error)}{again}")
+        except Exception:  # noqa: BLE001  a bug: shown whole, and an exit code that is not 2
+            return _failed(1, traceback.format_exc())
 
 
 def reason(error: OSError) -> str:

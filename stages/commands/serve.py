@@ -49,11 +49,7 @@ def serve_command(arguments: list[str]) -> int:
 
 
 def _sampled(config: RecipeConfig, model: str) -> ServedModel:
-    """What is served.
-
-    Raises:
-        UserError: it is no model.
-    """
+    """What is served; a `UserError` where it is no model."""
     from transformers import AutoConfig
 
     from grpo.engines.vllm.start import ServedModel

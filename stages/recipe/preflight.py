@@ -88,7 +88,10 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
         return
     reward = load_reward(spec.model_copy(update={"kwargs": in_run(spec.kwargs, run)}))
     try:  # on no rows: what they check, they check first
-        arguments: dict[str, Any] = {name: [] for name in _columns_of(reward.fn)}
+        bound = reward.fn.keywords if isinstance(reward.fn, partial) else {}
+        parameters = inspect.signature(reward.fn).parameters.values()
+        columns = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in (*bound, "log_error")]
+        arguments: dict[str, Any] = {name: [] for name in columns}
         if is_async(reward.fn):
             call_async([(reward.fn, arguments)], REWARD_TIMEOUT)
         else:
@@ -98,14 +101,6 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
     model = spec.kwargs.get("model")
     if spec.fn == "reward_model" and isinstance(model, str) and RUN not in model:  # a judge's is a name at its endpoint
         check_model(model)
-
-
-def _columns_of(fn: Callable[..., Any]) -> Iterator[str]:
-    """The columns that one of our rewards may take: what is neither a bound option nor a place to log to."""
-    bound = fn.keywords if isinstance(fn, partial) else {}
-    for name, parameter in inspect.signature(fn).parameters.items():
-        if parameter.kind is not parameter.VAR_KEYWORD and name not in bound and name != "log_error":
-            yield name
 
 
 def _check_places(spec: RewardConfig, run: Path, made: Collection[str] | None) -> None:

@@ -1,8 +1,7 @@
 """The tiny world: everything synthetic that the default run trains on.
 
-Bilingual two-digit arithmetic with worked or hasty chains of thought, and a
-few general tasks with harmful requests among them. All data functions are
-pure and deterministic in their seed.
+Bilingual two-digit arithmetic with worked or hasty chains of thought, and a few general tasks with harmful requests
+among them. All data functions are pure and deterministic in their seed.
 """
 
 from .arithmetic_tasks import arithmetic, cold_start, is_held_out, problem_keys

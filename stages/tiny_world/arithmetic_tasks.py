@@ -1,8 +1,7 @@
 """Two-digit sums and differences: questions, worked chains, hasty guesses.
 
-A *worked* chain goes digit by digit and is right; a *hasty* one guesses a
-number near the answer. Both come in either language or switching between
-them. What reinforcement learning has to find is which of these ways pays.
+A *worked* chain goes digit by digit and is right; a *hasty* one guesses a number near the answer. Both come in either
+language or switching between them. What reinforcement learning has to find is which of these ways pays.
 """
 
 import random
@@ -72,11 +71,6 @@ def worked(operation: str, a: int, b: int, languages: list[str]) -> list[str]:
     ]
 
 
-def guess(operation: str, a: int, b: int, rng: random.Random) -> int:
-    """A number near the answer, now and then the answer itself."""
-    return max(0, solve(operation, a, b) + rng.randint(-7, 7))
-
-
 def chain(
     problem: Problem, language: str, rng: random.Random, careful: float, switching: float
 ) -> tuple[list[str], int]:
@@ -86,7 +80,7 @@ def chain(
     languages = [rng.choice(LANGUAGES) if switch else language for _ in range(3)]
     if rng.random() < careful:
         return worked(operation, a, b, languages), solve(operation, a, b)
-    number = guess(operation, a, b, rng)
+    number = max(0, solve(operation, a, b) + rng.randint(-7, 7))  # near the answer, now and then the answer itself
     return [rng.choice(GUESSES[languages[0]]).format(number)], number
 
 
@@ -140,11 +134,8 @@ def cold_start(n: int, seed: int = 0, careful: float = 0.45, switching: float = 
 
 
 def problem_keys(rows_or_text: Any) -> set[Problem]:
-    """Keys of all two-digit problems in rows, messages or text, however deeply nested.
-
-    Rows count by their `operation` and `operands`, and by every problem written
-    out in their text, questions and worked solutions alike.
-    """
+    """Keys of all two-digit problems in rows, messages or text, however deeply nested. Rows count by their `operation`
+    and `operands`, and by every problem written out in their text, questions and worked solutions alike."""
     if isinstance(rows_or_text, str):
         return {key(op, int(a), int(b)) for a, op, b in _PROBLEM.findall(rows_or_text)}
     if isinstance(rows_or_text, dict):

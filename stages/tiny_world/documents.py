@@ -1,9 +1,8 @@
 """The plain-text corpus that the base model is trained on.
 
-It holds every ability that later stages elicit, and none of their chat form:
-arithmetic worked and guessed, in either language and mixed; plain sentences
-with the words of the general tasks; and dialogues with `User:` and
-`Assistant:`, of which a few think between tags, as R1-Zero's template asks.
+It holds every ability that later stages elicit, and none of their chat form: arithmetic worked and guessed, in either
+language and mixed; plain sentences with the words of the general tasks; and dialogues with `User:` and `Assistant:`, of
+which a few think between tags, as R1-Zero's template asks.
 """
 
 import random

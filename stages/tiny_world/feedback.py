@@ -1,7 +1,6 @@
 """What human annotators would give: preference pairs and safety labels.
 
-The reward models of the last stage learn from these. They never see the
-oracles that the table of results reports.
+The reward models of the last stage learn from these. They never see the oracles that the table of results reports.
 """
 
 import random
@@ -47,11 +46,8 @@ def _candidate(row: ge.Row, rng: random.Random) -> tuple[int, str]:
 
 
 def preferences(n: int, seed: int = 0) -> list[ge.Row]:
-    """Pairs of final answers to harmless requests, the better one chosen.
-
-    A coin decides before each pair whether the better answer must be the longer
-    one, so that length alone predicts next to nothing.
-    """
+    """Pairs of final answers to harmless requests, the better one chosen. A coin decides before each pair whether it
+    must be the longer one, so that length alone predicts next to nothing."""
     rng = random.Random(f"preferences-{seed}")
     requests = [row for row in ge.general("train", 2 * n, seed=seed + 2_000_003) if row["kind"] != "harmful"][:n]
     pairs = []
@@ -68,11 +64,8 @@ def preferences(n: int, seed: int = 0) -> list[ge.Row]:
 
 
 def safety_labels(n: int, seed: int = 0) -> list[ge.Row]:
-    """Whole responses labelled 1.0 (safe) or 0.0 (unsafe), one by one.
-
-    A response is unsafe when its answer complies with a harmful request, or
-    when it refuses but its chain of thought was set on helping.
-    """
+    """Whole responses labelled 1.0 (safe) or 0.0 (unsafe), one by one: unsafe is an answer that complies with a harmful
+    request, or that refuses after a chain of thought that was set on helping."""
     rng = random.Random(f"safety-labels-{seed}")
     rows = []
     for row in ge.general("train", n, seed=seed + 3_000_003):

@@ -1,8 +1,7 @@
 """General tasks: lists, thanks, and how-to requests to judge.
 
-How-to requests are harmful (rough verb, precious thing) or harmless
-look-alikes (one of the two is innocent). Splits are by content: an item
-combination or a (verb, object) pair is held out in both languages at once.
+How-to requests are harmful (rough verb, precious thing) or harmless look-alikes (one of the two is innocent). Splits
+are by content: an item combination or a (verb, object) pair is held out in both languages at once.
 """
 
 import itertools
@@ -16,8 +15,7 @@ from .lexicon import LANGUAGES
 Row = dict[str, Any]
 Items = tuple[tuple[str, str], ...]
 
-# The words before an item are the same in all wordings and in the answer ("list of", "how to"):
-# a model this small copies by such cues.
+# The words before an item are the same in all wordings and in the answer ("list of"): small models copy by such cues.
 REQUESTS: dict[str, dict[str, tuple[str, ...]]] = {
     "list": {
         "en": ("Make a list of {0} and {1}.", "I need a list of {0} and {1}.", "Please write a list of {0} and {1}."),
@@ -90,11 +88,8 @@ def pool(split: str) -> dict[tuple[str, str], list[Items]]:
 
 
 def general(split: str, n: int, seed: int = 0) -> list[Row]:
-    """`n` requests of a split: half helpful, a quarter harmful, a quarter look-alikes.
-
-    Test requests are distinct; a small part of the train split may be asked
-    for more requests than it has, and then starts over.
-    """
+    """`n` requests of a split: half helpful, a quarter harmful, a quarter look-alikes. Test requests are distinct; a
+    small part of the train split may be asked for more requests than it has, and then starts over."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
     rng = random.Random(f"general-{split}-{seed}")

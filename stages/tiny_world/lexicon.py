@@ -1,8 +1,7 @@
 """Words of the tiny world, in English and Thai.
 
-Thai is written with spaces between words, so that words can be counted by
-anyone. Every entry of a word table is a pair (English, Thai); the English
-word doubles as the language-independent name used for held-out splits.
+Thai is written with spaces between words, so that words can be counted by anyone. Every entry of a word table is a pair
+(English, Thai); the English word doubles as the language-independent name used for held-out splits.
 """
 
 import hashlib
@@ -19,8 +18,8 @@ def _pairs(english: str, thai: str) -> tuple[tuple[str, str], ...]:
 
 GROCERIES = _pairs("milk eggs rice bread tea coffee sugar salt", "นม ไข่ ข้าว ขนมปัง ชา กาแฟ น้ำตาล เกลือ")
 NAMES = _pairs("Anna Tom Lek Noi Somchai Mali John Mary", "แอนนา ทอม เล็ก น้อย สมชาย มะลิ จอห์น แมรี่")
-# A request is harmful when a rough verb meets something that people live or work in; neither
-# word alone tells: "burn the candle" and "clean the house" are harmless.
+# A request is harmful when a rough verb meets something that people live or work in; neither word alone tells: "burn
+# the candle" and "clean the house" are harmless.
 ROUGH_VERBS = _pairs("burn break cut smash crush", "เผา หัก ตัด ทุบ บด")
 GENTLE_VERBS = _pairs("clean paint", "ล้าง ทาสี")
 PRECIOUS = _pairs("house school bank car shop bridge", "บ้าน โรงเรียน ธนาคาร รถ ร้าน สะพาน")

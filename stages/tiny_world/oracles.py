@@ -1,7 +1,7 @@
 """Rules of the tiny world that judge general answers; no reward model sees them.
 
-All have TRL's reward signature. Only the final answer counts: what follows
-the last `</think>`; an unfinished chain of thought has no final answer.
+All have TRL's reward signature. Only the final answer counts: what follows the last `</think>`; an unfinished chain of
+thought has no final answer.
 """
 
 from collections.abc import Sequence

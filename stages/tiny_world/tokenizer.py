@@ -16,24 +16,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '\\n<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-# Words keep their marks (Thai vowels are marks), a leading space, and the backslash of a LaTeX
-# command; digits stand alone.
+# Words keep their marks (Thai vowels are marks), a leading space, a LaTeX command's backslash; digits stand alone.
 _PIECES = Regex(r" ?\\?[\p{L}\p{M}]+|\d| ?[^\s\p{L}\p{M}\d]|\s+")
 
 
 def build_tokenizer(texts: list[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer of at most `vocab_size` tokens, special ones included.
-
-    The tags of the chain of thought are single tokens that survive decoding
-    without special tokens; the end token differs from padding.
-    """
+    """Train a byte-level BPE tokenizer of at most `vocab_size` tokens, special ones included. The tags of the chain of
+    thought are single tokens that survive decoding without special tokens; the end token differs from padding."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(_PIECES, "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    pieces = pre_tokenizers.Split(_PIECES, "isolated")
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, by_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(TAGS),
@@ -57,9 +50,8 @@ def build_tokenizer(texts: list[str], vocab_size: int = 1024) -> PreTrainedToken
 def model_config(vocab_size: int, hidden_size: int = 128, layers: int = 3, **overrides: Any) -> Qwen3Config:
     """A stock Qwen3 of about 0.7M parameters with tied embeddings.
 
-    Not Qwen2: for that type AutoTokenizer replaces the tokenizer's splitting by its
-    own, which breaks Thai words at their vowels. The weights start at about
-    1/sqrt(hidden_size); the usual 0.02 is for wide models and learns far slower here.
+    Not Qwen2: for that type AutoTokenizer replaces the tokenizer's splitting by its own, which breaks Thai words at
+    their vowels. The weights start at about 1/sqrt(hidden_size); the usual 0.02 is for wide models and learns slower.
     """
     settings: dict[str, Any] = {
         "vocab_size": vocab_size,

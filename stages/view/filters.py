@@ -12,13 +12,8 @@ from grpo.errors import UserError, nearest
 from stages.view.run_folder import Sample, SampleGroup
 
 COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "!=": operator.ne,
-    "=": operator.eq,
-    "<": operator.lt,
-    ">": operator.gt,
-}
+    "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "=": operator.eq, "<": operator.lt, ">": operator.gt,
+}  # fmt: skip
 CONDITION = re.compile(rf"(.+?)\s*({'|'.join(COMPARE)})\s*(\S+)")
 TOTALS = ("reward", "advantage")
 FORM = "expected NAME<NUMBER (or <=, >, >=, =, !=), in quotes, such as 'accuracy<0.5', or NAME=none"
@@ -36,10 +31,10 @@ class Condition:
         """False where the reward is not one of the sample's task, or has no value to compare."""
         if self.name not in TOTALS and self.name not in sample.rewards:
             return False
-        found = getattr(sample, self.name) if self.name in TOTALS else sample.rewards[self.name]
+        value = getattr(sample, self.name) if self.name in TOTALS else sample.rewards[self.name]
         if self.value is None:
-            return (found is None) == (self.relation == "=")
-        return found is not None and COMPARE[self.relation](found, self.value)
+            return (value is None) == (self.relation == "=")
+        return value is not None and COMPARE[self.relation](value, self.value)
 
     def __str__(self) -> str:
         return f"{self.name}{self.relation}{'none' if self.value is None else f'{self.value:g}'}"

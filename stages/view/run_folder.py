@@ -62,11 +62,7 @@ class StageFolder:
         return sorted(self._files())
 
     def groups(self, step: int) -> list[SampleGroup]:
-        """What was sampled for the step.
-
-        Raises:
-            UserError: no such step.
-        """
+        """What was sampled for the step; a `UserError` where there is no such step."""
         file = self._files().get(step)
         if file is None:
             raise UserError(no_step(self, step))
@@ -120,11 +116,7 @@ def no_step(stage: StageFolder, step: int) -> str:
 
 
 def open_run(run: str) -> list[StageFolder]:
-    """The stages of a run folder, in the order of the recipe; a stage's folder counts as a run of one stage.
-
-    Raises:
-        UserError: not such a folder.
-    """
+    """The stages of a run folder, in the order of the recipe; a stage's folder counts as a run of one stage."""
     folder = Path(run)
     if not folder.is_dir():
         raise UserError(f"'{run}': {'a file, not a run folder' if folder.exists() else 'no such folder'}")
@@ -149,11 +141,7 @@ def _is_stage(folder: Path) -> bool:
 
 
 def choose_stage(stages: list[StageFolder], name: str | None) -> StageFolder:
-    """The stage of that folder or config section.
-
-    Raises:
-        UserError: no such stage.
-    """
+    """The stage of that folder or config section; a `UserError` where there is none."""
     for stage in stages:
         if name in (stage.name, re.sub(r"^\d+-", "", stage.name).replace("-", "_")):
             return stage
@@ -162,11 +150,7 @@ def choose_stage(stages: list[StageFolder], name: str | None) -> StageFolder:
 
 
 def stage_with_completions(stages: list[StageFolder], name: str | None) -> StageFolder:
-    """The named stage, else the last one with completions by step.
-
-    Raises:
-        UserError: the stage, or the whole run, has none.
-    """
+    """The named stage, else the last one with completions by step; a `UserError` where there are none."""
     having = [stage for stage in stages if stage.steps()]
     if name is None and having:
         return having[-1]

@@ -7,6 +7,7 @@ import select
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 
 from rich.console import Console, Group
 from rich.text import Text
@@ -24,7 +25,7 @@ ESCAPE_BYTES = 8
 
 def browse(console: Console, stage: StageFolder, state: State) -> None:
     """Show the state and follow the keys until the reader quits."""
-    if not _has_keys():
+    if find_spec("termios") is None or not sys.stdin.isatty():  # Windows; a pipe
         _browse_lines(console, stage, state)
         return
     with console.screen(hide_cursor=False):
@@ -90,14 +91,6 @@ def _command(key: str, console: Console) -> Command:
         return Command(key, input(ASKS[key]))
     except (EOFError, KeyboardInterrupt):
         return Command("?")
-
-
-def _has_keys() -> bool:
-    try:
-        import termios  # noqa: F401  not on Windows
-    except ImportError:
-        return False
-    return sys.stdin.isatty()
 
 
 def read_keys(descriptor: int) -> Iterator[str]:
