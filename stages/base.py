@@ -13,6 +13,7 @@ from grpo.data.conversations import Example
 from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.errors import UserError
 from grpo.model.policy import load_model, load_tokenizer, pick_device, save_model
+from grpo.supervised import Training
 from grpo.supervised.sft import train_on_tokens
 from stages.commands.run import stage_main
 from stages.recipe.config import BaseConfig, PretrainConfig
@@ -48,10 +49,9 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     # The same training loop, on documents in which every token counts.
     shared = ("batch_size", "micro_batch_size", "max_tokens", "optimizer", "checkpoint")
-    training = SFTConfig(steps=config.steps, **{name: getattr(settings, name) for name in shared})
-    numbers = train_on_tokens(
-        model, tokenizer, examples, training, context.folder, seed=seed, runtime=runtime, title="base"
-    )
+    sft = SFTConfig(steps=config.steps, **{name: getattr(settings, name) for name in shared})
+    training = Training(sft, context.folder, seed, runtime, "base")
+    numbers = train_on_tokens(model, tokenizer, examples, training)
     save_model(model, tokenizer, context.folder / "model")
     hashes = {"corpus": rows_hash(rows)}
     return {**numbers, "parameters": model.num_parameters(), "documents": len(texts), "data_hashes": hashes}

@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from grpo.supervised.reward_model import train_pairwise
+from grpo.supervised.reward_model import Pairwise
 from stages.commands.run import stage_main
-from stages.recipe.training import train_reward_model
+from stages.recipe.training import train_reward
 
-run = partial(train_reward_model, train=train_pairwise, part="answer")
+run = partial(train_reward, kind=Pairwise, part="answer", title="helpfulness model")
 
 if __name__ == "__main__":
     stage_main("helpfulness_model")

@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from grpo.supervised.reward_model import train_pointwise
+from grpo.supervised.reward_model import Pointwise
 from stages.commands.run import stage_main
-from stages.recipe.training import train_reward_model
+from stages.recipe.training import train_reward
 
-run = partial(train_reward_model, train=train_pointwise, part="response")
+run = partial(train_reward, kind=Pointwise, part="response", title="safety model")
 
 if __name__ == "__main__":
     stage_main("safety_model")

@@ -11,17 +11,15 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from grpo.config.engine import RuntimeConfig
-from grpo.config.training import SFTConfig
 from grpo.data.conversations import Part, turn_end
 from grpo.data.rows import Row, write_jsonl
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer, pick_device, save_model
+from grpo.supervised import Training
 from grpo.supervised.reward_reader import load_reward_model, padded, read_rewards, response_ids
 
 HELD_OUT = 0.1
@@ -31,8 +29,6 @@ _LABELS: dict[Any, float] = {0: 0.0, 1: 1.0, "unsafe": 0.0, "safe": 1.0}
 class Pairwise:
     """Bradley-Terry: the chosen answer above the rejected one. Correct: a held-out pair that is."""
 
-    title = "helpfulness model"
-    part: Part = "answer"
     columns = ("prompt", "chosen", "rejected")
 
     @staticmethod
@@ -60,8 +56,6 @@ class Pairwise:
 class Pointwise:
     """BCE on labels: 1 good, 0 bad. Correct: a held-out row on the side of its label."""
 
-    title = "safety model"
-    part: Part = "response"
     columns = ("prompt", "completion", "label")
 
     @staticmethod
@@ -94,52 +88,44 @@ class Pointwise:
         return [(score > 0) == (row["targets"] > 0.5) for score, row in zip(scores("input_ids"), rows, strict=True)]
 
 
+Kind = type[Pairwise] | type[Pointwise]
+
+
 def train_reward_model(
-    kind: type[Pairwise] | type[Pointwise],
-    model_path: str,
-    rows: Sequence[Row],
-    config: SFTConfig,
-    out: Path,
-    *,
-    seed: int,
-    runtime: RuntimeConfig,
-    part: Part | None = None,
+    kind: Kind, model_path: str, rows: Sequence[Row], part: Part, training: Training
 ) -> dict[str, Any]:
-    """Train on rows with the columns of the kind; leaves `out/model`. `part`: what of a response it reads; None: the
-    kind's own. The `accuracy` among the numbers is of held-out prompts."""
+    """Train on rows with the columns of the kind; leaves model/. `part`: what of a response the model reads. The
+    `accuracy` among the numbers is of held-out prompts."""
     from transformers import set_seed
 
     from grpo.supervised.training import drop_overlong, fit
 
-    _check_rows(rows, kind.columns, kind.title)
+    _check_rows(rows, kind.columns, training.title)
     tokenizer = load_tokenizer(model_path)
     end = turn_end(tokenizer)[0]
 
     def encode(row: Row) -> Row:
-        return kind.encode(row, lambda name: response_ids(tokenizer, row["prompt"], row[name], part or kind.part, end))
+        return kind.encode(row, lambda name: response_ids(tokenizer, row["prompt"], row[name], part, end))
 
-    training, held = ([encode(row) for row in side] for side in split_held_out(rows, seed))
-    fitting = drop_overlong(training, lambda row: max(map(len, _sequences(row))), config.max_tokens, kind.title)
-    write_jsonl(out / "data" / "preferences.jsonl", rows)
-    set_seed(seed)  # the new head is random
-    model = load_reward_model(model_path, tokenizer, pick_device(runtime))
+    encoded, held = ([encode(row) for row in side] for side in split_held_out(rows, training.seed))
+    fitting = drop_overlong(encoded, lambda row: max(map(len, _sequences(row))), training)
+    write_jsonl(training.out / "data" / "preferences.jsonl", rows)
+    set_seed(training.seed)  # the new head is random
+    model = load_reward_model(model_path, tokenizer, pick_device(training.runtime))
     lengths = [sum(map(len, _sequences(row))) for row in fitting]
     trainer = partial(kind.trainer, tokenizer)
-    numbers = fit(trainer, model, fitting, lengths, config, out, seed=seed, runtime=runtime, title=kind.title)
-    save_model(model, tokenizer, out / "model")
-    pad, at_a_time = model.config.get_text_config().pad_token_id, config.micro_batch_size or config.batch_size
+    numbers = fit(trainer, model, fitting, lengths, training)
+    save_model(model, tokenizer, training.out / "model")
+    pad = model.config.get_text_config().pad_token_id
+    at_a_time = training.config.micro_batch_size or training.config.batch_size
     hits = kind.correct(held, lambda name: read_rewards(model, [row[name] for row in held], pad, at_a_time))
     return {
         **numbers,
         "examples": len(fitting),
-        "dropped": len(training) - len(fitting),
+        "dropped": len(encoded) - len(fitting),
         "held_out": len(hits),
         "accuracy": sum(hits) / len(hits),
     }
-
-
-train_pairwise = partial(train_reward_model, Pairwise)
-train_pointwise = partial(train_reward_model, Pointwise)
 
 
 def _sequences(row: Row) -> list[list[int]]:

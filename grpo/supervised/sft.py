@@ -3,62 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from grpo.config.engine import RuntimeConfig
-from grpo.config.training import SFTConfig
 from grpo.data.conversations import IGNORE, Example, build_examples, turn_end
-from grpo.data.rows import write_jsonl
+from grpo.data.rows import Row, write_jsonl
 from grpo.errors import UserError
 from grpo.model.policy import load_model, load_tokenizer, pick_device, save_model
+from grpo.supervised import Training
 
 
-def supervised(
-    model_path: str,
-    rows: Sequence[dict[str, Any]],
-    config: SFTConfig,
-    out: Path,
-    *,
-    seed: int,
-    runtime: RuntimeConfig,
-    title: str = "supervised",
-) -> dict[str, Any]:
-    """Fine-tune `model_path` on conversations; leaves `out/model`, `out/metrics.jsonl` and `out/data/sft.jsonl`.
+def supervised(model_path: str, rows: Sequence[Row], training: Training) -> dict[str, Any]:
+    """Fine-tune `model_path` on conversations; leaves model/, metrics.jsonl and data/sft.jsonl.
 
     Returns numbers for a manifest: steps, loss (mean of the last 20 steps), tokens, seconds, examples, dropped.
     """
     from grpo.supervised.training import drop_overlong
 
     tokenizer = load_tokenizer(model_path)
-    everything = build_examples(rows, tokenizer, title)
-    examples = drop_overlong(everything, lambda example: len(example.input_ids), config.max_tokens, title)
-    write_jsonl(out / "data" / "sft.jsonl", rows)
-    model = load_model(model_path, pick_device(runtime))
+    everything = build_examples(rows, tokenizer, training.title)
+    examples = drop_overlong(everything, lambda example: len(example.input_ids), training)
+    write_jsonl(training.out / "data" / "sft.jsonl", rows)
+    model = load_model(model_path, pick_device(training.runtime))
     add_end_token(model, turn_end(tokenizer)[0])
-    numbers = train_on_tokens(model, tokenizer, examples, config, out, seed=seed, runtime=runtime, title=title)
-    save_model(model, tokenizer, out / "model")
+    numbers = train_on_tokens(model, tokenizer, examples, training)
+    save_model(model, tokenizer, training.out / "model")
     return {**numbers, "examples": len(examples), "dropped": len(everything) - len(examples)}
 
 
 def add_end_token(model: Any, token: int) -> None:
     """Make `token` stop generation too: a base model often stops at other tokens than its template's end of turn."""
     configured = model.generation_config.eos_token_id
-    ends = [] if configured is None else configured if isinstance(configured, list) else [configured]
-    model.generation_config.eos_token_id = list(dict.fromkeys([*ends, token]))
+    stops = [] if configured is None else configured if isinstance(configured, list) else [configured]
+    model.generation_config.eos_token_id = list(dict.fromkeys([*stops, token]))
 
 
-def train_on_tokens(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    config: SFTConfig,
-    out: Path,
-    *,
-    seed: int,
-    runtime: RuntimeConfig,
-    title: str,
-) -> dict[str, Any]:
+def train_on_tokens(model: Any, tokenizer: Any, examples: Sequence[Example], training: Training) -> dict[str, Any]:
     """The training itself, in place, on ids and labels; the loss is the mean over all trained tokens of a step."""
     from transformers import Trainer
     from trl import SFTConfig as TrlConfig
@@ -81,7 +60,7 @@ def train_on_tokens(
             return Trainer.compute_loss(self, model, {**inputs, "use_cache": False}, return_outputs, num_items_in_batch)
 
     if not any(label != IGNORE for example in examples for label in example.labels):
-        raise UserError(f"{title}: no token to train on")
+        raise UserError(f"{training.title}: no token to train on")
     lengths = [len(example.input_ids) for example in examples]
     rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in examples]
 
@@ -89,6 +68,6 @@ def train_on_tokens(
         settings = TrlConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
         return SavedSFTTrainer(args=settings, processing_class=tokenizer, **inputs)
 
-    numbers = fit(trainer, model, rows, lengths, config, out, seed=seed, runtime=runtime, title=title)
+    numbers = fit(trainer, model, rows, lengths, training)
     model.__dict__.pop("forward", None)  # TRL's patched forward belongs to its trainer
     return numbers

@@ -10,20 +10,20 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
-from grpo.config.engine import RuntimeConfig
-from grpo.config.training import OptimizerConfig, SFTConfig
+from grpo.config.training import OptimizerConfig
+from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.learner.schedule import lr_factor
 from grpo.model.policy import pick_device
 from grpo.monitoring.alarms import Alarms, sft_alarms
 from grpo.monitoring.metrics import MetricsWriter
+from grpo.supervised import Training
 from grpo.supervised.checkpoints import checkpoint_to_resume
 from grpo.system import stopping
 from grpo.system.numbers import mean
@@ -36,13 +36,14 @@ ExampleT = TypeVar("ExampleT")
 
 
 def drop_overlong(
-    examples: Sequence[ExampleT], length: Callable[[ExampleT], int], limit: int, title: str
+    examples: Sequence[ExampleT], length: Callable[[ExampleT], int], training: Training
 ) -> list[ExampleT]:
-    """The examples of at most `limit` tokens; how many were dropped is said.
+    """The examples of at most `max_tokens`; how many were dropped is said.
 
     Raises:
         UserError: none is left.
     """
+    limit, title = training.config.max_tokens, training.title
     kept = [example for example in examples if length(example) <= limit]
     if not kept:
         raise UserError(f"{title}: every example is over max_tokens={limit}; raise it")
@@ -79,21 +80,21 @@ def make_optimizer(model: Any, config: OptimizerConfig, steps: int) -> tuple[Any
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step, steps))
 
 
-def trainer_arguments(config: SFTConfig, out: Path, steps: int, seed: int, runtime: RuntimeConfig) -> dict[str, Any]:
+def trainer_arguments(training: Training, steps: int) -> dict[str, Any]:
     """Keyword arguments for TrainingArguments and for TRL's versions of it: nothing but the training itself."""
-    processes = World.current().size
-    micro, accumulated = cut(config.batch_size, config.micro_batch_size, processes)
+    config, runtime = training.config, training.runtime
+    micro, accumulated = cut(config.batch_size, config.micro_batch_size, World.current().size)
     device = pick_device(runtime).type
     if runtime.parallel == "fsdp":
         log.warning("runtime.parallel=fsdp shards RL stages; here every process holds a whole model")
     return {
-        "output_dir": str(out / "checkpoints"),
+        "output_dir": str(training.out / "checkpoints"),
         "max_steps": steps,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulated,
         "train_sampling_strategy": "sequential",  # the data set is already in training order
         "max_grad_norm": config.optimizer.max_grad_norm,
-        "seed": seed,
+        "seed": training.seed,
         "use_cpu": device == "cpu",
         "bf16": runtime.dtype == "bfloat16",
         "fp16": runtime.dtype == "float16",  # with loss scaling; the weights stay fp32
@@ -113,18 +114,9 @@ def trainer_arguments(config: SFTConfig, out: Path, steps: int, seed: int, runti
 
 
 def fit(
-    make_trainer: Callable[..., Trainer],
-    model: Any,
-    rows: Sequence[dict[str, Any]],
-    lengths: Sequence[int],
-    config: SFTConfig,
-    out: Path,
-    *,
-    seed: int,
-    runtime: RuntimeConfig,
-    title: str,
+    make_trainer: Callable[..., Trainer], model: Any, rows: Sequence[Row], lengths: Sequence[int], training: Training
 ) -> dict[str, Any]:
-    """Train `model` in place, or go on from the last checkpoint of `out`; metrics to `out/metrics.jsonl`.
+    """Train `model` in place, or go on from the last checkpoint; metrics to metrics.jsonl.
 
     `make_trainer` takes the arguments, and by name the model, `train_dataset` and `optimizers`. `lengths`: of the rows.
 
@@ -134,10 +126,11 @@ def fit(
         UserError: the checkpoints are damaged, or the loss is no number.
         Stopped: by a signal, after the step; it is saved.
     """
+    config, out = training.config, training.out
     steps = config.steps or max(1, math.ceil((config.epochs or 0) * len(rows) / config.batch_size))
-    order = training_order(lengths, config.batch_size, steps, seed)
+    order = training_order(lengths, config.batch_size, steps, training.seed)
     trainer = make_trainer(
-        trainer_arguments(config, out, steps, seed, runtime),
+        trainer_arguments(training, steps),
         model=model,
         train_dataset=Dataset.from_list(list(rows)).select([row for batch in order for row in batch]),
         optimizers=make_optimizer(model, config.optimizer, steps),
@@ -148,19 +141,13 @@ def fit(
     done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()
-    with progress(title, total=steps, done=done) as bar:
+    with progress(training.title, total=steps, done=done) as bar:
         metrics = MetricsWriter(out / "metrics.jsonl", done)
-        step_log = StepLog(metrics, bar, tokens)
-        trainer.add_callback(step_log)
+        trainer.add_callback(StepLog(metrics, bar, tokens))
         with stopping.later():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    losses = [row["loss"] for row in metrics.rows][-20:]
-    return {
-        "steps": steps,
-        "loss": mean(losses),
-        "tokens": sum(tokens),
-        "seconds": time.perf_counter() - began,
-    }
+    loss = mean(row["loss"] for row in metrics.rows[-20:])
+    return {"steps": steps, "loss": loss, "tokens": sum(tokens), "seconds": time.perf_counter() - began}
 
 
 class StepLog(TrainerCallback):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from grpo.config.training import TrainConfig
@@ -12,6 +12,8 @@ from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.model.policy import load_tokenizer
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
+from grpo.supervised import Training
+from grpo.supervised.reward_model import Kind, train_reward_model
 from grpo.supervised.sft import supervised
 from grpo.trainer import train
 from rewards.loader import load_reward
@@ -59,19 +61,23 @@ def task_rewards(task: TaskConfig, context: StageContext) -> list[Reward]:
     return rewards
 
 
-def train_reward_model(context: StageContext, train: Callable[..., dict[str, Any]], part: Part) -> dict[str, Any]:
+def train_reward(context: StageContext, kind: Kind, part: Part, title: str) -> dict[str, Any]:
     """Leaves model/ (a sequence classifier with one output), metrics.jsonl and data/preferences.jsonl.
 
     `part`: what of a response the model reads, "answer" or the whole "response".
     """
-    config, section = context.config, context.section
-    rows = load_rows(section.data)
+    rows = load_rows(context.section.data)
     context.write_data("preferences", rows)
-    numbers = train(context.init, rows, section, context.folder, seed=config.seed, runtime=config.runtime, part=part)
+    numbers = train_reward_model(kind, context.init, rows, part, training_of(context, title))
     return {**numbers, "data_hashes": {"preferences": rows_hash(rows)}}
 
 
 def train_sft(context: StageContext, model: str, rows: Sequence[Row], title: str) -> dict[str, Any]:
     """Supervised training of `model` on conversations; leaves model/, metrics.jsonl and data/sft.jsonl."""
-    config, section = context.config, context.section
-    return supervised(model, rows, section, context.folder, seed=config.seed, runtime=config.runtime, title=title)
+    return supervised(model, rows, training_of(context, title))
+
+
+def training_of(context: StageContext, title: str) -> Training:
+    """What the supervised training of a stage is told."""
+    config = context.config
+    return Training(context.section, context.folder, config.seed, config.runtime, title)

@@ -11,6 +11,7 @@ from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.model.policy import load_model, load_tokenizer
+from grpo.supervised import Training
 from grpo.supervised.sft import supervised
 from grpo.types import Completion, Group, Prompt, Rollout
 from rewards.loader import load_reward
@@ -57,7 +58,7 @@ def models(tmp_path_factory):
     word_model(texts(), 320, folder / "base")
     rows = [{"prompt": row["prompt"], "completion": row["answer"]} for row in questions()]
     settings = SFTConfig(**{**TRAINING, "steps": 40, "optimizer": OptimizerConfig(lr=1e-2)})
-    supervised(str(folder / "base"), rows, settings, folder / "trained", seed=0, runtime=CPU)
+    supervised(str(folder / "base"), rows, Training(settings, folder / "trained", 0, CPU, "supervised"))
     return str(folder / "base"), str(folder / "trained" / "model")
 
 

@@ -12,7 +12,8 @@ from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.data.conversations import response_text, turn_end
 from grpo.errors import UserError
 from grpo.model.policy import load_tokenizer
-from grpo.supervised.reward_model import split_held_out, train_pairwise, train_pointwise
+from grpo.supervised import Training
+from grpo.supervised.reward_model import Pairwise, Pointwise, split_held_out, train_reward_model
 from grpo.supervised.reward_reader import load_reward_model, read_rewards, response_ids
 from rewards.loader import load_reward
 from rewards.preference import RewardModel
@@ -44,6 +45,10 @@ LABELS = [
 ]
 
 
+def training(out):
+    return Training(SETTINGS, out, 0, CPU, "reward model")
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     texts = [" ".join(WORDS) + " name and please bah user assistant"] * 5
@@ -53,7 +58,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pairwise(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("pairwise")
-    return out, train_pairwise(model, PAIRS, SETTINGS, out, seed=0, runtime=CPU)
+    return out, train_reward_model(Pairwise, model, PAIRS, "answer", training(out))
 
 
 def test_pairwise_learns_and_scores_as_trained(pairwise):
@@ -68,7 +73,7 @@ def test_pairwise_learns_and_scores_as_trained(pairwise):
 
 
 def test_pointwise_learns_the_label(model, tmp_path):
-    numbers = train_pointwise(model, LABELS, SETTINGS, tmp_path, seed=0, runtime=CPU)
+    numbers = train_reward_model(Pointwise, model, LABELS, "response", training(tmp_path))
     assert numbers["accuracy"] >= 0.8
     reward = RewardModel(str(tmp_path / "model"))
     good, bad = reward(prompts=[asked(3), asked(3)], completions=[answered(3, "please"), answered(3, "bah")])
@@ -152,9 +157,9 @@ def test_no_prompt_is_on_both_sides():
 def test_bad_rows_are_named(model, tmp_path):
     rows = [PAIRS[0], {"prompt": "a", "chosen": "b"}]
     with pytest.raises(UserError, match="row 1: column 'rejected' is missing"):
-        train_pairwise(model, rows, SETTINGS, tmp_path, seed=0, runtime=CPU)
+        train_reward_model(Pairwise, model, rows, "answer", training(tmp_path))
     with pytest.raises(UserError, match="row 0: label 'maybe'"):
-        train_pointwise(model, [{**LABELS[0], "label": "maybe"}], SETTINGS, tmp_path, seed=0, runtime=CPU)
+        train_reward_model(Pointwise, model, [{**LABELS[0], "label": "maybe"}], "response", training(tmp_path))
     with pytest.raises(UserError, match="device 'gpu'; use auto, cpu, cuda, mps"):
         RewardModel("x", device="gpu")
     with pytest.raises(UserError, match="part 'all'"):

@@ -15,6 +15,7 @@ from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
 from grpo.learner.schedule import lr_factor
 from grpo.model.policy import end_token_ids, load_model, load_tokenizer, save_model
+from grpo.supervised import Training
 from grpo.supervised.checkpoints import FORMAT
 from grpo.supervised.sft import supervised
 from grpo.supervised.training import StepLog, training_order
@@ -40,7 +41,7 @@ def settings(**changes):
 
 
 def train(model, out, rows=ROWS, **changes):
-    return supervised(model, rows, settings(**changes), out, seed=3, runtime=CPU)
+    return supervised(model, rows, Training(settings(**changes), out, 3, CPU, "supervised"))
 
 
 def weights(out):
