@@ -138,12 +138,10 @@ def test_different(gold, answer):
 @pytest.mark.parametrize("gold", [None, "", [], [None], "forty two", "Answer it in your own words.", {"a": 1}])
 def test_a_gold_that_cannot_be_judged_is_never_scored(gold):
     assert not gold_is_parseable(gold)
-    said = []
-    scores = accuracy_reward(
-        [rf"\boxed{{{gold}}}", r"\boxed{5}"], [gold, "5"], log_error=lambda row, text: said.append((row, text))
-    )
+    errors = {}
+    scores = accuracy_reward([rf"\boxed{{{gold}}}", r"\boxed{5}"], [gold, "5"], log_error=errors.__setitem__)
     assert scores == [None, 1.0]
-    assert [row for row, _ in said] == [0]
+    assert errors.keys() == {0}
     table = apply_rewards([load_reward("accuracy")], [""], ["The answer is 1"], [[]], {"answer": [gold]})
     assert table.values == {"accuracy": [None]}
     assert list(table.errors) == [(0, "accuracy")]

@@ -191,16 +191,10 @@ def test_options_and_registry():
     table = apply_rewards([reward], ["", ""], [fenced(ADD)] * 2, [[], []], {"tests": tests})
     assert table.values == {"code": [0.5, None]}
     assert "missing" in table.errors[1, "code"]
-    for wrong in (
-        {"timeout": 0},
-        {"timeout": "5"},
-        {"memory_mb": 1},
-        {"memory_mb": 1.5},
-        {"isolation": "none"},
-        {"partial": 1},
-    ):
-        with pytest.raises(UserError, match="reward 'code': " + next(iter(wrong))):
-            code_reward([fenced(ADD)], [["assert add(1, 2) == 3"]], **wrong)
+    wrong = {"timeout": (0, "5"), "memory_mb": (1, 1.5), "isolation": ("none",), "partial": (1,)}
+    for name, value in ((name, value) for name, values in wrong.items() for value in values):
+        with pytest.raises(UserError, match=f"reward 'code': {name}"):
+            code_reward([fenced(ADD)], [["assert add(1, 2) == 3"]], **{name: value})
 
 
 def test_rows_of_known_sets():

@@ -6,12 +6,13 @@ import pytest
 
 from grpo.errors import UserError
 from grpo.scoring.groups import score
-from grpo.types import Completion, Group, Prompt, Rollout
+from grpo.types import Prompt
 from rewards import load_reward
 from rewards.format import format_reward, reasoning_steps, tag_count
 from rewards.language import detector
 from rewards.language.reward import chain_of_thought, count_words, language_consistency
 from rewards.language.words import SCRIPTS, scripts_of
+from support.groups import texts_of
 from support.real_data import needs_data, rows_of
 
 THINK = [
@@ -50,9 +51,6 @@ def test_think_and_answer(text, expected):
 def test_text_outside_of_the_tags(text, strict, lenient):
     assert format_reward([text], answer_tag="answer") == [strict]
     assert format_reward([text], answer_tag="answer", strict=False) == [lenient]
-
-
-def test_text_before_the_thinking():
     assert format_reward(["Well. <think>r</think>5"], strict=False) == [1.0]
 
 
@@ -73,6 +71,8 @@ def test_tags_and_steps_in_part():
     assert tag_count(["r</think>5"], prefill=["<a>\n<think>\n"]) == [0.5]
     with pytest.raises(UserError, match="reward 'tag_count': opened is"):
         tag_count([""], opened="no")
+    with pytest.raises(UserError, match="opened is true, false or auto"):
+        format_reward(["x"], opened="yes")
     said = ["1. add\n2) halve", "**Step 1:** add\nThen halve.\n- done\n- yes", "1.5 and -3\nThenceforth 2. and", ""]
     assert reasoning_steps(said) == [2 / 3, 1.0, 0.0, 0.0]
 
@@ -98,17 +98,11 @@ def test_thinking_switched_off_by_the_template():
 
 
 def test_prefill_reaches_the_rewards_through_the_scoring_layer():
-    prompt = Prompt(
-        "p", (1,), [{"role": "user", "content": "?"}], "?", {"language": "en", "answer": "5"}, prefill="<|a|><think>\n"
-    )
-    group = Group(prompt, (Rollout(Completion((1,), (0.0,), "stop", "two สาม</think> The answer is five")),))
+    columns = {"language": "en", "answer": "5"}
+    prompt = Prompt("p", (1,), [{"role": "user", "content": "?"}], "?", columns, prefill="<|a|><think>\n")
+    group = texts_of(prompt, "two สาม</think> The answer is five")
     (scored,), _ = score([group], [load_reward("format"), load_reward("language")])
     assert scored.rollouts[0].rewards == {"format": 1.0, "language": 0.5}
-
-
-def test_wrong_option():
-    with pytest.raises(UserError, match="opened is true, false or auto"):
-        format_reward(["x"], opened="yes")
 
 
 @pytest.mark.parametrize(
@@ -144,20 +138,14 @@ def test_consistency(text, language, expected):
 
 
 def test_chain_of_thought():
-    assert chain_of_thought("<think>a</think>b") == "a"
-    assert chain_of_thought("a</think>b") == "a"
-    assert chain_of_thought("<think>a") == "a"
-    assert chain_of_thought("a") == "a"
+    assert {chain_of_thought(text) for text in ("<think>a</think>b", "a</think>b", "<think>a", "a")} == {"a"}
 
 
 def test_language_from_a_column():
-    said = []
-    scores = language_consistency(
-        ["two", "two", "two"], language=["en", None, "qq"], log_error=lambda row, text: said.append((row, text))
-    )
+    errors = {}
+    scores = language_consistency(["two"] * 3, language=["en", None, "qq"], log_error=errors.__setitem__)
     assert scores == [1.0, None, None]
-    assert said[0][0] == 2
-    assert "unknown language code 'qq'" in said[0][1]
+    assert "unknown language code 'qq'" in errors[2]
 
 
 def test_unknown_or_missing_language():
@@ -230,19 +218,17 @@ def test_sentences_of_two_languages():
     text = f"<think>{ENGLISH} 4 × 3 = 12. {FRENCH}</think>5"
     words = count_words(ENGLISH)["LATIN"], count_words(FRENCH)["LATIN"]
     assert language_consistency([text], language="en") == [1.0]
-    assert language_consistency([text], language="en", detect=True) == [pytest.approx(words[0] / sum(words))]
+    for _ in range(2):
+        assert language_consistency([text], language="en", detect=True) == [pytest.approx(words[0] / sum(words))]
     scores = [language_consistency([text], language=code, detect=True)[0] for code in ("fr", "de")]
     assert scores[0] < 0.75  # its own, and what is too short to tell
     assert scores[1] < 0.3
-    assert language_consistency([text], language="en", detect=True) == language_consistency(
-        [text], language="en", detect=True
-    )
 
 
 def test_the_detector_is_an_option_of_the_config():
     reward = load_reward({"fn": "language", "kwargs": {"language": "en", "detect": True}})
     prompt = Prompt("p", (1,), "?", "?", {"detect": False}, prefill="")
-    (scored,), _ = score([Group(prompt, (Rollout(Completion((1,), (0.0,), "stop", FRENCH)),))], [reward])
+    (scored,), _ = score([texts_of(prompt, FRENCH)], [reward])
     assert scored.rollouts[0].rewards == {"language": 0.0}
     assert language_consistency([FRENCH], language="en") == [1.0]
 
@@ -251,12 +237,10 @@ def test_a_language_that_the_detector_does_not_know():
     assert language_consistency(["a wata b"], language="na") == [1.0]
     with pytest.raises(UserError, match="detect: the detector does not know 'na'"):
         language_consistency([], language="na", detect=True)
-    said: list[tuple[int, str]] = []
-    scores = language_consistency(
-        [ENGLISH] * 2, language=["na", "en"], detect=True, log_error=lambda *error: said.append(error)
-    )
+    errors = {}
+    scores = language_consistency([ENGLISH] * 2, language=["na", "en"], detect=True, log_error=errors.__setitem__)
     assert scores == [None, 1.0]
-    assert [row for row, _ in said] == [0]
+    assert errors.keys() == {0}
     assert language_consistency(["Ꭰ ᎠᎴ"], language="chr", detect=True) == [1.0]  # a script of its own needs none
 
 

@@ -34,13 +34,10 @@ def test_overlong(tokens, cache, expected):
 
 
 def test_a_text_without_its_tokens_is_not_taken_for_a_short_one():
-    said: list[tuple[int, str]] = []
-
-    def log_error(row, text):
-        said.append((row, text))
-
-    assert overlong_penalty(["a", ""], [[], []], max_length=9, cache=3, log_error=log_error) == [None, 0.0]
-    assert said == [(0, "no completion_ids for a text that is not empty (grpo score: give --tokenizer)")]
+    errors = {}
+    scores = overlong_penalty(["a", ""], [[], []], max_length=9, cache=3, log_error=errors.__setitem__)
+    assert scores == [None, 0.0]
+    assert errors == {0: "no completion_ids for a text that is not empty (grpo score: give --tokenizer)"}
     assert cosine_length([RIGHT], ["7"], [[]], max_length=9) == [None]
     assert length_reward(["?"] * 2, [RIGHT] * 2, ["7"] * 2, [[], [1]]) == [None, 0.0]
 
@@ -75,12 +72,10 @@ def test_cosine_falls_for_right_answers_and_rises_for_wrong_ones():
 
 
 def test_cosine_options_and_golds():
-    said: list[int] = []
-    scores = cosine_length(
-        [RIGHT] * 2, ["7", None], [[1]] * 2, max_length=80, log_error=lambda row, text: said.append(row)
-    )
+    errors = {}
+    scores = cosine_length([RIGHT] * 2, ["7", None], [[1]] * 2, max_length=80, log_error=errors.__setitem__)
     assert scores[1] is None
-    assert said == [1]
+    assert errors.keys() == {1}
     assert cosine_length(["The answer is 7."], ["7"], [[1] * 80], max_length=80, strict=True) == [-0.5]
     with pytest.raises(UserError, match=r"min_value_correct \(2\) is above max_value_correct \(1.0\)"):
         cosine_length([], [], [], max_length=9, min_value_correct=2)
@@ -135,37 +130,15 @@ def test_from_a_config_through_the_scoring_layer():
         {"fn": "countdown", "columns": {"target": "goal"}},
     ]
     prompt = Prompt("p", (1,), "?", "?", {"answer": "7", "numbers": [3, 4], "goal": 7}, prefill="")
-    texts = (r"First \boxed{3 + 4}", RIGHT)
-    lengths = (3, 4)
-    group = Group(
-        prompt,
-        tuple(Rollout(Completion((1,) * n, (0.0,) * n, "stop", text)) for n, text in zip(lengths, texts, strict=True)),
-    )
-    (scored,), stats = score([group], [load_reward(spec) for spec in specs])
+    done = (Completion((1,) * n, (0.0,) * n, "stop", text) for n, text in ((3, r"First \boxed{3 + 4}"), (4, RIGHT)))
+    (scored,), stats = score([Group(prompt, tuple(map(Rollout, done)))], [load_reward(spec) for spec in specs])
     assert stats.errors == {}
     first, second = (rollout.rewards for rollout in scored.rollouts)
-    assert first == pytest.approx(
-        {
-            "overlong": -0.5,
-            "cosine_length": half_cosine(3, 4, 1.0, 0.5),
-            "length": 0.5,
-            "repetition": 0.0,
-            "tag_count": 0.0,
-            "reasoning_steps": 1 / 3,
-            "countdown": 1.0,
-        }
-    )
+    assert first == pytest.approx({
+        "overlong": -0.5, "cosine_length": half_cosine(3, 4, 1.0, 0.5), "length": 0.5, "repetition": 0.0,
+        "tag_count": 0.0, "reasoning_steps": 1 / 3, "countdown": 1.0,
+    })  # fmt: skip
     assert (second["overlong"], second["length"], second["countdown"]) == (-1.0, -0.5, 0.0)
-
-
-@pytest.mark.parametrize("spec", [
-    {"fn": "overlong", "kwargs": {"max_length": 4, "cache": 2}}, {"fn": "cosine_length", "kwargs": {"max_length": 4}},
-    {"fn": "language", "kwargs": {"language": "fr", "detect": True}},
-    {"fn": "repetition", "kwargs": {"unit": "tokens"}},
-    *({"fn": name} for name in ("length", "tag_count", "reasoning_steps", "countdown", "format")),
-])  # fmt: skip
-def test_a_config_with_it_passes_the_checks_before_a_run(spec, tmp_path):
-    check_reward(RewardConfig(**spec), tmp_path)
 
 
 def test_a_missing_option_is_found_before_a_run(tmp_path):
@@ -241,14 +214,11 @@ def _agrees(row: dict[str, Any], value: Any) -> bool:
     return all(value[int(index)] == pytest.approx(number, abs=1e-3) for index, number in expected.items())
 
 
-KINDS = [
+@needs_data
+@pytest.mark.parametrize("kind", [
     "format_think", "format_think_answer", "format_think_messages", "tag_count", "code_format", "reasoning_steps",
     "length", "cosine_scaled", "repetition", "soft_overlong", "think_parse",
-]  # fmt: skip
-
-
-@needs_data
-@pytest.mark.parametrize("kind", KINDS)
+])  # fmt: skip
 def test_the_cases_of_the_peers(kind):
     rows = [row for row in rows_of("cases/grader_cases.jsonl") if row["kind"] == kind]
     assert len(rows) >= 3

@@ -11,14 +11,16 @@ from grpo.config.data import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring.groups import score
 from grpo.scoring.table import apply_rewards
-from grpo.types import Completion, Group, Prompt, Rollout
+from grpo.types import Prompt
 from rewards import load_reward, load_rewards
 from rewards.loader import REGISTRY
 from rewards.rows import judgeable
 from stages.commands.score import score_file
 from stages.recipe.preflight import check_reward
+from support.chat import assistant, user
 from support.command import python
-from support.models import THINK_TEMPLATE, make_tokenizer
+from support.groups import texts_of
+from support.models import CHAT_TEMPLATE, THINK_TEMPLATE, make_tokenizer
 
 OWN = """
 def starts_with_a(completions, bonus=1.0, **kwargs):
@@ -59,9 +61,8 @@ def test_own_rewards(own_module):
     reward = load_reward(SimpleNamespace(**spec, columns={}, name=None))
     assert (reward.name, reward.weight) == ("starts_with_a", 0.5)
     assert values(reward, ["ab", "b"], bonus=[7, 7]) == [3.0, 0.0]  # the config wins over a column
-    assert values(
-        load_reward({"fn": "my_rewards_file.Counter", "kwargs": {"letter": "a"}, "name": "n"}), ["banana"]
-    ) == [3]
+    counter = {"fn": "my_rewards_file.Counter", "kwargs": {"letter": "a"}, "name": "n"}
+    assert values(load_reward(counter), ["banana"]) == [3]
     assert values(load_reward("my_rewards_file.later"), ["5", "6"], answer=["5", "5"]) == [1.0, 0.0]
     assert values(load_reward(lambda completions: [2] * len(completions)), ["x"]) == [2.0]
 
@@ -100,9 +101,8 @@ def test_a_file_of_the_users_that_comes_before_ours(tmp_path):
     assert "the name is taken by this program: rename the file" in done.stderr
 
 
-def chat_group(*texts, **columns):
-    prompt = Prompt("p", (1,), [{"role": "user", "content": "?"}], "?", columns, columns.get("answer"))
-    return Group(prompt, tuple(Rollout(Completion((1,), (0.0,), "stop", text)) for text in texts))
+def chat_group(*texts, answer):
+    return texts_of(Prompt("p", (1,), [user("?")], "?", {"answer": answer}, answer), *texts)
 
 
 def test_trl_rewards_plug_in_unchanged():
@@ -138,13 +138,13 @@ def test_score_file(own_module, capsys):
         {"prompt": "x", "completion": r"\boxed{5}", "answer": None},
         {"prompt": [{"role": "user", "content": "?"}], "completion": "The answer is 5", "answer": ["4", "5"]},
     ]
-    found = run_score(own_module, capsys, rows, "accuracy", "my_rewards_file.starts_with_a")
-    own = "my_rewards_file.starts_with_a"
-    assert found[0] == {"row": 0, "rewards": {"accuracy": 1.0, own: 0.0}, "errors": {}}
-    assert found[1]["rewards"] == {"accuracy": 0.0, own: 1.0}
-    assert found[2] == {"row": 2, "rewards": {"accuracy": None, own: 0.0}, "errors": {"accuracy": "no gold answer"}}
-    assert found[3]["rewards"]["accuracy"] == 1.0
-    assert "AttributeError" in found[3]["errors"][own]  # a list of messages has no startswith; the others are fine
+    mine = "my_rewards_file.starts_with_a"
+    first, second, third, fourth = run_score(own_module, capsys, rows, "accuracy", mine)
+    assert first == {"row": 0, "rewards": {"accuracy": 1.0, mine: 0.0}, "errors": {}}
+    assert second["rewards"] == {"accuracy": 0.0, mine: 1.0}
+    assert third == {"row": 2, "rewards": {"accuracy": None, mine: 0.0}, "errors": {"accuracy": "no gold answer"}}
+    assert fourth["rewards"]["accuracy"] == 1.0
+    assert "AttributeError" in fourth["errors"][mine]  # a list of messages has no startswith; the others are fine
 
 
 def test_score_file_writes_to_a_file(tmp_path, capsys):
@@ -157,6 +157,7 @@ def test_score_file_writes_to_a_file(tmp_path, capsys):
     ("{", "line 2"), ("[1]", "line 2"), ({"prompt": "x"}, r"line 2\): no 'completion'"),
     ({"completion": 5}, r"line 2\): 'completion' must be a string"),
     ({"completion": "x", "prompt": [1]}, "'prompt' must be"),
+    ({"completion": [{"role": "assistant", "content": None}]}, "'completion' must be"),
 ])  # fmt: skip
 def test_score_file_bad_lines(tmp_path, capsys, line, message):
     with pytest.raises(UserError, match=message) as error:
@@ -167,29 +168,27 @@ def test_score_file_bad_lines(tmp_path, capsys, line, message):
 def test_columns_named_like_an_option_stay_out_of_it(tmp_path, capsys):
     row = {"completion": "<think>two</think>The answer is 5", "answer": "5", "language": "en", "strict": "yes"}
     row |= {"opened": "no", "think_tag": "reasoning", "answer_tag": "answer"}
-    (found,) = run_score(
-        tmp_path, capsys, [row], "accuracy", "format", "language", "rewards.accuracy.reward.accuracy_reward"
-    )
-    assert set(found["rewards"].values()) == {1.0}
-    assert found["errors"] == {}
+    rewards = ("accuracy", "format", "language", "rewards.accuracy.reward.accuracy_reward")
+    (line,) = run_score(tmp_path, capsys, [row], *rewards)
+    assert set(line["rewards"].values()) == {1.0}
+    assert line["errors"] == {}
 
 
 def test_score_opens_the_thinking_where_the_template_does(tmp_path, capsys):
-    make_tokenizer(THINK_TEMPLATE).save_pretrained(tmp_path / "opens")
-    make_tokenizer().save_pretrained(tmp_path / "plain")
-    make_tokenizer(None).save_pretrained(tmp_path / "none")
-    asked = [{"role": "user", "content": "2+3"}]
+    for name, template in {"opens": THINK_TEMPLATE, "plain": CHAT_TEMPLATE, "none": None}.items():
+        make_tokenizer(template).save_pretrained(tmp_path / name)
+    asked = [user("2+3")]
     rows = [
         {"prompt": asked, "completion": "two</think>5"},
         {"prompt": asked, "completion": "<think>two</think>5"},
         {"prompt": asked, "completion": "<think>two</think>5", "prefill": ""},
         {"prompt": "2+3<think>", "completion": "two</think>5"},
-        {"prompt": [*asked, {"role": "assistant", "content": "<think>"}], "completion": "two</think>5"},
+        {"prompt": [*asked, assistant("<think>")], "completion": "two</think>5"},
     ]
 
     def scores(folder):
-        found = run_score(tmp_path, capsys, rows, "format", tokenizer=str(tmp_path / folder))
-        return [line["rewards"]["format"] for line in found]
+        lines = run_score(tmp_path, capsys, rows, "format", tokenizer=str(tmp_path / folder))
+        return [line["rewards"]["format"] for line in lines]
 
     assert scores("opens") == [1.0, 0.0, 1.0, 1.0, 1.0]
     assert scores("plain") == scores("none") == [0.0, 1.0, 1.0, 1.0, 1.0]
@@ -200,9 +199,9 @@ def test_score_ends_where_a_reward_hangs(own_module, capsys, monkeypatch):
         "import threading\ndef hangs(completions):\n    threading.Event().wait(60)\n"
     )
     monkeypatch.setattr("stages.commands.score.REWARD_TIMEOUT", 0.1)
-    found = run_score(own_module, capsys, [{"completion": "x", "answer": "1"}] * 6, "my_rewards_file.hangs", "accuracy")
-    assert [line["rewards"]["accuracy"] for line in found] == [0.0] * 6
-    assert all("my_rewards_file.hangs" in line["errors"] for line in found)
+    lines = run_score(own_module, capsys, [{"completion": "x", "answer": "1"}] * 6, "my_rewards_file.hangs", "accuracy")
+    assert [line["rewards"]["accuracy"] for line in lines] == [0.0] * 6
+    assert all("my_rewards_file.hangs" in line["errors"] for line in lines)
 
 
 @pytest.mark.parametrize(("reward", "parts"), [
@@ -217,18 +216,13 @@ def test_what_score_users_can_do(tmp_path, capsys, reward, parts):
         assert part in str(caught.value)
 
 
-def test_score_wants_text_in_messages(tmp_path, capsys):
-    bad = [{"role": "assistant", "content": None}]
-    with pytest.raises(UserError, match="'completion' must be"):
-        run_score(tmp_path, capsys, [{"completion": bad}], "format")
-
-
 @pytest.mark.parametrize("name", sorted(REGISTRY.keys() - {"reward_model"}))  # which looks for its model
 def test_every_reward_passes_the_check_before_a_run(name):
     """It is called on no rows, with every column that it may take."""
     kwargs = {
         "overlong": {"max_length": 100, "cache": 10}, "cosine_length": {"max_length": 100},
-        "judge": {"base_url": "http://localhost/v1", "model": "m"}, "language": {"language": "en"},
+        "judge": {"base_url": "http://localhost/v1", "model": "m"}, "language": {"language": "fr", "detect": True},
+        "repetition": {"unit": "tokens"},
     }  # fmt: skip
     check_reward(RewardConfig(fn=name, kwargs=kwargs.get(name, {})), Path())
 

@@ -20,6 +20,11 @@ def random_prompts(count: int, seed: int = 0, low: int = 2, high: int = 14) -> l
     ]
 
 
+def texts_of(prompt: Prompt, *texts: str) -> Group:
+    """A group with these texts, not judged yet."""
+    return Group(prompt, tuple(Rollout(Completion((1,), (0.0,), "stop", text)) for text in texts))
+
+
 def group_of(prompt: Prompt, rewards: Sequence[float | None], ids: Sequence[Sequence[int]] | None = None) -> Group:
     """A group with these rewards; completions of one token each unless given."""
     tokens = ids or [(9,)] * len(rewards)
