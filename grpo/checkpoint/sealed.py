@@ -13,16 +13,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from grpo.system.files import as_os_error, flush, write_text
 from grpo.system.fingerprint import checksum
-
-if TYPE_CHECKING:
-    import torch
 
 MANIFEST = "manifest.json"
 VERSION = "version of this program"

@@ -44,11 +44,11 @@ def check_parent(folder: Path, key: str) -> None:
 
 
 def _check_unchanged(folder: Path, files: Mapping[str, str], key: str) -> None:
-    found = _hashes(folder / "model")
-    names = [name for name in sorted(files.keys() | found.keys()) if files.get(name) != found.get(name)]
+    there = _hashes(folder / "model")
+    names = [name for name in sorted(files.keys() | there.keys()) if files.get(name) != there.get(name)]
     if not names:
         return
-    what = "is gone" if names[0] not in found else "was not there" if names[0] not in files else "was changed"
+    what = "is gone" if names[0] not in there else "was not there" if names[0] not in files else "was changed"
     raise UserError(
         f"'{folder / 'model'}' is not what stage {key} left: '{names[0]}' {what}: put it back, rerun the stage with "
         f"grpo run --from {key}, or give the edited model to the next stage's script by --init from another folder"

@@ -40,18 +40,18 @@ class Lineage:
 
 def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The slice of the config that a stage depends on, by key path. `known`: see `input_hashes`."""
-    own = getattr(config, key)
-    section = own.model_dump(mode="json")
-    for part in (section, section.get("pretrain") or {}):
+    section = getattr(config, key)
+    values = section.model_dump(mode="json")
+    for part in (values, values.get("pretrain") or {}):
         for name in IRRELEVANT:
             part.pop(name, None)
     return {
         "seed": config.seed,
         "engine.kind": config.engine.kind,
         # Not where it is off: stages made before there was a choice stay what they are.
-        **({"engine.ahead": True} if config.engine.ahead and isinstance(own, RLStageConfig) else {}),
+        **({"engine.ahead": True} if config.engine.ahead and isinstance(section, RLStageConfig) else {}),
         "runtime.dtype": config.runtime.dtype,
-        **flatten(without_paths(section, known), key),
+        **flatten(without_paths(values, known), key),
     }
 
 
@@ -71,15 +71,13 @@ def input_hashes(section: BaseModel, known: Mapping[str, str] | None = None) -> 
     `known`: the inputs that the stage was begun with; one that is gone since counts as what it was.
     """
     known = known or {}
-    found = sorted(set(_inputs(section.model_dump(mode="json"), known)))
-    return {
-        name: known[name]
-        if not Path(name).exists()
-        else model_hash(name)
-        if kind == "folder"
-        else file_hash(Path(name))
-        for name, kind in found
-    }
+    hashes = {}
+    for name, kind in sorted(set(_inputs(section.model_dump(mode="json"), known))):
+        if not Path(name).exists():
+            hashes[name] = known[name]
+        else:
+            hashes[name] = model_hash(name) if kind == "folder" else file_hash(Path(name))
+    return hashes
 
 
 def _inputs(section: Any, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
