@@ -1,7 +1,7 @@
 """What the metrics of a run say when it goes wrong: pure functions over its rows, one line of advice for each cause.
 
-They see the first rows of a run and the latest (`grpo.monitoring.metrics.MetricsWriter.rows`). A threshold is where a
-run that does well does not come; a difference counts only when it is larger than the rows' own noise explains.
+They see the first rows of a run and the latest (`rows` of `grpo.monitoring.metrics.MetricsWriter`). A threshold is
+where a run that does well does not come; a difference counts only when it is larger than the rows' own noise explains.
 """
 
 from __future__ import annotations
