@@ -59,15 +59,9 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
 
 def architecture(settings: PretrainConfig, vocab_size: int) -> Any:
     """The configuration of the model that is trained from scratch."""
-    return model_config(
-        vocab_size,
-        settings.hidden_size,
-        settings.layers,
-        intermediate_size=settings.intermediate_size,
-        num_attention_heads=settings.heads,
-        num_key_value_heads=settings.kv_heads,
-        max_position_embeddings=max(512, settings.max_tokens),
-    )
+    heads = {"num_attention_heads": settings.heads, "num_key_value_heads": settings.kv_heads}
+    sizes = {"intermediate_size": settings.intermediate_size, "max_position_embeddings": max(512, settings.max_tokens)}
+    return model_config(vocab_size, settings.hidden_size, settings.layers, **heads, **sizes)
 
 
 def _texts(rows: Sequence[Row]) -> list[str]:

@@ -121,7 +121,7 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
             chosen = prompts[start : start + at_a_time]
             scored = world.spread(chosen, sampled)
             verdicts = [verdict for group in scored for verdict in judge(group, filters, config.keep_per_prompt)]
-            new = [{"sampled": _record(verdict), "kept": _conversation(verdict)} for verdict in verdicts]
+            new = [{"sampled": _record(one), "kept": None if one.dropped else _conversation(one)} for one in verdicts]
             parts.add(start, len(chosen), new)
             judged += new
             bar.advance(len(chosen), f"{len(_kept(judged))} of {len(judged)} kept")
@@ -137,9 +137,8 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
 def _origin(config: RejectionSamplingConfig, context: StageContext, rows: Sequence[Row]) -> str:
     """What the samples follow from: with `--accept-changes` a stage may go on with other settings or another model."""
     settings = config.model_dump(mode="json", include={"sampling", "group_size", "filters", "keep_per_prompt", "data"})
-    return digest(
-        [settings, rows_hash(rows), model_hash(context.init), context.config.seed, context.config.engine.kind]
-    )
+    recipe = context.config
+    return digest([settings, rows_hash(rows), model_hash(context.init), recipe.seed, recipe.engine.kind])
 
 
 def _kept(judged: Sequence[Row]) -> list[Row]:
@@ -158,11 +157,8 @@ def _record(verdict: Verdict) -> Row:
     }
 
 
-def _conversation(verdict: Verdict) -> Row | None:
-    """A training row: the prompt's own columns and the conversation, a `<think>` that the template opened included.
-    None: it was dropped."""
-    if verdict.dropped is not None:
-        return None
+def _conversation(verdict: Verdict) -> Row:
+    """A training row: the prompt's own columns and the conversation, a `<think>` that the template opened included."""
     prompt = verdict.prompt
     opened = prompt.prefill[prompt.prefill.find("<think>") :] if "<think>" in prompt.prefill else ""
     question = prompt.messages or [{"role": "user", "content": prompt.text or ""}]

@@ -35,7 +35,7 @@ def model_checks(subject: Subject) -> Iterator[Check]:
         yield "tokens of the chat template", partial(template_tokens, model.tokenizer)
         yield "end tokens", partial(end_tokens, subject, model)
     else:
-        yield "end tokens", lambda: shown_tokens(model.tokenizer, model.ends)
+        yield "end tokens", lambda: shown_tokens(model.tokenizer, model.end_ids)
     yield "padding", partial(padding, model.tokenizer)
     for key, section in subject.config:
         if isinstance(section, RLConfig) and section.lora is not None:
@@ -66,10 +66,10 @@ def vocabulary(model: BaseModel) -> str:
 def _used(model: BaseModel) -> set[int]:
     """What every conversation holds."""
     if not getattr(model.tokenizer, "chat_template", None):
-        return set(model.ends)
+        return set(model.end_ids)
     text = render(model.tokenizer, [*QUESTION, ANSWER], open_answer=False)
     text += render(model.tokenizer, QUESTION, open_answer=True)
-    return {*model.ends, *model.tokenizer(text, add_special_tokens=False)["input_ids"]}
+    return {*model.end_ids, *model.tokenizer(text, add_special_tokens=False)["input_ids"]}
 
 
 def chat_template(tokenizer: Any) -> str:
@@ -111,8 +111,8 @@ def is_one_token(tokenizer: Any, mark: str) -> bool:
 def end_tokens(subject: Subject, model: BaseModel) -> str:
     """What the template ends a turn with must stop a completion, or every one runs to the limit."""
     end, text = turn_end(model.tokenizer)
-    names = shown_tokens(model.tokenizer, model.ends)
-    if end in model.ends:
+    names = shown_tokens(model.tokenizer, model.end_ids)
+    if end in model.end_ids:
         return f"{names}; the chat template's {text} is among them"
     if all(asked.data.template is not None for asked in subject.asked()):
         return f"{names}; the chat template's {text} is not, but no prompt is rendered with it"

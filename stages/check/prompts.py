@@ -71,8 +71,11 @@ def special_tokens(rendered: Rendered) -> str:
     largest, rows = max(max(prompt.token_ids) for prompt in rendered.prompts), rendered.model.embeddings
     if largest >= rows:
         raise UserError(f"token {largest} occurs, but the model has {rows} embeddings: resize them and save it again")
-    _refuse_foreign_marks(rendered)
-    around = (prompt.text or "").partition(question_of(prompt, rendered.asked.data))[::2]
+    data = rendered.asked.data
+    for mark in CHATML:
+        if mark in f"{data.template}{data.suffix}{data.system}" and not is_one_token(tokenizer, mark):
+            raise UserError(f"the config writes {mark} into the prompt, which is no token of this model: use its own")
+    around = (prompt.text or "").partition(question_of(prompt, data))[::2]
     before, after = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in around)
     text = f"{len(ids)} tokens in row 0, {before} of the template before and {after} after the question"
     expected = bos is not None and tokenizer("")["input_ids"][:1] == [bos]
@@ -80,14 +83,6 @@ def special_tokens(rendered: Rendered) -> str:
         raise Warned(f"{text}; no {tokenizer.bos_token} at its start, which this tokenizer puts before other texts")
     opened = f"; opens the answer with {prompt.prefill!r}" if prompt.prefill else ""
     return f"{text}; {f'one {tokenizer.bos_token}' if ids[0] == bos else 'no BOS, as the model has it'}{opened}"
-
-
-def _refuse_foreign_marks(rendered: Rendered) -> None:
-    data = rendered.asked.data
-    written = f"{data.template or ''}{data.suffix}{data.system or ''}"
-    for mark in CHATML:
-        if mark in written and not is_one_token(rendered.model.tokenizer, mark):
-            raise UserError(f"the config writes {mark} into the prompt, which is no token of this model: use its own")
 
 
 def question_of(prompt: Prompt, data: DataConfig) -> str:

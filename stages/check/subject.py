@@ -73,7 +73,7 @@ class BaseModel:
 
     tokenizer: Any
     settings: Any  # the architecture's, as transformers has them
-    ends: tuple[int, ...]  # what stops a completion, as `grpo.model.policy.end_token_ids` has it
+    end_ids: tuple[int, ...]  # what stops a completion, as `grpo.model.policy.end_token_ids` has it
 
     @property
     def text_settings(self) -> Any:
@@ -143,8 +143,8 @@ class Subject:
         if rows is None or not all(isinstance(row.get("text"), str) for row in rows):
             raise UserError("base.pretrain.corpus: no rows with a 'text', so no tokenizer")
         tokenizer = build_tokenizer([row["text"] for row in rows], settings.vocab_size)
-        ends = (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(DOCUMENT_END))
-        return BaseModel(tokenizer, architecture(settings, len(tokenizer)), ends)
+        end_ids = (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(DOCUMENT_END))
+        return BaseModel(tokenizer, architecture(settings, len(tokenizer)), end_ids)
 
     def tags(self, asked: Asked) -> Tags:
         """As the format reward of the place wants them; where there is none, that of the evaluation."""

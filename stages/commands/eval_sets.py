@@ -52,15 +52,14 @@ def mgsm(language: str | None) -> RowFunction:
     """One language of a file that may hold all of them, or (None) all, each asked in its own."""
 
     def read(row: Row) -> Row | None:
-        own = row.get("lang", language)
-        if own not in ASK:
-            raise UserError(
-                f"no language to ask in ('lang' is {own!r}): use mgsm-th=FILE or another of {', '.join(ASK)}"
-            )
-        if language not in (own, None):
+        code = row.get("lang", language)
+        if code not in ASK:
+            codes = ", ".join(ASK)
+            raise UserError(f"no language to ask in ('lang' is {code!r}): use mgsm-th=FILE or another of {codes}")
+        if language not in (code, None):
             return None
         answer = row["answer_number"] if row.get("answer_number") is not None else row["answer"]
-        return {**row, "question": f"{row['question']}\n{ASK[own]}", "answer": str(answer), "language": own}
+        return {**row, "question": f"{row['question']}\n{ASK[code]}", "answer": str(answer), "language": code}
 
     return read
 

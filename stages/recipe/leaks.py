@@ -28,9 +28,7 @@ KEPT = (*PROMPT_COLUMNS, "text", "operation", "operands")
 class LeakGuard:
     """The evaluation's problems, read once, and what training rows are compared with.
 
-    Args:
-        config: the recipe.
-        load: gives the rows of the evaluation's data; a caller that has read them already hands them out.
+    `load` gives the rows of the evaluation's data; a caller that has read them already hands them out.
 
     Raises:
         UserError: the evaluation's data or `leak_check` cannot be loaded.
@@ -66,11 +64,11 @@ class LeakGuard:
     def check_copies(self, rows: Sequence[Row], file: Path) -> None:
         """As `check`, but for copies only: by the text or by a key of `leak_check`."""
         for number, row in enumerate(rows, 1):
-            found = self.keys.intersection(self.keys_of(question_part(row)))
-            found = found or self.asked & question_texts(row, self.wraps)
-            if found:
+            copied = self.keys.intersection(self.keys_of(question_part(row)))
+            copied = copied or self.asked & question_texts(row, self.wraps)
+            if copied:
                 raise UserError(
-                    f"training data '{file}', row {number} holds the evaluation problem {min(map(str, found))!r}: "
+                    f"training data '{file}', row {number} holds the evaluation problem {min(map(str, copied))!r}: "
                     "take it out of the stage's data"
                 )
 

@@ -33,13 +33,8 @@ def units(text: str) -> list[str]:
 
 
 class Ngrams:
-    """The n-grams of the evaluation problems.
-
-    Args:
-        problems: their texts.
-        n: units in a row.
-        share: of a problem's n-grams that make a text a copy; 0: one is enough.
-    """
+    """The n-grams of the evaluation problems, n units each. A text with this `share` of a problem's is a copy, or with
+    one of them (0)."""
 
     def __init__(self, problems: Iterable[str], n: int, share: float) -> None:
         self.n, self.share = n, share
@@ -49,24 +44,24 @@ class Ngrams:
         self.numbers: list[set[str]] = []
         self.lengths: set[int] = set()  # of the problems shorter than n
         for number, text in enumerate(self.problems):
-            found = units(text)
-            length = min(n, len(found))
-            grams = set(hashes(found, length)) if length >= min(n, SHORTEST) else set()
+            words = units(text)
+            length = min(n, len(words))
+            grams = set(hashes(words, length)) if length >= min(n, SHORTEST) else set()
             for gram in grams:
                 self.owners[gram].append(number)
             self.sizes.append(len(grams))
-            self.numbers.append(_numbers(found))
+            self.numbers.append(_numbers(words))
             if grams and length < n:
                 self.lengths.add(length)
 
     def copied(self, text: str) -> str | None:
         """The evaluation problem that `text` holds the largest share of, if that is enough; else None."""
-        found = units(text)
-        grams = set(hashes(found, self.n)).union(*(hashes(found, length) for length in self.lengths))
+        words = units(text)
+        grams = set(hashes(words, self.n)).union(*(hashes(words, length) for length in self.lengths))
         shared: Counter[int] = Counter()
         for gram in self.owners.keys() & grams:
             shared.update(self.owners[gram])
-        numbers = _numbers(found) if shared else set()
+        numbers = _numbers(words) if shared else set()
         copies = [
             number
             for number, count in shared.items()
@@ -77,8 +72,8 @@ class Ngrams:
         return self.problems[max(copies, key=lambda number: shared[number] / self.sizes[number])]
 
 
-def _numbers(found: Sequence[str]) -> set[str]:
-    return {unit for unit in found if not unit.isalpha() and any(map(str.isdigit, unit))}
+def _numbers(words: Sequence[str]) -> set[str]:
+    return {unit for unit in words if not unit.isalpha() and any(map(str.isdigit, unit))}
 
 
 def hashes(text: Sequence[str], n: int) -> list[int]:

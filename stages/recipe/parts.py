@@ -28,10 +28,10 @@ class Parts:
         """(prompts done, their rows) of the parts from the first one on that are whole and of this origin."""
         done, rows = 0, list[Row]()
         for file in sorted(self.folder.glob("part-*.jsonl")):
-            found = self._part(file, done)
-            if found is None:
+            part = self._part(file, done)
+            if part is None:
                 break
-            done, rows = done + found[0], rows + found[1]
+            done, rows = done + part[0], rows + part[1]
         return done, rows
 
     def _part(self, file: Path, done: int) -> tuple[int, list[Row]] | None:

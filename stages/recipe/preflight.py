@@ -109,9 +109,8 @@ def _check_places(spec: RewardConfig, run: Path, made: Collection[str] | None) -
             raise UserError(f"reward '{spec.fn}': '{text}': only the rewards of RL tasks can name the run's folder")
         folder = text.partition(RUN)[2].strip("/").partition("/")[0]
         if folder not in made and not Path(in_run(text, run)).exists():
-            raise UserError(
-                f"reward '{spec.fn}': '{text}': no earlier stage of this config makes '{folder}'{nearest(folder, made)}"
-            )
+            absent = f"no earlier stage of this config makes '{folder}'{nearest(folder, made)}"
+            raise UserError(f"reward '{spec.fn}': '{text}': {absent}")
 
 
 def in_run(value: Any, run: Path) -> Any:

@@ -8,6 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -94,15 +95,9 @@ def _begin(planned: PlannedStage) -> dict[str, Any]:
     log.info("%s: %s", planned.stage.folder, "begins" if record is None else "going on")
     if record is not None and not planned.accepted:
         return record
-    lineage = planned.lineage
-    record = {
-        "stage": planned.stage.folder,
-        "hash": lineage.hash,
-        "settings": lineage.settings,
-        "inputs": lineage.inputs,
-        "parents": lineage.parents,
-        "accepted_changes": [*(record or {}).get("accepted_changes", []), *planned.accepted],
-    }
+    accepted = [*(record or {}).get("accepted_changes", []), *planned.accepted]
+    lineage = {"hash": planned.lineage.hash, **asdict(planned.lineage)}
+    record = {"stage": planned.stage.folder, **lineage, "accepted_changes": accepted}
     planned.folder.mkdir(parents=True, exist_ok=True)
     write_json(planned.folder / "stage.json", record)
     return record
@@ -115,7 +110,7 @@ def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[
     stage = STAGES[context.key]
     apply_quietly(context.config.runtime, context.config.seed)
     start = time.monotonic()
-    result = importlib.import_module(stage.module).run(context)
+    result = importlib.import_module(f"stages.{stage.key}").run(context)
     world.wait()  # the model is there
     if not (context.folder / "model").is_dir():
         raise RuntimeError(f"stage {stage.key} left no model in {context.folder}")

@@ -25,10 +25,6 @@ class Stage:
     parents: tuple[str, ...] = ()
     evaluated: bool = True  # reward models are not in the table
 
-    @property
-    def module(self) -> str:
-        return f"stages.{self.key}"
-
 
 STAGES = {
     stage.key: stage

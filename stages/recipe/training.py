@@ -38,13 +38,9 @@ def train_rl(context: StageContext, label: str) -> dict[str, Any]:
         source = f"task '{name}', data '{task.data.path or task.data.fn}'"
         prompts = judgeable(build_prompts(rows, task.data, tokenizer, name), rewards, source)
         tasks[name] = Task(prompts, rewards, task.share, task.last_steps)
+    out, runtime = str(context.folder), config.runtime
     settings = TrainConfig.of(
-        section,
-        model=context.init,
-        out=str(context.folder),
-        seed=config.seed,
-        engine=config.engine,
-        runtime=config.runtime,
+        section, model=context.init, out=out, seed=config.seed, engine=config.engine, runtime=runtime
     )
     result = train(settings, tasks, label=label, accept_changes=context.accept_changes)
     return {"steps": result.steps, "tokens": result.tokens, "data_hashes": hashes, "final": result.metrics}

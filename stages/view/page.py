@@ -99,7 +99,7 @@ def _cell(row: dict[str, Any], key: str, label: str) -> dict[str, Any]:
 
 def _caption(stages: list[StageFolder]) -> str:
     """How the numbers were taken, from the first evaluation there is."""
-    settings = next((done for stage in stages if (done := stage.evaluation())), None)
+    settings = next((done for stage in stages if (done := stage.read("eval.json"))), None)
     text = "In per cent; the band is the 95% interval over problems, where there is one."
     if settings is None:
         return text

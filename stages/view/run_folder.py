@@ -84,7 +84,7 @@ class StageFolder:
 
     def planned_steps(self) -> int | None:
         """How many steps the stage was begun with; None where stage.json does not say."""
-        settings = self._json("stage.json").get("settings", {})
+        settings = self.read("stage.json").get("settings", {})
         return next((value for key, value in settings.items() if re.fullmatch(r"\w+\.steps", key)), None)
 
     def finished(self) -> bool:
@@ -92,15 +92,13 @@ class StageFolder:
 
     def results(self) -> dict[str, Any]:
         """The numbers of the manifest, as summary.json has them; empty while the stage is unfinished."""
-        manifest = self._json("manifest.json")
+        manifest = self.read("manifest.json")
         metrics = manifest.get("metrics", {})
         seconds = (manifest.get("seconds") or 0.0) + (metrics.get("seconds") or 0.0)
         return {**metrics, "seconds": seconds} if manifest else {}
 
-    def evaluation(self) -> dict[str, Any]:
-        return self._json("eval.json")
-
-    def _json(self, name: str) -> dict[str, Any]:
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the stage; empty where there is none."""
         file = self.folder / name
         return read_json(file) if file.is_file() else {}
 
