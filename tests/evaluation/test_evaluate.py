@@ -1,6 +1,7 @@
 """Evaluation, on hand-made completions and on a random model."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -9,13 +10,12 @@ from transformers import Qwen2ForCausalLM
 
 from grpo.config.data import EvalConfig
 from grpo.errors import UserError
-from grpo.evaluation.evaluate import GeneralEval, _check_length, evaluate, judge_groups
+from grpo.evaluation.evaluate import GeneralEval, evaluate, judge_groups
 from grpo.evaluation.metrics import Judges, general_metrics, math_metrics, problem_row
 from grpo.scoring.groups import score
 from grpo.scoring.table import Reward
 from grpo.types import Completion, Group, Prompt, Rollout
 from stages.tiny_world import build_tokenizer, model_config
-from support.groups import prompt_of
 from support.models import make_model
 
 KEYS = {
@@ -178,12 +178,13 @@ def test_greedy_does_not_depend_on_the_seed(tiny):
 
 def test_more_tokens_than_the_model_has_positions(tiny, caplog):
     """Rotary positions go on, untrained; learnt ones end, and sampling would with them."""
-    model, tokenizer = tiny
     with caplog.at_level("WARNING", "grpo"):
         evaluate(tiny, config(), judges=judges(), rows=ROWS[:1])
         assert "positions" not in caplog.text
-        _check_length("max_tokens", model, [prompt_of([1] * 500)], 20)
-    assert "max_tokens=20 after a prompt of 500 tokens" in caplog.text
+        long = {"question": "What is 1 + 2? " * 70, "answer": "3"}
+        evaluate(tiny, config(max_tokens=20), judges=judges(), rows=[long])
+    assert re.search(r"max_tokens=20 after a prompt of \d\d\d tokens", caplog.text)
+    tokenizer = tiny[1]
     learnt = make_model("gpt2", vocab_size=len(tokenizer))
     with pytest.raises(UserError, match=r"max_tokens=600 after a prompt of \d+ tokens .* 512 .* at most 4\d\d"):
         evaluate((learnt, tokenizer), config(max_tokens=600), judges=judges(), rows=ROWS[:1])
@@ -196,11 +197,7 @@ def test_data_without_golds_is_refused(tiny):
 
 
 def test_the_template_hash_follows_what_renders_the_prompt(tiny):
-    data = [
-        config().data, config(data={"path": "x", "suffix": "!"}).data, config(data={"path": "x", "system": "s"}).data,
-    ]  # fmt: skip
-    from grpo.evaluation.result import template_hash
-
+    data = [config(data={"path": "x", **more}).data for more in ({}, {"suffix": "!"}, {"system": "s"})]
     assert len({template_hash(tiny[1], item) for item in data}) == 3
 
 
@@ -211,11 +208,8 @@ def test_rates_count_each_thing_by_itself():
     prompt = Prompt(id="1", token_ids=(1,), text="q", columns={"answer": "5"}, answer="5")
     unjudged = group(2, None, "", "", "", "")  # counts in none of them
     metrics = measure([Group(prompt, tuple(map(Rollout, completions))), unjudged], judges(), samples=4, k=(4,))
-    assert metrics["truncation_rate"] == 1 / 4
-    assert metrics["no_answer_rate"] == 1 / 4
-    assert metrics["mean_tokens"] == (9 + 1 + 4 + 2) / 4
-    assert metrics["format_rate"] == 3 / 4
-    assert metrics["pass@1"] == 1 / 2
+    assert (metrics["truncation_rate"], metrics["no_answer_rate"], metrics["format_rate"]) == (1 / 4, 1 / 4, 3 / 4)
+    assert (metrics["mean_tokens"], metrics["pass@1"]) == ((9 + 1 + 4 + 2) / 4, 1 / 2)
 
 
 def test_wrong_answers_that_are_equal_vote_together():

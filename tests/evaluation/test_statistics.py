@@ -32,14 +32,6 @@ def test_shares_of_samples_narrow_the_interval():
     assert estimate.high - estimate.low < 0.7 * (mean_interval([0, 1, 0, 1]).high - mean_interval([0, 1, 0, 1]).low)
 
 
-def test_beta_quantiles():
-    # Beta(a, 1) has the quantile q^(1/a), Beta(1, b) 1 - (1 - q)^(1/b), Beta(1/2, 1/2) sin^2(pi q / 2).
-    with np.errstate(all="raise", under="ignore"):
-        found = betaincinv(np.array([500.0, 1.0, 0.5, 1e-3]), np.array([1.0, 30.0, 0.5, 1.0]), 0.025)
-    expected = [0.025 ** (1 / 500), 1 - 0.975 ** (1 / 30), math.sin(math.pi * 0.0125) ** 2, 0.0]
-    assert found == pytest.approx(expected, abs=1e-10)
-
-
 SHARES: dict[str, Callable[[np.random.Generator, float, tuple[int, int]], np.ndarray]] = {
     "all alike": lambda _, p, shape: np.full(shape, p),
     "solved or not": lambda rng, p, shape: (rng.random(shape) < p).astype(float),

@@ -38,17 +38,14 @@ def bad_row(action):
     return fn
 
 
-def raises():
-    raise ValueError("boom")
+def raises(error=ValueError):
+    raise error("boom")
 
 
 def test_weighted_sum_of_what_applies():
-    rewards = [
-        Reward("length", lengths, 0.5),
-        Reward("sparse", lambda completions: [None if text == "a" else 2.0 for text in completions]),
-        Reward("watch", lambda completions: [100.0] * len(completions), 0.0),
-    ]
-    (scored,), stats = score([group("a", "bb")], rewards)
+    sparse = Reward("sparse", lambda completions: [None if text == "a" else 2.0 for text in completions])
+    watch = Reward("watch", lambda completions: [100.0] * len(completions), 0.0)
+    (scored,), stats = score([group("a", "bb")], [Reward("length", lengths, 0.5), sparse, watch])
     assert [rollout.reward for rollout in scored.rollouts] == [0.5, 3.0]
     assert scored.rollouts[0].rewards == {"length": 1.0, "sparse": None, "watch": 100.0}
     assert (stats.rows, stats.excluded, stats.errors) == (2, 0, {})
@@ -71,7 +68,7 @@ def test_siblings_stay_on_their_rows():
     (bad_row(raises), "ValueError: boom"), (bad_row(lambda: float("nan")), "returned nan"),
     (bad_row(lambda: float("inf")), "returned inf"),
     (bad_row(lambda: "1.0"), "returned str where a number or None is expected"),
-    (bad_row(lambda: 10**400), "not one number"), (bad_row(lambda: raise_system_exit()), "SystemExit"),
+    (bad_row(lambda: 10**400), "not one number"), (bad_row(lambda: raises(SystemExit)), "SystemExit"),
     (lambda completions: [1.0 for text in completions if text != "c1"], "returned 0 values for 1 completions"),
     (lambda completions: None if "c1" in completions else [1.0] * len(completions), "returned NoneType"),
 ])  # fmt: skip
@@ -83,52 +80,45 @@ def test_a_bad_row_is_alone(fn, error):
     assert [result.total(row, [Reward("r", fn)]) for row in range(3)] == [1.0, None, 1.0]
 
 
-def raise_system_exit():
-    raise SystemExit(0)
-
-
 def test_none_is_no_error_but_excludes_when_nothing_else_applies():
     result = table(bad_row(lambda: None))
     assert result.errors == {}
     assert result.total(1, [Reward("r", lengths)]) is None
 
 
-def test_a_hanging_row_is_left_behind_in_bounded_time():
+@pytest.fixture
+def hang():
+    """Does not return before the end of the test."""
     release = threading.Event()
-    start = time.monotonic()
-    result = table(bad_row(lambda: release.wait(30)), timeout=0.2)
+    yield lambda: release.wait(30)
     release.set()
+
+
+def test_a_hanging_row_is_left_behind_in_bounded_time(hang):
+    start = time.monotonic()
+    result = table(bad_row(hang), timeout=0.2)
     assert time.monotonic() - start < 5
     assert result.values["r"] == [1.0, None, 1.0]
     assert result.errors[1, "r"] == "did not return within 0.2 s"
 
 
-def test_hanging_everywhere_stops_after_a_few_rows():
-    release, calls = threading.Event(), []
+def test_hanging_everywhere_stops_after_a_few_rows(hang):
+    calls = []
     with pytest.raises(UserError, match=r"reward 'r' failed on 2 completions, where 1 may; .*not return within 0.1 s"):
-        table(lambda completions: calls.append(1) or release.wait(30), n=10, timeout=0.1, max_failed=1)
-    release.set()
+        table(lambda completions: calls.append(1) or hang(), n=10, timeout=0.1, max_failed=1)
     assert len(calls) == 3  # the batch, then two single rows
 
 
-def test_hanging_everywhere_ends_also_without_a_share():
-    release, calls = threading.Event(), []
-    result = table(lambda completions: calls.append(1) or release.wait(30), n=10, timeout=0.1)
-    release.set()
+def test_hanging_everywhere_ends_also_without_a_share(hang):
+    calls = []
+    result = table(lambda completions: calls.append(1) or hang(), n=10, timeout=0.1)
     assert len(calls) == 1 + HANGS
     assert len(result.errors) == 10
     assert "not called" in result.errors[9, "r"]
 
 
-def test_rows_that_answer_between_hangs_are_all_asked():
-    release, asked = threading.Event(), []
-
-    def fn(completions):
-        asked.extend(completions)
-        return [1.0 if int(text[1:]) % 2 else release.wait(30) for text in completions]
-
-    result = table(fn, n=8, timeout=0.1)
-    release.set()
+def test_rows_that_answer_between_hangs_are_all_asked(hang):
+    result = table(lambda completions: [float(text[1:]) % 2 or hang() for text in completions], n=8, timeout=0.1)
     assert result.values["r"] == [None, 1.0] * 4
 
 
