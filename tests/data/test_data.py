@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from grpo.data.prompts import build_prompts, canonical_answer
 from grpo.data.rows import load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
 from rewards.accuracy.extraction import read_golds
+from support.chat import assistant, user
 from support.models import BOS, CHAT_TEMPLATE, THINK_TEMPLATE, VOCABULARY, make_tokenizer
 
 PATH = DataConfig(path="d.jsonl")
@@ -25,22 +27,22 @@ def built(row: dict[str, Any], data: DataConfig = PATH, template: str | None = C
     return prompt
 
 
-def user_error(*arguments: Any, **keywords: Any) -> str:
-    function, *rest = arguments
+def refused(function: Callable[..., Any], *arguments: Any, says: Sequence[str]) -> None:
+    """A line that says all of this."""
     with pytest.raises(UserError) as caught:
-        function(*rest, **keywords)
+        function(*arguments)
     assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert [words for words in says if words not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize(("row", "content"), [
     ({"prompt": "a", "question": "b", "problem": "c"}, "a"), ({"question": "b", "problem": "c"}, "b"),
-    ({"problem": "c", "messages": [{"role": "user", "content": "d"}]}, "c"),
-    ({"messages": [{"role": "user", "content": "d"}]}, "d"), ({"prompt": None, "question": "b"}, "b"),
-    ({"prompt": [{"role": "user", "content": "e"}], "question": "b"}, "e"),
+    ({"problem": "c", "messages": [user("d")]}, "c"),
+    ({"messages": [user("d")]}, "d"), ({"prompt": None, "question": "b"}, "b"),
+    ({"prompt": [user("e")], "question": "b"}, "e"),
 ])  # fmt: skip
 def test_prompt_columns_in_the_order_listed(row, content):
-    assert built(row).messages == [{"role": "user", "content": content}]
+    assert built(row).messages == [user(content)]
 
 
 @pytest.mark.parametrize(("row", "answer"), [
@@ -96,7 +98,7 @@ def test_the_models_own_chat_template_with_system_and_suffix():
     text = "<s><|system|>be brief<|im_end|><|user|>2+2 box it<|im_end|><|assistant|>"
     assert prompt.text == text
     assert make_tokenizer().decode(list(prompt.token_ids)) == text
-    assert prompt.messages == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "2+2 box it"}]
+    assert prompt.messages == [{"role": "system", "content": "be brief"}, user("2+2 box it")]
 
 
 def test_exactly_one_bos_with_a_chat_template():
@@ -121,8 +123,7 @@ def test_a_plain_template():
     assert prompt.text == "Q: 2+2 {prompt}?!\n<think>"
     assert prompt.messages is None
     assert prompt.prefill == "!\n<think>"
-    message = user_error(built, {"messages": [{"role": "user", "content": "x"}]}, PLAIN)
-    assert "messages" in message
+    refused(built, {"messages": [user("x")]}, PLAIN, says=["messages"])
 
 
 def test_prefill_when_the_template_opens_the_thinking():
@@ -133,10 +134,7 @@ def test_prefill_when_the_template_opens_the_thinking():
 
 
 def test_a_final_assistant_turn_is_what_is_to_be_learnt_not_a_part_of_the_prompt():
-    turns = [
-        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"},
-        {"role": "assistant", "content": "d"},
-    ]  # fmt: skip
+    turns = [user("a"), assistant("b"), user("c"), assistant("d")]
     row = {"messages": list(turns)}
     assert built(row).messages == turns[:3]
     assert row["messages"] == turns
@@ -149,34 +147,26 @@ def test_a_final_assistant_turn_is_what_is_to_be_learnt_not_a_part_of_the_prompt
     ({"messages": ["x"]}, "needs the strings 'role' and 'content'"),
     ({"messages": [{"role": "user", "content": None}]}, "needs the strings 'role' and 'content'"),
     ({"prompt": [{"role": "user", "content": ["x"]}]}, "needs the strings 'role' and 'content'"),
-    ({"messages": [{"role": "assistant", "content": "x"}]}, "before the assistant's"),
+    ({"messages": [assistant("x")]}, "before the assistant's"),
 ])  # fmt: skip
 def test_rows_without_a_prompt_are_named(row, part):
-    message = user_error(build_prompts, [{"prompt": "ok"}, row], PATH, make_tokenizer())
-    assert "d.jsonl" in message
-    assert "row 1" in message
-    assert part in message
+    refused(build_prompts, [{"prompt": "ok"}, row], PATH, make_tokenizer(), says=["d.jsonl", "row 1", part])
 
 
 def test_a_model_without_a_chat_template_is_told_what_to_do():
-    message = user_error(built, {"question": "x"}, PATH, None)
-    assert "chat template" in message
-    assert "data.template" in message
+    refused(built, {"question": "x"}, PATH, None, says=["chat template", "data.template"])
 
 
 def test_a_template_that_refuses_a_conversation_is_one_line():
     """As Gemma's: no system message, and no two user turns in a row."""
     check = "{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     gemma = CHAT_TEMPLATE.replace("{% for m in messages %}", "{% for m in messages %}" + check)
-    message = user_error(built, {"question": "x"}, DataConfig(path="d.jsonl", system="be brief"), gemma)
-    for part in ("data 'd.jsonl', row 0", "chat template refuses", "System role not supported"):
-        assert part in message
+    words = ["data 'd.jsonl', row 0", "chat template refuses", "System role not supported"]
+    refused(built, {"question": "x"}, DataConfig(path="d.jsonl", system="be brief"), gemma, says=words)
 
 
 def test_an_empty_prompt():
-    message = user_error(built, {"prompt": ""}, DataConfig(path="d.jsonl", template="{prompt}"), CHAT_TEMPLATE)
-    assert "row 0" in message
-    assert "empty" in message
+    refused(built, {"prompt": ""}, DataConfig(path="d.jsonl", template="{prompt}"), says=["row 0", "empty"])
 
 
 def test_overlong_prompts_are_dropped_and_counted_or_refused(caplog):
@@ -186,12 +176,9 @@ def test_overlong_prompts_are_dropped_and_counted_or_refused(caplog):
         kept = build_prompts(rows, tight, make_tokenizer())
     assert [p.text for p in kept] == ["1", "11"]
     assert "2 of 4 prompts are over 10 tokens" in caplog.text
-    message = user_error(build_prompts, rows, tight.model_copy(update={"overlong": "error"}), make_tokenizer())
-    assert "2 of 4" in message
-    assert "max_prompt_tokens" in message
-    assert "4 of 4" in user_error(
-        build_prompts, rows, tight.model_copy(update={"max_prompt_tokens": 0}), make_tokenizer()
-    )
+    strict, none = tight.model_copy(update={"overlong": "error"}), tight.model_copy(update={"max_prompt_tokens": 0})
+    refused(build_prompts, rows, strict, make_tokenizer(), says=["2 of 4", "max_prompt_tokens"])
+    refused(build_prompts, rows, none, make_tokenizer(), says=["4 of 4"])
 
 
 def test_exactly_at_the_limit_is_kept():
@@ -208,8 +195,8 @@ def test_ids_are_unique_and_stable():
     """Equal ids would draw equal samples."""
     assert ids_of([{"question": "a", "id": "x"}, {"question": "b", "id": "x"}, {"question": "c", "id": 3}])[0] == "x"
     for ids in (["x", "x", "x"], ["x", "x", "x#1"], ["x#1", "x", "x"], ["x#1", "x#1", "x", "x"]):
-        found = ids_of([{"question": str(i), "id": name} for i, name in enumerate(ids)])
-        assert len(set(found)) == len(found), found
+        unique = ids_of([{"question": str(i), "id": name} for i, name in enumerate(ids)])
+        assert len(set(unique)) == len(unique), unique
     by_content = ids_of([{"question": "a"}, {"question": "b"}, {"question": "a"}])
     assert len(set(by_content)) == 3
     assert by_content[:2] == ids_of([{"question": "a"}, {"question": "b"}])
@@ -227,9 +214,8 @@ def write(file: Path, *lines: str) -> DataConfig:
 
 
 def test_jsonl_with_blank_lines_thai_and_a_limit(tmp_path):
-    data = write(
-        tmp_path / "d.jsonl", '{"question": "สอง", "answer": 1}', "", '{"question": "b"}', "  ", '{"question": "c"}'
-    )
+    lines = ['{"question": "สอง", "answer": 1}', "", '{"question": "b"}', "  ", '{"question": "c"}']
+    data = write(tmp_path / "d.jsonl", *lines)
     assert load_rows(data) == [{"question": "สอง", "answer": 1}, {"question": "b"}, {"question": "c"}]
     assert len(load_rows(data.model_copy(update={"limit": 2}))) == 2
 
@@ -240,19 +226,17 @@ def test_jsonl_with_blank_lines_thai_and_a_limit(tmp_path):
     (['{"a": 1}', "[1]"], "line 2: expected a JSON object, got list"), (["", " "], "no rows"),
 ])  # fmt: skip
 def test_bad_jsonl_names_file_and_line(tmp_path, lines, part):
-    message = user_error(load_rows, write(tmp_path / "d.jsonl", *lines))
-    assert "d.jsonl" in message
-    assert part in message
+    refused(load_rows, write(tmp_path / "d.jsonl", *lines), says=["d.jsonl", part])
 
 
 def test_files_that_are_not_there_or_not_what_they_say(tmp_path):
-    assert "no such file" in user_error(load_rows, DataConfig(path=str(tmp_path / "none.jsonl")))
-    assert "no such file" in user_error(load_rows, DataConfig(path=str(tmp_path / "none.parquet")))
-    assert "a folder" in user_error(load_rows, DataConfig(path=str(tmp_path)))
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}\n')
-    assert "not UTF-8" in user_error(load_rows, DataConfig(path=str(tmp_path / "latin.jsonl")))
     (tmp_path / "fake.parquet").write_bytes(b"not a parquet file")
-    assert "fake.parquet" in user_error(load_rows, DataConfig(path=str(tmp_path / "fake.parquet")))
+    for name, words in {
+        "none.jsonl": "no such file", "none.parquet": "no such file", "": "a folder", "latin.jsonl": "not UTF-8",
+        "fake.parquet": "fake.parquet",
+    }.items():  # fmt: skip
+        refused(load_rows, DataConfig(path=str(tmp_path / name)), says=[words])
 
 
 def test_parquet(tmp_path):
@@ -260,8 +244,8 @@ def test_parquet(tmp_path):
     import pyarrow.parquet
 
     rows = [
-        {"messages": [{"role": "user", "content": "a"}], "answer": "1", "n": 2},
-        {"messages": [{"role": "user", "content": "b"}], "answer": None, "n": 3},
+        {"messages": [user("a")], "answer": "1", "n": 2},
+        {"messages": [user("b")], "answer": None, "n": 3},
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet")
     data = DataConfig(path=str(tmp_path / "d.parquet"))
@@ -296,23 +280,18 @@ def test_a_function_by_import_path(tmp_path, monkeypatch):
         ("own_rows.nothing", {}, ["own_rows.nothing"]),
         ("own_rows.sys", {}, ["own_rows.sys"]),
     ]:
-        message = user_error(load_rows, DataConfig(fn=fn, kwargs=kwargs))
-        for part in parts:
-            assert part in message
+        refused(load_rows, DataConfig(fn=fn, kwargs=kwargs), says=parts)
 
 
 def test_the_sets_people_use(tmp_path):
     """The exact fields of GSM8K, MATH-500 and AIME."""
     gsm = {"question": "2+2?", "answer": "2+2=<<2+2=4>>4\n#### 4"}
-    math500 = {
-        "problem": "p",
-        "solution": r"thus \boxed{\left( 3, \frac{\pi}{2} \right)}",
-        "answer": r"\left( 3, \frac{\pi}{2} \right)",
-        "unique_id": "test/precalculus/807.json",
-    }
+    answer = r"\left( 3, \frac{\pi}{2} \right)"
+    math500 = {"problem": "p", "solution": rf"thus \boxed{{{answer}}}", "answer": answer}
+    math500["unique_id"] = "test/precalculus/807.json"
     aime = {"id": 60, "problem": "p", "solution": "long", "answer": "204", "year": "2024"}
     prompts = build_prompts([gsm, math500, aime], PATH, make_tokenizer())
-    assert [p.answer for p in prompts] == ["4", r"\left( 3, \frac{\pi}{2} \right)", "204"]
+    assert [p.answer for p in prompts] == ["4", answer, "204"]
     assert [p.id for p in prompts[1:]] == ["test/precalculus/807.json", "60"]
 
 

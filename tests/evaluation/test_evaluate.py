@@ -9,9 +9,11 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from grpo.config.data import EvalConfig
+from grpo.data.prompts import with_problem_ids
 from grpo.errors import UserError
 from grpo.evaluation.evaluate import GeneralEval, evaluate, judge_groups
 from grpo.evaluation.metrics import Judges, general_metrics, math_metrics, problem_row
+from grpo.evaluation.result import template_hash
 from grpo.scoring.groups import score
 from grpo.scoring.table import Reward
 from grpo.types import Completion, Group, Prompt, Rollout
@@ -231,7 +233,6 @@ def test_counts_that_a_server_did_not_give():
 
 def test_ids_are_those_of_the_question():
     """So that models with different templates can be compared; equal questions stay apart."""
-    from grpo.data.prompts import with_problem_ids
 
     def of(template: str, **columns: Any) -> Group:
         return Group(Prompt(template, (1,), text=template, columns=columns), ())
