@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from grpo.advantages import assign_advantages
-from grpo.config.algorithm import AdvantageConfig, CorrectionConfig
+from grpo.config.algorithm import AdvantageConfig
 from grpo.config.training import RLConfig
 from grpo.learner.batching import TrainRow, rows_of
 from grpo.learner.learner import Learner
 from grpo.learner.stats import StepStats
 from grpo.model.fit import fit_of
 from grpo.types import Completion, Rollout
+from support import runs
 from support.groups import group_of, prompt_of
 from support.models import EOS, PAD, VOCAB_SIZE, make_model, make_tokenizer, model_logprobs
 from support.train import backward
@@ -46,7 +47,7 @@ def trl_trainer(folder: Any, model: Any, **settings: Any) -> Any:
         "gradient_checkpointing": False,
         "disable_dropout": True,
     }
-    rewards = settings.pop("reward_funcs", lambda completions, **_: [0.0] * len(completions))
+    rewards = settings.pop("reward_funcs", [lambda completions, **_: [0.0] * len(completions)])
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=rewards,
@@ -117,64 +118,55 @@ class PlainAccelerator:
         loss.backward()
 
 
+def learner_of(model: Any, temperature: float = 1.0) -> Learner:
+    return Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, fit_of(model, temperature), 60)
+
+
 def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
 
 
-# ours, theirs
-VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "grpo": ({}, {"loss_type": "grpo"}),
-    "dapo": ({"aggregation": "token", "clip_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
-    "dr_grpo": ({"aggregation": "constant"}, {"loss_type": "dr_grpo"}),
-    "gspo": (
-        {"ratio": "sequence", "clip_low": 0.03, "clip_high": 0.04},
-        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.03, "epsilon_high": 0.04},
-    ),
-    # TRL's epsilon_high is the bound itself here, and there is no lower one.
-    "cispo": (
-        {"clip": "cispo", "aggregation": "token", "clip_low": None, "clip_high": 0.2},
-        {"loss_type": "cispo", "epsilon_high": 1.2},
-    ),
-    "asymmetric": (
-        {"clip_low": 0.05, "clip_high": 0.4},
-        {"loss_type": "grpo", "epsilon": 0.05, "epsilon_high": 0.4},
-    ),
-    "r1": ({"clip_low": 10, "clip_high": 10}, {"loss_type": "grpo", "epsilon": 10.0, "epsilon_high": 10.0}),
-    # TRL's delta is a dual clip when it is above 1 + epsilon_high.
-    "dual": ({"dual_clip": 1.3}, {"loss_type": "grpo", "delta": 1.3}),
-    "dapo-dual": ({"aggregation": "token", "dual_clip": 1.3}, {"loss_type": "dapo", "delta": 1.3}),
-    "dr_grpo-dual": ({"aggregation": "constant", "dual_clip": 1.3}, {"loss_type": "dr_grpo", "delta": 1.3}),
-    "gspo-dual": (
-        {"ratio": "sequence", "clip_low": 0.03, "clip_high": 0.04, "dual_clip": 1.06},
-        {
-            "loss_type": "grpo",
-            "importance_sampling_level": "sequence",
-            "epsilon": 0.03,
-            "epsilon_high": 0.04,
-            "delta": 1.06,
-        },
-    ),
-    "off-policy-mask": ({"off_policy_mask": 0.1}, {"loss_type": "grpo", "off_policy_mask_threshold": 0.1}),
-    "entropy": ({"entropy_bonus": 0.02}, {"loss_type": "grpo", "entropy_coef": 0.02}),
+GSPO = {"ratio": "sequence", "clip_low": 0.03, "clip_high": 0.04}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "grpo": {},
+    "dapo": {"aggregation": "token", "clip_high": 0.28},
+    "dr_grpo": {"aggregation": "constant"},
+    "gspo": GSPO,
+    "cispo": {"clip": "cispo", "aggregation": "token", "clip_low": None, "clip_high": 0.2},
+    "asymmetric": {"clip_low": 0.05, "clip_high": 0.4},
+    "r1": {"clip_low": 10.0, "clip_high": 10.0},
+    "dual": {"dual_clip": 1.3},
+    "dapo-dual": {"aggregation": "token", "dual_clip": 1.3},
+    "dr_grpo-dual": {"aggregation": "constant", "dual_clip": 1.3},
+    "gspo-dual": GSPO | {"dual_clip": 1.06},
+    "off-policy-mask": {"off_policy_mask": 0.1},
+    "entropy": {"entropy_bonus": 0.02},
 }
-KL = {
-    "no-kl": ({}, {"beta": 0.0}),
-    "k3": ({"beta": 0.04}, {"beta": 0.04, "use_bias_correction_kl": False}),
-    "k3-weighted": ({"beta": 0.04, "kl": {"weighted": True}}, {"beta": 0.04, "use_bias_correction_kl": True}),
+KL: dict[str, dict[str, Any]] = {
+    "no-kl": {},
+    "k3": {"beta": 0.04},
+    "k3-weighted": {"beta": 0.04, "kl": {"weighted": True}},
+}
+NAMES = {
+    "clip_low": "epsilon",
+    "clip_high": "epsilon_high",
+    "ratio": "importance_sampling_level",
+    "dual_clip": "delta",  # a dual clip when it is above 1 + epsilon_high
+    "off_policy_mask": "off_policy_mask_threshold",
+    "entropy_bonus": "entropy_coef",
 }
 
 
-def config_of(loss: dict[str, Any]) -> RLConfig:
-    return RLConfig.model_validate(
-        {
-            "steps": 1,
-            "group_size": SIZE,
-            "prompts_per_step": 3,
-            "sampling": {"max_tokens": MAX_TOKENS},
-            "optimizer": {"lr": 1},
-            "loss": loss,
-        }
-    )
+def in_trl(loss: dict[str, Any]) -> dict[str, Any]:
+    """The same choices in TRL's words."""
+    if loss.get("clip") == "cispo":  # its epsilon_high is the bound itself then, and there is no lower one
+        return {"loss_type": "cispo", "epsilon_high": 1 + loss["clip_high"]}
+    kind = {"sequence": "grpo", "token": "dapo", "constant": "dr_grpo"}[loss.get("aggregation", "sequence")]
+    return {"loss_type": kind} | {NAMES[name]: value for name, value in loss.items() if name in NAMES}
+
+
+def config_of(loss: dict[str, Any], **settings: Any) -> RLConfig:
+    return runs.config_of(group_size=SIZE, sampling={"max_tokens": MAX_TOKENS}, loss=loss, **settings)
 
 
 @pytest.mark.parametrize("off_policy", [True, False], ids=["off-policy", "on-policy"])
@@ -183,18 +175,18 @@ def config_of(loss: dict[str, Any]) -> RLConfig:
 def test_loss_and_gradient_equal_trl(variant, kl, off_policy, tmp_path):
     temperature = 0.7 if variant == "asymmetric" else 1.0
     model = make_model("qwen2", seed=5).double()  # but for the norms, which compute in float32 in any case
-    config = config_of(VARIANTS[variant][0] | KL[kl][0])
-    settings = VARIANTS[variant][1] | KL[kl][1]
-    beta = settings.pop("beta")
+    config = config_of(VARIANTS[variant] | KL[kl])
+    beta = config.loss.beta
     rows = sample_rows(11, model, temperature, off_policy=off_policy)
 
     theirs = copy.deepcopy(model)
+    settings = in_trl(VARIANTS[variant]) | {"use_bias_correction_kl": config.loss.kl.weighted}
     trainer = trl_trainer(tmp_path, theirs, beta=0.0, temperature=temperature, **settings)
     trainer.beta = beta  # set afterwards, or TRL would look for the reference on the hub; its log-probs are given
     expected = trainer._compute_loss(trainer.model, trl_inputs(rows, beta))
     expected.backward()
 
-    learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, fit_of(model, temperature), 60)
+    learner = learner_of(model, temperature)
     ours = backward(learner, rows if beta else [without_reference(row) for row in rows], config, step=1)
 
     assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
@@ -246,7 +238,7 @@ def test_corrected_loss_equals_trl(kind, tmp_path):
     computed here with its formula (exp of the difference, a sum over tokens for `sequence`) and given to its loss."""
     model = make_model("qwen2", seed=5).double()
     correction = CORRECTIONS[kind]
-    config = config_of({}).model_copy(update={"correction": CorrectionConfig.model_validate(correction)})
+    config = config_of({}, correction=correction)
     rng = random.Random(3)
     rows = []
     for row in sample_rows(11, model, 1.0, off_policy=True):
@@ -275,7 +267,7 @@ def test_corrected_loss_equals_trl(kind, tmp_path):
     expected = trainer._compute_loss(trainer.model, inputs)
     expected.backward()
 
-    learner = Learner(model, torch.optim.SGD(model.parameters()), PlainAccelerator, fit_of(model, 1.0), 60)
+    learner = learner_of(model)
     ours = backward(learner, rows, config, step=1)
     assert 0 < ours.corrected < ours.tokens
     assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
@@ -283,22 +275,25 @@ def test_corrected_loss_equals_trl(kind, tmp_path):
     assert relative(*whole) < 1e-6
 
 
+def trl_advantages(folder: Any, rewards: torch.Tensor, **settings: Any) -> list[float]:
+    """TRL's `_generate_and_score_completions`, its sampling and its reward functions replaced by given values."""
+    count = len(rewards)
+    functions = [lambda completions, **_: [0.0] * len(completions)] * rewards.shape[1]
+    trainer = trl_trainer(folder, make_model("qwen2"), beta=0.0, reward_funcs=functions, **settings)
+    # prompt ids, completion ids, tool mask, completions, log-probs, extra fields, images, tool images
+    trainer._generate = lambda _: ([[9, 10]] * count, [[11, EOS]] * count, None, ["a"] * count, None, {}, None, None)
+    trainer._calculate_rewards = lambda *_: rewards
+    return trainer._generate_and_score_completions([{"prompt": "1+1="}] * count)["advantages"].tolist()
+
+
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_advantages_equal_trl(scale, tmp_path):
-    """TRL's `_generate_and_score_completions` with its sampling and its reward functions replaced by given values."""
     nan = float("nan")
     table = [[1.0, 0.0, 0.25, 1.0], [0.0, 0.5, nan, 0.125], [1.0, 1.0, 1.0, 1.0]]
-    trainer = trl_trainer(tmp_path, make_model("qwen2"), beta=0.0, scale_rewards=scale)
-    flat = [value for line in table for value in line]
-    # prompt ids, completion ids, tool mask, completions, log-probs, extra fields, images, tool images
-    count = len(flat)
-    trainer._generate = lambda _: ([[9, 10]] * count, [[11, EOS]] * count, None, ["a"] * count, None, {}, None, None)
-    trainer._calculate_rewards = lambda *_: torch.tensor(flat).unsqueeze(1)
-    theirs = trainer._generate_and_score_completions([{"prompt": "1+1="}] * len(flat))["advantages"]
-
+    theirs = trl_advantages(tmp_path, torch.tensor(table).view(-1, 1), scale_rewards=scale)
     groups = [group_of(prompt_of([9], f"p{i}"), [None if v != v else v for v in line]) for i, line in enumerate(table)]
     ours = [r.advantage for g in assign_advantages(groups, AdvantageConfig(scale=scale)) for r in g.rollouts]
-    assert ours == pytest.approx(theirs.tolist(), rel=2e-6, abs=1e-7)
+    assert ours == pytest.approx(theirs, rel=2e-6, abs=1e-7)
 
 
 def test_normalise_then_sum_equals_trl(tmp_path):
@@ -308,18 +303,7 @@ def test_normalise_then_sum_equals_trl(tmp_path):
         [[[1.0, 0.2], [0.0, 0.9], [0.25, 0.3], [1.0, nan]], [[0.0, 1.0], [0.5, 0.0], [0.5, 0.5], [1, 1]]]
     )
     settings = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 0.5]}
-    trainer = trl_trainer(
-        tmp_path,
-        make_model("qwen2"),
-        beta=0.0,
-        reward_funcs=[lambda completions, **_: [0.0] * len(completions)] * 2,
-        per_device_train_batch_size=8,
-        **settings,
-    )
-    trainer._generate = lambda _: ([[9, 10]] * 8, [[11, EOS]] * 8, None, ["a"] * 8, None, {}, None, None)
-    trainer._calculate_rewards = lambda *_: table.view(8, 2)
-    theirs = trainer._generate_and_score_completions([{"prompt": "1+1="}] * 8)["advantages"]
-
+    theirs = trl_advantages(tmp_path, table.view(8, 2), per_device_train_batch_size=8, **settings)
     groups = []
     for lines in table.tolist():
         group = group_of(prompt_of([9]), [0.0] * 4)
@@ -330,7 +314,7 @@ def test_normalise_then_sum_equals_trl(tmp_path):
     found = assign_advantages(groups, config, {"default": {"a": 1.0, "b": 0.5}})
     ours = torch.tensor([r.advantage for g in found for r in g.rollouts])
     whitened = (ours - ours.mean()) / (ours.std() + 1e-4)
-    assert whitened.tolist() == pytest.approx(theirs.tolist(), rel=1e-5, abs=1e-6)
+    assert whitened.tolist() == pytest.approx(theirs, rel=1e-5, abs=1e-6)
 
 
 def test_rows_of_an_excluded_rollout_are_left_out():
