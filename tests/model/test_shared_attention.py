@@ -307,6 +307,12 @@ def rows_of(sequences: Sequences) -> list[TrainRow]:
     ]
 
 
+@torch.no_grad()
+def assert_scored(learner: Learner, sequences: Sequences) -> None:
+    found = torch.tensor([value for line in learner.logprobs(rows_of(sequences)) for value in line])
+    torch.testing.assert_close(found, by_themselves(learner.model, sequences, 1.0)[0], rtol=1e-5, atol=1e-5)
+
+
 def test_each_prompt_goes_through_the_model_once_and_no_padding_does():
     """Counted: tokens through every linear layer and through the head, of an update and of scoring."""
     model = make_model("llama")
@@ -339,12 +345,8 @@ def test_each_prompt_goes_through_the_model_once_and_no_padding_does():
 
 @pytest.mark.parametrize("budget", [1, 50, 130, 10_000])
 def test_a_group_above_the_budget_is_cut_and_scored_all_the_same(budget):
-    model = make_model("qwen2", seed=1)
-    sequences = groups(7, (20, 4), (30, 12), 8)
-    learner, _ = learner_of(model, micro_batch_tokens=budget)
-    found = torch.tensor([value for line in learner.logprobs(rows_of(sequences)) for value in line])
-    with torch.no_grad():
-        torch.testing.assert_close(found, by_themselves(model, sequences, 1.0)[0], rtol=1e-5, atol=1e-5)
+    learner, _ = learner_of(make_model("qwen2", seed=1), micro_batch_tokens=budget)
+    assert_scored(learner, groups(7, (20, 4), (30, 12), 8))
 
 
 # ---- models that it does not fit
@@ -375,9 +377,7 @@ def test_a_model_that_does_not_fit_is_said_once_and_has_padded_rows(make, caplog
     said = "prompts are not shared and rows are padded"
     assert sum(said in line for line in caplog.messages) == 1
     sequences = groups(7, (9, 4), (5, 12), 3)
-    found = torch.tensor([value for line in learner.logprobs(rows_of(sequences)) for value in line])
-    with torch.no_grad():
-        torch.testing.assert_close(found, by_themselves(model, sequences, 1.0)[0], rtol=1e-5, atol=1e-5)
+    assert_scored(learner, sequences)
     backward(learner, rows_of(sequences), config)
     assert all(p.grad is not None for p in model.parameters())
     assert sum(said in line for line in caplog.messages) == 1
@@ -407,13 +407,7 @@ def test_scaled_logits_are_recognised(kind, settings, scale):
     model = make_model(kind, **settings)
     fit = fit_of(model, 0.9)
     assert fit.shape.scale == pytest.approx(scale, rel=1e-6)
-    sequences = LAYOUTS["unlike"]
-    assert fit.share_prompts
-    with torch.no_grad():
-        expected = by_themselves(model, sequences, 0.9)[0]
-        with shared_attention.shared_attention(model):
-            found = token_logprobs(model, make_input(sequences, CPU, share_prompts=True), fit.shape).logprobs
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert_packed_is_plain(model, LAYOUTS["unlike"], 1e-5, 1e-5)
 
 
 def test_logits_made_in_another_way_are_refused():
