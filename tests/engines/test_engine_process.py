@@ -3,9 +3,7 @@
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,6 +18,7 @@ from grpo.types import Sampling
 from support.ahead import ahead_of, put_inside, run_ahead
 from support.groups import random_prompts
 from support.models import move
+from support.processes import start
 from support.runs import CPU, assert_same_run, before, rows_of
 
 
@@ -124,9 +123,7 @@ time.sleep(100)
 
 @pytest.mark.slow
 def test_the_process_ends_with_the_trainer_whoever_holds_its_pipe(tiny_model_folder):
-    command = [sys.executable, "-c", ORPHAN, str(tiny_model_folder)]
-    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-    assert trainer.stdout is not None
+    trainer = start("-c", ORPHAN, tiny_model_folder, stderr=None)
     process, child = (psutil.Process(int(word)) for word in trainer.stdout.readline().split())
     try:
         trainer.kill()

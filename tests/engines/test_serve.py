@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from grpo.config.engine import EngineConfig
@@ -84,18 +85,14 @@ def seen(folder: Path, url: str) -> dict[str, Any]:
 
 def gone(pids: Sequence[int]) -> bool:
     """Whether these processes end within a few seconds."""
-    for _ in range(100):
-        if not any(_runs(pid) for pid in pids):
-            return True
+    until = time.monotonic() + 5
+    while any(runs(pid) for pid in pids) and time.monotonic() < until:
         time.sleep(0.05)
-    return False
+    return not any(runs(pid) for pid in pids)
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -108,7 +105,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(tmp_path, tiny_model_fo
         """In the place of a look whether it runs: when all are ready, the signal comes."""
         said.append(capsys.readouterr().out)
         if "".join(said).count("ready") == 2:
-            assert all(_runs(pid) for url in urls for pid in seen(tmp_path, url)["pids"])
+            assert all(runs(pid) for url in urls for pid in seen(tmp_path, url)["pids"])
             os.kill(os.getpid(), number)
         return ""
 

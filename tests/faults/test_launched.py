@@ -12,22 +12,15 @@ import pytest
 from faults.launched import mark
 from faults.torture import SHARDED, attempt, different_files, fingerprint
 from grpo.checkpoint.store import last_good
-from support.processes import PATHS, ROOT, two_processes
+from support.processes import ROOT, TORCHRUN, start, two_processes
 
 HERE = Path(__file__).resolve().parent
 
 
-def torchrun(model: Path, out: Path, kind: str, event: str, count: int) -> subprocess.Popen[str]:
+def torchrun(*arguments: object) -> subprocess.Popen[str]:
     """Started; see launched.py. All runs that are compared are: in pytest's own process, or a fork of it, the checks of
     shapes draw from the generator that the reward uses."""
-    words = ["--standalone", "--nproc_per_node", "2", str(HERE / "launched.py")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *words, str(model), str(out), kind, event, str(count)],
-        env=os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a terminal's Ctrl-C goes to the whole group, which is not to be pytest's
-    )
+    return start(*TORCHRUN, HERE / "launched.py", *arguments, apart=True)
 
 
 def wait_for_mark(process: subprocess.Popen[str], out: Path) -> None:

@@ -9,30 +9,39 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # what a script of the tests imports from
+
+
+def start(*words: object, stderr: Any = subprocess.PIPE, apart: bool = False, **environment: str) -> Any:
+    """Python with these words, in a process of its own that imports what the tests do. `apart`: a terminal's Ctrl-C
+    goes to a whole group of processes, and this one is not in pytest's."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        start_new_session=apart,
+    )
+
+
+def finish(process: Any, seconds: float = 240) -> subprocess.CompletedProcess[str]:
+    out, err = process.communicate(timeout=seconds)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def two_processes(command: list[str], **environment: str) -> list[subprocess.CompletedProcess[str]]:
     """The command twice, as a launcher starts it."""
-    port = str(free_port())
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    done = [(process, *process.communicate(timeout=240)) for process in started]
-    return [subprocess.CompletedProcess(process.args, process.returncode, out, err) for process, out, err in done]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} | environment
+    both = [start(*command, **shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    return [finish(process) for process in both]
 
 
 def fork(log: Path, work: Callable[[], int]) -> int:
@@ -81,11 +90,10 @@ with lock_run(Path(sys.argv[1]), World(), shared="shared" in sys.argv):
 
 
 @contextmanager
-def held(folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+def held(folder: Path, *words: str) -> Iterator[Any]:
     """Another process holds the folder; it is killed in the end."""
-    command = [sys.executable, "-c", HOLD, str(folder), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+    with start("-c", HOLD, folder, *words) as process:
+        assert process.stdout.readline() == "held
+"
         yield process
         process.kill()

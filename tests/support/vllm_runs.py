@@ -1,9 +1,7 @@
 """Trainings with vLLM, and servers that `grpo serve` starts."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from grpo.config.engine import EngineConfig
 from grpo.config.training import RLConfig
 from grpo.rollout.sampler import Task
 from support.models import CHARACTERS, EOS, IM_END, make_model, make_tokenizer
-from support.processes import ROOT
+from support.processes import start
 from support.runs import config_of, task_of
 from support.servers import closed_port
 
@@ -39,6 +37,9 @@ def tasks(length: int = 4) -> dict[str, Task]:
 
 def vllm_config(**settings: Any) -> RLConfig:
     return config_of(**{"steps": 5, "group_size": 6, "prompts_per_step": 3, "checkpoint": {}} | settings)
+
+
+ENGINE: dict[str, Any] = {"kind": "vllm-server", "max_rows": 64}
 
 
 @dataclass
@@ -70,28 +71,16 @@ def serving(folder: Path, tmp: Path, count: int) -> Iterator[Served]:
     weights.mkdir()
     tree = {
         "base": {"model": str(folder)},
-        "engine": {
-            "kind": "vllm-server",
-            "max_rows": 64,
-            "vllm": {"kv_cache_gib": 0.1},
-            "server": {"urls": urls, "folder": str(weights)},
-        },
+        "engine": ENGINE | {"vllm": {"kv_cache_gib": 0.1}, "server": {"urls": urls, "folder": str(weights)}},
         "runtime": {"device": "cpu", "threads": 1},
         "evaluation": {"math": {"data": {"path": "x.jsonl"}, "max_tokens": 8}},
     }
     (tmp / "c.yaml").write_text(json.dumps(tree))
     with (tmp / "errors").open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "stages.cli", "serve", str(tmp / "c.yaml")],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
+        process = start("-m", "stages.cli", "serve", tmp / "c.yaml", stderr=errors)
     served = Served(process, urls, weights, tmp / "errors")
     everything: list[psutil.Process] = []
     try:
-        assert process.stdout is not None
         lines = [process.stdout.readline() for _ in urls]
         assert all("vLLM is ready" in line for line in lines), (lines, served.errors.read_text())
         everything = served.tree()
@@ -106,4 +95,4 @@ def serving(folder: Path, tmp: Path, count: int) -> Iterator[Served]:
 
 def config_for(served: Served, urls: list[str] | None = None, **settings: Any) -> EngineConfig:
     server = {"urls": urls or served.urls, "folder": str(served.weights), "timeout": 120.0, **settings}
-    return EngineConfig.model_validate({"kind": "vllm-server", "max_rows": 64, "server": server})
+    return EngineConfig.model_validate(ENGINE | {"server": server})

@@ -1,7 +1,6 @@
 """SIGINT and SIGTERM in every phase: the run stops, has saved, and goes on as if nothing had been."""
 
 import signal
-import subprocess
 import sys
 import time
 from typing import Any
@@ -20,7 +19,7 @@ from grpo.model.reference import Reference
 from grpo.system import stopping
 from stages.commands.common import guarded
 from support.models import move
-from support.processes import ROOT, send
+from support.processes import finish, send, start
 from support.runs import assert_same_run, at_call, broken, checkpointed, config_of, digits, rows_of, run, task_of
 
 SETTINGS: dict[str, Any] = {"rollout_prompts": 4, "steps": 8, "loss": {"beta": 0.05}, "reference_every": 4}
@@ -172,18 +171,15 @@ sys.exit(guarded(stubborn, []))
 
 @pytest.mark.parametrize(("grace", "again", "code"), [(0.2, False, 143), (60, True, 130)])
 def test_a_command_ends_at_the_second_signal_and_after_the_grace_time(grace, again, code):
-    child = subprocess.Popen(
-        [sys.executable, "-c", STUBBORN, str(grace)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"here\n"
+    child = start("-c", STUBBORN, grace)
+    assert child.stdout.readline() == "here\n"
     child.send_signal(signal.SIGTERM)
     if again:
         time.sleep(0.2)
         child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=30)
-    assert child.returncode == code
-    assert said.decode().startswith("SIGTERM: finishing the step and saving")
+    done = finish(child, 30)
+    assert done.returncode == code
+    assert done.stderr.startswith("SIGTERM: finishing the step and saving")
 
 
 def test_a_signal_does_not_leave_the_policy_half_exchanged(tiny_model_folder, monkeypatch):

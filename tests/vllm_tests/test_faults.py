@@ -4,7 +4,6 @@ Both engines; this file is also the script of those processes."""
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,13 +15,12 @@ import pytest
 from grpo.checkpoint.store import last_good
 from grpo.config.engine import EngineConfig
 from stages.commands.common import guarded
-from support.processes import PATHS
+from support.processes import finish, start
 from support.runs import before, rows_of, run
 from support.vllm_runs import tasks, vllm_config
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
-HERE = Path(__file__).resolve()
 SETTINGS: dict[str, Any] = {"steps": 8, "rollout_prompts": 6, "loss": {"beta": 0.05}, "reference_every": 3}
 # (signal, phase, the how-manieth of it, how it ends); the run goes on from one to the next
 MOMENTS = [
@@ -63,15 +61,7 @@ def main(model: str, out: Path, engine: dict[str, Any], number: int, phase: str,
 
 
 def attempt(model: Path, out: Path, engine: dict[str, Any], number: int = 0, phase: str = "", count: int = 0) -> Any:
-    words = [str(model), str(out), json.dumps(engine), str(int(number)), phase, str(count)]
-    return subprocess.run(
-        [sys.executable, str(HERE), *words],
-        env=os.environ | {"PYTHONPATH": PATHS},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+    return finish(start(__file__, model, out, json.dumps(engine), int(number), phase, count))
 
 
 def left_in(out: Path) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """vLLM in each of two processes: each samples its share, and what is trained is what one process would train."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from support import runs
 from support.models import save_model
-from support.processes import PATHS
+from support.processes import TORCHRUN, finish, start
 from support.runs import rows_of, task_of
 from support.vllm_runs import SMALL, vllm_config
 
@@ -29,15 +27,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
     """Twice in the same processes (a pipeline starts an engine in every stage), then with sharded weights."""
     model = save_model(tmp_path / "model", initializer_range=0.08, **SMALL)
     run(model, tmp_path / "one", "data")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    done = subprocess.run(
-        [*launch, str(model), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": PATHS},
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
+    done = finish(start(*TORCHRUN, __file__, model, tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     one = rows_of(tmp_path / "one")
     for name in ("data", "data-again", "fsdp"):
