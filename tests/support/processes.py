@@ -93,7 +93,6 @@ with lock_run(Path(sys.argv[1]), World(), shared="shared" in sys.argv):
 def held(folder: Path, *words: str) -> Iterator[Any]:
     """Another process holds the folder; it is killed in the end."""
     with start("-c", HOLD, folder, *words) as process:
-        assert process.stdout.readline() == "held
-"
+        assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
