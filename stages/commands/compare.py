@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from grpo.data.rows import read_jsonl
 from grpo.errors import UserError, nearest
+from grpo.evaluation.statistics import compare_paired
 from stages.commands.common import Parser
 
 MUST_AGREE = ("data_hash", "samples_per_problem", "temperature", "top_p", "max_tokens", "format_required")
@@ -43,8 +45,6 @@ def compare_command(arguments: list[str]) -> int:
 
 
 def _report(metric: str, a: list[float], b: list[float]) -> int:
-    from grpo.evaluation.statistics import compare_paired
-
     result = compare_paired(a, b)
     significant = result.p_value < SIGNIFICANT
     worse = significant and (-result.difference if metric in LOWER_IS_BETTER else result.difference) < 0
@@ -71,8 +71,6 @@ def _read(name: str) -> dict[str, Any]:
 
 def _values(name: str, metric: str) -> dict[str, float]:
     """Problem id -> value, for the problems that the metric applies to."""
-    from grpo.data.rows import read_jsonl
-
     file = Path(name).with_name(Path(name).stem + ".problems.jsonl")
     if not file.is_file():
         raise UserError(f"'{name}': its per-problem results '{file.name}' are not beside it")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import model_validator
+from rich.console import Console
+from rich.table import Table
 
 from grpo.config.data import EvalConfig, RewardConfig
 from grpo.config.engine import EndpointConfig, EngineConfig, RuntimeConfig
@@ -17,17 +19,18 @@ from grpo.config.training import Section, Seed
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError, nearest
 from grpo.evaluation.endpoint import base_url
+from grpo.evaluation.metrics import Judges
+from grpo.evaluation.result import EvalResult, problems_file
+from grpo.evaluation.served import evaluate_endpoint
 from grpo.model.path import check_model
 from grpo.system.files import check_out_file
-from grpo.system.runtime import quiet
+from grpo.system.runtime import apply_quietly, quiet
+from rewards.language.reward import scripts_of
 from stages.commands.common import Parser, add_overrides
 from stages.commands.eval_sets import SETS, read_rows
 from stages.recipe.config import find
 from stages.recipe.preflight import check_reward
-
-if TYPE_CHECKING:  # torch, which a mistake need not wait for
-    from grpo.evaluation.metrics import Judges
-    from grpo.evaluation.result import EvalResult
+from stages.recipe.summary import percent
 
 EXAMPLES = """\
   grpo eval Qwen/Qwen2.5-0.5B-Instruct --data gsm8k --limit 100 --out gsm8k.json
@@ -140,8 +143,6 @@ def _check_judges(config: EvalConfig, language: str | None) -> None:
     for _, spec in find(config, RewardConfig):
         check_reward(spec, Path())
     if language is not None:
-        from rewards.language.reward import scripts_of
-
         scripts_of(language)
 
 
@@ -175,7 +176,7 @@ def eval_command(arguments: list[str]) -> int:
     _check_judges(settings.eval, chosen.language)
     quiet(settings.runtime.log_level)
 
-    from stages.recipe.evaluation import load_judges
+    from stages.recipe.evaluation import load_judges  # torch, which a mistake need not wait for
 
     rows = _rows(settings.eval, named_set(chosen.data))
     judges = load_judges(_with_language(settings.eval, rows, chosen.language), chosen.require_format)
@@ -184,8 +185,6 @@ def eval_command(arguments: list[str]) -> int:
     if out is None:
         print(json.dumps(result.metrics))
     else:
-        from grpo.evaluation.result import problems_file
-
         result.write(out)
         print(f"written: {out}, {problems_file(out)}")
     return 0
@@ -193,11 +192,8 @@ def eval_command(arguments: list[str]) -> int:
 
 def _evaluate(model: str, settings: EvalCommandConfig, judges: Judges, rows: list[Row]) -> EvalResult:
     if settings.endpoint is not None:
-        from grpo.evaluation.served import evaluate_endpoint
-
         return evaluate_endpoint(settings.endpoint, settings.eval, judges=judges, seed=settings.seed, rows=rows)
     from grpo.evaluation.evaluate import evaluate
-    from grpo.system.runtime import apply_quietly
 
     apply_quietly(settings.runtime, settings.seed)
     return evaluate(
@@ -212,11 +208,6 @@ def _evaluate(model: str, settings: EvalCommandConfig, judges: Judges, rows: lis
 
 
 def _print(metrics: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from stages.recipe.summary import percent
-
     table = Table(title=f"{metrics['model']} on {metrics['data']}", show_header=False)
     at_k = [name for name in metrics if name.startswith(("pass@", "maj@")) and not name.endswith("_ci95")]
     rates = ("format_rate", "language_consistency", "truncation_rate", "no_answer_rate")

@@ -15,6 +15,7 @@ from typing import Any
 from grpo.errors import UserError
 from grpo.system.files import write_json
 from grpo.system.fingerprint import PACKAGES, digest, versions
+from grpo.system.runtime import apply_quietly
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig, training_settings
 from stages.recipe.handover import check_parent, check_sealed, sealed
@@ -105,8 +106,6 @@ def _begin(planned: PlannedStage) -> dict[str, Any]:
 
 def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[str, Any]:
     """The stage's own work. Its result is kept in stage.json, so that an interrupted evaluation repeats no training."""
-    from grpo.system.runtime import apply_quietly
-
     stage = STAGES[context.key]
     apply_quietly(context.config.runtime, context.config.seed)
     start = time.monotonic()
@@ -153,7 +152,6 @@ def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any
 
 def _evaluated(config: RecipeConfig, planned: PlannedStage, manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest with the evaluation's numbers in it, written once everything it speaks of is there."""
-    from grpo.system.runtime import apply_quietly
     from stages.recipe.evaluation import evaluate_stage
 
     if planned.stage.evaluated:
