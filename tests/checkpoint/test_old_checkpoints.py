@@ -59,19 +59,11 @@ def identity(rewards: list[Reward]) -> dict[str, Any]:
     prompts = [Prompt("p0", (1, 2, 3), question, "2+3", columns, "5", prefill="<think>")]
     config = TrainConfig.model_validate(
         {
-            "model": "hub/name",
-            "out": "runs/x",
-            "seed": 1,
-            "engine": {"kind": "local"},
-            "runtime": {"device": "cpu"},
-            "steps": 6,
-            "group_size": 4,
-            "prompts_per_step": 2,
-            "sampling": {"max_tokens": 8},
-            "optimizer": {"lr": 1e-3},
-            "micro_batch_tokens": 60,
+            "model": "hub/name", "out": "runs/x", "seed": 1, "engine": {"kind": "local"},
+            "runtime": {"device": "cpu"}, "steps": 6, "group_size": 4, "prompts_per_step": 2,
+            "sampling": {"max_tokens": 8}, "optimizer": {"lr": 1e-3}, "micro_batch_tokens": 60,
         }
-    )
+    )  # fmt: skip
     whole = identify(config, {"default": Task(prompts, rewards)}, "local", World())
     return {key: value for key, value in whole.items() if not key.startswith("machine.")}
 

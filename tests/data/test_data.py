@@ -270,16 +270,12 @@ def test_a_function_by_import_path(tmp_path, monkeypatch):
     assert load_rows(DataConfig(fn="own_rows.texts")) == [{"text": "a"}, {"text": "b"}]
     for fn, kwargs, parts in [
         ("own_rows.rosw", {}, ["own_rows.rosw", "did you mean 'rows'"]),
-        ("own_rowz.rows", {}, ["no module named 'own_rowz'"]),
-        ("rows", {}, ["package.module.name"]),
-        ("bad_module.rows", {}, ["not_installed_at_all"]),
-        ("own_rows.rows", {"m": 3}, ["own_rows.rows", "m"]),
-        ("own_rows.rows", {}, ["own_rows.rows", "n"]),
-        ("own_rows.none", {}, ["no rows"]),
-        ("own_rows.broken", {}, ["own_rows.broken", "KeyError"]),
-        ("own_rows.nothing", {}, ["own_rows.nothing"]),
+        ("own_rowz.rows", {}, ["no module named 'own_rowz'"]), ("rows", {}, ["package.module.name"]),
+        ("bad_module.rows", {}, ["not_installed_at_all"]), ("own_rows.rows", {"m": 3}, ["own_rows.rows", "m"]),
+        ("own_rows.rows", {}, ["own_rows.rows", "n"]), ("own_rows.none", {}, ["no rows"]),
+        ("own_rows.broken", {}, ["own_rows.broken", "KeyError"]), ("own_rows.nothing", {}, ["own_rows.nothing"]),
         ("own_rows.sys", {}, ["own_rows.sys"]),
-    ]:
+    ]:  # fmt: skip
         refused(load_rows, DataConfig(fn=fn, kwargs=kwargs), says=parts)
 
 

@@ -91,12 +91,8 @@ def test_verdicts_are_found_in_reasoning_and_fences():
     for reply in good:
         assert read_verdict(reply, ReferenceVerdict, "x").verdict == "correct", reply
     for reply in (
-        text.replace("x", "y"),
-        text[:-1],
-        f'{{"result": {text}}}',
-        f"{text[:-1]}, more: 1}}",
-        f"{text}</think>",
-    ):
+        text.replace("x", "y"), text[:-1], f'{{"result": {text}}}', f"{text[:-1]}, more: 1}}", f"{text}</think>",
+    ):  # fmt: skip
         with pytest.raises(Unreadable):
             read_verdict(reply, ReferenceVerdict, "x")
     started = time.monotonic()

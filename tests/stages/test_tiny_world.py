@@ -280,12 +280,9 @@ def test_tokenizer_round_trip_and_special_tokens(tokenizer):
     assert len(tokenizer) <= 1024
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     for text in (
-        "What is 23+48?",
-        "หลักหน่วย 3+8=11 ทด 1",
-        "ทำความสะอาด น้ำแข็ง",
-        "<think>\nx\n</think>\n\\boxed{7}",
+        "What is 23+48?", "หลักหน่วย 3+8=11 ทด 1", "ทำความสะอาด น้ำแข็ง", "<think>\nx\n</think>\n\\boxed{7}",
         "emoji 🙂 and ünïcode",
-    ):
+    ):  # fmt: skip
         assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
     ids = tokenizer("123").input_ids
     assert [tokenizer.decode([token]) for token in ids] == ["1", "2", "3"]

@@ -39,20 +39,11 @@ def summary_row() -> dict[str, Any]:
 def row(step: int) -> dict[str, Any]:
     """A row of metrics.jsonl; every seventh KL is not defined."""
     return {
-        "step": step,
-        "reward": 1 + step / 100,
-        "reward/accuracy": step / 1000,
-        "reward/<b>": 0.5,
-        "kl": None if step % 7 == 0 else 0.01 * step,
-        "clip_fraction": 0.0,
-        "correction": None,
-        "logprob_mismatch": 1e-6,
-        "logprob_mismatch_max": 2e-5,
-        "seconds/generate": 0.5,
-        "seconds/update": 0.25 * step,
-        "seconds": 1.0,
-        "of_my_own": float(step % 5),
-    }
+        "step": step, "reward": 1 + step / 100, "reward/accuracy": step / 1000, "reward/<b>": 0.5,
+        "kl": None if step % 7 == 0 else 0.01 * step, "clip_fraction": 0.0, "correction": None,
+        "logprob_mismatch": 1e-6, "logprob_mismatch_max": 2e-5, "seconds/generate": 0.5,
+        "seconds/update": 0.25 * step, "seconds": 1.0, "of_my_own": float(step % 5),
+    }  # fmt: skip
 
 
 def sample(
@@ -61,16 +52,10 @@ def sample(
     """One line of a step's completions; the total is accuracy plus half of format."""
     total = (rewards.get("accuracy") or 0.0) + 0.5 * (rewards.get("format") or 0.0)
     return {
-        "step": step,
-        "task": task,
-        "prompt_id": prompt_id,
-        "prompt": [{"role": "user", "content": prompt}],
-        "completion": completion,
-        "finish_reason": "stop",
-        "rewards": rewards,
-        "reward": total,
+        "step": step, "task": task, "prompt_id": prompt_id, "prompt": [{"role": "user", "content": prompt}],
+        "completion": completion, "finish_reason": "stop", "rewards": rewards, "reward": total,
         "advantage": 1.0 if rewards.get("accuracy") else -1.0,
-    }
+    }  # fmt: skip
 
 
 def complete(
