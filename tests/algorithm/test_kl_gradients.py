@@ -8,14 +8,10 @@ import torch
 from torch import Tensor
 
 from grpo.config.algorithm import KLConfig, LossConfig
-from grpo.loss import Normaliser, grpo_loss, kl_estimate
+from grpo.loss import Normaliser, kl_estimate
 from grpo.scoring.shaping import completion_kl, take_kl
 from grpo.types import Completion, Group, Prompt, Rollout
-
-
-def double(values) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
+from support.losses import double, terms_of
 
 THETA = double([0.3, -0.2, 0.9])
 REF = double([0.1, 0.4, -0.5]).log_softmax(-1)
@@ -46,10 +42,8 @@ def expected_gradient(kl: KLConfig, *, on_policy: bool) -> Tensor:
     config = LossConfig(beta=1.0, kl=kl)
     total = double(0.0)
     for token in range(3):
-        one = logprobs[token].view(1, 1)
-        old = None if on_policy else OLD[token].view(1, 1)
-        ref, gen = REF[token].view(1, 1), drawn_by[token].view(1, 1)
-        terms = grpo_loss(one, old, ref, gen, double([0.0]), double([[1.0]]), config, Normaliser(1, 1, 1))
+        one, ref, gen = (x[token].view(1, 1) for x in (logprobs, REF, drawn_by))
+        terms = terms_of(one, double([0.0]), old=None if on_policy else gen, ref=ref, gen=gen, config=config)
         total = total + drawn_by[token].exp() * terms.loss
     return gradient_of(total, logits)
 
@@ -144,18 +138,9 @@ def expected_sequence_gradient(config: LossConfig, advantages: Tensor) -> Tensor
     table = TABLE.clone().requires_grad_()
     logprobs, ref = sequence_logprobs(table), sequence_logprobs(REF_TABLE)
     total = double(0.0)
-    for i in range(len(PAIRS)):
-        row = logprobs[i : i + 1]
-        terms = grpo_loss(
-            row,
-            None,
-            ref[i : i + 1] if config.kl_in_loss else None,
-            row.detach(),
-            advantages[i : i + 1],
-            torch.ones(1, 2, dtype=torch.float64),
-            config,
-            Normaliser(1, 1, 1),
-        )
+    for row, reference, advantage in zip(logprobs.split(1), ref.split(1), advantages.split(1), strict=True):
+        kl = reference if config.kl_in_loss else None
+        terms = terms_of(row, advantage, ref=kl, config=config, whole=Normaliser(1, 1, 1))
         total = total + row.detach().sum().exp() * terms.loss
     return gradient_of(total, table)
 

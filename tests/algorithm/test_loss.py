@@ -9,13 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from grpo.config.training import LossConfig
-from grpo.loss import Normaliser, aggregate, grpo_loss, kl_estimate, policy_ratio, ppo_objective
+from grpo.loss import Normaliser, aggregate, kl_estimate, policy_ratio, ppo_objective
+from support.losses import double, terms_of
 
 LN = math.log
-
-
-def double(values) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def objective(logprobs: Tensor, old: Tensor, advantages: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
@@ -134,7 +131,7 @@ def test_the_whole_loss_by_hand():
     ref = double([[LN(0.25), LN(0.5)], [LN(0.5), -5.0]])
     mask = double([[1, 1], [1, 0]])
     config = LossConfig(beta=0.1)
-    terms = grpo_loss(logprobs, old, ref, old, double([1.0, -1.0]), mask, config, Normaliser(2, 3, 2))
+    terms = terms_of(logprobs, double([1.0, -1.0]), mask, old=old, ref=ref, gen=old, config=config)
     assert terms.loss.item() == pytest.approx(((-1.2 - 1 + 0.1 * (LN(2) - 0.5)) / 2 + 2) / 2, rel=1e-14)
     assert terms.clipped.tolist() == [[True, False], [False, False]]
     assert terms.kl is not None
@@ -145,9 +142,7 @@ def test_the_whole_loss_by_hand():
 def test_without_old_logprobs_the_ratio_is_one_but_has_a_gradient():
     logprobs = double([[-1.0, -2.0], [-0.5, -3.0]]).requires_grad_()
     mask = double([[1, 1], [1, 0]])
-    terms = grpo_loss(
-        logprobs, None, None, logprobs.detach(), double([2.0, -1.0]), mask, LossConfig(), Normaliser(2, 3, 2)
-    )
+    terms = terms_of(logprobs, double([2.0, -1.0]), mask)
     terms.loss.backward()
     assert terms.loss.item() == pytest.approx((-2 + 1) / 2)
     assert not terms.clipped.any()
@@ -157,27 +152,18 @@ def test_without_old_logprobs_the_ratio_is_one_but_has_a_gradient():
 
 
 def test_padding_gets_no_gradient_whatever_it_holds():
-    logprobs = torch.randn(3, 5, dtype=torch.float64).requires_grad_()
+    logprobs, old, ref, gen = torch.randn(4, 3, 5, dtype=torch.float64)
+    logprobs.requires_grad_()
     mask = (torch.arange(5) < torch.tensor([[5], [2], [1]])).double()
-    terms = grpo_loss(
-        logprobs,
-        torch.randn(3, 5, dtype=torch.float64),
-        torch.randn(3, 5, dtype=torch.float64),
-        torch.randn(3, 5, dtype=torch.float64),
-        torch.randn(3, dtype=torch.float64),
-        mask,
-        LossConfig(beta=0.3, clip_low=9, clip_high=9),
-        Normaliser(3, 8, 5),
-    )
-    terms.loss.backward()
+    config = LossConfig(beta=0.3, clip_low=9, clip_high=9)
+    terms_of(logprobs, torch.randn(3).double(), mask, old=old, ref=ref, gen=gen, config=config).loss.backward()
     assert logprobs.grad[mask == 0].abs().max() == 0
     assert logprobs.grad[mask == 1].abs().min() > 0
 
 
 def test_beta_needs_reference_logprobs():
-    one = torch.zeros(1, 1)
     with pytest.raises(ValueError, match="ref_logprobs"):
-        grpo_loss(one, None, None, one, torch.ones(1), torch.ones(1, 1), LossConfig(beta=0.1), Normaliser(1, 1, 1))
+        terms_of(torch.zeros(1, 1), torch.ones(1), config=LossConfig(beta=0.1))
 
 
 def reference_loss(p, o, r, a, lengths, config: LossConfig, limit: int) -> float:
@@ -209,15 +195,15 @@ def test_float64_reference_and_finite_differences(seed, aggregation, beta):
     lengths = [1 + int(n) for n in torch.randint(4, (3,), generator=generator)]
     mask = (torch.arange(4) < torch.tensor(lengths).unsqueeze(1)).double()
     config = LossConfig(aggregation=aggregation, beta=beta, clip_low=0.2, clip_high=0.28)
-    normaliser = Normaliser(3, sum(lengths), 4)
+    ref = r if beta else None
 
     def loss(p: Tensor) -> Tensor:
-        return grpo_loss(p, o, r if beta else None, o, a, mask, config, normaliser).loss
+        return terms_of(p, a, mask, old=o, ref=ref, gen=o, config=config).loss
 
     expected = reference_loss(p.tolist(), o.tolist(), r.tolist(), a.tolist(), lengths, config, 4)
     assert loss(p).item() == pytest.approx(expected, rel=1e-12, abs=1e-13)
-    single = grpo_loss(
-        p.float(), o.float(), r.float() if beta else None, o.float(), a.float(), mask.float(), config, normaliser
-    ).loss
+    p32, a32, mask32, o32 = (x.float() for x in (p, a, mask, o))
+    ref32 = None if ref is None else ref.float()
+    single = terms_of(p32, a32, mask32, old=o32, ref=ref32, gen=o32, config=config).loss
     assert single.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert torch.autograd.gradcheck(loss, p.clone().requires_grad_(), atol=1e-6)

@@ -13,18 +13,14 @@ from grpo.loss import (
     Normaliser,
     cispo_objective,
     correction_weights,
-    grpo_loss,
     kl_estimate,
     policy_ratio,
     ppo_objective,
     stale_sequences,
 )
+from support.losses import double, terms_of
 
 LN = math.log
-
-
-def double(values) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def test_the_sequence_ratio_is_the_geometric_mean_over_trained_tokens():
@@ -108,18 +104,8 @@ def test_the_correction_makes_the_gradient_unbiased():
         logprobs = own.log_softmax(-1)
         total = double(0.0)
         for token in range(3):
-            one = logprobs[token].view(1, 1)
-            terms = grpo_loss(
-                one,
-                None,
-                None,
-                drawn_by[token].view(1, 1),
-                double([advantages[token]]),
-                double([[1.0]]),
-                LossConfig(),
-                Normaliser(1, 1, 1),
-                correction=correction,
-            )
+            one, gen = logprobs[token].view(1, 1), drawn_by[token].view(1, 1)
+            terms = terms_of(one, double([advantages[token]]), gen=gen, correction=correction)
             total = total + drawn_by[token].exp() * terms.loss
         return torch.autograd.grad(total, own)[0]
 
@@ -143,9 +129,7 @@ def test_a_dropped_sequence_has_no_policy_gradient_but_its_kl_and_its_place_in_t
     gen = double([[-0.5], [-1.0]])
     ref = double([[-1.5], [-1.0]])
     config = LossConfig(beta=0.1, off_policy_mask=0.1)
-    terms = grpo_loss(
-        logprobs, None, ref, gen, double([-1.0, -2.0]), torch.ones(2, 1).double(), config, Normaliser(2, 2, 1)
-    )
+    terms = terms_of(logprobs, double([-1.0, -2.0]), ref=ref, gen=gen, config=config)
     terms.loss.backward()
     assert terms.dropped.tolist() == [[True], [False]]
     assert logprobs.grad[:, 0].tolist() == pytest.approx([0.1 * (1 - math.exp(-0.5)) / 2, 2.0 / 2])
@@ -153,11 +137,8 @@ def test_a_dropped_sequence_has_no_policy_gradient_but_its_kl_and_its_place_in_t
 
 def test_the_entropy_bonus_is_a_mean_over_all_tokens_of_the_step():
     entropy = double([[1.0, 2.0, 7.0]]).requires_grad_()
-    logprobs = double([[-1.0, -1.0, -1.0]])
-    terms = grpo_loss(
-        logprobs, None, None, logprobs, double([0.0]), double([[1, 1, 0]]), LossConfig(entropy_bonus=0.5),
-        Normaliser(2, 6, 3), entropy=entropy,
-    )  # fmt: skip
+    mask, config, whole = double([[1, 1, 0]]), LossConfig(entropy_bonus=0.5), Normaliser(2, 6, 3)
+    terms = terms_of(double([[-1.0] * 3]), double([0.0]), mask, config=config, whole=whole, entropy=entropy)
     assert terms.loss.item() == pytest.approx(-0.5 * 3 / 6)
     terms.loss.backward()
     assert entropy.grad[0].tolist() == pytest.approx([-0.5 / 6, -0.5 / 6, 0.0])
@@ -171,12 +152,9 @@ def test_k1_and_k2_by_hand():
 
 def test_a_weighted_kl_has_the_ratios_gradient():
     # d(rho k3)/dlogp = rho k3 + rho (1 - pi_ref / pi); rho = 2, pi = 1/2, pi_ref = 1/4
-    logprobs = double([[LN(0.5)]]).requires_grad_()
+    logprobs, quarter = double([[LN(0.5)]]).requires_grad_(), double([[LN(0.25)]])
     config = LossConfig(beta=1.0, kl={"weighted": True})
-    terms = grpo_loss(
-        logprobs, double([[LN(0.25)]]), double([[LN(0.25)]]), double([[LN(0.25)]]), double([0.0]), double([[1.0]]),
-        config, Normaliser(1, 1, 1),
-    )  # fmt: skip
+    terms = terms_of(logprobs, double([0.0]), old=quarter, ref=quarter, gen=quarter, config=config)
     terms.loss.backward()
     assert terms.loss.item() == pytest.approx(2 * (LN(2) - 0.5))
     assert logprobs.grad.item() == pytest.approx(2 * (LN(2) - 0.5) + 2 * 0.5)
@@ -198,6 +176,6 @@ def test_every_choice_has_the_gradient_of_its_value(seed, ratio, dual_clip, weig
     config = LossConfig(ratio=ratio, dual_clip=dual_clip, beta=0.05, kl={"weighted": weighted})
 
     def loss(p: Tensor) -> Tensor:
-        return grpo_loss(p, o, r, o, a, mask, config, Normaliser(3, 7, 4)).loss
+        return terms_of(p, a, mask, old=o, ref=r, gen=o, config=config).loss
 
     assert torch.autograd.gradcheck(loss, p.clone().requires_grad_(), atol=1e-6)
