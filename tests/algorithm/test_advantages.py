@@ -15,53 +15,49 @@ from grpo.advantages import assign_advantages, group_advantages
 from grpo.config.algorithm import AdvantageConfig
 from grpo.types import Group
 from support.groups import group_of, prompt_of
+from support.losses import double
 
 GROUP, BATCH, NONE = (AdvantageConfig(scale=scale) for scale in ("group", "batch", "none"))
 
 
-def advantages(rewards: Tensor, valid: Tensor, config: AdvantageConfig) -> Tensor:
-    return group_advantages(rewards, valid, config)
-
-
-def everything(rewards: Tensor) -> Tensor:
-    return torch.ones_like(rewards, dtype=torch.bool)
+def advantages(rewards: Tensor, config: AdvantageConfig, valid: Tensor | None = None) -> Tensor:
+    """Of all rewards, unless some are not valid."""
+    return group_advantages(rewards, torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid, config)
 
 
 def test_group_scale_by_hand():
     # mean 1/4; deviations 3/4, -1/4, -1/4, -1/4; variance with ddof 1: (9 + 1 + 1 + 1)/16/3 = 1/4; std 1/2
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     expected = [0.75 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001, -0.25 / 0.5001]
-    assert advantages(rewards, everything(rewards), GROUP)[0].tolist() == pytest.approx(expected, rel=1e-15)
+    assert advantages(double([[1.0, 0.0, 0.0, 0.0]]), GROUP)[0].tolist() == pytest.approx(expected, rel=1e-15)
 
 
 def test_no_scale_by_hand():
-    rewards = torch.tensor([[3.0, 1.0, 2.0], [0.5, 0.0, 1.0]], dtype=torch.float64)
-    assert advantages(rewards, everything(rewards), NONE).tolist() == [[1.0, -1.0, 0.0], [0.0, -0.5, 0.5]]
+    rewards = double([[3.0, 1.0, 2.0], [0.5, 0.0, 1.0]])
+    assert advantages(rewards, NONE).tolist() == [[1.0, -1.0, 0.0], [0.0, -0.5, 0.5]]
 
 
 def test_batch_scale_by_hand():
     # all: 0 2 4 2, mean 2, squares 4 + 0 + 4 + 0 = 8, ddof 1: 8/3. Group means 1 and 3, deviations -1 1 1 -1.
-    rewards = torch.tensor([[0.0, 2.0], [4.0, 2.0]], dtype=torch.float64)
     one = 1 / (math.sqrt(8 / 3) + 1e-4)
-    found = advantages(rewards, everything(rewards), BATCH).flatten().tolist()
+    found = advantages(double([[0.0, 2.0], [4.0, 2.0]]), BATCH).flatten().tolist()
     assert found == pytest.approx([-one, one, one, -one], rel=1e-15)
 
 
 def test_excluded_entries_take_no_part():
-    rewards = torch.tensor([[1.0, 0.0, 99.0, 0.0], [5.0, 7.0, -1e9, math.nan]], dtype=torch.float64)
+    rewards = double([[1.0, 0.0, 99.0, 0.0], [5.0, 7.0, -1e9, math.nan]])
     valid = torch.tensor([[True, True, False, True], [True, True, False, False]])
     # (1, 0, 0): mean 1/3, variance (4 + 1 + 1)/9/2 = 1/3.  (5, 7): mean 6, variance 2.
     third, two = math.sqrt(1 / 3) + 1e-4, math.sqrt(2) + 1e-4
-    found = advantages(rewards, valid, GROUP)
+    found = advantages(rewards, GROUP, valid)
     assert found[0].tolist() == pytest.approx([2 / 3 / third, -1 / 3 / third, 0.0, -1 / 3 / third], rel=1e-14)
     assert found[1].tolist() == pytest.approx([-1 / two, 1 / two, 0.0, 0.0], rel=1e-14)
 
 
 def test_excluded_entries_take_no_part_in_the_batch_deviation():
-    rewards = torch.tensor([[0.0, 2.0, 1e6], [4.0, 2.0, math.nan]], dtype=torch.float64)
+    rewards = double([[0.0, 2.0, 1e6], [4.0, 2.0, math.nan]])
     valid = torch.tensor([[True, True, False], [True, True, False]])
     one = 1 / (math.sqrt(8 / 3) + 1e-4)
-    assert advantages(rewards, valid, BATCH).flatten().tolist() == pytest.approx([-one, one, 0, one, -one, 0])
+    assert advantages(rewards, BATCH, valid).flatten().tolist() == pytest.approx([-one, one, 0, one, -one, 0])
 
 
 @pytest.mark.parametrize("config", [GROUP, BATCH, NONE], ids=["group", "batch", "none"])
@@ -70,15 +66,15 @@ def test_excluded_entries_take_no_part_in_the_batch_deviation():
 def test_equal_rewards_give_exactly_zero(config, value, dtype):
     """0.1 summed three times and divided by three is not 0.1: rounding must not become a gradient."""
     rewards = torch.tensor([[value] * 7, [0.0, 1.0, 0.0, 0.0, 0.3, 0.0, 0.0]], dtype=dtype)
-    found = advantages(rewards, everything(rewards), config)
+    found = advantages(rewards, config)
     assert found[0].tolist() == [0.0] * 7
     assert found[1].abs().min() > 0
 
 
 @pytest.mark.parametrize("config", [GROUP, BATCH, NONE], ids=["group", "batch", "none"])
 def test_fewer_than_two_valid_rewards_give_zero(config):
-    rewards = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
-    found = advantages(rewards, torch.tensor([[True, False], [False, False]]), config)
+    valid = torch.tensor([[True, False], [False, False]])
+    found = advantages(torch.tensor([[1.0, 0.0], [3.0, 4.0]]), config, valid)
     assert found.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
@@ -89,11 +85,7 @@ def test_fewer_than_two_valid_rewards_give_zero(config):
 @settings(max_examples=60, deadline=None)
 def test_float64_reference(rows, scale):
     """The same formula with Python's exact-fraction statistics."""
-    found = group_advantages(
-        torch.tensor(rows, dtype=torch.float64),
-        torch.ones(len(rows), 4, dtype=torch.bool),
-        AdvantageConfig(scale=scale),
-    )
+    found = advantages(double(rows), AdvantageConfig(scale=scale))
     overall = statistics.stdev([r for row in rows for r in row])
     for row, line in zip(rows, found.tolist(), strict=True):
         if min(row) == max(row):
@@ -113,15 +105,9 @@ def test_a_shift_and_a_permutation_change_nothing():
         for name, values in straight.items():
             assert shuffled[name] == pytest.approx(values, rel=1e-12)
     rewards = torch.rand(3, 8, dtype=torch.float64)
-    shifted = group_advantages(rewards + 5, everything(rewards), GROUP)
-    torch.testing.assert_close(shifted, group_advantages(rewards, everything(rewards), GROUP), rtol=1e-9, atol=1e-9)
-
-
-def test_siblings_may_be_permuted():
-    rewards = torch.rand(4, 8, dtype=torch.float64)
-    order = torch.randperm(8)
-    found = group_advantages(rewards, everything(rewards), GROUP)
-    torch.testing.assert_close(group_advantages(rewards[:, order], everything(rewards), GROUP), found[:, order])
+    torch.testing.assert_close(advantages(rewards + 5, GROUP), advantages(rewards, GROUP), rtol=1e-9, atol=1e-9)
+    order = torch.randperm(8)  # of the siblings
+    torch.testing.assert_close(advantages(rewards[:, order], GROUP), advantages(rewards, GROUP)[:, order])
 
 
 def test_assign_keeps_everything_else_and_takes_unequal_groups():
@@ -136,20 +122,19 @@ def test_assign_keeps_everything_else_and_takes_unequal_groups():
 
 def test_the_floor_of_the_deviation_by_hand():
     """A solved group with one answer at 0.98 language consistency: almost as bad as a wrong answer without a floor."""
-    rewards = torch.tensor([[2.0] * 15 + [1.98]], dtype=torch.float64)
+    rewards = double([[2.0] * 15 + [1.98]])
     mean = 2 - 0.02 / 16
     std = math.sqrt((15 * (2 - mean) ** 2 + (1.98 - mean) ** 2) / 15)
-    plain = advantages(rewards, everything(rewards), GROUP)[0, -1].item()
+    plain = advantages(rewards, GROUP)[0, -1].item()
     assert plain == pytest.approx((1.98 - mean) / (std + 1e-4))
     assert plain == pytest.approx(-3.68, abs=0.01)
-    floored = advantages(rewards, everything(rewards), AdvantageConfig(std_floor=0.1))[0, -1].item()
+    floored = advantages(rewards, AdvantageConfig(std_floor=0.1))[0, -1].item()
     assert floored == pytest.approx((1.98 - mean) / (0.1 + 1e-4))
     # a group above the floor is as before
-    wide = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    same = advantages(wide, everything(wide), AdvantageConfig(std_floor=0.1))
-    assert torch.equal(same, advantages(wide, everything(wide), GROUP))
+    wide = double([[1.0, 0.0]])
+    assert torch.equal(advantages(wide, AdvantageConfig(std_floor=0.1)), advantages(wide, GROUP))
     batch = AdvantageConfig(scale="batch", std_floor=5.0)
-    assert advantages(wide, everything(wide), batch)[0].tolist() == pytest.approx([0.5 / 5.0001, -0.5 / 5.0001])
+    assert advantages(wide, batch)[0].tolist() == pytest.approx([0.5 / 5.0001, -0.5 / 5.0001])
 
 
 def judged(rows: list[dict[str, float | None]], task: str = "default") -> Group:

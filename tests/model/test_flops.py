@@ -1,25 +1,13 @@
-"""FLOPs of an update and their share of the peak, against figures worked out by hand; the profile of a run."""
-
-import gzip
-import json
-import logging
-from pathlib import Path
-from typing import Any
+"""FLOPs of an update and their share of the peak, against figures worked out by hand."""
 
 import pytest
 import torch
 
-import grpo
 from grpo.config.algorithm import LoraConfig
-from grpo.config.data import DataConfig
-from grpo.errors import UserError
 from grpo.model.adapter import add_adapter
 from grpo.model.flops import ModelSize, mfu, peak_flops, positions, seen_pairs, size_of
 from grpo.model.packing import make_input
-from grpo.monitoring.profiling import phase_table
-from stages.commands.run import run_command
-from stages.recipe.lineage import stage_settings
-from support.models import VOCAB_SIZE, make_model, make_tokenizer
+from support.models import VOCAB_SIZE, make_model
 
 CPU = torch.device("cpu")
 # Two completions, of 3 and 2 tokens, of a prompt of 4: the last token of each stays out of the rows.
@@ -92,78 +80,3 @@ def test_mfu_is_null_where_something_is_unknown():
     assert mfu(1e12, 2.0, 1e12) == 0.5
     assert mfu(1e12, 2.0, None) is None
     assert mfu(None, 2.0, 1e12) is None
-
-
-def train(folder: Path, steps: int, profile: int | None) -> list[dict[str, Any]]:
-    make_model().save_pretrained(folder / "model")
-    make_tokenizer(None).save_pretrained(folder / "model")
-    config = {
-        "model": str(folder / "model"),
-        "out": str(folder / "out"),
-        "steps": steps,
-        "group_size": 2,
-        "prompts_per_step": 2,
-        "sampling": {"max_tokens": 4},
-        "optimizer": {"lr": 1e-3},
-        "runtime": {"profile": profile, "device": "cpu"},
-    }
-    rows = [{"prompt": f"{i}+{i}="} for i in range(4)]
-    data = folder / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    reward = lambda completions, **_: [float(len(text)) for text in completions]  # noqa: E731
-    grpo.train(config, rewards=[reward], dataset=DataConfig(path=str(data), template="{prompt}"))
-    return [json.loads(line) for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_profile_of_a_run(tmp_path, caplog):
-    """A trace of the steps asked for, with the loop's phases in it, after a step that is not traced."""
-    with caplog.at_level(logging.WARNING, "grpo"):
-        rows = train(tmp_path, steps=4, profile=2)
-    folder = tmp_path / "out" / "profile"
-    trace = json.loads(gzip.decompress((folder / "trace.json.gz").read_bytes()))
-    names = [event.get("name") for event in trace["traceEvents"] if event.get("cat") == "user_annotation"]
-    assert names.count("update") == 2
-    assert {"generate", "reward", "score", "sync"} <= set(names)
-    table = (folder / "table.txt").read_text()
-    assert phase_table(rows[1:3]) in table
-    assert "aten::" in table
-    assert str(folder / "trace.json.gz") in caplog.text
-    assert [row["mfu"] for row in rows] == [None] * 4  # a CPU's peak has no name
-    assert all(row["executed_tokens"] > 0 and row["update_flops"] > 0 for row in rows if row["applied"])
-
-
-def test_profile_of_a_run_too_short(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, "grpo"):
-        train(tmp_path, steps=1, profile=2)
-    assert "nothing was profiled" in caplog.text
-    assert not (tmp_path / "out" / "profile").exists()
-
-
-def test_table_of_phases():
-    row = {"step": 3, "seconds": 4.0} | dict.fromkeys(
-        (f"seconds/{phase}" for phase in ("reward", "score", "sync", "save")), 0.0
-    )
-    table = phase_table([row | {"seconds/generate": 1.0, "seconds/update": 3.0}])
-    assert [line.split() for line in table.splitlines()] == [
-        ["phase", "step", "3", "share"],
-        ["generate", "1.000", "25.0%"],
-        ["reward", "0.000", "0.0%"],
-        ["score", "0.000", "0.0%"],
-        ["update", "3.000", "75.0%"],
-        ["sync", "0.000", "0.0%"],
-        ["save", "0.000", "0.0%"],
-        ["all", "4.000", "100.0%"],
-    ]
-
-
-def test_profile_option(tmp_path, monkeypatch):
-    """It is the setting runtime.profile, and no part of what a stage is made from."""
-    asked: list[Any] = []
-    monkeypatch.setattr("stages.recipe.pipeline.run_pipeline", lambda config, *rest: asked.append(config))
-    for option in ([], ["--profile", "3"]):
-        run_command(["tiny.yaml", "--out", str(tmp_path), *option])
-    plain, profiled = asked
-    assert (plain.runtime.profile, profiled.runtime.profile) == (None, 3)
-    assert stage_settings(plain, "reasoning_rl") == stage_settings(profiled, "reasoning_rl")
-    with pytest.raises(UserError, match=r"runtime\.profile"):
-        run_command(["tiny.yaml", "--out", str(tmp_path), "--profile", "0"])
