@@ -1,4 +1,4 @@
-"""Steps that are not finite, and running out of memory: what is done, what is said, what is kept to look at."""
+"""Steps that are not finite: how they are counted, what is said, what is kept to look at."""
 
 from __future__ import annotations
 
@@ -24,13 +24,10 @@ DUMPS = 5  # a batch may be megabytes
 def count_nonfinite(state: TrainState, grad_norm: float | None) -> None:
     """Count the step, which is not applied, if its loss or gradient is not finite (`update` gives a norm that is not
     finite for either; None: nothing to train, which says nothing)."""
-    if grad_norm is None:
-        return
-    if math.isfinite(grad_norm):
-        state.nonfinite_run = 0
-        return
-    state.nonfinite += 1
-    state.nonfinite_run += 1
+    if grad_norm is not None:
+        finite = math.isfinite(grad_norm)
+        state.nonfinite += not finite
+        state.nonfinite_run = 0 if finite else state.nonfinite_run + 1
 
 
 def report_nonfinite(
