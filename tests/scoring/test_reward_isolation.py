@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import grpo
-from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
+from support.runs import assert_equal, completions, weights
 
 ROWS = [{"question": f"{number}?", "id": str(number), "number": number} for number in range(12)]
 CONFIG = {
@@ -84,19 +84,7 @@ def breaking_async(choice: Choice, fault: Callable[[list[float]], Any]) -> Calla
 def train(folder: Path, out: Path, *rewards: Callable[..., Any] | dict[str, Any]) -> list[dict[str, Any]]:
     """One row a completion, in order, of the run with these rewards."""
     grpo.train(CONFIG | {"model": str(folder), "out": str(out)}, list(rewards), ROWS)
-    return [row for file in sorted((out / "completions").iterdir()) for row in read_jsonl(file)]
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(out / "model" / "model.safetensors")
-
-
-def assert_equal_runs(first: Path, second: Path) -> None:
-    ours, theirs = weights(first), weights(second)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    return completions(out)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +123,7 @@ def test_healthy_rows_are_trained_on_as_without_the_fault(kind, tiny_model_folde
     make = breaking_async if kind in ("raises", "nan", "too few") else breaking
     rows = train(tiny_model_folder, tmp_path / "run", healthy, make(Choice(), fault))
     compare(rows, reference[1])
-    assert_equal_runs(tmp_path / "run", reference[0])
+    assert_equal(weights(tmp_path / "run"), weights(reference[0]))
 
 
 def compare(rows: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
@@ -183,7 +171,7 @@ def test_a_reward_that_sleeps_for_ever(kind, tiny_model_folder, tmp_path, short_
         broken = breaking_async(Choice((0,)), lambda values: asyncio.sleep(120))
     rows = train(tiny_model_folder, tmp_path / "run", healthy, broken)
     compare(rows, expected)
-    assert_equal_runs(tmp_path / "run", tmp_path / "expected")
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "expected"))
 
 
 @pytest.mark.parametrize("kind", ["raises", "nan", "too few"])
@@ -209,7 +197,7 @@ def test_one_that_only_watches_may_fail_as_it_likes(tiny_model_folder, tmp_path)
     rows = train(tiny_model_folder, tmp_path / "run", healthy, {"fn": broken, "weight": 0.0})
     assert [row["advantage"] for row in rows] == [row["advantage"] for row in expected]
     assert all(row["rewards"]["broken"] is None for row in rows)
-    assert_equal_runs(tmp_path / "run", tmp_path / "expected")
+    assert_equal(weights(tmp_path / "run"), weights(tmp_path / "expected"))
 
 
 def test_excluded_rows_are_counted_in_the_metrics(reference):

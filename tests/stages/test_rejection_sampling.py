@@ -20,8 +20,9 @@ from stages.recipe.config import BaseConfig, ColdStartConfig, EvaluationConfig, 
 from stages.recipe.leaks import LeakGuard
 from stages.recipe.table import StageContext
 from stages.tiny_world import build_tokenizer
+from support.files import cut_short
 from support.models import word_model
-from support.runs import CPU
+from support.runs import CPU, before
 
 TRAINING = {"steps": 2, "batch_size": 4, "max_tokens": 64, "optimizer": OptimizerConfig(lr=1e-3)}
 HERE = __name__
@@ -67,11 +68,10 @@ def recipe(**sections):
     return RecipeConfig(**{"runtime": CPU, "evaluation": evaluation, "base": BaseConfig(model="unused"), **sections})
 
 
-def context(config, key, folder, init="unused", base_model="unused"):
+def context(config, key, folder, models=("unused", "unused")):
+    """The second of the models is what the stage begins with, the first the base."""
     folder.mkdir(exist_ok=True)
-    return StageContext(
-        config=config, key=key, folder=folder, init=init, base=base_model, models={}, guard=LeakGuard(config)
-    )
+    return StageContext(config, key, folder, init=models[1], base=models[0], models={}, guard=LeakGuard(config))
 
 
 def rejection(filters, **changes):
@@ -81,9 +81,8 @@ def rejection(filters, **changes):
 
 
 def test_it_keeps_the_right_ones_and_trains_from_the_base(models, tmp_path, monkeypatch):
-    base_model, trained = models
-    config = rejection((RewardConfig(fn=f"{HERE}.says_it"),))
-    numbers = rejection_sampling.run(context(config, "rejection_sampling", tmp_path, trained, base_model))
+    stage = context(rejection((RewardConfig(fn=f"{HERE}.says_it"),)), "rejection_sampling", tmp_path, models)
+    numbers = rejection_sampling.run(stage)
     reasoning = read_jsonl(tmp_path / "data" / "reasoning.jsonl")
     assert [row["messages"][-1]["content"] for row in reasoning] == ["one", "two"]
     assert all(row["answer"] in row["messages"][0]["content"] for row in reasoning)
@@ -97,14 +96,13 @@ def test_it_keeps_the_right_ones_and_trains_from_the_base(models, tmp_path, monk
     assert torch.dist(ends[0], ends[1]) < 0.3 * torch.dist(ends[0], ends[2])
     # Sampling is not repeated when its result is there.
     monkeypatch.setattr(rejection_sampling, "sample", lambda *_: pytest.fail("sampled again"))
-    rejection_sampling.run(context(config, "rejection_sampling", tmp_path, trained, base_model))
+    rejection_sampling.run(stage)
 
 
 def test_nothing_kept_is_an_error_that_says_why(models, tmp_path):
-    base_model, trained = models
     config = rejection((RewardConfig(fn=f"{HERE}.never", name="readable"),))
     with pytest.raises(UserError, match=r"none of 8 samples passed the filters .*readable"):
-        rejection_sampling.run(context(config, "rejection_sampling", tmp_path, trained, base_model))
+        rejection_sampling.run(context(config, "rejection_sampling", tmp_path, models))
     assert not (tmp_path / "data" / "reasoning.jsonl").exists()
 
 
@@ -112,46 +110,37 @@ def many():
     return [{"prompt": f"say {word}", "answer": word} for word in ("one", "two") for _ in range(3)]
 
 
-def damaged(part):
-    part.write_bytes(part.read_bytes()[:-2])
-
-
-@pytest.mark.parametrize(("spoil", "sampled_again"), [(None, 2), (damaged, 4), ("other settings", 6)])
+@pytest.mark.parametrize(("spoil", "sampled_again"), [(None, 2), ("damaged", 4), ("other settings", 6)])
 def test_rows_already_sampled_are_kept(models, tmp_path, monkeypatch, spoil, sampled_again):
     """Three parts of two prompts, stopped in the third: the files are those of a sampling left alone."""
-    base_model, trained = models
     monkeypatch.setattr(rejection_sampling, "PROMPTS_AT_A_TIME", 2)
-    data = {"data": DataConfig(fn=f"{HERE}.many")}
-    config = rejection((RewardConfig(fn=f"{HERE}.says_it"),), **data)
-    rejection_sampling.sample(
-        config.rejection_sampling, context(config, "rejection_sampling", tmp_path / "whole", trained, base_model)
-    )
-    generate, prompts = LocalEngine.generate, []
 
-    def counting(self, own, *args, **kwargs):
-        prompts.extend(prompt.id for prompt in own)
+    def sample(name, **changes):
+        config = rejection((RewardConfig(fn=f"{HERE}.says_it"),), data=DataConfig(fn=f"{HERE}.many"), **changes)
+        stage = context(config, "rejection_sampling", tmp_path / name, models)
+        rejection_sampling.sample(config.rejection_sampling, stage)
+
+    sample("whole")
+    prompts, stop = [], True
+
+    def counted(self, batch, *_, **__):
+        prompts.extend(batch)
         if stop and len(prompts) > 4:
             raise KeyboardInterrupt
-        return generate(self, own, *args, **kwargs)
 
-    monkeypatch.setattr(LocalEngine, "generate", counting)
-    cut = context(config, "rejection_sampling", tmp_path / "cut", trained, base_model)
-    stop = True
+    before(monkeypatch, LocalEngine, "generate", counted)
     with pytest.raises(KeyboardInterrupt):
-        rejection_sampling.sample(config.rejection_sampling, cut)
+        sample("cut")
     parts = sorted((tmp_path / "cut" / "completions" / "parts").iterdir())
     assert len(parts) == 2
-    stop = False
-    if spoil is damaged:
-        spoil(parts[1])
+    stop, changes = False, {}
+    if spoil == "damaged":
+        cut_short(parts[1])
     elif spoil:
-        changed = rejection((RewardConfig(fn=f"{HERE}.says_it"),), **data, keep_per_prompt=2)
-        rejection_sampling.sample(
-            changed.rejection_sampling, context(changed, "rejection_sampling", tmp_path / "whole", trained, base_model)
-        )
-        config = changed
-    prompts = []
-    rejection_sampling.sample(config.rejection_sampling, cut)
+        changes = {"keep_per_prompt": 2}
+        sample("whole", **changes)
+    prompts.clear()
+    sample("cut", **changes)
     assert len(prompts) == sampled_again
     for name in ("completions/sampled.jsonl", "data/reasoning.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -166,7 +155,7 @@ def test_an_evaluation_problem_is_refused_before_anything_is_sampled_or_trained(
     monkeypatch.setattr(f"{HERE}.problems", questions if part == "data" else general_problem)
     config = rejection((RewardConfig(fn=f"{HERE}.says_it"),))
     with pytest.raises(UserError, match=r"jsonl', row 1 holds the evaluation problem '(say one|hello)': take it out"):
-        rejection_sampling.run(context(config, "rejection_sampling", tmp_path, models[1], models[0]))
+        rejection_sampling.run(context(config, "rejection_sampling", tmp_path, models))
 
 
 def general_problem():
@@ -189,7 +178,7 @@ def test_judge():
 def test_cold_start_stage(models, tmp_path):
     data = DataConfig(fn=f"{HERE}.general", system="be kind")
     config = recipe(cold_start=ColdStartConfig(**TRAINING, data=data))
-    numbers = cold_start.run(context(config, "cold_start", tmp_path, models[0]))
+    numbers = cold_start.run(context(config, "cold_start", tmp_path, models[:1] * 2))
     assert numbers["examples"] == 1
     assert list(numbers["data_hashes"]) == ["cold_start"]
     (row,) = read_jsonl(tmp_path / "data" / "sft.jsonl")

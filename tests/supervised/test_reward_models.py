@@ -83,14 +83,11 @@ def test_pointwise_learns_the_label(model, tmp_path):
 def test_an_answer_model_reads_only_the_answer(pairwise):
     out, _ = pairwise
     reward = RewardModel(str(out / "model"), part="answer")
-    one, other = reward(
-        prompts=[asked(1)] * 2, completions=[message("<think>plum</think>fig"), message("<think>bah bah</think>fig")]
-    )
+    texts = ("<think>plum</think>fig", "<think>bah bah</think>fig")
+    one, other = reward(prompts=[asked(1)] * 2, completions=list(map(message, texts)))
     assert one == other
     whole = RewardModel(str(out / "model"), part="response")
-    one, other = whole(
-        prompts=[asked(1)] * 2, completions=[message("<think>plum</think>fig"), message("bah</think>fig")]
-    )
+    one, other = whole(prompts=[asked(1)] * 2, completions=list(map(message, texts)))
     assert one != other
 
 
@@ -100,15 +97,11 @@ def test_scores_do_not_depend_on_the_batch(pairwise):
     tokenizer = load_tokenizer(str(out / "model"))
     model = load_reward_model(str(out / "model"), tokenizer, torch.device("cpu"))
     end, text = turn_end(tokenizer)
-    rows = [
-        response_ids(tokenizer, row["prompt"], message("plum " * n), "answer", end) for n, row in enumerate(PAIRS[:7])
-    ]
+    answers = enumerate(PAIRS[:7])
+    rows = [response_ids(tokenizer, row["prompt"], message("plum " * n), "answer", end) for n, row in answers]
     assert all(ids[-1] == end for ids in rows)
     assert text == "<|im_end|>"
-    together, alone = (
-        read_rewards(model, rows, tokenizer.pad_token_id, 7),
-        read_rewards(model, rows, tokenizer.pad_token_id, 1),
-    )
+    together, alone = (read_rewards(model, rows, tokenizer.pad_token_id, size) for size in (7, 1))
     assert together == pytest.approx(alone, abs=1e-5)
 
 
@@ -117,9 +110,8 @@ def test_it_applies_where_it_is_told_to(pairwise):
     reward = load_reward({"fn": "reward_model", "kwargs": {
         "model": str(out / "model"), "part": "answer",
         "applies_to": {"column": "kind", "values": ["helpful", "lookalike"]}}})  # fmt: skip
-    values = reward.fn(
-        prompts=["name fig"] * 3, completions=["fig", "fig", "fig"], kind=["helpful", "harmful", "lookalike"]
-    )
+    kinds = ["helpful", "harmful", "lookalike"]
+    values = reward.fn(prompts=["name fig"] * 3, completions=["fig"] * 3, kind=kinds)
     assert values[1] is None
     assert values[0] == values[2]
     assert 0 < values[0] < 1

@@ -20,6 +20,7 @@ from grpo.supervised.checkpoints import FORMAT
 from grpo.supervised.sft import supervised
 from grpo.supervised.training import StepLog, training_order
 from grpo.system import stopping
+from support.chat import user
 from support.files import Bomb, flip, limited_files, line_of, little_room, reseal
 from support.models import word_model
 from support.processes import send
@@ -79,9 +80,8 @@ def test_a_tiny_model_learns_one_answer_and_its_end(model, tmp_path):
     folder = str(tmp_path / "model")
     tokenizer, trained = load_tokenizer(folder), load_model(folder, torch.device("cpu"))
     assert tokenizer.eos_token_id in end_token_ids(trained, tokenizer)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "say one"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+    prompt = tokenizer.apply_chat_template([user("say one")], **options)
     output = trained.generate(**prompt, max_new_tokens=30, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert tokenizer.decode(output) == "one and two<|im_end|>"  # it says it, and it stops
 
