@@ -27,6 +27,8 @@ def test_the_schedules_by_hand():
     # cosine of 0, 60, 120, 180 degrees: (1 + cos) / 2 = 1, 3/4, 1/4, 0; floor 1/2
     assert factors(optimizer(schedule="cosine", min_lr=1.0), 4) == pytest.approx([1.0, 0.875, 0.625, 0.5])
     assert factors(optimizer(schedule="cosine", warmup_steps=1), 5) == pytest.approx([0.5, 1.0, 0.75, 0.25, 0.0])
+    both = factors(optimizer(schedule="cosine", min_lr=0.2, warmup_steps=1), 6)
+    assert both == pytest.approx([0.5, 1.0, 0.868198, 0.55, 0.231802, 0.1], abs=1e-6)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

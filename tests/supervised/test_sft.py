@@ -13,7 +13,6 @@ from grpo.checkpoint.store import checkpoints, last_good
 from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
-from grpo.learner.schedule import lr_factor
 from grpo.model.policy import end_token_ids, load_model, load_tokenizer, save_model
 from grpo.supervised import Training
 from grpo.supervised.checkpoints import FORMAT
@@ -136,15 +135,6 @@ def test_every_row_comes_once_an_epoch():
     order = training_order([5, 4, 3, 2, 1, 6], batch_size=3, steps=4, seed=1)
     assert sorted(order[0] + order[1]) == sorted(order[2] + order[3]) == list(range(6))
     assert order == training_order([5, 4, 3, 2, 1, 6], batch_size=3, steps=4, seed=1)
-
-
-def test_learning_rate_schedule():
-    cosine = OptimizerConfig(lr=1.0, schedule="cosine", min_lr=0.1, warmup_steps=1)
-    values = [lr_factor(cosine, step, 6) for step in range(6)]
-    assert values == pytest.approx([0.5, 1.0, 0.868198, 0.55, 0.231802, 0.1], abs=1e-6)
-    linear = OptimizerConfig(lr=2.0, schedule="linear", min_lr=0.5)
-    assert [lr_factor(linear, step, 4) for step in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
-    assert lr_factor(OptimizerConfig(lr=1.0), 99, 100) == 1.0
 
 
 @pytest.mark.parametrize("every", [None, 5])
