@@ -17,6 +17,7 @@ from grpo.learner.schedule import lr_factor
 from grpo.learner.update import update
 from grpo.model.policy import load_policy
 from grpo.model.reference import Reference
+from support.models import move
 from support.runs import (
     CPU,
     LEARNING,
@@ -253,9 +254,7 @@ def test_stale_weights_stop_the_run(tiny_model_folder, tmp_path, monkeypatch):
     def stale(self: LocalEngine, *args: Any, step: int, **kwargs: Any) -> Any:
         groups = original(self, *args, step=step, **kwargs)
         if step == 2:
-            with torch.no_grad():
-                for parameter in self.model.parameters():
-                    parameter += 0.03 * torch.randn_like(parameter)
+            move(self.model, 0.03)
         return groups
 
     monkeypatch.setattr(LocalEngine, "generate", stale)
@@ -439,8 +438,6 @@ def test_the_gate_looks_at_a_fresh_group_when_only_leftovers_train(tiny_model_fo
     stats = update(learner, rows[:4], config, 1e-3, version=3, step=3, rollout=rows)
     assert stats["logprob_mismatch"] < 1e-4
     assert stats["staleness"] == 3.0
-    with torch.no_grad():
-        for parameter in policy.model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+    move(policy.model)
     with pytest.raises(UserError, match="same tokens differ by"):
         update(learner, rows[:4], config, 1e-3, version=3, step=3, rollout=rows)
