@@ -19,8 +19,10 @@ from grpo.model.policy import load_policy
 from grpo.model.reference import Reference
 from support.models import move
 from support.runs import (
+    COSINE,
     CPU,
     LEARNING,
+    POOLED,
     assert_equal,
     assert_learnt,
     assert_same_run,
@@ -61,17 +63,12 @@ RUNS = {
         "loss": {"beta": 0.05},
         "reference_every": 3,
         "steps": 10,
-        "optimizer": {"lr": 5e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 1e-4, "weight_decay": 0.1},
+        "optimizer": COSINE,
     },
     "steps-end-inside-a-rollout": {"rollout_prompts": 8, "steps": 7},
     "inner-epochs": {"rollout_prompts": 4, "inner_epochs": 2, "steps": 10},
     "kl-in-reward": {"loss": {"beta": 0.05, "kl": {"estimator": "k1", "placement": "reward"}}},
-    "dynamic-sampling-and-difficulty": {
-        "dynamic_sampling": {"reward": "digits", "max_draws": 3},
-        "difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2},
-        "rollout_prompts": 4,
-        "steps": 10,
-    },
+    "dynamic-sampling-and-difficulty": POOLED | {"rollout_prompts": 4, "steps": 10},
     "corrections-and-masks": {
         "loss": {"entropy_bonus": 0.01, "dual_clip": 3, "off_policy_mask": 0.1},
         "correction": {"level": "sequence", "mode": "mask"},

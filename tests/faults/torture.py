@@ -40,21 +40,12 @@ from support.models import save_model  # noqa: E402
 from support.processes import end_of, fork  # noqa: E402
 from support.servers import free_port  # noqa: E402
 
+UPDATES = {"rollout_prompts": 4, "inner_epochs": 2, "loss": {"beta": 0.05}, "reference_every": 3}
 KINDS: dict[str, dict[str, Any]] = {
-    "full": {
-        "rollout_prompts": 4,
-        "inner_epochs": 2,
-        "loss": {"beta": 0.05},
-        "reference_every": 3,
-        "optimizer": {"lr": 5e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 1e-4, "weight_decay": 0.1},
-    },
+    "full": UPDATES | {"optimizer": runs.COSINE},
     "lora": {"rollout_prompts": 4, "lora": {"r": 4, "alpha": 8, "dropout": 0.2}, "loss": {"beta": 0.05}},
-    "pooled": {
-        "dynamic_sampling": {"reward": "digits", "max_draws": 3},
-        "difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2},
-        "loss": {"beta": 0.05, "kl": {"estimator": "k1", "placement": "reward"}},
-    },
-    "ahead": {"rollout_prompts": 4, "inner_epochs": 2, "loss": {"beta": 0.05}, "reference_every": 3, "correction": {}},
+    "pooled": runs.POOLED | {"loss": {"beta": 0.05, "kl": {"estimator": "k1", "placement": "reward"}}},
+    "ahead": UPDATES | {"correction": {}},
 }
 SHARDED = " sharded"  # at the end of a kind: its weights are, over two processes
 STEPS = 12

@@ -26,6 +26,9 @@ from grpo.model.policy import load_model
 from grpo.types import Rollout
 from support.ahead import AHEAD, ahead_of, at_once, put_inside, run_ahead
 from support.runs import (
+    COSINE,
+    DIFFICULTY,
+    POOLED,
     assert_same_run,
     before,
     broken,
@@ -231,21 +234,10 @@ def test_agreement_that_was_measured_in_parts_is_that_of_all():
 # ---- going on
 
 RUNS: dict[str, dict[str, Any]] = {
-    "several-updates-epochs-kl-refresh-difficulty": {
-        "difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2},
-        "rollout_prompts": 4,
-        "inner_epochs": 2,
-        "loss": {"beta": 0.05},
-        "reference_every": 3,
-        "steps": 11,
-        "optimizer": {"lr": 5e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 1e-4, "weight_decay": 0.1},
-    },
-    "dynamic-sampling-and-difficulty": {
-        "dynamic_sampling": {"reward": "digits", "max_draws": 3},
-        "difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2},
-        "rollout_prompts": 4,
-        "steps": 10,
-    },
+    "several-updates-epochs-kl-refresh-difficulty": DIFFICULTY
+    | {"rollout_prompts": 4, "inner_epochs": 2, "steps": 11}
+    | {"loss": {"beta": 0.05}, "reference_every": 3, "optimizer": COSINE},
+    "dynamic-sampling-and-difficulty": POOLED | {"rollout_prompts": 4, "steps": 10},
     "lora-and-dropout": {"lora": {"r": 4, "alpha": 8, "dropout": 0.2}, "optimizer": {"lr": 2e-2}},
 }
 

@@ -54,6 +54,9 @@ def config_of(**settings: Any) -> RLConfig:
     return RLConfig.model_validate(base | settings)
 
 
+COSINE = {"lr": 5e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 1e-4, "weight_decay": 0.1}
+DIFFICULTY = {"difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2}}
+POOLED = {"dynamic_sampling": {"reward": "digits", "max_draws": 3}, **DIFFICULTY}
 LEARNING: dict[str, Any] = {  # settings with which the digits are learnt
     "steps": 25,
     "group_size": 8,
