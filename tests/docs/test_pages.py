@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+import sys
 import tomllib
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -151,6 +152,8 @@ def test_forms_of_commands_name_options_that_exist(capsys):
 def test_the_readmes_reward(tmp_path, monkeypatch):
     (block,) = (block for block in blocks(README, "python") if "# my_rewards.py" in block)
     (tmp_path / "my_rewards.py").write_text(block)
+    monkeypatch.setitem(sys.modules, "my_rewards", None)  # another page has one of that name: gone afterwards
+    del sys.modules["my_rewards"]
     monkeypatch.syspath_prepend(tmp_path)
     reward = load_reward({"fn": "my_rewards.brevity", "kwargs": {"max_words": 2}})
     assert reward.fn(completions=["one two", "one two three"]) == [1.0, 0.0]
