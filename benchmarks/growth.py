@@ -64,7 +64,7 @@ def make_point(policy: Any, settings: dict[str, int]) -> Any:
     from grpo.config.engine import RuntimeConfig
     from grpo.config.training import RLConfig
     from grpo.learner.batching import normaliser_of
-    from grpo.learner.learner import make_learner
+    from grpo.learner.make import make_learner
     from grpo.learner.update import accumulate_gradients
     from grpo.loss import grpo_loss
 

@@ -21,8 +21,8 @@ from grpo.config.data import DataConfig
 from grpo.data import build_prompts
 from grpo.engines.local.engine import LocalEngine
 from grpo.learner.batching import rows_of, split_updates
-from grpo.learner.learner import make_learner
 from grpo.learner.logprobs import with_logprobs
+from grpo.learner.make import make_learner
 from grpo.learner.schedule import lr_factor
 from grpo.learner.update import update
 from grpo.model.policy import Policy, load_policy

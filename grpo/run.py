@@ -19,7 +19,8 @@ from grpo.data.prompts import longest_prompt
 from grpo.engines.choose import engine_kind, training_engine
 from grpo.errors import UserError
 from grpo.learner.gate import mismatch_limit
-from grpo.learner.learner import Learner, make_learner
+from grpo.learner.learner import Learner
+from grpo.learner.make import make_learner
 from grpo.model.policy import Policy, load_policy
 from grpo.model.reference import Reference
 from grpo.rollout.ahead import Ahead

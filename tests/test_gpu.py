@@ -15,7 +15,8 @@ from grpo.config.training import CheckpointConfig, RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.learner.batching import TrainRow, rows_of
 from grpo.learner.gate import MISMATCH_LIMIT
-from grpo.learner.learner import Learner, make_learner
+from grpo.learner.learner import Learner
+from grpo.learner.make import make_learner
 from grpo.learner.update import update
 from grpo.model.attention import shared_attention
 from grpo.model.fit import fit_of

@@ -12,7 +12,8 @@ from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner import batching
-from grpo.learner.learner import Learner, make_learner
+from grpo.learner.learner import Learner
+from grpo.learner.make import make_learner
 from grpo.learner.schedule import lr_factor
 from grpo.learner.update import update
 from grpo.model.policy import load_policy

@@ -15,7 +15,7 @@ from grpo.config.engine import RuntimeConfig
 from grpo.config.training import CheckpointConfig
 from grpo.errors import UserError
 from grpo.learner.gate import MISMATCH_LIMIT
-from grpo.learner.learner import make_accelerator
+from grpo.learner.make import make_accelerator
 from grpo.model.policy import pick_device
 from grpo.system.world import World
 from grpo.types import TrainState
@@ -42,7 +42,7 @@ def scaled(monkeypatch):
 
     def of(**settings: Any) -> Trial:
         with monkeypatch.context() as patched:
-            patched.setattr("grpo.learner.learner.make_accelerator", accelerator_of)
+            patched.setattr("grpo.learner.make.make_accelerator", accelerator_of)
             return Trial(**settings)
 
     return of

@@ -15,8 +15,9 @@ from grpo.config.engine import RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.batching import rows_of as sequences_of
-from grpo.learner.learner import Learner, make_learner
+from grpo.learner.learner import Learner
 from grpo.learner.logprobs import with_ref_logprobs
+from grpo.learner.make import make_learner
 from grpo.learner.update import update
 from grpo.model.adapter import add_adapter, target_names
 from grpo.model.policy import Policy, end_token_ids, load_policy

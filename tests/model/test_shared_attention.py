@@ -15,7 +15,8 @@ from grpo.config.engine import RuntimeConfig
 from grpo.config.training import RLConfig
 from grpo.errors import UserError
 from grpo.learner.batching import TrainRow
-from grpo.learner.learner import Learner, make_learner
+from grpo.learner.learner import Learner
+from grpo.learner.make import make_learner
 from grpo.model import attention as shared_attention
 from grpo.model import attention_cpu as cpu_attention
 from grpo.model.fit import fit_of

@@ -15,8 +15,9 @@ from grpo.config.engine import RuntimeConfig
 from grpo.config.training import RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.learner.batching import TrainRow, rows_of
-from grpo.learner.learner import Learner, make_learner
+from grpo.learner.learner import Learner
 from grpo.learner.logprobs import with_logprobs
+from grpo.learner.make import make_learner
 from grpo.learner.update import update
 from grpo.model.policy import Policy
 from grpo.model.reference import Reference
