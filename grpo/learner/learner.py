@@ -45,22 +45,20 @@ class Learner:
         """This process's micro-batches of the step's `rows`; with sharded weights as many in every process, the last
         ones empty where there is less to do."""
         everyone = [self.plan.micro_batches(share) for share in self.plan.share(rows, self.world)]
-        own = everyone[self.world.rank]
-        if self.sharded:
-            own = own + [[]] * (max(map(len, everyone)) - len(own))
-        return own
+        mine = everyone[self.world.rank]
+        return mine + [[]] * (max(map(len, everyone)) - len(mine)) if self.sharded else mine
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[tuple[float, ...]]:
-        """Log-probs of the completion tokens of each row, without gradient or dropout; every process scores its share
-        and gets all."""
+        """Log-probs of the completion tokens of each row, without gradient or dropout; every process does its share and
+        gets all."""
         shares = self.plan.share(rows, self.world)
         everyone = self.world.spread(shares, lambda _: [self._logprobs(self.batches(rows))])
         order = [row for share in shares for batch in self.plan.micro_batches(share) for row in batch]
-        found = {id(row): line for row, line in zip(order, chain.from_iterable(everyone), strict=True)}
-        return [found[id(row)] for row in rows]
+        by_row = {id(row): values for row, values in zip(order, chain.from_iterable(everyone), strict=True)}
+        return [by_row[id(row)] for row in rows]
 
     def _logprobs(self, batches: Sequence[list[TrainRow]]) -> list[tuple[float, ...]]:
-        scores = []
+        logprobs = []
         with torch.inference_mode(not self.sharded), torch.no_grad(), self.forwards():
             for batch in batches:
                 if not batch:
@@ -68,8 +66,8 @@ class Learner:
                     continue
                 given = model_input(batch, self.accelerator.device, share_prompts=self.fit.share_prompts)
                 values = iter(self.token_logprobs(given).logprobs.tolist())
-                scores += [tuple(islice(values, len(row.rollout.completion.token_ids))) for row in batch]
-        return scores
+                logprobs += [tuple(islice(values, len(row.rollout.completion.token_ids))) for row in batch]
+        return logprobs
 
     def collate(self, rows: Sequence[TrainRow]) -> TrainBatch:
         """A micro-batch in the form that the model takes."""
@@ -101,20 +99,19 @@ class Learner:
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put back what `tensors` gave."""
-        own = {name: local(parameter.detach()) for name, parameter in trainable(self.model).items()}
-        self.load_shards(own, tensors)
+        self.load_shards({name: local(p.detach()) for name, p in trainable(self.model).items()}, tensors)
 
-    def load_shards(self, own: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    def load_shards(self, held: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy full tensors into what this process holds of them."""
-        if own.keys() != tensors.keys():
-            missing = sorted(own.keys() ^ tensors.keys())[0]
+        if held.keys() != tensors.keys():
+            missing = sorted(held.keys() ^ tensors.keys())[0]
             raise UserError(f"the checkpoint was made with other trained parameters (for one, '{missing}')")
         if self.sharded:
             from grpo.model.sharding import shards
 
             tensors = shards(tensors, trainable(self.model))
         with torch.no_grad():
-            for name, value in own.items():
+            for name, value in held.items():
                 if value.shape != tensors[name].shape:  # of another rank: rank 1 would be spread over all rows
                     raise UserError(f"the checkpoint's '{name}' has another shape: it was made with other settings")
                 value.copy_(tensors[name])
