@@ -42,6 +42,11 @@ ROUNDING = (
 )
 ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
 HOME, ROOMS = Path(__file__).resolve().parents[2], ("rewards", "stages")  # where this program's own rewards lie
+BUILT_IN = {  # and what they are called: a user's module may lie there as well
+    *("accuracy_reward", "code_reward", "cosine_length", "countdown_reward", "format_reward", "Judge", "tag_count"),
+    *("language_consistency", "length_reward", "overlong_penalty", "reasoning_steps", "repetition_penalty"),
+    *("RewardModel", "general_oracle", "helpfulness_oracle", "safety_oracle", "over_refusal_oracle"),
+}
 SHIPPED = "grpo"  # in the place of their source: the version of this program stands for it
 SHOWN = 10  # differences in a message
 
@@ -140,7 +145,8 @@ def _source(kind: Any) -> str | None:
     """A hash of the text of a user's function or class; None: it has none, built in or typed into an interpreter."""
     try:
         file = Path(inspect.getfile(inspect.unwrap(kind))).resolve()
-        return SHIPPED if any(file.is_relative_to(HOME / room) for room in ROOMS) else digest(inspect.getsource(kind))
+        ours = kind.__qualname__ in BUILT_IN and any(file.is_relative_to(HOME / room) for room in ROOMS)
+        return SHIPPED if ours else digest(inspect.getsource(kind))
     except (OSError, TypeError):
         return None
 

@@ -23,7 +23,7 @@ from grpo.system.world import World
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass
+@dataclass(eq=False)
 class Learner:
     """What an update works on. `dropout`: the adapter's, which acts in updates only."""
 

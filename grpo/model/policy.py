@@ -139,6 +139,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path, state: dict[str, torch.
         model.save_pretrained(partial, state_dict=state)
         try:
             tokenizer.save_pretrained(partial)
+        except OSError:
+            raise
         except Exception as error:  # the tokenizers' library has no error of its own for a full disk
             raise as_os_error(error, partial) from error
 

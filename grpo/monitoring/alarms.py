@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean, variance
+from statistics import variance
 from typing import Any
 
 from grpo.system.numbers import mean
@@ -51,11 +51,11 @@ def rl_alarms(rows: Rows) -> dict[str, str]:
 def sft_alarms(rows: Rows) -> dict[str, str]:
     """The same of a supervised training."""
     losses = _values(rows, "loss")
-    if len(losses) < PATIENT or fmean(losses[-BEGIN:]) < fmean(losses[:BEGIN]):
+    if len(losses) < PATIENT or _mean(losses[-BEGIN:]) < _mean(losses[:BEGIN]):
         return {}
     return {
-        "loss does not fall": f"the loss was {fmean(losses[:BEGIN]):.3g} at the beginning and is "
-        f"{fmean(losses[-BEGIN:]):.3g} now: change optimizer.lr (up if it is flat, down if it jumps), and read what is "
+        "loss does not fall": f"the loss was {_mean(losses[:BEGIN]):.3g} at the beginning and is "
+        f"{_mean(losses[-BEGIN:]):.3g} now: change optimizer.lr (up if it is flat, down if it jumps), and read what is "
         "trained in data/"
     }
 
@@ -83,7 +83,11 @@ def _values(rows: Rows, name: str) -> list[float]:
 def _begin_and_now(rows: Rows, name: str) -> tuple[float, float] | None:
     """Means of the first and of the latest rows; None: there are too few."""
     values = _values(rows, name)
-    return (fmean(values[:BEGIN]), fmean(values[-NOW:])) if len(values) >= BEGIN + NOW else None
+    return (_mean(values[:BEGIN]), _mean(values[-NOW:])) if len(values) >= BEGIN + NOW else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _noise(values: Sequence[float], other: Sequence[float]) -> float:
@@ -96,13 +100,13 @@ def _reward_flat(rows: Rows) -> str | None:
     if len(rewards) < PATIENT:
         return None
     first, last = rewards[:BEGIN], rewards[-BEGIN:]
-    if fmean(last) - fmean(first) > _noise(first, last):
+    if _mean(last) - _mean(first) > _noise(first, last):
         return None
     if (mean(_values(rows[-BEGIN:], "frac_zero_variance")) or 0.0) >= ALIKE:
         why = "nearly all groups are judged alike: choose harder or easier prompts, or see whether the reward is right"
     else:
         why = "raise optimizer.lr or group_size, and read completions/ for what is rewarded"
-    return f"{fmean(first):.3g} at the beginning, {fmean(last):.3g} now: {why}"
+    return f"{_mean(first):.3g} at the beginning, {_mean(last):.3g} now: {why}"
 
 
 def _reward_falls(rows: Rows) -> str | None:
@@ -110,15 +114,15 @@ def _reward_falls(rows: Rows) -> str | None:
     if len(rewards) < 2 * BEGIN:
         return None
     windows = [rewards[start : start + BEGIN] for start in range(len(rewards) - BEGIN + 1)]
-    best, now = max(windows, key=fmean), rewards[-NOW:]
-    low = min(fmean(window) for window in windows[: windows.index(best) + 1])
-    drop = fmean(best) - fmean(now)
-    gained = fmean(best) - low
+    best, now = max(windows, key=_mean), rewards[-NOW:]
+    low = min(_mean(window) for window in windows[: windows.index(best) + 1])
+    drop = _mean(best) - _mean(now)
+    gained = _mean(best) - low
     # A run that never rose has nothing to lose a share of: then the fall is measured by the noise alone.
     if drop <= FALL * gained or drop <= SIGMAS * _noise(best, now):
         return None
     return (
-        f"it was {fmean(best):.3g} and is {fmean(now):.3g}: go back to an earlier checkpoint with a lower "
+        f"it was {_mean(best):.3g} and is {_mean(now):.3g}: go back to an earlier checkpoint with a lower "
         "optimizer.lr, or with a KL (loss.beta)"
     )
 
@@ -138,29 +142,29 @@ def _entropy(rows: Rows) -> str | None:
 
 def _kl(rows: Rows) -> str | None:
     kl = _values(rows, "kl")[-NOW:]
-    if len(kl) < NOW or fmean(kl) <= KL_LIMIT:
+    if len(kl) < NOW or _mean(kl) <= KL_LIMIT:
         return None
     return (
-        f"{fmean(kl):.3g} nats a token from the reference: lower optimizer.lr, raise loss.beta, "
+        f"{_mean(kl):.3g} nats a token from the reference: lower optimizer.lr, raise loss.beta, "
         "or renew the reference (reference_every)"
     )
 
 
 def _length(rows: Rows) -> str | None:
     lengths, cut = _begin_and_now(rows, "completion_length"), _values(rows[-NOW:], "truncated_fraction")
-    if lengths is None or not cut or lengths[1] <= LONGER * lengths[0] or fmean(cut) <= CUT:
+    if lengths is None or not cut or lengths[1] <= LONGER * lengths[0] or _mean(cut) <= CUT:
         return None
     return (
-        f"{lengths[0]:.0f} tokens at the beginning, {lengths[1]:.0f} now, and {fmean(cut):.0%} are cut at the limit: "
+        f"{lengths[0]:.0f} tokens at the beginning, {lengths[1]:.0f} now, and {_mean(cut):.0%} are cut at the limit: "
         "raise sampling.max_tokens, or punish it (truncated: penalise)"
     )
 
 
 def _truncated(rows: Rows) -> str | None:
     cut = _values(rows, "truncated_fraction")[-NOW:]
-    if len(cut) < NOW or fmean(cut) < TRUNCATED:
+    if len(cut) < NOW or _mean(cut) < TRUNCATED:
         return None
     return (
-        f"{fmean(cut):.0%} of the completions are cut at the limit: raise sampling.max_tokens, or see whether "
+        f"{_mean(cut):.0%} of the completions are cut at the limit: raise sampling.max_tokens, or see whether "
         "the model knows its end token and template"
     )

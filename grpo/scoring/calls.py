@@ -75,9 +75,11 @@ def call_sync(fn: Callable[..., Any], arguments: Mapping[str, Any], timeout: flo
 
     def target() -> None:
         try:
-            outcome.set_result(fn(**arguments))
+            value = fn(**arguments)
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, which judges it
             outcome.set_exception(error)
+        else:
+            outcome.set_result(value)
 
     if timeout is None:
         target()

@@ -58,17 +58,23 @@ def lock_run(folder: Path, world: World, *, shared: bool = False) -> Iterator[Ru
     """
     key = folder.resolve()
     new = [path for path in (folder, *folder.parents) if not path.exists()]
-    handle = world.main_finds(lambda: None if key in _held or fcntl is None else _take(folder, shared))
-    if world.rank or handle is None:
-        yield RunLock(folder, None if world.rank else _identity(folder))
-        return
-    _held.add(key)
+    taken: list[int] = []
+
+    def take() -> bool:
+        if key not in _held and fcntl is not None:
+            taken.append(_take(folder, shared))
+        return True
+
     try:
-        yield RunLock(folder, _identity(folder))
+        world.main_finds(take)
+        if taken:
+            _held.add(key)
+        yield RunLock(folder, None if world.rank else _identity(folder))
     finally:
-        _held.discard(key)
-        _tidy(handle, folder, new)
-        os.close(handle)
+        for handle in taken:
+            _held.discard(key)
+            _tidy(handle, folder, new)
+            os.close(handle)
 
 
 def _tidy(handle: int, folder: Path, new: list[Path]) -> None:

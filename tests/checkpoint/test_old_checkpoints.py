@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from grpo.checkpoint.identity import ABSENT, differences, identify
+from grpo.checkpoint.identity import ABSENT, BUILT_IN, SHIPPED, differences, identify
 from grpo.config.training import TrainConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.world import World
 from grpo.types import Prompt
-from rewards.loader import load_rewards
+from rewards.loader import REGISTRY, load_rewards
 
 # `identity` in state.json of a run of version 0.1.0 whose core was flat files, without its machine.
 RECORDED = json.loads("""{"steps": 6, "group_size": 4, "prompts_per_step": 2, "rollout_prompts": null,
@@ -103,3 +103,15 @@ def test_a_user_s_own_reward_is_known_by_its_text(tmp_path):
     assert matter(first, identity([own_reward(tmp_path / "c.py", 1.0)])) == []
     assert matter(first, edited) == [f"{SOURCE}: {first[SOURCE]} -> {edited[SOURCE]}"]
     assert any(line.startswith(f"{SOURCE}: ") for line in matter(RECORDED, first))
+
+
+def test_what_ships_is_known_by_name_and_place(monkeypatch, tmp_path):
+    """A user's function in a module beside ours is told by its text as well."""
+    assert {path.rpartition(".")[2] for path in REGISTRY.values()} < BUILT_IN
+    monkeypatch.setattr("grpo.checkpoint.identity.HOME", tmp_path)
+    (tmp_path / "rewards").mkdir()
+    shipped = identity([own_reward(tmp_path / "rewards" / "a.py", 1.0)])
+    assert shipped[SOURCE] == SHIPPED
+    beside = own_reward(tmp_path / "rewards" / "b.py", 1.0)
+    beside.fn.__qualname__ = "mine"
+    assert identity([beside])[SOURCE] != SHIPPED

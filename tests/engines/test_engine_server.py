@@ -1,6 +1,7 @@
 """The engine behind `engine.kind: vllm-server`, against a server that fails as told. Real ones: tests/vllm_tests."""
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -174,6 +175,21 @@ def test_prompts_of_a_lost_server_move_to_the_others(servers, policy, caplog, fa
     assert bad.url in str(caught.value)
     assert good.url in str(caught.value)
     assert str(caught.value).count(why) == 2
+
+
+def test_a_signal_inside_a_request_ends_all_of_them(servers, policy, caplog):
+    """The tasks of both servers are cleaned up: asyncio has nothing to complain of."""
+
+    def interrupted(*_: Any, **__: Any) -> str:
+        raise KeyboardInterrupt
+
+    engine = engine_of(servers(2), replace(SAMPLED, tokenizer=SimpleNamespace(decode=interrupted)))
+    engine.sync(policy)
+    with caplog.at_level("ERROR", "asyncio"), pytest.raises(KeyboardInterrupt):
+        sample(engine)
+    engine.close()
+    gc.collect()
+    assert caplog.text == ""
 
 
 def test_a_hanging_server_is_not_asked_again(servers, policy):

@@ -167,25 +167,34 @@ class ServerEngine:
         return [groups[index] for index in range(len(prompts))]
 
     async def _round(self, waiting: deque[int], width: int, ask: Ask) -> None:
-        """All live servers take what waits, at most `width` at a time. What a server that is lost had taken, and what
-        is left when all are lost, is for the next round."""
+        """All live servers take what waits, at most `width` at a time. What a server that is lost had taken waits
+        again."""
         there = live(self.servers)
         width = min(width, -(-len(waiting) // len(there)))
 
-        async def work(server: Server) -> None:
+        async def work(server: Server, taken: set[int]) -> None:
             while waiting and server.left_out is None:
-                await ask(client, server, waiting.popleft())
+                index = waiting.popleft()
+                taken.add(index)
+                await ask(client, server, index)
+                taken.remove(index)
 
         async def use(server: Server) -> None:
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    for _ in range(width):
-                        tasks.create_task(work(server))
-            except ExceptionGroup as group:
-                for error in group.exceptions:
-                    if not isinstance(error, RequestFailed):
-                        raise error from error.__cause__
-                server.leave_out(str(group.exceptions[0]))
+            # Not a TaskGroup: a signal that is raised inside a task would break its cleaning up off.
+            taken: set[int] = set()
+            tasks = [asyncio.create_task(work(server, taken)) for _ in range(width)]
+            _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in pending:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            errors = [error for error in outcomes if error is not None]
+            for error in errors:
+                if not isinstance(error, (RequestFailed, asyncio.CancelledError)):
+                    raise error
+            waiting.extend(sorted(taken))
+            for error in errors:
+                if isinstance(error, RequestFailed):
+                    server.leave_out(str(error))
 
         async with new_client() as client:
             await asyncio.gather(*(use(server) for server in there))
