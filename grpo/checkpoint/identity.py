@@ -41,13 +41,19 @@ ROUNDING = (
     *(f"runtime.{name}" for name in ("device", "parallel", "threads")),
 )
 ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
-HOME, ROOMS = Path(__file__).resolve().parents[2], ("rewards", "stages")  # where this program's own rewards lie
-BUILT_IN = {  # and what they are called: a user's module may lie there as well
-    *("accuracy_reward", "code_reward", "cosine_length", "countdown_reward", "format_reward", "Judge", "tag_count"),
-    *("language_consistency", "length_reward", "overlong_penalty", "reasoning_steps", "repetition_penalty"),
-    *("RewardModel", "general_oracle", "helpfulness_oracle", "safety_oracle", "over_refusal_oracle"),
+# Texts of this program's rewards in checkpoints from before its modules moved, and the same rewards' texts now.
+MOVED = {
+    "f2ee5d72260635b3": "02658b87abfdb912",  # code_reward
+    "48d9de0541521278": "c5453e1099d99619",  # cosine_length
+    "2d45753c2e9bb781": "2cd61fbea3972ddc",  # countdown_reward
+    "52806da1a58d92e2": "071e08ccd9f45b61",  # Judge
+    "2c978c5e782c827b": "eaf7497908b5e0db",  # length_reward
+    "5f23a4881f665b5d": "cc7f4b2768ecfd30",  # RewardModel
+    "ebf5f228bca0fa33": "6fe9b5ba053ce38e",  # general_oracle
+    "5bb4d11f5f3a0fb0": "fe4492a9d30dd6c4",  # helpfulness_oracle
+    "60e8ac21dac5e61d": "c2c13bd347bef5f6",  # safety_oracle
+    "d7253cbeabec679f": "437aa3af53c8c7d0",  # over_refusal_oracle
 }
-SHIPPED = "grpo"  # in the place of their source: the version of this program stands for it
 SHOWN = 10  # differences in a message
 
 
@@ -89,8 +95,8 @@ def conditions(world: World) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
     """What a run that was `old` would go on with as `new`."""
-    shipped = {key: SHIPPED for key in old if key.endswith(".source") and new.get(key) == SHIPPED}
-    phrases = changes({**old, **shipped}, new)  # older checkpoints hold a hash of what ships with this program, too
+    texts = {key: MOVED[value] for key, value in old.items() if key.endswith(".source") and value in MOVED}
+    phrases = changes({**old, **texts}, new)
     return Differences(
         [phrase for key, phrase in phrases.items() if not _under(key, ROUNDING)],
         [phrase for key, phrase in phrases.items() if _under(key, ROUNDING)],
@@ -142,11 +148,9 @@ def _reward(reward: Reward) -> dict[str, Any]:
 
 
 def _source(kind: Any) -> str | None:
-    """A hash of the text of a user's function or class; None: it has none, built in or typed into an interpreter."""
+    """A hash of the text of a function or class; None: it has none, built in or typed into an interpreter."""
     try:
-        file = Path(inspect.getfile(inspect.unwrap(kind))).resolve()
-        ours = kind.__qualname__ in BUILT_IN and any(file.is_relative_to(HOME / room) for room in ROOMS)
-        return SHIPPED if ours else digest(inspect.getsource(kind))
+        return digest(inspect.getsource(kind))
     except (OSError, TypeError):
         return None
 

@@ -70,6 +70,8 @@ def _mapping(node: MappingNode, *around: Node) -> dict[Any, Any]:
         key, where = _value(key_node, node, *around), f"line {key_node.start_mark.line + 1}"
         if isinstance(key, dict | list):
             raise UserError(f"{where}: a key must be a word, not {key}")
+        if key == "<<" and key_node.style is None:
+            raise UserError(f"{where}: '<<' merges nothing in YAML 1.2: write the keys out")
         if key in values:
             raise UserError(f"{where}: key '{key}' given twice")
         values[key] = _value(value_node, node, *around)

@@ -13,7 +13,7 @@ from typing import Any
 from grpo.errors import UserError, nearest
 
 OURS = ("grpo", "rewards", "stages")
-SWITCH_WORDS = ("yes", "no", "on", "off")
+SWITCH_WORDS = ("yes", "no", "on", "off", "y", "n")  # of YAML 1.1
 
 
 def import_path(path: str, what: str = "import path") -> Any:

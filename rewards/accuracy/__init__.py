@@ -1,5 +1,5 @@
 """Is the final answer right?"""
 
-from rewards.accuracy.reward import accuracy_reward
+from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade
 
-__all__ = ["accuracy_reward"]
+__all__ = ["accuracy_reward", "extract_answer", "gold_is_parseable", "grade"]

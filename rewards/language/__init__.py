@@ -1,5 +1,5 @@
 """R1's language consistency."""
 
-from rewards.language.reward import language_consistency
+from rewards.language.reward import chain_of_thought, consistency, count_words, language_consistency, scripts_of
 
-__all__ = ["language_consistency"]
+__all__ = ["chain_of_thought", "consistency", "count_words", "language_consistency", "scripts_of"]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from math import fsum
 from operator import attrgetter
 
 from grpo.config.data import RewardConfig
 from grpo.errors import UserError
 from grpo.scoring.calls import is_async
 from grpo.scoring.groups import column_names, score
-from grpo.system.numbers import mean
 from grpo.types import Group, Rollout
 from rewards.loader import find_reward, load_reward
 from stages.check.prompts import Rendered, spread
@@ -188,3 +188,9 @@ def summary(asked: Asked, tried: Tried) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are there, exact: the order of rows must not decide which of two means is larger."""
+    present = [value for value in values if value is not None]
+    return fsum(present) / len(present) if present else None

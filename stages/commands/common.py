@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from grpo.errors import UserError, describe, nearest
+from grpo.errors import UserError, nearest
 from grpo.system.files import FULL
 from grpo.system.stopping import Stopped, handled
 from grpo.system.world import first_failure, is_main, join
@@ -87,7 +87,7 @@ def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> in
 def reason(error: OSError) -> str:
     """One line: the file and what the system says of it, or the library that raised it."""
     if error.strerror is None:
-        return describe(error)
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return f"'{error.filename}': {error.strerror}" if error.filename is not None else error.strerror
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from grpo.errors import UserError
@@ -87,7 +88,7 @@ def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> S
     models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
     base = str(models["base"]) if "base" in models else config.base.model or ""
     first = next((str(models[key]) for key in active_parents(stage, config)[:1] if key in models), base)
-    guard = LeakGuard(config)
+    guard = cache(lambda: LeakGuard(config))  # made where data is written: it reads the evaluation's
     return StageContext(config, stage.key, planned.folder, init or first, base, models, guard, planned.accept_changes)
 
 

@@ -6,7 +6,7 @@ returns numbers for its manifest. Everything around it (order, lineage, evaluati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class StageContext:
     init: str  # model folder or hub name that the stage starts from
     base: str  # the base model: rejection_sampling restarts its SFT from it
     models: dict[str, Path]  # finished stages of this run: key -> its model/ folder, reward models included
-    guard: LeakGuard  # what the stage trains on is compared with the evaluation's problems
+    guard: Callable[[], LeakGuard]  # what the stage trains on is compared with the evaluation's problems
     accept_changes: bool = False  # go on inside the stage with other settings than it was begun with
 
     @property
@@ -63,7 +63,7 @@ class StageContext:
         """data/<name>.jsonl, the rows that the stage is about to train on: no evaluation problem may be among them."""
         file = self.folder / "data" / f"{name}.jsonl"
         write_jsonl(file, rows)
-        self.guard.check(rows, file)
+        self.guard().check(rows, file)
 
 
 def active_stages(config: RecipeConfig) -> list[Stage]:

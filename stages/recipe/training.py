@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo.config.training import TrainConfig
-from grpo.data.conversations import Part
-from grpo.data.prompts import build_prompts
 from grpo.data.rows import Row, load_rows, rows_hash
-from grpo.model.policy import load_tokenizer
-from grpo.rollout.sampler import Task
-from grpo.scoring.table import Reward
-from grpo.supervised import Training
-from grpo.supervised.reward_model import Kind, train_reward_model
-from grpo.supervised.sft import supervised
-from grpo.trainer import train
-from rewards.loader import load_reward
-from rewards.rows import judgeable
 from stages.recipe.config import RLStageConfig, TaskConfig
 from stages.recipe.preflight import in_run
 from stages.recipe.table import StageContext
 
+if TYPE_CHECKING:  # the libraries read what `quiet` sets when they are imported: in the functions below
+    from grpo.data.conversations import Part
+    from grpo.rollout.sampler import Task
+    from grpo.scoring.table import Reward
+    from grpo.supervised import Training
+    from grpo.supervised.reward_model import Kind
+
 
 def train_rl(context: StageContext, label: str) -> dict[str, Any]:
     """GRPO from `context.init` on the section's tasks; leaves model/, metrics.jsonl, completions/ and data/."""
+    from grpo.data.prompts import build_prompts
+    from grpo.model.policy import load_tokenizer
+    from grpo.rollout.sampler import Task
+    from grpo.trainer import train
+    from rewards.rows import judgeable
+
     config, section = context.config, context.section
     assert isinstance(section, RLStageConfig)
     tokenizer = load_tokenizer(context.init)
@@ -49,6 +51,8 @@ def train_rl(context: StageContext, label: str) -> dict[str, Any]:
 def task_rewards(task: TaskConfig, context: StageContext) -> list[Reward]:
     """The task's rewards; ``{run}`` in their arguments is this run's folder (reward models trained by it). Reward
     models run where the policy does."""
+    from rewards.loader import load_reward
+
     rewards = []
     for spec in task.rewards:
         device = {"device": context.config.runtime.device} if spec.fn == "reward_model" else {}
@@ -62,6 +66,8 @@ def train_reward(context: StageContext, kind: Kind, part: Part, title: str) -> d
 
     `part`: what of a response the model reads, "answer" or the whole "response".
     """
+    from grpo.supervised.reward_model import train_reward_model
+
     rows = load_rows(context.section.data)
     context.write_data("preferences", rows)
     numbers = train_reward_model(kind, context.init, rows, part, training_of(context, title))
@@ -70,10 +76,14 @@ def train_reward(context: StageContext, kind: Kind, part: Part, title: str) -> d
 
 def train_sft(context: StageContext, model: str, rows: Sequence[Row], title: str) -> dict[str, Any]:
     """Supervised training of `model` on conversations; leaves model/, metrics.jsonl and data/sft.jsonl."""
+    from grpo.supervised.sft import supervised
+
     return supervised(model, rows, training_of(context, title))
 
 
 def training_of(context: StageContext, title: str) -> Training:
     """What the supervised training of a stage is told."""
+    from grpo.supervised import Training
+
     config = context.config
     return Training(context.section, context.folder, config.seed, config.runtime, title)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from statistics import fmean
 
 from stages.view.run_folder import Sample, SampleGroup, StageFolder
 from stages.view.text import shorten
@@ -53,8 +52,8 @@ def _of_task(groups: list[SampleGroup]) -> list[Choice]:
     left = judged or groups[:1]
     ranks: dict[str, Callable[[SampleGroup], float]] = {
         "widest spread": lambda group: max(_rewards(group)) - min(_rewards(group)),
-        "lowest mean": lambda group: -fmean(_rewards(group)),
-        "highest mean": lambda group: fmean(_rewards(group)),
+        "lowest mean": lambda group: -_mean(group),
+        "highest mean": _mean,
     }
     picked = []
     for reason, rank in ranks.items():
@@ -65,6 +64,10 @@ def _of_task(groups: list[SampleGroup]) -> list[Choice]:
             reason = reason if judged else "without a reward"
             picked.append(Choice(reason, replace(group, prompt=prompt), _extremes(group)))
     return picked
+
+
+def _mean(group: SampleGroup) -> float:
+    return sum(_rewards(group)) / len(_rewards(group))
 
 
 def _rewards(group: SampleGroup) -> list[float]:

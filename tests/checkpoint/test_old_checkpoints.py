@@ -1,19 +1,21 @@
 """Checkpoints from before modules moved and rewards' texts changed: what they say they were made with is still this."""
 
 import importlib.util
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from grpo.checkpoint.identity import ABSENT, BUILT_IN, SHIPPED, differences, identify
+from grpo.checkpoint.identity import ABSENT, MOVED, differences, identify
 from grpo.config.training import TrainConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
+from grpo.system.fingerprint import digest
+from grpo.system.imports import import_path
 from grpo.system.world import World
 from grpo.types import Prompt
 from rewards.loader import REGISTRY, load_rewards
+from stages import tiny_world
 
 # `identity` in state.json of a run of version 0.1.0 whose core was flat files, without its machine.
 RECORDED = json.loads("""{"steps": 6, "group_size": 4, "prompts_per_step": 2, "rollout_prompts": null,
@@ -78,9 +80,20 @@ def test_an_old_checkpoint_goes_on():
     assert matter(RECORDED, identity(load_rewards(SPECS))) == []
 
 
-@pytest.mark.parametrize("source", ["0123456789abcdef", None, "grpo"])
-def test_the_text_of_a_reward_of_this_program_is_free(source):
-    assert matter({**RECORDED, SOURCE: source}, identity(load_rewards(SPECS))) == []
+def test_the_texts_of_moved_rewards_are_those_of_now():
+    """Who changes one of them decides whether old runs may go on with it, and writes its new text down."""
+    rewards = [import_path(path, "reward") for path in REGISTRY.values()]
+    rewards += [getattr(tiny_world, name) for name in dir(tiny_world) if name.endswith("_oracle")]
+    now = {digest(inspect.getsource(reward)) for reward in rewards}
+    assert set(MOVED.values()) <= now
+
+
+def test_an_edited_or_another_reward_is_not_taken_for_the_moved_one():
+    oracle = SOURCE.replace("accuracy", "general_oracle")
+    now = identity(load_rewards(SPECS))
+    assert matter({**now, SOURCE: "0123456789abcdef"}, now) == [f"{SOURCE}: 0123456789abcdef -> {now[SOURCE]}"]
+    other = {**now, oracle: "0123456789abcdef"}
+    assert matter(RECORDED, other) == [f"{oracle}: {MOVED[RECORDED[oracle]]} -> 0123456789abcdef"]
 
 
 def test_another_version_of_this_program_is_not():
@@ -102,16 +115,4 @@ def test_a_user_s_own_reward_is_known_by_its_text(tmp_path):
     first, edited = (identity([own_reward(tmp_path / name, value)]) for name, value in [("a.py", 1.0), ("b.py", 0.5)])
     assert matter(first, identity([own_reward(tmp_path / "c.py", 1.0)])) == []
     assert matter(first, edited) == [f"{SOURCE}: {first[SOURCE]} -> {edited[SOURCE]}"]
-    assert any(line.startswith(f"{SOURCE}: ") for line in matter(RECORDED, first))
-
-
-def test_what_ships_is_known_by_name_and_place(monkeypatch, tmp_path):
-    """A user's function in a module beside ours is told by its text as well."""
-    assert {path.rpartition(".")[2] for path in REGISTRY.values()} < BUILT_IN
-    monkeypatch.setattr("grpo.checkpoint.identity.HOME", tmp_path)
-    (tmp_path / "rewards").mkdir()
-    shipped = identity([own_reward(tmp_path / "rewards" / "a.py", 1.0)])
-    assert shipped[SOURCE] == SHIPPED
-    beside = own_reward(tmp_path / "rewards" / "b.py", 1.0)
-    beside.fn.__qualname__ = "mine"
-    assert identity([beside])[SOURCE] != SHIPPED
+    assert any(line.startswith(f"{SOURCE}: ") for line in matter(identity(load_rewards(SPECS)), first))

@@ -149,3 +149,10 @@ def test_no_is_not_taken_for_true(monkeypatch):
 @pytest.mark.parametrize(("word", "value"), [("no", False), ("on", True), ("Off", False), ("yes", True)])
 def test_a_switch_takes_the_words_as_before(word, value):
     assert VllmConfig.model_validate({"sleep": load_yaml(word, "override")}).sleep is value
+
+
+def test_a_merge_key_is_refused():
+    """YAML 1.1's, which would silently be a key of that name; quoted it is one."""
+    with pytest.raises(UserError, match=r"c\.yaml, line 2: '<<' merges nothing in YAML 1\.2: write the keys out"):
+        load_yaml("a: &x {b: 1}\n<<: *x\n", "c.yaml")
+    assert load_yaml("'<<': 1\n", "c.yaml") == {"<<": 1}

@@ -13,7 +13,7 @@ from grpo.scoring.groups import score
 from grpo.scoring.table import apply_rewards
 from grpo.types import Prompt
 from rewards import load_reward, load_rewards
-from rewards.loader import REGISTRY
+from rewards.loader import REGISTRY, find_reward
 from rewards.rows import judgeable
 from stages.commands.score import score_file
 from stages.recipe.preflight import check_reward
@@ -90,7 +90,7 @@ def test_a_file_of_the_users_with_a_name_of_ours(tmp_path, monkeypatch, name):
     for path in (f"{name}.starts_with_a", f"{name}.nothing.starts_with_a"):
         with pytest.raises(UserError, match=rf"'{name}\.py' in .* the name is taken by this program: rename the file"):
             load_reward(path)
-    assert load_reward("rewards.accuracy.reward.accuracy_reward").name == "accuracy_reward"
+    assert load_reward("rewards.accuracy.accuracy_reward").name == "accuracy_reward"
 
 
 def test_a_file_of_the_users_that_comes_before_ours(tmp_path):
@@ -168,7 +168,7 @@ def test_score_file_bad_lines(tmp_path, capsys, line, message):
 def test_columns_named_like_an_option_stay_out_of_it(tmp_path, capsys):
     row = {"completion": "<think>two</think>The answer is 5", "answer": "5", "language": "en", "strict": "yes"}
     row |= {"opened": "no", "think_tag": "reasoning", "answer_tag": "answer"}
-    rewards = ("accuracy", "format", "language", "rewards.accuracy.reward.accuracy_reward")
+    rewards = ("accuracy", "format", "language", "rewards.accuracy.accuracy_reward")
     (line,) = run_score(tmp_path, capsys, [row], *rewards)
     assert set(line["rewards"].values()) == {1.0}
     assert line["errors"] == {}
@@ -238,3 +238,25 @@ def test_prompts_whose_gold_cannot_be_read_are_left_out(name, kwargs, caplog):
     assert judgeable(prompts, [load_reward({**spec, "weight": 0})], "data") == prompts
     with pytest.raises(UserError, match="data: no row has a gold"):
         judgeable(prompts[1:], [load_reward(spec)], "data")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("accuracy", "rewards.accuracy.accuracy_reward"),
+        ("code", "rewards.code.code_reward"),
+        ("judge", "rewards.judge.Judge"),
+        ("language", "rewards.language.language_consistency"),
+    ],
+)
+def test_public_paths_are_the_built_in_rewards(name, path):
+    """What the pages name, and configs and old run folders may hold."""
+    kwargs = {"model": "m", "base_url": "http://localhost:1/v1"} if name == "judge" else {}
+    assert find_reward({"fn": path, "kwargs": kwargs})[1] is find_reward({"fn": name, "kwargs": kwargs})[1]
+
+
+def test_the_documented_tests_of_code():
+    from rewards import code_tests
+    from rewards.code import tests
+
+    assert all(getattr(code_tests, name) is getattr(tests, name) for name in code_tests.__all__)

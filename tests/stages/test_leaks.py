@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def message_keys(row):
 
 def test_a_stage_refuses_its_data_before_it_trains(recipe, tmp_path):
     config = RecipeConfig.model_validate(recipe)
-    context = StageContext(config, "cold_start", tmp_path, "", "", {}, LeakGuard(config))
+    context = StageContext(config, "cold_start", tmp_path, "", "", {}, cache(lambda: LeakGuard(config)))
     with pytest.raises(UserError, match=r"sft\.jsonl"):
         context.write_data("sft", [{"question": "4+4"}])
     assert (tmp_path / "data" / "sft.jsonl").is_file()  # to look at
@@ -180,7 +181,7 @@ def test_the_evaluation_is_read_once_for_all_that_is_trained_on(recipe, near_cop
     assert [line.split()[0] for line in near_copies()] == ["ok", "ok"]
     assert made == [1]
     config = RecipeConfig.model_validate(recipe)
-    context = StageContext(config, "cold_start", tmp_path, "", "", {}, LeakGuard(config))
+    context = StageContext(config, "cold_start", tmp_path, "", "", {}, cache(lambda: LeakGuard(config)))
     context.write_data("one", [row])
     Path("test.jsonl").unlink()
     context.write_data("two", [row])

@@ -71,7 +71,7 @@ def recipe(**sections):
 def context(config, key, folder, models=("unused", "unused")):
     """The second of the models is what the stage begins with, the first the base."""
     folder.mkdir(exist_ok=True)
-    return StageContext(config, key, folder, init=models[1], base=models[0], models={}, guard=LeakGuard(config))
+    return StageContext(config, key, folder, init=models[1], base=models[0], models={}, guard=lambda: LeakGuard(config))
 
 
 def rejection(filters, **changes):

@@ -133,12 +133,12 @@ def model_logprobs(
 
 def farthest(groups: Sequence[Group], model: Any, temperature: float = 1.0) -> float:
     """Largest difference between the engine's log-probs and those of a plain forward of the model."""
-    gaps = [
-        (torch.tensor(done.logprobs) - model_logprobs(model, group.prompt_ids, done.token_ids, temperature)).abs().max()
-        for group in groups
-        for done in (rollout.completion for rollout in group.rollouts)
-    ]
-    return float(max(gaps))
+    gaps = []
+    for group in groups:
+        for done in (rollout.completion for rollout in group.rollouts):
+            plain = model_logprobs(model, group.prompt_ids, done.token_ids, temperature)
+            gaps.append((torch.tensor(done.logprobs, dtype=torch.float64) - plain).abs().max())
+    return float(torch.stack(gaps).max())  # NaN where one is
 
 
 def word_model(texts: list[str], vocabulary: int, folder: Path) -> str:
