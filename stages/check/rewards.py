@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from math import fsum
 from operator import attrgetter
+from statistics import fmean
 
 from grpo.config.data import RewardConfig
 from grpo.errors import UserError
@@ -193,4 +193,4 @@ def _number(value: float | None) -> str:
 def mean(values: Iterable[float | None]) -> float | None:
     """Of those that are there, exact: the order of rows must not decide which of two means is larger."""
     present = [value for value in values if value is not None]
-    return fsum(present) / len(present) if present else None
+    return fmean(present) if present else None

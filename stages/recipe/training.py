@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from grpo.config.training import TrainConfig
 from grpo.data.rows import Row, load_rows, rows_hash
@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # the libraries read what `quiet` sets when they are imported
     from grpo.rollout.sampler import Task
     from grpo.scoring.table import Reward
     from grpo.supervised import Training
-    from grpo.supervised.reward_model import Kind
+
+RewardKind = Literal["pairwise", "pointwise"]
 
 
 def train_rl(context: StageContext, label: str) -> dict[str, Any]:
@@ -61,16 +62,17 @@ def task_rewards(task: TaskConfig, context: StageContext) -> list[Reward]:
     return rewards
 
 
-def train_reward(context: StageContext, kind: Kind, part: Part, title: str) -> dict[str, Any]:
+def train_reward(context: StageContext, kind: RewardKind, part: Part, title: str) -> dict[str, Any]:
     """Leaves model/ (a sequence classifier with one output), metrics.jsonl and data/preferences.jsonl.
 
     `part`: what of a response the model reads, "answer" or the whole "response".
     """
-    from grpo.supervised.reward_model import train_reward_model
+    from grpo.supervised.reward_model import Pairwise, Pointwise, train_reward_model
 
     rows = load_rows(context.section.data)
     context.write_data("preferences", rows)
-    numbers = train_reward_model(kind, context.init, rows, part, training_of(context, title))
+    chosen = Pairwise if kind == "pairwise" else Pointwise
+    numbers = train_reward_model(chosen, context.init, rows, part, training_of(context, title))
     return {**numbers, "data_hashes": {"preferences": rows_hash(rows)}}
 
 
