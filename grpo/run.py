@@ -93,7 +93,17 @@ def set_up(
     limit = mismatch_limit(kind, config.engine, config.runtime.dtype)
     sampler = PromptSampler(tasks, config.steps, config.seed, config.difficulty)
     ahead = Ahead(policy, learner, limit) if config.engine.ahead else None
-    source = RolloutSource(sampler, tasks, engine, config, learner.world, config.seed, Clock(), ahead, weights)
+    source = RolloutSource(
+        sampler=sampler,
+        tasks=tasks,
+        engine=engine,
+        config=config,
+        world=learner.world,
+        seed=config.seed,
+        clock=Clock(),
+        ahead=ahead,
+        weights=weights,
+    )
     identity = {}
     if is_main():
         identity = identify(config, tasks, kind, learner.world)

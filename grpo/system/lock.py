@@ -60,10 +60,9 @@ def lock_run(folder: Path, world: World, *, shared: bool = False) -> Iterator[Ru
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     taken: list[int] = []
 
-    def take() -> bool:
+    def take() -> None:  # noted here, not returned: it is let go also where the processes' exchange fails
         if key not in _held and fcntl is not None:
             taken.append(_take(folder, shared))
-        return True
 
     try:
         world.main_finds(take)
