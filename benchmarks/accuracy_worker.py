@@ -24,7 +24,7 @@ from grpo.data.prompts import build_prompts
 from grpo.data.rows import load_rows
 from grpo.evaluation.evaluate import evaluate
 from grpo.learner.schedule import lr_factor
-from grpo.model.policy import load_tokenizer
+from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.runtime import apply_runtime

@@ -16,7 +16,7 @@ from grpo.errors import UserError
 from grpo.evaluation.evaluate import evaluate as evaluate_with
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import EvalResult
-from grpo.model.policy import load_tokenizer
+from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.runtime import apply_runtime

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 from grpo.config.engine import RuntimeConfig
 from grpo.data.conversations import Part, turn_end
 from grpo.errors import UserError
-from grpo.model.policy import load_tokenizer, pick_device
+from grpo.model.loading.device import pick_device
+from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.supervised.reward_reader import load_reward_model, read_rewards, response_ids
 from rewards.rows import applying_rows, check_applies_to
 

@@ -12,7 +12,10 @@ from grpo.config.training import SFTConfig
 from grpo.data.conversations import Example
 from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.errors import UserError
-from grpo.model.policy import load_model, load_tokenizer, pick_device, save_model
+from grpo.model.export.folder import save_model
+from grpo.model.loading.device import pick_device
+from grpo.model.loading.tokenizer import load_tokenizer
+from grpo.model.loading.weights import load_model
 from grpo.supervised import Training
 from grpo.supervised.sft import train_on_tokens
 from stages.commands.run import stage_main

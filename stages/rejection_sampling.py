@@ -15,7 +15,7 @@ from grpo.data.prompts import build_prompts, longest_prompt
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.engines.choose import load_for_sampling, sampling_engine
 from grpo.errors import UserError
-from grpo.model.policy import load_tokenizer
+from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.scoring.groups import column_names, score
 from grpo.scoring.table import Reward
 from grpo.system.fingerprint import digest

@@ -12,7 +12,10 @@ from grpo.engines.local.engine import LocalEngine
 from grpo.engines.local.process import ProcessEngine
 from grpo.engines.vllm import require_vllm, vllm_is_there
 from grpo.engines.vllm.start import ServedModel
-from grpo.model.policy import Policy, end_token_ids, inference_dtype, load_model, load_outline, pick_device
+from grpo.model.loading.device import inference_dtype, pick_device
+from grpo.model.loading.tokenizer import end_token_ids
+from grpo.model.loading.weights import load_model, load_outline
+from grpo.model.policy import Policy
 from grpo.types import RolloutEngine
 
 

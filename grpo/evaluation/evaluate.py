@@ -20,7 +20,7 @@ from grpo.errors import UserError
 from grpo.evaluation.judging import judge_groups
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import Asked, EvalResult, template_hash, token_counts
-from grpo.model.policy import load_tokenizer
+from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.scoring.table import Reward
 from grpo.system.progress import progress
 from grpo.system.world import World

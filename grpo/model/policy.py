@@ -1,11 +1,8 @@
-"""The policy: loading, export, saving. Weights are fp32 masters; half precision is autocast."""
+"""The policy: the model being trained, what it gives to an engine, how it is saved."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,135 +11,12 @@ import torch
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.engine import RuntimeConfig
-from grpo.errors import UserError, first_line
 from grpo.model.adapter import add_adapter, base_model, is_adapted, merged_tensors
-from grpo.model.path import check_model
-from grpo.system.files import as_os_error, must_write
-from grpo.system.world import is_main, launched, local_rank
-
-
-def pick_device(runtime: RuntimeConfig) -> torch.device:
-    """The device asked for; `auto` takes a GPU when there is one. Each of several processes has its own GPU.
-
-    Raises:
-        UserError: there is no such device, or it cannot train in this precision.
-    """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    name = runtime.device if runtime.device != "auto" else "cuda" if available["cuda"] else "cpu"
-    if not available[name]:
-        raise UserError(f"runtime.device={name}: torch finds no such device here")
-    if name == "cpu" and runtime.dtype == "float16":
-        raise UserError("runtime.dtype=float16 trains with loss scaling on a GPU only; on a CPU use bfloat16")
-    shared = name == "cuda" and launched()
-    return torch.device(name, local_rank() % torch.cuda.device_count() if shared else None)
-
-
-@contextmanager
-def _loading(model: str, failure: str = "cannot be loaded") -> Iterator[None]:
-    """A `UserError` when the name is not a model's, or transformers cannot load it."""
-    check_model(model)
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': {failure}: {first_line(error)}") from error
-
-
-def load_tokenizer(model: str) -> Any:
-    """The model's tokenizer. A pad token equal to an end token is never used in a mask, so it needs no repair.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    with _loading(model, "no tokenizer can be loaded"):
-        return AutoTokenizer.from_pretrained(model)
-
-
-def inference_dtype(runtime: RuntimeConfig) -> torch.dtype:
-    """What weights are held in where nothing is trained."""
-    return torch.bfloat16 if runtime.dtype == "bfloat16" else torch.float32
-
-
-def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """A causal LM, in eval mode: dropout would make pi_theta differ from the policy that sampled. Training wants fp32
-    masters.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
-    from transformers import AutoModelForCausalLM
-
-    with _loading(model):
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    return loaded.to(device).eval()
-
-
-def load_outline(model: str) -> Any:
-    """The model with its settings and without its weights, for who needs only the former.
-
-    Raises:
-        UserError: its config cannot be loaded.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-
-    with _loading(model), torch.device("meta"):
-        outline = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    with suppress(OSError):  # without one, what its config says of end tokens is there already
-        outline.generation_config = GenerationConfig.from_pretrained(model)
-    outline.name_or_path = model
-    return outline
-
-
-def end_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends a completion: all of the generation config's, and the tokenizer's own.
-
-    Raises:
-        UserError: there is none.
-    """
-    configured = model.generation_config.eos_token_id
-    ids = [] if configured is None else configured if isinstance(configured, list) else [configured]
-    if tokenizer.eos_token_id is not None:
-        ids = [*ids, tokenizer.eos_token_id]
-    if not ids:
-        raise UserError("the model has no end token: set eos_token_id in its generation_config.json")
-    return tuple(dict.fromkeys(int(token) for token in ids))
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Where to write what shall be in `folder`, which appears whole or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def save_model(model: Any, tokenizer: Any, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
-    """Hugging Face format (safetensors, tokenizer, template, generation config); appears whole or not at all.
-
-    `state` replaces the model's own tensors.
-
-    Raises:
-        UserError: the disk does not take it; nothing half-written is left.
-    """
-    if not is_main():
-        return
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    with must_write(folder, size), _whole_folder(folder) as partial:
-        model.save_pretrained(partial, state_dict=state)
-        try:
-            tokenizer.save_pretrained(partial)
-        except OSError:
-            raise
-        except Exception as error:  # the tokenizers' library has no error of its own for a full disk
-            raise as_os_error(error, partial) from error
+from grpo.model.export.folder import save_model, whole_folder
+from grpo.model.loading.device import pick_device
+from grpo.model.loading.tokenizer import load_tokenizer
+from grpo.model.loading.weights import load_model
+from grpo.system.world import is_main
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -197,7 +71,7 @@ class Policy:
         return {name: whole(parameter.detach()) for name, parameter in trainable(self.model).items()}
 
     def _write_adapter(self, trained: dict[str, torch.Tensor], folder: Path) -> None:
-        with _whole_folder(folder) as partial:
+        with whole_folder(folder) as partial:
             # Not the embeddings: they are not trained, and "auto" would ask the hub whether they were resized.
             self.model.save_pretrained(partial, state_dict=trained, save_embedding_layers=False)
 

@@ -18,7 +18,9 @@ import torch
 from grpo.data.conversations import Part, turn_end
 from grpo.data.rows import Row, write_jsonl
 from grpo.errors import UserError
-from grpo.model.policy import load_tokenizer, pick_device, save_model
+from grpo.model.export.folder import save_model
+from grpo.model.loading.device import pick_device
+from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.supervised import Training
 from grpo.supervised.reward_reader import load_reward_model, padded, read_rewards, response_ids
 

@@ -8,7 +8,10 @@ from typing import Any
 from grpo.data.conversations import IGNORE, Example, build_examples, turn_end
 from grpo.data.rows import Row, write_jsonl
 from grpo.errors import UserError
-from grpo.model.policy import load_model, load_tokenizer, pick_device, save_model
+from grpo.model.export.folder import save_model
+from grpo.model.loading.device import pick_device
+from grpo.model.loading.tokenizer import load_tokenizer
+from grpo.model.loading.weights import load_model
 from grpo.supervised import Training
 
 

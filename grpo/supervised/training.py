@@ -20,7 +20,7 @@ from grpo.config.training import OptimizerConfig
 from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.learner.schedule import lr_factor
-from grpo.model.policy import pick_device
+from grpo.model.loading.device import pick_device
 from grpo.monitoring.alarms import Alarms, sft_alarms
 from grpo.monitoring.metrics import MetricsWriter
 from grpo.supervised import Training

@@ -16,7 +16,7 @@ from typing import Any
 from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError, first_line
-from grpo.model.path import check_model
+from grpo.model.loading.path import check_model
 from grpo.types import Prompt
 from stages.recipe.config import RecipeConfig, RLStageConfig
 from stages.recipe.leaks import LeakGuard
@@ -73,7 +73,7 @@ class BaseModel:
 
     tokenizer: Any
     settings: Any  # the architecture's, as transformers has them
-    end_ids: tuple[int, ...]  # what stops a completion, as `grpo.model.policy.end_token_ids` has it
+    end_ids: tuple[int, ...]  # what stops a completion, as `grpo.model.loading.tokenizer.end_token_ids` has it
 
     @property
     def text_settings(self) -> Any:
@@ -180,7 +180,7 @@ def existing_model(name: str) -> BaseModel:
     """A model of a folder or the hub; its weights are not read."""
     from transformers import AutoConfig, GenerationConfig
 
-    from grpo.model.policy import end_token_ids, load_tokenizer
+    from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer
 
     check_model(name)
     tokenizer = load_tokenizer(name)

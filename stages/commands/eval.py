@@ -22,7 +22,7 @@ from grpo.evaluation.endpoint import base_url
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import EvalResult, problems_file
 from grpo.evaluation.served import evaluate_endpoint
-from grpo.model.path import check_model
+from grpo.model.loading.path import check_model
 from grpo.system.files import check_out_file
 from grpo.system.runtime import apply_quietly, quiet
 from rewards.language.reward import scripts_of

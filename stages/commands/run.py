@@ -74,7 +74,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
     if chosen.init is not None and key == "base":
         raise UserError("--init: the base stage has no input; set base.model instead")
 
-    from grpo.model.path import check_model
+    from grpo.model.loading.path import check_model
     from grpo.system.lock import lock_run
     from grpo.system.world import World
     from stages.recipe.pipeline import save_config

@@ -53,8 +53,8 @@ def _sampled(config: RecipeConfig, model: str) -> ServedModel:
     from transformers import AutoConfig
 
     from grpo.engines.vllm.start import ServedModel
-    from grpo.model.path import check_model
-    from grpo.model.policy import pick_device
+    from grpo.model.loading.device import pick_device
+    from grpo.model.loading.path import check_model
 
     check_model(model)
     try:

@@ -16,7 +16,7 @@ from grpo.config.data import DataConfig, RewardConfig
 from grpo.config.inert import check_ahead
 from grpo.engines.vllm import require_vllm
 from grpo.errors import UserError, nearest
-from grpo.model.path import check_model, is_local
+from grpo.model.loading.path import check_model, is_local
 from grpo.scoring.calls import REWARD_TIMEOUT, call_async, is_async
 from grpo.system.imports import check_switches, import_path
 from grpo.system.world import launched

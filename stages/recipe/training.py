@@ -23,7 +23,7 @@ RewardKind = Literal["pairwise", "pointwise"]
 def train_rl(context: StageContext, label: str) -> dict[str, Any]:
     """GRPO from `context.init` on the section's tasks; leaves model/, metrics.jsonl, completions/ and data/."""
     from grpo.data.prompts import build_prompts
-    from grpo.model.policy import load_tokenizer
+    from grpo.model.loading.tokenizer import load_tokenizer
     from grpo.rollout.sampler import Task
     from grpo.trainer import train
     from rewards.rows import judgeable

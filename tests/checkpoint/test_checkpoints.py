@@ -18,7 +18,8 @@ from grpo.config.training import SFTConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.make import make_learner
-from grpo.model.policy import load_model, load_policy
+from grpo.model.loading.weights import load_model
+from grpo.model.policy import load_policy
 from grpo.system.files import write_json
 from support.files import Bomb, contents, cut_short, flip, line_of, reseal
 from support.runs import (

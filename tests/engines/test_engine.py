@@ -21,9 +21,9 @@ from grpo.learner.batching import BatchPlan, collate, rows_of
 from grpo.model.attention import shared_attention
 from grpo.model.fit import fit_of
 from grpo.model.head import LogitShape
+from grpo.model.loading.tokenizer import end_token_ids
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
-from grpo.model.policy import end_token_ids
 from grpo.types import Completion, Group, Sampling
 from support.groups import prompt_of, random_prompts
 from support.models import BOS, EOS, IM_END, PAD, VOCAB_SIZE, farthest, make_model, make_tokenizer, model_logprobs

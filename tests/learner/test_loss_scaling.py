@@ -16,7 +16,7 @@ from grpo.config.training import CheckpointConfig
 from grpo.errors import UserError
 from grpo.learner.gate import MISMATCH_LIMIT
 from grpo.learner.make import make_accelerator
-from grpo.model.policy import pick_device
+from grpo.model.loading.device import pick_device
 from grpo.system.world import World
 from grpo.types import TrainState
 from support.runs import assert_equal, before

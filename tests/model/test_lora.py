@@ -20,7 +20,8 @@ from grpo.learner.logprobs import with_ref_logprobs
 from grpo.learner.make import make_learner
 from grpo.learner.update import update
 from grpo.model.adapter import add_adapter, target_names
-from grpo.model.policy import Policy, end_token_ids, load_policy
+from grpo.model.loading.tokenizer import end_token_ids
+from grpo.model.policy import Policy, load_policy
 from grpo.model.reference import Reference
 from grpo.types import Sampling
 from support.groups import random_prompts

@@ -22,7 +22,7 @@ from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.learner.batching import TrainRow
 from grpo.learner.stats import StepStats
-from grpo.model.policy import load_model
+from grpo.model.loading.weights import load_model
 from grpo.types import Rollout
 from support.ahead import AHEAD, ahead_of, at_once, put_inside, run_ahead
 from support.runs import (

@@ -10,7 +10,8 @@ from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
-from grpo.model.policy import load_model, load_tokenizer
+from grpo.model.loading.tokenizer import load_tokenizer
+from grpo.model.loading.weights import load_model
 from grpo.supervised import Training
 from grpo.supervised.sft import supervised
 from grpo.types import Completion, Group, Prompt, Rollout

@@ -11,7 +11,7 @@ from grpo.config.engine import RuntimeConfig
 from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.data.conversations import response_text, turn_end
 from grpo.errors import UserError
-from grpo.model.policy import load_tokenizer
+from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.supervised import Training
 from grpo.supervised.reward_model import Pairwise, Pointwise, split_held_out, train_reward_model
 from grpo.supervised.reward_reader import load_reward_model, read_rewards, response_ids

@@ -13,7 +13,9 @@ from grpo.checkpoint.store import checkpoints, last_good
 from grpo.config.training import OptimizerConfig, SFTConfig
 from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
-from grpo.model.policy import end_token_ids, load_model, load_tokenizer, save_model
+from grpo.model.export.folder import save_model
+from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer
+from grpo.model.loading.weights import load_model
 from grpo.supervised import Training
 from grpo.supervised.checkpoints import FORMAT
 from grpo.supervised.sft import supervised

@@ -10,7 +10,8 @@ import torch
 from grpo.config.engine import EngineConfig
 from grpo.config.training import RLConfig
 from grpo.engines.local.engine import LocalEngine
-from grpo.model.policy import load_model, load_tokenizer
+from grpo.model.loading.tokenizer import load_tokenizer
+from grpo.model.loading.weights import load_model
 from grpo.trainer import TrainResult
 from support.runs import config_of, run
 

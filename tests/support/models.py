@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from grpo.model import policy
+from grpo.model.export import folder as export_folder
 from grpo.model.policy import Policy
 from grpo.types import Group
 from stages.tiny_world import build_tokenizer, model_config
@@ -147,5 +147,5 @@ def word_model(texts: list[str], vocabulary: int, folder: Path) -> str:
 
     tokenizer = build_tokenizer(texts, vocabulary)
     torch.manual_seed(0)
-    policy.save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder)
+    export_folder.save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder)
     return str(folder)

@@ -18,7 +18,7 @@ from grpo.engines.local.attention import check_attention, own_attention
 from grpo.engines.local.decoder import Decoder, Ints, survivors
 from grpo.engines.local.fused import fused_layers
 from grpo.errors import UserError
-from grpo.model.policy import end_token_ids
+from grpo.model.loading.tokenizer import end_token_ids
 from grpo.types import Completion, Group, PolicyWeights, Prompt, Rollout, Sampling
 
 TURNOVER = 1 / 16  # of the running completions have finished: then their slots are given on, or closed

@@ -72,7 +72,9 @@ def _engine(name: str, runtime: dict[str, Any], max_rows: int, threads: int) -> 
     import transformers
 
     from grpo.engines.local.engine import LocalEngine
-    from grpo.model.policy import inference_dtype, load_model, load_tokenizer, pick_device
+    from grpo.model.loading.device import inference_dtype, pick_device
+    from grpo.model.loading.tokenizer import load_tokenizer
+    from grpo.model.loading.weights import load_model
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""The trained model as others read it, with everything that came with it."""

@@ -1,0 +1,1 @@
+"""A model as people bring it: read, compared with what was asked for, or refused in one line."""
