@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from grpo.config.engine import RuntimeConfig
-from grpo.data.conversations import Part, turn_end
+from grpo.data.conversations import Part
+from grpo.data.templates import turn_end
 from grpo.errors import UserError
 from grpo.model.loading.device import pick_device
 from grpo.model.loading.tokenizer import load_tokenizer

@@ -7,21 +7,19 @@ the headers and whatever the template writes after the end token are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jinja2.exceptions import TemplateError
-
 from grpo.config.data import DataConfig
 from grpo.data.rows import Row, load_rows
+from grpo.data.templates import render, turn_end
 from grpo.errors import UserError
 from grpo.types import Message
 
 IGNORE = -100  # the label that no loss counts
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}  # ShareGPT's names
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("instruction", "response"), ("instruction", "output"))
-_MARK = "MARKER"  # stands for an answer when the template is probed
 
 
 @dataclass(frozen=True)
@@ -80,32 +78,6 @@ def _message(item: Any, role_key: str, text_key: str, where: str) -> Message:
     if not isinstance(item, dict) or not isinstance(item.get(role_key), str) or not isinstance(item.get(text_key), str):
         raise UserError(f"{where}: each message needs the strings '{role_key}' and '{text_key}', got {item!r}")
     return {"role": ROLES.get(item[role_key], item[role_key]), "content": item[text_key]}
-
-
-def render(tokenizer: Any, messages: Sequence[Message], *, open_answer: bool, where: str = "chat template") -> str:
-    """The template's text; `open_answer` adds the generation prompt."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise UserError(f"{where}: the model has no chat template; give the tokenizer one (chat_template.jinja)")
-    try:
-        return tokenizer.apply_chat_template(list(messages), add_generation_prompt=open_answer, tokenize=False)
-    except TemplateError as error:
-        raise UserError(f"{where}: the model's chat template refuses this conversation: {error}") from error
-
-
-def turn_end(tokenizer: Any) -> tuple[int, str]:
-    """(id, text) of the token with which the template ends an assistant turn: what the model must learn to say."""
-    probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
-    text = render(tokenizer, probe, open_answer=False)
-    _, mark, after = text.rpartition(_MARK)
-    special = set(tokenizer.all_special_ids)
-    special |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    for index in tokenizer(after, add_special_tokens=False)["input_ids"] if mark else ():
-        if index in special:
-            return index, str(tokenizer.convert_ids_to_tokens(index))
-    raise UserError(
-        f"the model's chat template writes no end token after an assistant turn (it writes {after!r}), "
-        "so the end could not be learnt; use a template that ends each turn with a special token"
-    )
 
 
 Draft = list[tuple[str, bool]]  # the text of one example, in pieces that are tokenised apart: (text, trained?)

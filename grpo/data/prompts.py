@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from grpo.config.data import DataConfig
-from grpo.data.conversations import as_turns, render
+from grpo.data.conversations import as_turns
 from grpo.data.golds import read_gold
 from grpo.data.rows import Row
+from grpo.data.templates import render_chat
 from grpo.errors import UserError
 from grpo.types import Group, Message, Prompt
 
@@ -140,17 +141,6 @@ def as_messages(value: Any, data: DataConfig, where: str, column: str) -> list[M
     if not messages:
         raise UserError(f"{where}: '{column}' has no message before the assistant's")
     return messages
-
-
-def render_chat(messages: list[Message], tokenizer: Any, where: str = "chat template") -> tuple[str, str]:
-    """(full prompt text, what the template wrote to open the assistant's turn, ``<think>`` included if it opens it)."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise UserError(
-            "the model has no chat template: set data.template to a plain-text one such as 'Q: {prompt}\\nA:'"
-        )
-    text = render(tokenizer, messages, open_answer=True, where=where)
-    without = render(tokenizer, messages, open_answer=False, where=where)
-    return text, text[len(without) :] if text.startswith(without) else ""
 
 
 def longest_prompt(prompts: Iterable[Prompt]) -> int:

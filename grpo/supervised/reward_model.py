@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from grpo.data.conversations import Part, turn_end
+from grpo.data.conversations import Part
 from grpo.data.rows import Row, write_jsonl
+from grpo.data.templates import turn_end
 from grpo.errors import UserError
 from grpo.model.export.folder import save_model
 from grpo.model.loading.device import pick_device

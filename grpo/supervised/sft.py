@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grpo.data.conversations import IGNORE, Example, build_examples, turn_end
+from grpo.data.conversations import IGNORE, Example, build_examples
 from grpo.data.rows import Row, write_jsonl
+from grpo.data.templates import turn_end
 from grpo.errors import UserError
 from grpo.model.export.folder import save_model
 from grpo.model.loading.device import pick_device

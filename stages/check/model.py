@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any
 
 from grpo.config.training import RLConfig
-from grpo.data.conversations import render, turn_end
-from grpo.data.prompts import render_chat
+from grpo.data.templates import render, render_chat, turn_end
 from grpo.errors import UserError, first_line
 from stages.check.subject import BaseModel, Check, Skipped, Subject, Warned, shortened
 from stages.recipe.config import RLStageConfig

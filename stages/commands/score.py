@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpo.data.prompts import ANSWER_COLUMNS, first_present, render_chat
+from grpo.data.prompts import ANSWER_COLUMNS, first_present
 from grpo.data.rows import Row, read_jsonl, write_jsonl
+from grpo.data.templates import render_chat
 from grpo.errors import UserError, first_line
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.table import Reward, RewardTable, apply_rewards

@@ -9,7 +9,8 @@ import torch
 from grpo.config.data import RewardConfig
 from grpo.config.engine import RuntimeConfig
 from grpo.config.training import OptimizerConfig, SFTConfig
-from grpo.data.conversations import response_text, turn_end
+from grpo.data.conversations import response_text
+from grpo.data.templates import turn_end
 from grpo.errors import UserError
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.supervised import Training
