@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.data.conversations import conversation_rows
+from grpo.data.layouts import conversation_rows
 from grpo.data.rows import rows_hash
 from stages.commands.run import stage_main
 from stages.recipe.table import StageContext

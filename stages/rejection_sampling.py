@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.data.conversations import conversation_rows
+from grpo.data.layouts import conversation_rows
 from grpo.data.prompts import build_prompts, longest_prompt
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.engines.choose import load_for_sampling, sampling_engine

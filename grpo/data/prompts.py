@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from grpo.config.data import DataConfig
-from grpo.data.conversations import as_turns
 from grpo.data.golds import read_gold
+from grpo.data.layouts import as_turns
 from grpo.data.rows import Row
 from grpo.data.templates import render_chat
 from grpo.errors import UserError

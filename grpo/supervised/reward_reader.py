@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from grpo.data.conversations import Part, as_turns, response_text
+from grpo.data.conversations import Part, response_text
+from grpo.data.layouts import as_turns
 from grpo.data.templates import render
 from grpo.errors import UserError, first_line
 

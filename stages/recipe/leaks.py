@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig
-from grpo.data.conversations import read_messages
+from grpo.data.layouts import read_messages
 from grpo.data.prompts import PROMPT_COLUMNS
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError, shorten

@@ -2,7 +2,8 @@
 
 import pytest
 
-from grpo.data.conversations import IGNORE, build_examples, read_messages
+from grpo.data.conversations import IGNORE, build_examples
+from grpo.data.layouts import read_messages
 from grpo.data.templates import turn_end
 from grpo.errors import UserError
 from stages.tiny_world import build_tokenizer
