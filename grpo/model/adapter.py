@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import torch
-from torch import nn
 
 from grpo.config.algorithm import LoraConfig
 from grpo.errors import UserError
+from grpo.model.adapter_targets import felt, fused_experts, target_names
+
+log = logging.getLogger("grpo")
 
 _PREFIX = "base_model.model."  # what peft puts before the model's own names
-ALL_LINEAR = "all-linear"
+_RENAMING = "peft.utils.transformers_weight_conversion.convert_peft_config_for_transformers"
 
 
 def add_adapter(model: Any, config: LoraConfig, seed: int = 0) -> Any:
@@ -26,7 +28,7 @@ def add_adapter(model: Any, config: LoraConfig, seed: int = 0) -> Any:
     import peft
     from transformers.pytorch_utils import Conv1D
 
-    targets = target_names(model, config.targets)
+    targets = felt(model, target_names(model, config.targets), config.targets)
     settings = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.alpha,
@@ -37,64 +39,48 @@ def add_adapter(model: Any, config: LoraConfig, seed: int = 0) -> Any:
         fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in targets),
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):  # peft draws on the CPU; every process of a run gets the same A
-        torch.default_generator.manual_seed(seed)
+    # peft would take the names of dense and shared layers of a mixture for parts of its experts (see `_as_parameters`).
+    with torch.random.fork_rng(devices=[]), mock.patch(_RENAMING):
+        torch.default_generator.manual_seed(seed)  # peft draws on the CPU; every process of a run gets the same A
         adapted = peft.get_peft_model(model, settings, autocast_adapter_dtype=False)
+    if others := set(targets) ^ {name.removeprefix(_PREFIX) for name in _adapters(adapted)}:
+        raise UserError(f"'lora.targets': peft adapts other layers than they mean, '{min(others)}' for one")
     if config.bias != "none" and not any(p.requires_grad for n, p in adapted.named_parameters() if n.endswith(".bias")):
         raise UserError(f"'lora.bias: {config.bias}' has no effect: the model has no such bias; remove it")
+    _as_parameters(adapted, targets)
+    if untrained := fused_experts(model):
+        log.warning("lora.targets leaves %d fused expert tensors untrained", untrained)
     return adapted.eval()
 
 
-def _layers(model: Any) -> dict[str, Any]:
-    """What can be adapted, by name. (The fused experts of a mixture are no layers and stay as they are.)"""
-    from transformers.pytorch_utils import Conv1D
+def _adapters(model: Any) -> dict[str, Any]:
+    """The layers with an adapter, by name."""
+    from peft.tuners.lora import LoraLayer
 
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D | nn.Embedding)}
-
-
-def target_names(model: Any, targets: str | tuple[str, ...]) -> list[str]:
-    """Full names of the layers that the targets mean, read as peft reads them.
-
-    A list holds names or ends of names, each of which must fit; a string is a regular expression for the whole name,
-    or `all-linear`: all linear layers but the output layer.
-
-    Raises:
-        UserError: one fits no layer, or one that shares its weight with another.
-    """
-    layers = _layers(model)
-    if targets == ALL_LINEAR:
-        head = model.get_output_embeddings()
-        return [n for n, m in layers.items() if m is not head and not isinstance(m, nn.Embedding)]
-    if isinstance(targets, str):
-        patterns = {targets: targets}
-    else:
-        patterns = {target: rf"(?:.*\.)?{re.escape(target)}" for target in targets}
-    names = [name for target, pattern in patterns.items() for name in _fitting(pattern, layers, target)]
-    _refuse_tied(names, layers)
-    return sorted(set(names))
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def _fitting(pattern: str, layers: Mapping[str, Any], shown: str) -> list[str]:
-    """The names that the pattern matches as a whole; a `UserError` when there are none, or it is no pattern."""
-    try:
-        names = [name for name in layers if re.fullmatch(pattern, name)]
-    except re.error as error:
-        raise UserError(f"'lora.targets': '{shown}' is not a regular expression: {error}") from error
-    if not names:
-        examples = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
-        raise UserError(f"'lora.targets': '{shown}' fits no layer of the model, which has {examples}")
-    return names
+def _as_parameters(adapted: Any, targets: list[str]) -> None:
+    """Who loads the adapter with peft (0.21) gets it where it was: layers of a mixture whose names peft takes for parts
+    of the fused experts (`gate_proj` of a dense or shared layer) are named as parameters in its config."""
+    import peft
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
+    def renamed(leaf: str) -> bool:
+        trial = peft.LoraConfig(target_modules=[leaf])
+        try:
+            convert_peft_config_for_transformers(trial, adapted.get_base_model(), None)
+        except ValueError:  # it wants all parts of an expert
+            return True
+        return trial.target_modules != {leaf}
 
-def _refuse_tied(targets: list[str], layers: Mapping[str, Any]) -> None:
-    """An adapter on one of two layers that share a weight makes them differ, which no plain model can hold."""
-    owners = Counter(id(layer.weight) for layer in layers.values())
-    tied = [name for name in targets if owners[id(layers[name].weight)] > 1]
-    if tied:
-        raise UserError(
-            f"'lora.targets': '{tied[0]}' shares its weight with another layer (tied embeddings), so an adapter on it "
-            "could not be merged: leave it out"
-        )
+    leaves = {leaf for leaf in {name.rpartition(".")[2] for name in targets} if renamed(leaf)}
+    moved = [name for name in targets if name.rpartition(".")[2] in leaves]
+    if moved:
+        settings = adapted.peft_config["default"]
+        settings.target_modules = set(targets) - set(moved)
+        settings.target_parameters = [f"{name}.weight" for name in moved]
+        settings.lora_dropout = 0.0  # refused beside parameters; the layers keep theirs
 
 
 def is_adapted(model: Any) -> bool:
@@ -112,9 +98,7 @@ def merged_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     if not is_adapted(model):
         yield from model.state_dict().items()
         return
-    from peft.tuners.lora import LoraLayer
-
-    adapted = {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    adapted = _adapters(model)
     for name, tensor in model.state_dict().items():
         owner, inside, kind = name.rpartition(".base_layer.")
         plain = f"{owner}.{kind}" if inside else name

@@ -155,11 +155,14 @@ def lora_targets(model: BaseModel, targets: str | tuple[str, ...]) -> str:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from grpo.model.adapter import target_names
+    from grpo.model.adapter_targets import fused_experts, target_names
 
     try:
         with torch.device("meta"):  # shapes and names only
             skeleton = AutoModelForCausalLM.from_config(model.settings)
     except (ValueError, NotImplementedError) as error:
         raise Skipped(f"the architecture cannot be built without its weights: {first_line(error)}") from error
-    return f"{len(target_names(skeleton, targets))} layers"
+    layers = f"{len(target_names(skeleton, targets))} layers"
+    if untrained := fused_experts(skeleton):
+        raise Warned(f"{layers}; lora.targets leaves {untrained} fused expert tensors untrained")
+    return layers

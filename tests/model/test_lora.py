@@ -19,7 +19,8 @@ from grpo.learner.learner import Learner
 from grpo.learner.logprobs import with_ref_logprobs
 from grpo.learner.make import make_learner
 from grpo.learner.update import update
-from grpo.model.adapter import add_adapter, target_names
+from grpo.model.adapter import add_adapter
+from grpo.model.adapter_targets import target_names
 from grpo.model.loading.tokenizer import end_token_ids
 from grpo.model.policy import Policy, load_policy
 from grpo.model.reference import Reference
