@@ -90,4 +90,4 @@ def test_commands_say_that_one_cannot_be_loaded(model, tmp_path, monkeypatch, ca
     file = tmp_path / "rows.jsonl"
     file.write_text('{"completion": "7", "answer": "7"}\n')
     assert main(["score", str(file), "--reward", "accuracy", "--tokenizer", "here"]) == 2
-    assert capsys.readouterr().err == "error: --tokenizer 'here': OSError\n"
+    assert capsys.readouterr().err == "error: --tokenizer 'here': no tokenizer can be loaded: OSError\n"

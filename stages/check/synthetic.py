@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from grpo.errors import UserError
+from grpo.model.loading.tokenizer import completion_text
 from grpo.types import Completion, Prompt
 from rewards.accuracy.extraction import read_golds
 from rewards.accuracy.reward import gold_is_parseable
@@ -78,31 +78,21 @@ def _formatted(answer: str, thoughts: str, tags: Tags, head: str) -> str:
 
 
 def as_sampled(text: str, model: BaseModel, tags: Tags, max_tokens: int) -> Completion:
-    """As the engine would hand it over: through the tokenizer, cut at the limit, special tokens left out.
+    """As the engine would hand it over: through the tokenizer, cut at the limit, without end and padding.
 
     Raises:
         UserError: a tag does not survive that.
     """
-    tokenizer = model.tokenizer
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-    decoded = tokenizer.decode(ids, skip_special_tokens=True)
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    decoded = completion_text(model.tokenizer, ids, model.end_ids)
     names = [tags.think] if tags.answer is None else [tags.think, tags.answer]
     for tag in (f"<{slash}{name}>" for name in names for slash in ("", "/")):
         if tag in text and tag not in decoded:
-            raise UserError(f"no reward would ever see {tag}: {_why_lost(tag, tokenizer)}")
+            raise UserError(f"no reward would ever see {tag}: the tokenizer has no tokens to write it with")
     if len(ids) > max_tokens:
-        decoded = tokenizer.decode(ids[:max_tokens], skip_special_tokens=True)
+        decoded = completion_text(model.tokenizer, ids[:max_tokens], model.end_ids)
     kept = tuple(ids[:max_tokens])
     return Completion(kept, (0.0,) * len(kept), "length" if len(ids) > max_tokens else "stop", decoded)
-
-
-def _why_lost(tag: str, tokenizer: Any) -> str:
-    if tag in tokenizer.decode(tokenizer(tag, add_special_tokens=False)["input_ids"]):
-        return (
-            "it is a special token of the tokenizer, and completions are decoded without these; "
-            "set special: false in its tokenizer.json"
-        )
-    return "the tokenizer has no tokens to write it with"
 
 
 def completions(rendered: Rendered, place: int) -> Mapping[str, Completion]:

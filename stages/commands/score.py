@@ -12,7 +12,8 @@ from typing import Any
 from grpo.data.prompts import ANSWER_COLUMNS, first_present
 from grpo.data.rows import Row, read_jsonl, write_jsonl
 from grpo.data.templates import render_chat
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError
+from grpo.model.loading.tokenizer import read_tokenizer
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.table import Reward, RewardTable, apply_rewards
 from grpo.system.files import check_out_file
@@ -104,7 +105,7 @@ def _apply(functions: list[Reward], rows: list[Row], tokenizer: str | None) -> R
     columns = dict.fromkeys(name for row in rows for name in row if name not in reserved)
     values = {name: [row.get(name) for row in rows] for name in columns}
     values["answer"] = [first_present(row, ANSWER_COLUMNS)[1] for row in rows]
-    loaded = None if tokenizer is None else _load_tokenizer(tokenizer)
+    loaded = None if tokenizer is None else read_tokenizer(tokenizer, f"--tokenizer '{tokenizer}'")
     if loaded is not None:
         values["prefill"] = [_prefill(row, loaded, f"row {index}") for index, row in enumerate(rows)]
     ids = _completion_ids(rows, completions, loaded)
@@ -136,15 +137,6 @@ def _completion_ids(rows: list[Row], completions: list[Any], tokenizer: Any) -> 
         return [[] for _ in rows]
     texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-
-
-def _load_tokenizer(tokenizer: str) -> Any:
-    from transformers import AutoTokenizer  # heavy: only when asked for
-
-    try:
-        return AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--tokenizer '{tokenizer}': {first_line(error)}") from error
 
 
 def _lines(table: RewardTable, names: list[str]) -> Iterator[Row]:

@@ -147,11 +147,16 @@ def test_an_end_token_at_the_limit_is_a_stop_not_a_cut():
     assert ends == {(True, "stop"), (False, "length")}
 
 
-def test_the_text_is_that_of_the_sampled_ids_without_special_tokens():
+def test_the_text_is_that_of_the_sampled_ids_without_end_and_padding():
+    """Other special tokens stay: thinking, channels and tool calls are marked with them."""
     engine = engine_of(make_model(seed=1))
+    texts = []
     for completion in completions(engine.generate(random_prompts(4), Sampling(4, 20), seed=1, step=0)):
-        assert completion.text == engine.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
+        kept = [token for token in completion.token_ids if token not in (PAD, *engine.end_ids)]
+        assert completion.text == engine.tokenizer.decode(kept)
         assert "</s>" not in completion.text
+        texts.append(completion.text)
+    assert any("<|user|>" in text for text in texts)
 
 
 def test_tokens_do_not_depend_on_the_company():

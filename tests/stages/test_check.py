@@ -184,8 +184,7 @@ def unembedded(tokenizer: Any) -> None:
     ({"tweak": unembedded, "template": CHAT_TEMPLATE.replace("<|assistant|>", "<|new|>")}, "vocabulary",
      "error: '<|new|>' with id 91: the model has 91 rows; call model.resize_token_embeddings"),
     ({"tweak": unembedded}, "vocabulary", "warning: '<|new|>' with id 91"),
-    ({"tweak": special_tags}, f"rewards tried {TASK}",
-     "error: no reward would ever see <think>: it is a special token"),
+    ({"tweak": special_tags}, f"rewards tried {TASK}", "ok: format 1 1 0 0"),  # completions keep them
     ({"template": None}, f"prompts {TASK}", "error: the model has no chat template"),
     ({"max_position_embeddings": 48}, f"lengths {TASK}", "warning: is more than the model's 48 positions"),
     ({"kind": "gpt2", "max_position_embeddings": 48}, f"lengths {TASK}",

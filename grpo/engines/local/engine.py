@@ -18,7 +18,7 @@ from grpo.engines.local.attention import check_attention, own_attention
 from grpo.engines.local.decoder import Decoder, Ints, survivors
 from grpo.engines.local.fused import fused_layers
 from grpo.errors import UserError
-from grpo.model.loading.tokenizer import end_token_ids
+from grpo.model.loading.tokenizer import completion_text, end_token_ids
 from grpo.types import Completion, Group, PolicyWeights, Prompt, Rollout, Sampling
 
 TURNOVER = 1 / 16  # of the running completions have finished: then their slots are given on, or closed
@@ -70,7 +70,7 @@ class LocalEngine:
         return [Group(prompt, tuple(done[i * size : (i + 1) * size])) for i, prompt in enumerate(prompts)]
 
     def _rollout(self, token_ids: list[int], logprobs: list[float], version: int) -> Rollout:
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        text = completion_text(self.tokenizer, token_ids, self.end_ids)
         stopped = token_ids[-1] in self.end_ids
         return Rollout(Completion(tuple(token_ids), tuple(logprobs), "stop" if stopped else "length", text, version))
 

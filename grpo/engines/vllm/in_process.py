@@ -20,6 +20,7 @@ from grpo.engines.vllm.request import check_sampling, parameters
 from grpo.engines.vllm.start import ServedModel, start
 from grpo.engines.vllm.weights import weight_files
 from grpo.errors import UserError
+from grpo.model.loading.tokenizer import completion_text
 from grpo.system.world import launched
 from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 
@@ -123,7 +124,7 @@ class VllmEngine:
         logprobs = tuple(sample.logprobs.logprobs)
         if len(logprobs) != len(ids) or tuple(sample.logprobs.token_ids) != ids:
             raise RuntimeError("vLLM's log-probs are not those of the sampled tokens alone")
-        text = self.served.tokenizer.decode(ids, skip_special_tokens=True)
+        text = completion_text(self.served.tokenizer, ids, self.served.end_ids)
         return Completion(ids, logprobs, reason, text, step)
 
     def release(self) -> None:

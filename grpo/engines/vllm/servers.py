@@ -22,6 +22,7 @@ from grpo.engines.vllm.request import check_sampling, parameters
 from grpo.engines.vllm.start import ServedModel
 from grpo.engines.vllm.weights import NCCL, live, pause, post_all, resume, send_by_files
 from grpo.errors import UserError
+from grpo.model.loading.tokenizer import completion_text
 from grpo.system.http import RequestFailed
 from grpo.system.progress import progress
 from grpo.system.world import World
@@ -225,7 +226,7 @@ class ServerEngine:
         content = choice["logprobs"]["content"]
         if tuple(entry["token_id"] for entry in content) != ids:
             raise ValueError("its log-probs are not those of the sampled tokens")
-        text = self.served.tokenizer.decode(ids, skip_special_tokens=True)
+        text = completion_text(self.served.tokenizer, ids, self.served.end_ids)
         return Completion(ids, tuple(float(entry["logprob"]) for entry in content), reason, text, step)
 
     def release(self) -> None:
