@@ -41,8 +41,8 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     settings, seed, runtime = config.pretrain, context.config.seed, context.config.runtime
     assert settings is not None
     rows = load_rows(settings.corpus)
+    rows = context.write_data("corpus", rows)
     texts = _texts(rows)
-    context.write_data("corpus", rows)
     tokenizer = build_tokenizer(texts, settings.vocab_size)
     examples = documents(texts, tokenizer, settings.max_tokens)
     torch.manual_seed(seed)

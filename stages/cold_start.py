@@ -14,7 +14,7 @@ from stages.recipe.training import train_sft
 def run(context: StageContext) -> dict[str, Any]:
     """Leaves model/, metrics.jsonl and data/sft.jsonl."""
     rows = conversation_rows(context.section.data)
-    context.write_data("sft", rows)
+    rows = context.write_data("sft", rows)
     numbers = train_sft(context, context.init, rows, "cold start")
     return {**numbers, "data_hashes": {"cold_start": rows_hash(rows)}}
 

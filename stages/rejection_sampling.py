@@ -44,7 +44,7 @@ def run(context: StageContext) -> dict[str, Any]:
     World.current().wait()  # the main process has written it
     reasoning = read_jsonl(data / "reasoning.jsonl")
     general = conversation_rows(config.general) if config.general else []
-    context.write_data("general", general)
+    general = context.write_data("general", general)
     # Again from the base model, as R1 did.
     numbers = train_sft(context, context.base, reasoning + general, "rejection sampling: training")
     sampled = read_jsonl(context.folder / "completions" / "sampled.jsonl")
@@ -96,7 +96,7 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
     runtime = context.config.runtime
     tokenizer = load_tokenizer(context.init)
     rows = load_rows(config.data)
-    context.write_data("prompts", rows)
+    rows = context.write_data("prompts", rows)
     prompts = build_prompts(rows, config.data, tokenizer, "reasoning")
     model = load_for_sampling(context.init, context.config.engine, runtime)
     sampling = config.sampling.of(config.group_size)

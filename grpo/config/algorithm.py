@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from grpo.config.section import Section, changed
+from grpo.config.section import Section, below, changed
 
 Preset = Literal["deepseek_r1", "dapo", "dr_grpo", "gspo", "cispo"]
 
@@ -28,15 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def with_preset(tree: Any) -> Any:
     """The config's dict with its preset's settings below the ones given."""
     name = tree.get("preset") if isinstance(tree, dict) else None
-    return _below(PRESETS[name], tree) if isinstance(name, str) and name in PRESETS else tree
-
-
-def _below(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    merged = {**defaults, **given}
-    for key in defaults.keys() & given.keys():
-        if isinstance(defaults[key], dict) and isinstance(given[key], dict):
-            merged[key] = _below(defaults[key], given[key])
-    return merged
+    return below(PRESETS[name], tree) if isinstance(name, str) and name in PRESETS else tree
 
 
 class AdvantageConfig(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from grpo.config.section import Section, changed, without
 
@@ -23,6 +23,12 @@ class DataConfig(Section):
     template: str | None = None  # plain-text template with {prompt}; None: the model's own chat template
     max_prompt_tokens: int | None = Field(None, ge=1)
     overlong: Literal["drop", "error"] = "drop"  # dropped prompts are counted and said
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, tree: Any) -> Any:
+        """`data: train.jsonl` is short for `data.path`."""
+        return {"path": tree} if isinstance(tree, str) else tree
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -48,6 +54,12 @@ class RewardConfig(Section):
     kwargs: dict[str, Any] = {}
     columns: dict[str, str] = {}  # {name the function expects: column of the row}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, tree: Any) -> Any:
+        """`accuracy` is short for `{fn: accuracy}`."""
+        return {"fn": tree} if isinstance(tree, str) else tree
+
     @property
     def label(self) -> str:
         """The name it appears under; that of `rewards.loader`."""
@@ -63,7 +75,13 @@ def distinct(rewards: tuple[RewardConfig, ...]) -> tuple[RewardConfig, ...]:
     return rewards
 
 
-Rewards = Annotated[tuple[RewardConfig, ...], Field(min_length=1), AfterValidator(distinct)]
+def listed(rewards: Any) -> Any:
+    """`rewards: accuracy` is short for a list of it alone."""
+    return [rewards] if isinstance(rewards, str | dict) else rewards
+
+
+Several = (Field(min_length=1), AfterValidator(distinct), BeforeValidator(listed))
+Rewards = Annotated[tuple[RewardConfig, ...], *Several]
 
 
 JudgeConfig = Annotated[RewardConfig, without("weight", "name", because="a judge stands alone, named by its key")]
@@ -76,7 +94,7 @@ class EvalConfig(Section):
     samples: int = Field(1, ge=1)
     temperature: float = Field(0.6, ge=0)  # 0: greedy
     top_p: float = Field(0.95, gt=0, le=1)
-    max_tokens: int = Field(ge=1)
+    max_tokens: int = Field(1024, ge=1)
     k: tuple[int, ...] = ()  # also report pass@k and maj@k
     accuracy: JudgeConfig = RewardConfig(fn="accuracy", kwargs={"strict": True})
     format: JudgeConfig | None = None  # the required format: pass@1 counts an answer only in it

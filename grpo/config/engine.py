@@ -50,7 +50,8 @@ AHEAD_IN_PROCESS = (
 
 
 class EngineConfig(Section):
-    kind: Literal["local", "vllm", "vllm-server", "auto"] = "local"  # auto: vllm where it and a GPU are there
+    # auto: vllm where it is installed and the run is on a GPU, else local
+    kind: Literal["local", "vllm", "vllm-server", "auto"] = "auto"
     max_rows: int = Field(512, ge=1)  # completions decoded at a time
     # Sample the next rollout while this one trains, with the weights this one began with: needs 'correction'.
     ahead: bool = False

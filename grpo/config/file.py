@@ -12,6 +12,8 @@ from grpo.config.yaml import load_yaml
 from grpo.errors import UserError, nearest, shorten
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
+SHORT = {"engine": "kind", "data": "path", "base": "model"}  # sections that may be a text: for which of their keys
+SHOWN = 3  # mistakes that are neither an unknown nor a missing key
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
@@ -44,37 +46,70 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         elif isinstance(node, dict):
             if node.get(index) is None:
                 node[index] = {}
-            elif key == "engine" and isinstance(node[index], str):  # `engine: local` is short for engine.kind
-                node[index] = {"kind": node[index]}
+            elif key in SHORT and isinstance(node[index], str):
+                node[index] = {SHORT[key]: node[index]}
             node = node[index]
         else:
             node = node[index]
 
 
 def validate(model: type[SectionT], tree: dict[str, Any], source: str) -> SectionT:
-    """Build the typed config, turning pydantic's report into one line that names the key's path."""
+    """Build the typed config, turning pydantic's report into one line that names the keys' paths."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{source}: {explain(model, error)}") from error
+        raise UserError(f"{source}: {explain(model, error, tree)}") from error
 
 
-def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """Pydantic's report in one line: the first thing that is wrong, and how many more there are."""
+def explain(model: type[BaseModel], error: ValidationError, tree: Any = None) -> str:
+    """Pydantic's report in one line: every unknown and every missing key, and the first few of what else is wrong.
+
+    `tree`: what was validated, for paths as they stand in it.
+    """
     found = error.errors()
+    unknown = [detail for detail in found if detail["type"] == "extra_forbidden"]
+    said = [_complaint(model, detail, tree) for detail in unknown]
+    paths = [_path(detail, tree) for detail in unknown]
     # A misspelt key that has to be there is also missing: the misspelling is what has to be said.
-    first = next((detail for detail in found if detail["type"] == "extra_forbidden"), found[0])
-    more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{_complaint(model, first)}{more}"
+    missing = [_path(detail, tree) for detail in found if detail["type"] == "missing"]
+    missing = [path for path in missing if not _meant(path, paths)]
+    said += [f"{', '.join(map(repr, missing))} {'is' if len(missing) == 1 else 'are'} missing"] if missing else []
+    others = [detail for detail in found if detail["type"] not in ("missing", "extra_forbidden")]
+    # Nor of a list that what is wrong in it has made too short.
+    others = [one for one in others if not any(_inside(detail["loc"], one["loc"]) for detail in found)]
+    said += [_complaint(model, detail, tree) for detail in others[:SHOWN]]
+    more = f" ({len(others) - SHOWN} more)" if len(others) > SHOWN else ""
+    return "; ".join(said) + more
 
 
-def _complaint(model: type[BaseModel], error: ErrorDetails) -> str:
+def _inside(place: tuple[int | str, ...], section: tuple[int | str, ...]) -> bool:
+    return len(place) > len(section) and place[: len(section)] == section
+
+
+def _meant(missing: str, unknown: list[str]) -> bool:
+    """Whether one of the unknown keys beside it is a misspelling of it."""
+    section, _, name = missing.rpartition(".")
+    beside = (key for where, _, key in (path.rpartition(".") for path in unknown) if where == section)
+    return any("did you mean" in nearest(key, [name]) for key in beside)
+
+
+def _path(error: ErrorDetails, tree: Any) -> str:
+    """Where an error is, as the file has it: what a short form leaves out is not in its tree."""
+    parts = []
+    for number, part in enumerate(error["loc"]):
+        inside = isinstance(tree, dict) and part in tree
+        if isinstance(tree, dict) and not inside and number < len(error["loc"]) - 1:
+            continue
+        parts.append(str(part))
+        tree = tree[part] if inside else None
+    return ".".join(parts)
+
+
+def _complaint(model: type[BaseModel], error: ErrorDetails, tree: Any) -> str:
     """One of pydantic's errors in our words."""
-    path = ".".join(str(part) for part in error["loc"])
+    path = _path(error, tree)
     if error["type"] == "extra_forbidden":
         return f"unknown key '{path}'{nearest(str(error['loc'][-1]), _known_keys(model, error['loc'][:-1]))}"
-    if error["type"] == "missing":
-        return f"'{path}' is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "model_type":
         message = "must be a section (key: value)"
@@ -96,7 +131,7 @@ def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str
             field = item.model_fields.get(str(part))
             following += _models_in(field.annotation) if field else [item]  # dict keys and list indices stay
         candidates = following
-    return [name for item in candidates for name in item.model_fields]
+    return [name for item in candidates for name in (*item.model_fields, *getattr(item, "SHORT", ()))]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -116,7 +151,8 @@ def read_tree(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
         raise UserError(f"config '{path}': not UTF-8 text") from error
     tree = load_yaml(text, str(path))
     if not isinstance(tree, dict):
-        raise UserError(f"config '{path}': expected sections (key: value), got {type(tree).__name__}")
+        got = "nothing: the file is empty" if tree is None else f"a {type(tree).__name__}"
+        raise UserError(f"config '{path}': expected sections (key: value), got {got}")
     for override in overrides:
         apply_override(tree, override)
     return tree

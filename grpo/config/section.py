@@ -45,6 +45,15 @@ def without(*names: str, because: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def below(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A section as it was given, with these defaults where it says nothing."""
+    merged = {**defaults, **given}
+    for key in defaults.keys() & given.keys():
+        if isinstance(defaults[key], Mapping) and isinstance(given[key], Mapping):
+            merged[key] = below(defaults[key], given[key])
+    return merged
+
+
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}; lists stay whole."""
     if not isinstance(value, Mapping) or not value:

@@ -18,7 +18,7 @@ from grpo.config.algorithm import (
     with_preset,
 )
 from grpo.config.engine import EngineConfig, RuntimeConfig
-from grpo.config.section import Section, changed, without
+from grpo.config.section import Section, below, changed, without
 from grpo.errors import nearest
 from grpo.types import Sampling
 
@@ -27,11 +27,16 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and transformers take
 
 class SamplingConfig(Section):
     temperature: float = Field(1.0, gt=0)
-    max_tokens: int = Field(ge=1)
+    max_tokens: int = Field(1024, ge=1)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # texts that end a completion too; vLLM engines only
 
     def of(self, group_size: int) -> Sampling:
         return Sampling(group_size, self.max_tokens, self.temperature, stop=self.stop)
+
+
+# Learning rates where none is given: TRL's of GRPO (R1: 3e-6) and of SFT; adapters take ten times what full training
+# takes ("LoRA Without Regret", Thinking Machines, 2025).
+LR, LR_LORA, LR_SFT = 1e-6, 1e-5, 2e-5
 
 
 class OptimizerConfig(Section):
@@ -79,11 +84,11 @@ class RLConfig(Section):
 
     preset: Preset | None = None  # published settings, below the ones given here
     steps: int = Field(ge=1)
-    group_size: int = Field(ge=2)
-    prompts_per_step: int = Field(ge=1)
+    group_size: int = Field(8, ge=2)
+    prompts_per_step: int = Field(16, ge=1)
     rollout_prompts: int | None = Field(None, ge=1)  # per rollout; None: prompts_per_step, one mini-batch a rollout
     inner_epochs: int = Field(1, ge=1)  # passes over a rollout
-    sampling: SamplingConfig
+    sampling: SamplingConfig = SamplingConfig()
     # Completions cut at the limit: trained on as they are, not trained on, or punished, with those that come near it.
     truncated: Literal["keep", "mask", "penalise"] = "keep"
     penalty_tokens: int | None = Field(None, ge=1)  # of the zone where the penalty grows; None: a fifth of max_tokens
@@ -93,7 +98,7 @@ class RLConfig(Section):
     dynamic_sampling: DynamicSamplingConfig | None = None
     difficulty: DifficultyConfig | None = None
     lora: LoraConfig | None = None
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = OptimizerConfig(lr=LR)
     reference_every: int | None = Field(None, ge=1)  # replace the reference by the policy every N steps
     # Tokens per forward and backward: prompts once for siblings, no padding. A longer sequence goes alone. On a CPU
     # more are no faster and only take memory; a GPU with memory to spare is busier with 16,384.
@@ -104,7 +109,9 @@ class RLConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, tree: Any) -> Any:
-        return with_preset(tree)
+        if not isinstance(tree, dict):
+            return tree
+        return below({"optimizer": {"lr": LR_LORA if tree.get("lora") else LR}}, with_preset(tree))
 
     @model_validator(mode="after")
     def _consistent(self) -> RLConfig:
@@ -174,15 +181,23 @@ class TrainConfig(RLConfig):
 
 
 class SFTConfig(Section):
-    """Supervised training with TRL or transformers' Trainer. Give `steps` or `epochs`."""
+    """Supervised training with TRL or transformers' Trainer, for `steps` or `epochs`; without either, one epoch."""
 
     steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(ge=1)  # sequences per optimizer step
+    batch_size: int = Field(16, ge=1)  # sequences per optimizer step
     micro_batch_size: int | None = Field(None, ge=1)  # per forward; None: batch_size
-    max_tokens: int = Field(ge=1)  # longer examples are dropped and counted
-    optimizer: OptimizerConfig
+    max_tokens: int = Field(2048, ge=1)  # longer examples are dropped and counted
+    optimizer: OptimizerConfig = OptimizerConfig(lr=LR_SFT)
     checkpoint: SFTCheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        length = {"epochs": 1.0} if tree.get("steps") is None and tree.get("epochs") is None else {}
+        return below({"optimizer": {"lr": LR_SFT}}, {**tree, **length})
 
     @model_validator(mode="after")
     def _length(self) -> SFTConfig:

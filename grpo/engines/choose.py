@@ -27,9 +27,15 @@ def engine_kind(config: EngineConfig, runtime: RuntimeConfig) -> str:
     """
     if config.kind == "vllm":
         require_vllm("engine.kind=vllm")
-    if config.kind == "auto":
-        return "vllm" if vllm_is_there() and pick_device(runtime).type == "cuda" else "local"
-    return config.kind
+    return chosen(runtime)[0] if config.kind == "auto" else config.kind
+
+
+def chosen(runtime: RuntimeConfig) -> tuple[str, str]:
+    """What `auto` is here, and why."""
+    device = pick_device(runtime).type
+    if device != "cuda":
+        return "local", f"the run is on {device}"
+    return ("vllm", "it is installed") if vllm_is_there() else ("local", "vLLM is not installed")
 
 
 def training_engine(

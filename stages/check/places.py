@@ -26,7 +26,10 @@ def setting_checks(subject: Subject) -> Iterator[Check]:
     for kind in (RLConfig, SFTConfig):
         for path, section in find(config, kind):
             yield f"steps of {path}", partial(_steps, section)
-    yield "size of evaluation.math", partial(_problems, subject, config.evaluation.math)
+    if config.evaluation.math is not None:
+        yield "size of evaluation.math", partial(_problems, subject, config.evaluation.math)
+    else:
+        yield "evaluation", _no_evaluation
 
 
 def reward_checks(subject: Subject) -> Iterator[Check]:
@@ -59,6 +62,8 @@ def conversation_checks(subject: Subject) -> Iterator[Check]:
 def leak_checks(subject: Subject) -> Iterator[Check]:
     """Of everything that a stage trains on, where the evaluation's problems are at hand."""
     evaluation = subject.config.evaluation
+    if evaluation.math is None:
+        return
     judged = [evaluation.math.data, *([evaluation.general.data] if evaluation.general else [])]
     if any(subject.rows(data) is None for data in judged) or not _is_function(evaluation.leak_check):
         return
@@ -103,6 +108,10 @@ def prompt_checks(subject: Subject, asked: Asked) -> Iterator[Check]:
 
 def _fail(error: UserError | Skipped) -> str:
     raise error
+
+
+def _no_evaluation() -> str:
+    return "none in the config: the table will have empty cells"
 
 
 def _steps(section: RLConfig | SFTConfig) -> str:

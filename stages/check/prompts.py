@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig
@@ -18,6 +17,7 @@ from grpo.types import Prompt
 from rewards.accuracy.reward import gold_is_parseable
 from stages.check.model import CHATML, is_one_token
 from stages.check.subject import Asked, BaseModel, Skipped, Subject, Tags, Warned, listed, shortened
+from stages.recipe.leaks import complaint, ranges
 
 MEASURED = 10_000  # rows that are rendered and measured; of more, so many evenly spread ones
 MEASURED_CONVERSATIONS = 2_000
@@ -153,17 +153,23 @@ CHECKS = {"prompts": special_tokens, "characters": invisible, "lengths": lengths
 
 def leaks(subject: Subject, path: str, rows: Sequence[Row]) -> str:
     """No evaluation problem among the rows that a stage trains on, by text and by `evaluation.leak_check`."""
-    subject.guard.check_copies(rows, Path(path))
+    leaks = list(subject.guard.copies(rows))
+    if leaks and subject.guard.drops and len(leaks) < len(rows):
+        raise Warned(f"{len(leaks)} of {len(rows)} rows hold evaluation problems and are dropped, e.g. {leaks[0]}")
+    if leaks:
+        raise UserError(complaint(leaks, rows, path))
     return f"no evaluation problem among {len(rows)} rows"
 
 
 def near_copies(subject: Subject, rows: Sequence[Row]) -> str:
     """Every row that `evaluation.decontaminate` finds."""
     copies = list(subject.guard.near_copies(rows))
-    if copies:
-        numbers = ", ".join(str(number) for number, _, _ in copies)
-        raise UserError(f"{len(copies)} of {len(rows)} rows, e.g. {copies[0][1][:80]!r}: rows {numbers}")
-    return f"none in {len(rows)} rows"
+    if not copies:
+        return f"none in {len(rows)} rows"
+    text = f"{len(copies)} of {len(rows)} rows, e.g. {copies[0]}: rows {ranges([leak.row for leak in copies])}"
+    if subject.guard.drops and len(copies) < len(rows):
+        raise Warned(f"dropped: {text}")
+    raise UserError(text)
 
 
 def conversations(rows: list[Row], data: DataConfig, config: SFTConfig, model: BaseModel) -> str:

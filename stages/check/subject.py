@@ -148,7 +148,7 @@ class Subject:
 
     def tags(self, asked: Asked) -> Tags:
         """As the format reward of the place wants them; where there is none, that of the evaluation."""
-        place = asked if asked.format is not None else next(self.asked())
+        place = asked if asked.format is not None else next(self.asked(), asked)
         kwargs = place.format.kwargs if place.format is not None else {}
         strict = place.accuracy.kwargs.get("strict") if place.accuracy is not None else None
         answer = kwargs.get("answer_tag") or ("answer" if strict == "answer" else None)
@@ -157,9 +157,10 @@ class Subject:
     def asked(self) -> Iterator[Asked]:
         """Every place where prompts are sampled from, in the order of the config."""
         math, general = self.config.evaluation.math, self.config.evaluation.general
-        judges = {"accuracy": math.accuracy, "format": math.format, "language": math.language}
-        present = tuple(spec.model_copy(update={"name": key}) for key, spec in judges.items() if spec is not None)
-        yield Asked("evaluation.math", math.data, present, math.max_tokens, "evaluation")
+        if math is not None:
+            judges = {"accuracy": math.accuracy, "format": math.format, "language": math.language}
+            present = tuple(spec.model_copy(update={"name": key}) for key, spec in judges.items() if spec is not None)
+            yield Asked("evaluation.math", math.data, present, math.max_tokens, "evaluation")
         if general is not None:
             yield Asked("evaluation.general", general.data, (), general.max_tokens, "general")
         for key, section in self.config:

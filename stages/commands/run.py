@@ -77,7 +77,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
     from grpo.model.loading.path import check_model
     from grpo.system.lock import lock_run
     from grpo.system.world import World
-    from stages.recipe.pipeline import save_config
+    from stages.recipe.pipeline import save_config, say_engine
     from stages.recipe.planning import plan_stage
     from stages.recipe.runner import check_inputs, check_ready, run_stage
     from stages.recipe.summary import print_table, summarise
@@ -92,6 +92,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
             check_inputs(config, planned, chosen.init)
         check_ready(config, [planned])
         save_config(config, run)
+        say_engine(config)
         run_stage(config, planned, init=chosen.init)
         print_table(summarise(config, run, Path(chosen.config).name), config)
     return 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from grpo.config.data import DataConfig, EvalConfig, JudgeConfig, RewardConfig, Rewards, distinct
+from grpo.config.data import DataConfig, EvalConfig, JudgeConfig, RewardConfig, Rewards, Several
 from grpo.config.engine import EngineConfig, RuntimeConfig
-from grpo.config.section import without
+from grpo.config.section import below, without
 from grpo.config.training import (
     CheckpointConfig,
     OptimizerConfig,
@@ -24,11 +24,8 @@ from grpo.config.training import (
 _OF_PROMPTS = ("suffix", "template", "max_prompt_tokens")
 Conversations = Annotated[DataConfig, without(*_OF_PROMPTS, because="it is for prompts, and these are conversations")]
 PlainRows = Annotated[DataConfig, without(*_OF_PROMPTS, "system", because="it is for prompts, and these rows are none")]
-Filters = Annotated[
-    tuple[Annotated[RewardConfig, without("weight", because="a filter keeps or drops")], ...],
-    Field(min_length=1),
-    AfterValidator(distinct),
-]
+Filters = Annotated[tuple[Annotated[RewardConfig, without("weight", because="a filter keeps or drops")], ...], *Several]
+ONLY = "default"  # the name of a stage's only task, in the short form
 
 
 class PretrainConfig(Section):
@@ -65,6 +62,12 @@ class BaseConfig(Section):
     steps: int | None = Field(None, ge=1)
     pretrain: PretrainConfig | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, tree: Any) -> Any:
+        """`base: some/model` is short for `base.model`."""
+        return {"model": tree} if isinstance(tree, str) else tree
+
     @model_validator(mode="after")
     def _one_source(self) -> BaseConfig:
         if (self.model is None) == (self.pretrain is None):
@@ -91,9 +94,29 @@ class TaskConfig(Section):
 
 
 class RLStageConfig(RLConfig):
-    """A stage of GRPO: each task's prompts are judged by the task's own rewards."""
+    """A stage of GRPO: each task's prompts are judged by the task's own rewards.
+
+    `data` and `rewards` of the stage are short for those of a task called "default", its only one.
+    """
+
+    SHORT: ClassVar[tuple[str, ...]] = ("data", "rewards")
 
     tasks: dict[str, TaskConfig] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_task(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        only, tasks = {key: tree[key] for key in cls.SHORT if key in tree}, tree.get("tasks")
+        if only and tasks is not None and (not isinstance(tasks, dict) or tasks.keys() - {ONLY}):
+            raise ValueError("'data' and 'rewards' are those of the only task, and here are 'tasks' too: remove one")
+        if tasks is not None and not only:
+            return tree
+        if isinstance(only.get("data"), str):  # an override may go on inside it
+            only["data"] = {"path": only["data"]}
+        task = below(only, (tasks or {}).get(ONLY) or {})
+        return {**{key: value for key, value in tree.items() if key not in cls.SHORT}, "tasks": {ONLY: task}}
 
     @model_validator(mode="after")
     def _tasks(self) -> RLStageConfig:
@@ -111,8 +134,8 @@ class RejectionSamplingConfig(SFTConfig):
     """Sample the previous stage's model, keep correct and readable outputs, mix general data, SFT from the base."""
 
     data: DataConfig  # the reasoning prompts
-    group_size: int = Field(ge=1)  # samples per prompt
-    sampling: SamplingConfig
+    group_size: int = Field(8, ge=1)  # samples per prompt
+    sampling: SamplingConfig = SamplingConfig()
     filters: Filters  # an output is kept when each of them gives 1.0
     keep_per_prompt: int = Field(1, ge=1)  # outputs kept per prompt, the first ones
     general: Conversations | None = None  # rows with "messages", mixed in
@@ -140,14 +163,24 @@ class DecontaminateConfig(Section):
 
     ngram: int = Field(10, ge=2)  # words in a row; characters in writing without spaces
     share: float = Field(0.5, ge=0, le=1)  # of a problem's n-grams; 0: one is enough
+    action: Literal["refuse", "drop"] = "refuse"  # drop: rows that hold a problem, copies too, are not trained on
 
 
 class EvaluationConfig(Section):
-    math: EvalConfig
+    """What the model of every stage is evaluated on. Without it the table has empty cells."""
+
+    math: EvalConfig | None = None
     general: GeneralEvalConfig | None = None
     # Import path of f(row or rows) -> set of problem keys: no key of an evaluation problem may be in training data.
     leak_check: str | None = None
     decontaminate: DecontaminateConfig | None = None  # None: only copies of the whole text are looked for
+
+    @model_validator(mode="after")
+    def _of_problems(self) -> EvaluationConfig:
+        for name in ("general", "leak_check", "decontaminate") if self.math is None else ():
+            if getattr(self, name) is not None:
+                raise ValueError(f"'{name}' needs the problems of 'math' beside it: give them, or remove it")
+        return self
 
 
 class RecipeConfig(Section):
@@ -156,7 +189,7 @@ class RecipeConfig(Section):
     seed: Seed = 0
     engine: EngineConfig = EngineConfig()
     runtime: RuntimeConfig = RuntimeConfig()
-    evaluation: EvaluationConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
     base: BaseConfig
     r1_zero: RLStageConfig | None = None
     cold_start: ColdStartConfig | None = None

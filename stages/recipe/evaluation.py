@@ -38,10 +38,12 @@ def load_general(config: GeneralEvalConfig) -> GeneralEval:
 
 def evaluate_stage(config: RecipeConfig, folder: Path) -> dict[str, Any]:
     """Evaluate `folder`/model; writes eval.json, eval.problems.jsonl and completions/evaluation.jsonl."""
+    problems = config.evaluation.math
+    assert problems is not None
     result = evaluate(
         str(folder / "model"),
-        config.evaluation.math,
-        judges=load_judges(config.evaluation.math),
+        problems,
+        judges=load_judges(problems),
         engine=config.engine,
         runtime=config.runtime,
         seed=config.seed,

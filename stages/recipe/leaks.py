@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig
 from grpo.data.layouts import read_messages
 from grpo.data.prompts import PROMPT_COLUMNS
-from grpo.data.rows import Row, load_rows
+from grpo.data.rows import Row, load_rows, read_jsonl
 from grpo.errors import UserError, shorten
 from grpo.system.imports import import_path
 from grpo.types import Message
@@ -20,9 +22,25 @@ from stages.recipe.ngrams import Ngrams
 
 log = logging.getLogger("grpo")
 
+LEAKS = ".leaks.jsonl"  # beside data/<name>.jsonl: the rows that hold evaluation problems
+SAID = 3  # leaks that are said in words
 KeysOf = Callable[[Any], Iterable[Any]]
 Wrap = tuple[str, str]  # what a config puts before and after a question
 KEPT = (*PROMPT_COLUMNS, "text", "operation", "operands")
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A training row that holds an evaluation problem."""
+
+    row: int  # from 1, as lines of a file are counted
+    problem: str
+    text: str | None = None  # of the row, where it is not the problem's; None: a copy
+
+    def __str__(self) -> str:
+        if self.text is None:
+            return f"row {self.row} holds the evaluation problem {shorten(self.problem)!r}"
+        return f"row {self.row} is nearly the evaluation problem {shorten(self.problem)!r}: {shorten(self.text)!r}"
 
 
 class LeakGuard:
@@ -37,7 +55,7 @@ class LeakGuard:
     def __init__(self, config: RecipeConfig, load: Callable[[DataConfig], Sequence[Row]] = load_rows) -> None:
         evaluation = config.evaluation
         self.decontaminate = evaluation.decontaminate
-        self.problems = load(evaluation.math.data)
+        self.problems = load(evaluation.math.data) if evaluation.math else []
         general = load(evaluation.general.data) if evaluation.general else []
         self.wraps = {wrap for _, data in find(config, DataConfig) for wrap in _wraps(data)}
         self.asked = {text for row in [*self.problems, *general] for text in question_texts(row, self.wraps)}
@@ -45,42 +63,46 @@ class LeakGuard:
         self.keys_of: KeysOf = import_path(path, "evaluation.leak_check") if path else lambda _: ()
         self.keys = {key for row in self.problems for key in self.keys_of(question_part(row))}
 
-    def check(self, rows: Sequence[Row], file: Path) -> None:
-        """Compare the training rows in `file` with the evaluation's problems.
+    @property
+    def drops(self) -> bool:
+        """Whether rows that hold a problem are left out; else they are refused."""
+        return self.decontaminate is not None and self.decontaminate.action == "drop"
+
+    def leaks(self, rows: Sequence[Row]) -> list[Leak]:
+        """Every row that holds a problem, or nearly."""
+        copies = list(self.copies(rows))
+        return sorted([*copies, *self.near_copies(rows, {leak.row for leak in copies})], key=attrgetter("row"))
+
+    def without(self, leaks: Sequence[Leak], rows: Sequence[Row], name: str) -> list[Row]:
+        """The rows that may be trained on.
 
         Raises:
-            UserError: a training row holds an evaluation problem, by its text, by a key of `leak_check`, or by the
-                n-grams of `decontaminate`.
+            UserError: rows of `name` leak and are not to be dropped, or every one does.
         """
-        self.check_copies(rows, file)
-        for number, text, problem in self.near_copies(rows):
-            raise UserError(
-                f"training data '{file}', row {number} is nearly the evaluation problem {shorten(problem)!r}: "
-                f"{shorten(text)!r}: take it out of the stage's data (grpo check lists all such rows), or set "
-                "evaluation.decontaminate.share"
-            )
-        log.debug("no evaluation problem among the %d rows of %s", len(rows), file)
+        if leaks and (not self.drops or len(leaks) == len(rows)):
+            raise UserError(complaint(leaks, rows, name))
+        if leaks:
+            log.warning("%s: %d of %d rows hold evaluation problems: dropped", name, len(leaks), len(rows))
+        leaked = {leak.row for leak in leaks}
+        return [row for number, row in enumerate(rows, 1) if number not in leaked]
 
-    def check_copies(self, rows: Sequence[Row], file: Path) -> None:
-        """As `check`, but for copies only: by the text or by a key of `leak_check`."""
+    def copies(self, rows: Sequence[Row]) -> Iterator[Leak]:
+        """Every row that holds a problem by its text or by a key of `leak_check`."""
         for number, row in enumerate(rows, 1):
             copied = self.keys.intersection(self.keys_of(question_part(row)))
             copied = copied or self.asked & question_texts(row, self.wraps)
             if copied:
-                raise UserError(
-                    f"training data '{file}', row {number} holds the evaluation problem {min(map(str, copied))!r}: "
-                    "take it out of the stage's data"
-                )
+                yield Leak(number, min(map(str, copied)))
 
-    def near_copies(self, rows: Sequence[Row]) -> Iterator[tuple[int, str, str]]:
-        """(row number from 1, its text, the evaluation problem) of every row that `evaluation.decontaminate` finds."""
+    def near_copies(self, rows: Sequence[Row], known: Collection[int] = ()) -> Iterator[Leak]:
+        """Every row that `evaluation.decontaminate` finds by its n-grams, but those that are `known`."""
         if self._grams is None:
             return
         for number, row in enumerate(rows, 1):
-            for text in question_texts(row, self.wraps):
+            for text in question_texts(row, self.wraps) if number not in known else ():
                 problem = self._grams.copied(text)
                 if problem is not None:
-                    yield number, text, problem
+                    yield Leak(number, problem, text)
                     break
 
     @cached_property
@@ -89,6 +111,38 @@ class LeakGuard:
             return None
         texts = (text for row in self.problems for text in question_texts(row))
         return Ngrams(texts, self.decontaminate.ngram, self.decontaminate.share)
+
+
+def complaint(leaks: Sequence[Leak], rows: Sequence[Row], name: str) -> str:
+    """All of them in one line: the first few in words, the others by their numbers."""
+    said = "; ".join(map(str, leaks[:SAID]))
+    them = "it"
+    if len(leaks) > 1:
+        said, them = f"{said}; {len(leaks)} of {len(rows)} rows in all: {ranges([leak.row for leak in leaks])}", "them"
+    way = f"take {them} out of the stage's data, or have {them} left out by evaluation.decontaminate.action=drop"
+    if len(leaks) == len(rows):
+        way = "nothing would be left to train on"
+    return f"training data '{name}', {said}: {way}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers, those in a row as one.
+
+    >>> ranges([2, 7, 8, 9, 12])
+    '2, 7-9, 12'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def left_out(data: Path) -> dict[str, int]:
+    """How many rows each of the data sets in a stage's folder lost."""
+    return {file.name.removesuffix(LEAKS): len(read_jsonl(file)) for file in sorted(data.glob(f"*{LEAKS}"))}
 
 
 def question_part(row: Row) -> Row:

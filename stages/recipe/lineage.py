@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from grpo.config.section import flatten
 from grpo.errors import UserError
 from grpo.system.fingerprint import changes, digest, file_hash
@@ -51,8 +49,17 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
         # Not where it is off: stages made before there was a choice stay what they are.
         **({"engine.ahead": True} if config.engine.ahead and isinstance(section, RLStageConfig) else {}),
         "runtime.dtype": config.runtime.dtype,
-        **flatten(without_paths(values, known), key),
+        **flatten(without_paths({key: values, **_guard(config, key)}, known)),
     }
+
+
+def _guard(config: RecipeConfig, key: str) -> dict[str, Any]:
+    """What decides which rows the stage drops. Nothing where it drops none: such stages stay what they are."""
+    decontaminate = config.evaluation.decontaminate
+    if decontaminate is None or decontaminate.action != "drop" or (key == "base" and config.base.model):
+        return {}
+    of_rows: Any = {"leak_check": True, "decontaminate": True, "math": {"data"}, "general": {"data"}}
+    return {"evaluation": config.evaluation.model_dump(mode="json", include=of_rows)}
 
 
 def without_paths(section: Any, known: Mapping[str, str] | None = None) -> Any:
@@ -65,14 +72,19 @@ def without_paths(section: Any, known: Mapping[str, str] | None = None) -> Any:
     return [without_paths(item, known) for item in section] if isinstance(section, list) else section
 
 
-def input_hashes(section: BaseModel, known: Mapping[str, str] | None = None) -> dict[str, str]:
+def stage_inputs(config: RecipeConfig, key: str, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """`input_hashes` of a stage, with what decides which of its rows are dropped."""
+    return input_hashes({key: getattr(config, key).model_dump(mode="json"), **_guard(config, key)}, known)
+
+
+def input_hashes(section: dict[str, Any], known: Mapping[str, str] | None = None) -> dict[str, str]:
     """Content hashes of the local files and model folders that a section names.
 
     `known`: the inputs that the stage was begun with; one that is gone since counts as what it was.
     """
     known = known or {}
     hashes = {}
-    for name, kind in sorted(set(_inputs(section.model_dump(mode="json"), known))):
+    for name, kind in sorted(set(_inputs(section, known))):
         if not Path(name).exists():
             hashes[name] = known[name]
         else:

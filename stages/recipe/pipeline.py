@@ -51,6 +51,7 @@ def run_pipeline(
             move_aside(run, stages[first:])
         world.wait()
         save_config(config, run)
+        say_engine(config)
         for stage in wanted:
             run_stage(config, plan_stage(config, stage, run, accept_changes=accept_changes))
         summary = summarise(config, run, name)
@@ -80,6 +81,14 @@ def move_aside(run: Path, stages: list[Stage]) -> None:
     for folder in reversed(present):  # the last stage first: what remains after a crash has its parents
         folder.rename(aside / folder.name)
     log.info("moved %s to %s", ", ".join(folder.name for folder in present), aside)
+
+
+def say_engine(config: RecipeConfig) -> None:
+    """What `engine: auto` is on this machine."""
+    if config.engine.kind == "auto":
+        from grpo.engines.choose import chosen
+
+        log.info("engine: auto is '%s' here, for %s", *chosen(config.runtime))
 
 
 def save_config(config: RecipeConfig, run: Path) -> None:

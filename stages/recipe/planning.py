@@ -12,8 +12,19 @@ from grpo.system.fingerprint import digest
 from grpo.system.lock import LOCK
 from grpo.system.world import World, check_sharding, cut
 from stages.recipe.config import EvaluationConfig, RecipeConfig, training_settings
-from stages.recipe.lineage import Lineage, changed, input_hashes, model_hash, read_json, stage_settings, without_paths
+from stages.recipe.lineage import (
+    Lineage,
+    changed,
+    input_hashes,
+    model_hash,
+    read_json,
+    stage_inputs,
+    stage_settings,
+    without_paths,
+)
 from stages.recipe.table import STAGES, Stage, active_parents
+
+ENGINES = ("local", "vllm", "vllm-server")  # what a stage may have been begun with that goes on with `engine: auto`
 
 NOTHING_YET = ("stage.json", LOCK)  # a folder with no more than that: the stage stopped before it made anything
 
@@ -32,6 +43,8 @@ class PlannedStage:
 
     def evaluation_due(self) -> bool:
         """Whether the model of a finished stage has to be evaluated again."""
+        if self.evaluation is None:  # numbers of an evaluation that the config no longer has stay
+            return False
         return bool(read_json(self.folder / "manifest.json")["evaluation_hash"] != self.evaluation)
 
 
@@ -59,7 +72,7 @@ def plan_stage(
     _check_processes(config, stage)
     folder = run / stage.folder
     lineage = _lineage(config, stage, run, init, anew)
-    evaluation = evaluation_hash(config.evaluation) if stage.evaluated else None
+    evaluation = evaluation_hash(config.evaluation) if stage.evaluated and config.evaluation.math else None
     if stage.key in anew:
         return PlannedStage(stage, folder, lineage, finished=False, evaluation=evaluation)
     if folder.exists() and not folder.is_dir():
@@ -80,8 +93,8 @@ def plan_stage(
 
 def evaluation_hash(config: EvaluationConfig) -> str:
     """Changes when the evaluation would: settings or the contents of local files."""
-    settings = without_paths(config.model_dump(mode="json", exclude={"decontaminate"}))  # a guard, not a setting of it
-    return digest([settings, sorted(input_hashes(config).values())])
+    tree = config.model_dump(mode="json", exclude={"decontaminate"})  # a guard, not a setting of it
+    return digest([without_paths(tree), sorted(input_hashes(tree).values())])
 
 
 def _check_processes(config: RecipeConfig, stage: Stage) -> None:
@@ -95,14 +108,28 @@ def _check_processes(config: RecipeConfig, stage: Stage) -> None:
 
 
 def _lineage(config: RecipeConfig, stage: Stage, run: Path, init: str | None, anew: frozenset[str]) -> Lineage:
+    """What determines the stage. Begun with an engine, it goes on with that where the config leaves it open: `auto` is
+    another one on another machine, and was not always the default."""
+    record = None if stage.key in anew else read_record(run / stage.folder)
+    lineages = [_lineage_with(config, stage, run, init, anew)]
+    if record is not None and record["hash"] != lineages[0].hash and config.engine.kind == "auto":
+        lineages += [_lineage_with(with_engine(config, kind), stage, run, init, anew) for kind in ENGINES]
+    return next((one for one in lineages if record is not None and one.hash == record["hash"]), lineages[0])
+
+
+def with_engine(config: RecipeConfig, kind: str) -> RecipeConfig:
+    """The config with this `engine.kind`."""
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"kind": kind})})
+
+
+def _lineage_with(config: RecipeConfig, stage: Stage, run: Path, init: str | None, anew: frozenset[str]) -> Lineage:
     parents = {key: _parent_hash(config, key, run, anew) for key in active_parents(stage, config)}
     if init is not None:
         parents.pop(active_parents(stage, config)[0], None)
         parents = {"init": model_hash(init), **parents}
     record = None if stage.key in anew else read_record(run / stage.folder)
     known = record["inputs"] if record else {}
-    settings = stage_settings(config, stage.key, known)
-    return Lineage(settings, input_hashes(getattr(config, stage.key), known), parents)
+    return Lineage(stage_settings(config, stage.key, known), stage_inputs(config, stage.key, known), parents)
 
 
 def _parent_hash(config: RecipeConfig, key: str, run: Path, anew: frozenset[str]) -> str:

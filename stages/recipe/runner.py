@@ -20,9 +20,9 @@ from grpo.system.runtime import apply_quietly
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig, training_settings
 from stages.recipe.handover import check_parent, check_sealed, sealed
-from stages.recipe.leaks import LeakGuard
+from stages.recipe.leaks import LeakGuard, left_out
 from stages.recipe.lineage import read_json
-from stages.recipe.planning import PlannedStage, is_finished, read_record
+from stages.recipe.planning import PlannedStage, is_finished, read_record, with_engine
 from stages.recipe.preflight import check_sections
 from stages.recipe.table import STAGES, StageContext, active_parents
 
@@ -45,6 +45,7 @@ def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = No
         log.info("%s: finished, but the evaluation settings changed: evaluating again", stage.folder)
         check_parent(folder, stage.key)
         return _evaluated(config, planned, manifest)
+    config = with_engine(config, planned.lineage.settings["engine.kind"])
     context = _context(config, planned, init)
     for key in active_parents(stage, config)[init is not None :]:
         if key in context.models:
@@ -115,6 +116,8 @@ def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[
     if not (context.folder / "model").is_dir():
         raise RuntimeError(f"stage {stage.key} left no model in {context.folder}")
     seconds = round(time.monotonic() - start, 3)
+    if lost := left_out(context.folder / "data"):
+        result = {**result, "decontaminated": lost}
     record = {**record, "result": result, "seconds": seconds, "model_files": sealed(context.folder)}
     write_json(context.folder / "stage.json", record)
     settings = training_settings(context.config, context.key)
@@ -127,6 +130,8 @@ def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[
 
 def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any]) -> dict[str, Any]:
     lineage, result = planned.lineage, dict(record["result"])
+    from grpo.engines.choose import engine_kind
+
     return {
         "stage": planned.stage.folder,
         "status": "finished",
@@ -142,7 +147,7 @@ def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any
         "evaluation_hash": None,
         "versions": versions((*PACKAGES, "datasets", "grpo")),
         "seed": config.seed,
-        "engine": config.engine.kind,
+        "engine": engine_kind(config.engine, config.runtime),
         "seconds": record["seconds"],
         "tokens": result.pop("tokens", None),
         "training": result,
@@ -155,7 +160,7 @@ def _evaluated(config: RecipeConfig, planned: PlannedStage, manifest: dict[str, 
     """The manifest with the evaluation's numbers in it, written once everything it speaks of is there."""
     from stages.recipe.evaluation import evaluate_stage
 
-    if planned.stage.evaluated:
+    if planned.evaluation is not None:
         apply_quietly(config.runtime, config.seed)
         manifest["metrics"] = evaluate_stage(config, planned.folder)
     manifest["evaluation_hash"] = planned.evaluation

@@ -59,6 +59,8 @@ def print_table(summary: dict[str, Any], config: RecipeConfig) -> None:
 def caption(config: RecipeConfig) -> str:
     """How the numbers were taken."""
     math = config.evaluation.math
+    if math is None:
+        return "No pass@1: the config has no evaluation.math, the problems that the model of every stage is tried on."
     where = "an answer counts only in the required format" if math.format else "no format is required of an answer"
     draws = "one sample" if math.samples == 1 else f"{math.samples} samples"
     return (

@@ -7,13 +7,14 @@ returns numbers for its manifest. Everything around it (order, lineage, evaluati
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from grpo.data.rows import Row, write_jsonl
+from grpo.system.world import is_main
 from stages.recipe.config import RecipeConfig
-from stages.recipe.leaks import LeakGuard
+from stages.recipe.leaks import LEAKS, LeakGuard
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,24 @@ class StageContext:
         """The stage's own settings."""
         return getattr(self.config, self.key)
 
-    def write_data(self, name: str, rows: Sequence[Row]) -> None:
-        """data/<name>.jsonl, the rows that the stage is about to train on: no evaluation problem may be among them."""
+    def write_data(self, name: str, rows: Sequence[Row]) -> list[Row]:
+        """data/<name>.jsonl: the rows that the stage is about to train on. Those that hold an evaluation problem are
+        left out where they may be; which they are lies beside it.
+
+        Raises:
+            UserError: there are such rows, and they are not to be dropped.
+        """
         file = self.folder / "data" / f"{name}.jsonl"
-        write_jsonl(file, rows)
-        self.guard().check(rows, file)
+        guard, aside = self.guard(), file.with_suffix(LEAKS)
+        leaks = guard.leaks(rows)
+        write_jsonl(file, rows)  # to look at, should they be refused
+        write_jsonl(aside, map(asdict, leaks))
+        kept = guard.without(leaks, rows, str(file))
+        if leaks:
+            write_jsonl(file, kept)
+        elif is_main():
+            aside.unlink()
+        return kept
 
 
 def active_stages(config: RecipeConfig) -> list[Stage]:

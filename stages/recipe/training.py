@@ -35,7 +35,7 @@ def train_rl(context: StageContext, label: str) -> dict[str, Any]:
     hashes: dict[str, str] = {}
     for name, task in section.tasks.items():
         rows = load_rows(task.data)
-        context.write_data(name, rows)
+        rows = context.write_data(name, rows)
         hashes[name] = rows_hash(rows)
         rewards = task_rewards(task, context)
         source = f"task '{name}', data '{task.data.path or task.data.fn}'"
@@ -70,7 +70,7 @@ def train_reward(context: StageContext, kind: RewardKind, part: Part, title: str
     from grpo.supervised.reward_model import Pairwise, Pointwise, train_reward_model
 
     rows = load_rows(context.section.data)
-    context.write_data("preferences", rows)
+    rows = context.write_data("preferences", rows)
     chosen = Pairwise if kind == "pairwise" else Pointwise
     numbers = train_reward_model(chosen, context.init, rows, part, training_of(context, title))
     return {**numbers, "data_hashes": {"preferences": rows_hash(rows)}}

@@ -73,10 +73,13 @@ engine={kind: vllm-server, server: {urls: []}} | 'engine.server.urls'
 base={} | 'base': give exactly one of 'model' and 'pretrain'
 base.steps=3 | 'base': 'steps' and 'pretrain' belong together
 cold_start.epochs=1 | 'cold_start': give exactly one of 'steps' and 'epochs'
-cold_start.steps=null | 'cold_start': give exactly one of 'steps' and 'epochs'
 cold_start.micro_batch_size=3 | 'cold_start': 'batch_size' must be a multiple
 cold_start.data={path: c, suffix: '!'} | 'cold_start.data': 'suffix' has no effect here
 cold_start.data={path: c, template: '{prompt}'} | 'template' has no effect here
+evaluation={leak_check: my.keys} | 'evaluation': 'leak_check' needs the problems of 'math' beside it
+evaluation={decontaminate: {}} | 'decontaminate' needs the problems
+reasoning_rl.data=train.jsonl |
+    'reasoning_rl': 'data' and 'rewards' are those of the only task, and here are 'tasks' too
 evaluation.math.k=[2] | pass@k needs k from 1 to 'samples' (1), got 2
 evaluation.math.k=[0] | pass@k needs k from 1
 evaluation.math.temperature=0 evaluation.math.samples=2 | 'samples' must be 1 with temperature: 0

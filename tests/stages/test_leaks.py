@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from grpo.data.rows import write_jsonl
+from grpo.data.rows import load_rows, read_jsonl, write_jsonl
 from grpo.errors import UserError
 from stages.cli import main
 from stages.recipe import leaks
 from stages.recipe.config import RecipeConfig
 from stages.recipe.leaks import LeakGuard
 from stages.recipe.ngrams import Ngrams, units
-from stages.recipe.table import StageContext
+from stages.recipe.planning import plan_stage
+from stages.recipe.table import STAGES, StageContext
 from support.chat import assistant, user
 from support.real_data import needs_data, rows_of
 
@@ -25,7 +26,8 @@ def sum_keys(row):
 
 
 def check(recipe, rows):
-    LeakGuard(RecipeConfig.model_validate(recipe)).check(rows, Path("data/a.jsonl"))
+    guard = LeakGuard(RecipeConfig.model_validate(recipe))
+    return guard.without(guard.leaks(rows), rows, "data/a.jsonl")
 
 
 def test_leaks_are_found_by_key(recipe):
@@ -201,3 +203,78 @@ def test_real_sets(train, test, least, most):
 
     grams = Ngrams(texts(test), 10, 0.5)
     assert least <= sum(grams.copied(text) is not None for text in texts(train)) <= most
+
+
+# --- all of them, and what is done about them
+
+
+def test_every_leak_is_listed(recipe):
+    rows = [{"question": "4+4" if n in (1, 4, 5, 6, 9) else f"{n}+1"} for n in range(12)]
+    line = r"row 2 holds .*; row 5 holds .*; row 6 holds .*; 5 of 12 rows in all: 2, 5-7, 10: take them out of the"
+    with pytest.raises(UserError, match=line):
+        check(recipe, rows)
+
+
+@pytest.fixture
+def dropping(recipe, tmp_path):
+    """A stage of a recipe that drops what it may not train on, and its config."""
+    write_jsonl(Path(recipe["evaluation"]["math"]["data"]["path"]), [{"question": "4+4"}, {"question": PROBLEM}])
+    recipe["evaluation"]["decontaminate"] = {"action": "drop"}
+    config = RecipeConfig.model_validate(recipe)
+    return StageContext(config, "cold_start", tmp_path, "", "", {}, cache(lambda: LeakGuard(config)))
+
+
+def test_dropped_rows_are_counted_and_kept_aside(dropping, tmp_path, caplog):
+    rows = [{"question": "1+1"}, {"question": "4+4"}, {"question": f"Please: {PROBLEM}"}, {"question": "2+2"}]
+    assert dropping.write_data("sft", rows) == [rows[0], rows[3]]
+    assert "2 of 4 rows hold evaluation problems: dropped" in caplog.text
+    assert read_jsonl(tmp_path / "data" / "sft.jsonl") == [rows[0], rows[3]]
+    assert [row["row"] for row in read_jsonl(tmp_path / "data" / "sft.leaks.jsonl")] == [2, 3]
+    assert leaks.left_out(tmp_path / "data") == {"sft": 2}
+    assert dropping.write_data("sft", rows[:1]) == rows[:1]
+    assert leaks.left_out(tmp_path / "data") == {}
+    with pytest.raises(UserError, match=r"'.*sft.jsonl', row 1 holds .*: nothing would be left to train on"):
+        dropping.write_data("sft", rows[1:2])
+
+
+def test_a_run_drops_and_its_manifest_counts(pipeline, recipe):
+    recipe["evaluation"]["decontaminate"] = {"action": "drop"}
+    questions = ["2+2", "4+4", "3+3"]
+    write_jsonl(Path(recipe["cold_start"]["data"]["path"]), [{"question": text} for text in questions])
+
+    def stage(context):
+        (context.folder / "model").mkdir(exist_ok=True)
+        if context.key != "cold_start":
+            return {}
+        return {"rows": len(context.write_data("rows", load_rows(context.section.data)))}
+
+    pipeline.stage = stage
+    pipeline.go(until="cold_start")
+    assert pipeline.manifest("cold_start")["training"] == {"rows": 2, "decontaminated": {"rows": 1}}
+
+
+def test_what_decides_which_rows_are_dropped_is_part_of_a_stage_only_where_it_drops(recipe, tmp_path):
+    def made() -> str:
+        return plan_stage(RecipeConfig.model_validate(recipe), STAGES["cold_start"], tmp_path / "run").lineage.hash
+
+    evaluation = recipe["evaluation"]
+    before = made()
+    evaluation["decontaminate"] = {"ngram": 8}
+    assert made() == before
+    evaluation["decontaminate"] = {"ngram": 8, "action": "drop"}
+    dropping = made()
+    evaluation["decontaminate"]["ngram"] = 9
+    assert len({before, dropping, made()}) == 3
+    evaluation["decontaminate"]["ngram"] = 8
+    write_jsonl(Path(evaluation["math"]["data"]["path"]), [{"question": "5+5"}])
+    assert made() != dropping
+
+
+def test_grpo_check_lists_what_would_be_dropped(recipe, near_copies):
+    recipe["evaluation"]["decontaminate"] = {"action": "drop"}
+    del recipe["reasoning_rl"]
+    near = {"messages": [user(f"Please: {PROBLEM}"), assistant("4")]}
+    write_jsonl(Path("train.jsonl"), [near, {"messages": [user("Hello"), assistant("4")]}, near])
+    (line,) = near_copies()
+    assert line.startswith("warning  near copies of evaluation problems in cold_start.data: dropped: 2 of 3 rows")
+    assert line.endswith("rows 1, 3")
