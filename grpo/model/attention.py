@@ -68,7 +68,7 @@ def attend(
     """
     if any(other.get(name) is not None for name in ("s_aux", "position_bias")):
         raise NotImplementedError("attention sinks or biases")
-    if sliding_window is None and _has_window(module):
+    if sliding_window is None and has_window(module):
         raise NotImplementedError("a window that its attention is not told of")
     if torch.is_autocast_enabled(query.device.type):  # norms and rotations may have left queries and keys in fp32
         dtype = torch.get_autocast_dtype(query.device.type)
@@ -83,7 +83,7 @@ def attend(
     return masked_attention(query, key, value, segments, scale, window, softcap).transpose(1, 2), None
 
 
-def _has_window(module: Any) -> bool:
+def has_window(module: Any) -> bool:
     """Whether the model's config gives this layer a window."""
     kinds = getattr(module.config, "layer_types", None)
     if kinds is not None:

@@ -11,6 +11,7 @@ from grpo.data.conversations import Part, response_text
 from grpo.data.layouts import as_turns
 from grpo.data.templates import render
 from grpo.errors import UserError, first_line
+from grpo.model.loading.exact import with_whole_attention
 
 
 def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: int) -> list[int]:
@@ -37,7 +38,7 @@ def load_reward_model(path: str, tokenizer: Any, device: torch.device) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return model.to(device)
+    return with_whole_attention(model).to(device)
 
 
 @torch.no_grad()

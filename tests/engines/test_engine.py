@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import grpo.engines.local.cache as kv_cache
 import grpo.engines.local.engine as engine_local
@@ -22,11 +23,24 @@ from grpo.model.attention import shared_attention
 from grpo.model.fit import fit_of
 from grpo.model.head import LogitShape
 from grpo.model.loading.tokenizer import end_token_ids
+from grpo.model.loading.weights import load_model
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
+from grpo.supervised.reward_reader import load_reward_model
 from grpo.types import Completion, Group, Sampling
 from support.groups import prompt_of, random_prompts
-from support.models import BOS, EOS, IM_END, PAD, VOCAB_SIZE, farthest, make_model, make_tokenizer, model_logprobs
+from support.models import (
+    BOS,
+    EOS,
+    IM_END,
+    PAD,
+    VOCAB_SIZE,
+    farthest,
+    make_model,
+    make_tokenizer,
+    model_logprobs,
+    save_model,
+)
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gemma3", "gpt2"]
 
@@ -71,6 +85,25 @@ def test_logprobs_are_those_of_a_plain_forward(kind, temperature):
     assert all(len(done.logprobs) == len(done.token_ids) for done in completions(groups))
     assert farthest(groups, model, temperature) < 1e-4
     assert len({len(done.token_ids) for done in completions(groups)}) > 1  # rows did finish at different times
+
+
+@pytest.mark.parametrize("cap", [0.5, 50.0])
+def test_the_softcap_of_gemma_2_is_in_every_forward(cap, tmp_path):
+    """The engine's, the trainer's and the plain one that supervised training, evaluation and reward models use."""
+    folder = save_model(tmp_path / "model", "gemma2", seed=2, attn_logit_softcapping=cap, query_pre_attn_scalar=1)
+    truth = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    model = load_model(str(folder), torch.device("cpu"))
+    prompts = random_prompts(5, seed=1, low=1, high=14)
+    groups = engine_of(model, 7).generate(prompts, Sampling(3, 24), seed=0, step=0)
+    assert farthest(groups, truth) < 1e-5
+    ids = torch.randint(9, VOCAB_SIZE, (2, 12))
+    torch.testing.assert_close(model(input_ids=ids).logits, truth(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+    assert fit_of(model, 1.0).share_prompts  # its states are those of the plain forward, in 1e-4
+    judge = load_reward_model(str(folder), make_tokenizer(), torch.device("cpu")).eval()
+    plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, attn_implementation="eager")
+    plain.load_state_dict(judge.state_dict())
+    plain.config.pad_token_id = PAD
+    torch.testing.assert_close(judge(input_ids=ids).logits, plain.eval()(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

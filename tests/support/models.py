@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from grpo.model.export import folder as export_folder
+from grpo.model.loading.exact import with_whole_attention
 from grpo.model.policy import Policy
 from grpo.types import Group
 from stages.tiny_world import build_tokenizer, model_config
@@ -97,7 +98,7 @@ def make_model(
         cls, extra = own[kind]
         config = cls(**common | extra | settings)
     torch.manual_seed(seed)
-    return hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return with_whole_attention(hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
 
 
 def save_model(folder: Path, kind: str = "qwen2", **settings: Any) -> Path:

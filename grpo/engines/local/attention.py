@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -23,16 +23,16 @@ from transformers import AttentionInterface
 
 from grpo.engines.local.cache import LayerCache
 from grpo.errors import UserError
-from grpo.model.attention import attending_by
+from grpo.model.attention import attending_by, has_window
 
 NAME = "grpo_decoding"
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 Queries = Float[Tensor, "N heads D"]
 Keys = Float[Tensor, "N H D"]
 Values = Float[Tensor, "N H Dv"]
-# What models give their attention besides, and plain SDPA makes no use of either (softcap). Sinks, biases, sparse
-# indices and what else there may be are another kind of attention.
-IGNORED = {"dropout", "is_causal", "softcap", "position_ids"}
+# What models give their attention besides, to no effect here. Sinks, biases, sparse indices and what else there may be
+# are another kind of attention.
+IGNORED = {"dropout", "is_causal", "position_ids"}
 
 
 def _attention(
@@ -45,15 +45,20 @@ def _attention(
     decoding: PrefillState | StepState,
     scaling: float,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """What the model calls in every layer: [1, heads, N, D] -> [1, N, heads, D]."""
     if any(value is not None and value is not False for name, value in others.items() if name not in IGNORED):
         raise unfit(module)
+    if attention_mask is not None or (sliding_window is None and has_window(module)):  # it would be left out
+        raise unfit(module)
+    if module.layer_idx in decoding.attended:  # its keys would take the place of others
+        raise unfit(module)
     cache = decoding.cache(module.layer_idx)
     queries, keys, values = (_operand(tensor[0].transpose(0, 1)) for tensor in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
-        out = decoding.attend(cache, queries, keys, values, scaling, sliding_window)
+        out = decoding.attend(cache, queries, keys, values, Scores(scaling, sliding_window, softcap))
     return out.to(query.dtype).unsqueeze(0), None
 
 
@@ -94,13 +99,26 @@ def own_attention(model: Any) -> Iterator[None]:
         yield
 
 
+class Scores(NamedTuple):
+    """How a layer's scores are made."""
+
+    scaling: float
+    window: int | None = None  # tokens that a token sees, itself included
+    softcap: float | None = None  # cap x tanh(score / cap), as Gemma 2 has it
+
+    def capped(self, scaled: Tensor) -> Tensor:
+        return scaled if self.softcap is None else scaled.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
 @dataclass
 class _State:
     """Of one forward."""
 
     layers: dict[int, LayerCache]
+    attended: set[int] = field(default_factory=set, init=False)  # layers, so far
 
     def cache(self, layer: int) -> LayerCache:
+        self.attended.add(layer)
         return self.layers.setdefault(layer, LayerCache())
 
 
@@ -113,18 +131,25 @@ class PrefillState(_State):
     real: Bool[Tensor, "P T"]
 
     def attend(
-        self, cache: LayerCache, queries: Queries, keys: Keys, values: Values, scaling: float, window: int | None
+        self, cache: LayerCache, queries: Queries, keys: Keys, values: Values, how: Scores
     ) -> Float[Tensor, "N heads Dv"]:
         """Causal, so the padding to the right needs no mask."""
         q, k, v = (tensor[self.padded].transpose(1, 2) for tensor in (queries, keys, values))
         cache.add_prompts(self.start, k, v)
-        width = self.padded.shape[1]
-        band = None
-        if window is not None and window < width:
-            band = torch.ones(width, width, dtype=torch.bool, device=q.device).tril().triu(1 - window)
-        out = scaled_dot_product_attention(
-            q, k, v, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
-        )
+        width, band = self.padded.shape[1], None
+        if (how.window is not None and how.window < width) or how.softcap is not None:
+            band = torch.ones(width, width, dtype=torch.bool, device=q.device).tril().triu(1 - (how.window or width))
+        if how.softcap is not None:  # SDPA has none
+            assert band is not None
+            grouped = q.unflatten(1, (k.shape[1], -1)).flatten(2, 3)
+            scores = how.capped((grouped @ k.transpose(-1, -2)).float() * how.scaling)
+            hidden = ~band.repeat(q.shape[1] // k.shape[1], 1)
+            weights = scores.masked_fill_(hidden, -torch.inf).softmax(-1).to(v.dtype)
+            out = (weights @ v).view(*q.shape[:3], v.shape[-1])
+        else:
+            out = scaled_dot_product_attention(
+                q, k, v, attn_mask=band, is_causal=band is None, scale=how.scaling, enable_gqa=k.shape[1] != q.shape[1]
+            )
         return out.transpose(1, 2)[self.real]
 
 
@@ -167,7 +192,7 @@ class StepState(_State):
         return self.written[heads, columns]
 
     def attend(
-        self, cache: LayerCache, queries: Queries, keys: Keys, values: Values, scaling: float, window: int | None
+        self, cache: LayerCache, queries: Queries, keys: Keys, values: Values, how: Scores
     ) -> Float[Tensor, "N heads Dv"]:
         """One softmax over the prompt's columns and the completion's own; N is R."""
         prompts, prompt_columns, width = self.sizes
@@ -180,7 +205,11 @@ class StepState(_State):
         own_keys, own_values = cache.completions.used(rows, width)
         of_prompt = self._apart(_scores(self._together(q), shared_keys.transpose(1, 2)), q)
         of_own = _scores(q.flatten(0, 1), own_keys.transpose(1, 2)).view(rows, heads, -1, width)
-        scores = torch.add(self.mask(window), torch.cat([of_prompt, of_own], dim=-1), alpha=scaling)
+        scores = torch.cat([of_prompt, of_own], dim=-1)
+        if how.softcap is None:
+            scores = torch.add(self.mask(how.window), scores, alpha=how.scaling)
+        else:
+            scores = how.capped(scores.mul_(how.scaling)).add_(self.mask(how.window))
         weights = scores.softmax(-1).to(values.dtype)
         out = torch.bmm(weights.flatten(0, 1)[..., prompt_columns:], own_values).unflatten(0, (rows, heads))
         out += self._apart(torch.bmm(self._together(weights[..., :prompt_columns]), shared_values), q)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from grpo.engines.local.attention import PrefillState, StepState
+from grpo.engines.local.attention import PrefillState, Scores, StepState
 
 # Norm, rotated attention, norm, gated MLP; alike but for biases, windows, and norms of queries and keys.
 FUSED = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
@@ -60,10 +60,11 @@ class FusedLayer:
     def __init__(self, layer: Any, rotation: _Rotation):
         attention, mlp = layer.self_attn, layer.mlp
         self.usual = type(layer).forward.__get__(layer)
-        self.index, self.scaling, self.rotation = attention.layer_idx, attention.scaling, rotation
-        self.window = getattr(attention, "sliding_window", None)
+        self.index, self.rotation = attention.layer_idx, rotation
+        window = getattr(attention, "sliding_window", None)
         if type(layer).__name__ == "MistralDecoderLayer":
-            self.window = attention.config.sliding_window
+            window = attention.config.sliding_window
+        self.scores = Scores(attention.scaling, window)
         self.head_size = attention.head_dim
         self.key_heads = attention.k_proj.out_features // attention.head_dim
         self.before, self.after = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
@@ -96,7 +97,7 @@ class FusedLayer:
             turned = self.head_norm(turned).mul_(self.head_weights)
         turned = self.rotation.turn(turned, position_embeddings)
         queries, keys = turned[:, : -self.key_heads], turned[:, -self.key_heads :]
-        seen = decoding.attend(decoding.cache(self.index), queries, keys, values, self.scaling, self.window)
+        seen = decoding.attend(decoding.cache(self.index), queries, keys, values, self.scores)
         row = _product.binary(seen.flatten(1), row, *self.o, "add")
         scaled = self.after(row)
         gated = _product.binary(scaled, _product(scaled, *self.gate, "swish", [], ""), *self.up, "mul")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from grpo.errors import UserError, first_line
+from grpo.model.loading.exact import with_whole_attention
 from grpo.model.loading.path import check_model
 
 
@@ -33,7 +34,7 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
 
     with loading(model):
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    return loaded.to(device).eval()
+    return with_whole_attention(loaded).to(device).eval()
 
 
 def load_outline(model: str) -> Any:
