@@ -153,6 +153,7 @@ def _record(verdict: Verdict) -> Row:
         "completion": rollout.completion.text,
         "finish_reason": rollout.completion.finish_reason,
         "rewards": rollout.rewards,
+        "errors": rollout.errors,
         "dropped": verdict.dropped,
     }
 

@@ -39,6 +39,9 @@ class Journal:
         self.metrics = MetricsWriter(Path(config.out) / "metrics.jsonl", state.step)
         self.alarms = Alarms(rl_alarms)
         self.names = sorted({name for weights in source.weights.values() for name in weights})  # the same in every row
+        means = {f"reward/{name}" for name in self.names}
+        # What rewards log themselves, as far as it is known: from its first row on it is in every row.
+        self.logged = [key for key in self.metrics.last if key.startswith("reward/") and key not in means]
 
     def step(self, batch: list[Group], stats: dict[str, float | None]) -> None:
         """Count the step that was made on `batch` with these metrics, and write it down.
@@ -49,7 +52,8 @@ class Journal:
         config, source, state = self.config, self.source, self.state
         if config.loss.kl_in_reward:
             stats = {**stats, "kl": mean_token_kl(batch, config.loss)}
-        stats = {**stats, **source.metrics}
+        self.logged = list(dict.fromkeys([*self.logged, *source.logged.values]))
+        stats = {**stats, **dict.fromkeys(self.logged), **source.metrics}
         row = advance(state, batch, self.names, stats, source.clock, source.take_tokens(), self.peak)
         self.metrics.write(row)
         if self.profiler is not None:

@@ -22,6 +22,9 @@ def save_completions(out: Path, step: int, groups: list[Group]) -> None:
             "finish_reason": rollout.completion.finish_reason,
             "rewards": rollout.rewards,
             "reward": rollout.reward,
+            "excluded": rollout.excluded,
+            "errors": rollout.errors,
+            "extra": rollout.extra,
             "advantage": rollout.advantage,
         }
         for group in groups

@@ -8,6 +8,8 @@ from typing import Any
 
 from grpo.types import Completion, Group, Prompt, Rollout
 
+JUDGED = ("rewards", "reward", "excluded", "errors", "extra")  # what judging adds to a rollout
+
 
 def teaches(group: Group, reward: str) -> bool:
     """Whether the named reward differs between the siblings that are not excluded."""
@@ -59,7 +61,7 @@ class Pool:
 
 def pack_group(group: Group) -> dict[str, Any]:
     """JSON of a judged group; its prompt by task and id."""
-    rollouts = [{**vars(r.completion), "rewards": r.rewards, "reward": r.reward} for r in group.rollouts]
+    rollouts = [{**vars(r.completion), **{name: getattr(r, name) for name in JUDGED}} for r in group.rollouts]
     return {"task": group.prompt.task, "prompt": group.prompt.id, "rollouts": rollouts}
 
 
@@ -73,9 +75,9 @@ def unpack_group(packed: Mapping[str, Any], prompts: Mapping[tuple[str, str], Pr
     prompt = named_prompt(packed["task"], packed["prompt"], prompts)
     rollouts = []
     for row in packed["rollouts"]:
-        fields = {key: value for key, value in row.items() if key not in ("rewards", "reward")}
+        fields = {key: value for key, value in row.items() if key not in JUDGED}
         completion = Completion(
             **{**fields, "token_ids": tuple(fields["token_ids"]), "logprobs": tuple(fields["logprobs"])}
         )
-        rollouts.append(Rollout(completion, row["rewards"], row["reward"]))
+        rollouts.append(Rollout(completion, **{name: row[name] for name in JUDGED if name in row}))
     return Group(prompt, tuple(rollouts))

@@ -14,6 +14,7 @@ from grpo.rollout.ahead import Ahead, RolloutAhead, unpack_drawn, unpack_samplin
 from grpo.rollout.dynamic import Pool, pack_group, unpack_group
 from grpo.rollout.sampler import Drawn, PromptSampler, Task
 from grpo.scoring.calls import REWARD_TIMEOUT
+from grpo.scoring.faults import Faults, Logged
 from grpo.scoring.groups import Exclusions, score
 from grpo.scoring.shaping import penalise_overlong
 from grpo.scoring.table import TrainerState
@@ -61,11 +62,14 @@ class RolloutSource:
     agreement: StepStats | None = None  # of engine and trainer on what was sampled ahead
     tokens: int = 0  # sampled for the last rollout, also those of groups that were not used
     exclusions: Exclusions = field(default_factory=Exclusions)  # of the last rollout
+    logged: Logged = field(default_factory=Logged)  # by its rewards
+    faults: Faults = field(default_factory=Faults)  # of the rewards, so far
     _counts: Mapping[str, float | None] = field(default_factory=dict)  # of dynamic sampling, in the last rollout
 
     def begin(self) -> None:
         """A rollout begins: nothing is sampled for it yet."""
         self.tokens, self.exclusions, self.agreement, self._counts = 0, Exclusions(), None, {}
+        self.logged = Logged()
 
     def shares(self, step: int) -> dict[str, int]:
         """How many prompts of each task the rollout has."""
@@ -89,13 +93,18 @@ class RolloutSource:
         """The groups judged by their tasks' rewards, the over-long penalty included.
 
         Raises:
-            UserError: too many of them got no reward.
+            UserError: too many of them got no reward, or what a reward logs has the name of another.
         """
         with self.clock("reward"):
-            state = TrainerState(step, self.config.steps)
+            state, logged = TrainerState(step, self.config.steps), Logged()
             self.exclusions.draw(groups)
-            judged = self.world.spread(groups, lambda share: score_tasks(share, self.tasks, state, self.exclusions))
+            judged = self.world.spread(
+                groups, lambda share: score_tasks(share, self.tasks, state, self.exclusions, logged)
+            )
+            for of_process in self.world.gather(logged):
+                self.logged.add(of_process, {name for rewards in self.weights.values() for name in rewards})
             self.exclusions.judge(judged)
+            self.faults.tell(judged, step)
             self.exclusions.check(self.world.gather)
             self.sampler.observe(judged, step)
             return penalise_overlong(judged, self.config.sampling.max_tokens, self.config.penalty_zone)
@@ -115,8 +124,8 @@ class RolloutSource:
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """Of the last rollout: dynamic sampling's and the running pass rates."""
-        return {**self._counts, **self.sampler.metrics()}
+        """Of the last rollout: dynamic sampling's, the running pass rates, and what rewards logged."""
+        return {**self._counts, **self.sampler.metrics(), **self.logged.means()}
 
     def sample_ahead(self, step: int) -> None:
         """With `ahead`: have the rollout after that of `step` sampled, with the weights that the engine has now."""
@@ -208,7 +217,7 @@ class RolloutSource:
 
 
 def score_tasks(
-    groups: list[Group], tasks: Mapping[str, Task], trainer_state: TrainerState, exclusions: Exclusions
+    groups: list[Group], tasks: Mapping[str, Task], trainer_state: TrainerState, exclusions: Exclusions, logged: Logged
 ) -> list[Group]:
     """Each task's groups judged by the task's rewards; the order of the groups stays.
 
@@ -228,5 +237,6 @@ def score_tasks(
             )
             if stats.reason:
                 exclusions.reasons.setdefault(name, stats.reason)
+            logged.take(stats.metrics)
             scored.update(zip(indices, done, strict=True))
     return [scored[i] for i in range(len(groups))]

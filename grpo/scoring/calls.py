@@ -10,14 +10,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
+import sysconfig
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError, describe
 
 REWARD_TIMEOUT = 600.0  # seconds for one call of a reward function: a hang must not hold the run for ever
+CORE = str(Path(__file__).parents[1])  # where this program's own frames of a traceback lie
+STANDARD, INSTALLED = sysconfig.get_path("stdlib"), ("site-packages", "dist-packages")  # Python's, and packages
 GRACE = 1.0  # seconds that a cancelled coroutine gets to end before its event loop is given up
 
 
@@ -75,7 +81,7 @@ def call_sync(fn: Callable[..., Any], arguments: Mapping[str, Any], timeout: flo
 
     def target() -> None:
         try:
-            value = fn(**arguments)
+            value = _listed(fn(**arguments))
         except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, which judges it
             outcome.set_exception(error)
         else:
@@ -101,7 +107,10 @@ def call_async(
     """
 
     async def gather() -> list[Any]:
-        tasks = [asyncio.wait_for(fn(**arguments), timeout) for fn, arguments in calls]
+        async def one(fn: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+            return _listed(await asyncio.wait_for(fn(**arguments), timeout))
+
+        tasks = [one(fn, arguments) for fn, arguments in calls]
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     outcome = _submit(gather())
@@ -131,7 +140,26 @@ def _failure(error: BaseException, timeout: float | None = None) -> CallFailed:
         return error
     if isinstance(error, TimeoutError) and timeout is not None:
         return Hung(f"did not return within {timeout:g} s")
-    return CallFailed(describe(error))
+    return CallFailed(describe(error) + place(error))
+
+
+def _listed(value: Any) -> Any:
+    """The values of a generator, while its errors are still those of the call."""
+    return list(value) if isinstance(value, Iterator) else value
+
+
+def place(error: BaseException) -> str:
+    """ " (my_rewards.py:12)": the innermost line of the user's own code that an error came through; of a function that
+    was installed, the innermost line of its file."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((CORE, "<frozen"))]
+    installed = [f for f in frames if any(name in f.filename for name in INSTALLED)]
+    own = [f for f in frames if f not in installed and not f.filename.startswith(STANDARD)]
+    chosen = own or [f for f in installed if f.filename == installed[0].filename]
+    if not chosen:
+        return ""
+    file = Path(chosen[-1].filename)
+    shown = file.relative_to(os.getcwd()) if file.is_relative_to(os.getcwd()) else file
+    return f" ({shown}:{chosen[-1].lineno})"
 
 
 _lock = threading.Lock()

@@ -3,8 +3,9 @@
 `apply_rewards` works on plain lists (the command `grpo score` uses it), `score` on the types of the training loop.
 What can go wrong with a reward function and what happens then (invariant 6 of the design):
 
-- it raises, hangs past `timeout`, or returns something that is not a list of the right length: it is called again row
-  by row, and the rows on which it fails again get an error;
+- it raises, hangs past `timeout`, or returns something that is not a list of the right length: it is called again on
+  each group, and on the rows of a group on which it fails; the rows on which it fails alone get an error, and their
+  siblings, judged together without them, their values;
 - a value is NaN, infinite or not a number: that row gets an error;
 - a value is None: the reward does not apply to that row and adds nothing;
 - a row with an error, or to which no reward applies, is excluded: its reward is None. Past the share `MAX_FAILED` of
@@ -13,10 +14,10 @@ What can go wrong with a reward function and what happens then (invariant 6 of t
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Protocol
 
 from grpo.errors import UserError
@@ -48,8 +49,7 @@ class ScoreStats:
     errors: dict[str, int]  # errors by reward name
     first_error: str | None
     failed: frozenset[tuple[int, str]]  # (row, reward name) of the errors that the function did not log itself
-    metrics: dict[str, float]  # means of what functions gave to log_metric
-    extra: dict[str, list[Any]]  # columns from log_extra, one value a row (groups in order, siblings in order)
+    metrics: dict[str, dict[str, list[float]]]  # reward -> name -> what it gave to log_metric
 
 
 def score(
@@ -61,7 +61,7 @@ def score(
     timeout: float | None = None,
     max_failed: int | None = None,
 ) -> tuple[list[Group], ScoreStats]:
-    """Fill in `rewards` and `reward` of every rollout.
+    """Fill in what every rollout earned: `rewards`, `reward`, `excluded`, `errors` and `extra`.
 
     Functions are offered `columns`, the `column_names` of all the prompts that these were taken from (None: of these
     alone): what a function finds must not depend on how the rows were drawn and cut over processes. `max_failed`: see
@@ -81,30 +81,40 @@ def score(
         ],
         [list(rollout.completion.token_ids) for _, rollout in pairs],
         _columns([prompt for prompt, _ in pairs], columns),
+        groups=_rows(groups),
         trainer_state=trainer_state,
         timeout=timeout,
         max_failed=max_failed,
     )
     totals = [table.total(row, rewards) for row in range(len(pairs))]
+    why = [None if total is not None else _reason(table, rewards, row) for row, total in enumerate(totals)]
     rows = iter(range(len(pairs)))
 
     def rewarded(rollout: Rollout) -> Rollout:
-        row = next(rows)
+        row, reason = next(rows), None
         values = {name: column[row] for name, column in table.values.items()}
-        return replace(rollout, rewards=values, reward=totals[row])
+        errors = {name: table.errors[row, name] for name in table.values if (row, name) in table.errors}
+        extra = {name: {key: of[row] for key, of in logged.items()} for name, logged in table.extra.items() if logged}
+        if (cause := why[row]) is not None:
+            reason = f"{cause[0]}: {cause[1]}"
+        return replace(rollout, rewards=values, reward=totals[row], excluded=reason, errors=errors, extra=extra)
 
     scored = [replace(group, rollouts=tuple(map(rewarded, group.rollouts))) for group in groups]
-    excluded = sum(total is None for total in totals)
     return scored, ScoreStats(
         rows=table.rows,
-        excluded=excluded,
-        reason=_reason(table, rewards) if excluded else None,
+        excluded=sum(total is None for total in totals),
+        reason=next((cause for cause in why if cause is not None), None),
         errors=dict(Counter(name for _, name in table.errors)),
         first_error=next((f"{name}: {text}" for (_, name), text in table.errors.items()), None),
         failed=frozenset(table.failed),
-        metrics={name: math.fsum(values) / len(values) for name, values in table.metrics.items()},
-        extra=table.extra,
+        metrics=table.metrics,
     )
+
+
+def _rows(groups: Sequence[Group]) -> list[range]:
+    """The numbers of each group's rows."""
+    ends = list(accumulate(len(group.rollouts) for group in groups))
+    return [range(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def column_names(prompts: Iterable[Prompt]) -> tuple[str, ...]:
@@ -120,10 +130,10 @@ def _columns(prompts: Sequence[Prompt], names: Iterable[str] | None) -> dict[str
     return {name: [row.get(name) for row in rows] for name in (column_names(prompts) if names is None else names)}
 
 
-def _reason(table: RewardTable, rewards: Sequence[Reward]) -> tuple[str, str]:
-    """(reward, why) of the first row that got no reward."""
-    voters = {reward.name for reward in rewards if reward.weight != 0.0}
-    failures = ((name, text) for (_, name), text in table.errors.items() if name in voters)
+def _reason(table: RewardTable, rewards: Sequence[Reward], row: int) -> tuple[str, str]:
+    """(reward, why) of a row that got no reward."""
+    voters = [reward.name for reward in rewards if reward.weight != 0.0]
+    failures = ((name, table.errors[row, name]) for name in voters if (row, name) in table.errors)
     return next(failures, (", ".join(sorted(voters)), "every reward is None: none applies"))
 
 

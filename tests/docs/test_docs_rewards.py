@@ -69,7 +69,7 @@ def test_the_class(here):
     found = table(reward, ["The answer is six.", "six whole bananas fell", "is six or seven", " "])
     assert found.values["PlainWords"] == [1.0, 0.5, 1.0, None]
     assert found.errors == {(3, "PlainWords"): "no words"}
-    assert found.metrics["unknown_words"] == [0.0, 0.75, 0.5]
+    assert found.metrics["PlainWords"]["unknown_words"] == [0.0, 0.75, 0.5]
     (here / "words.txt").unlink()  # it was read once
     assert table(reward, ["six"]).values["PlainWords"] == [1.0]
     with pytest.raises(UserError, match="most is a share below 1, not 2"):

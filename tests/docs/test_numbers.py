@@ -20,7 +20,7 @@ from grpo.monitoring.health import DUMPS, NONFINITE_LIMIT
 from grpo.rollout.difficulty import NEW_WEIGHT
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.groups import MAX_FAILED
-from grpo.scoring.table import HANGS
+from grpo.scoring.job import HANGS
 from grpo.system.http import MAX_WAIT, PASSING
 from grpo.system.stopping import GRACE
 from rewards.format import ENOUGH_STEPS
@@ -63,7 +63,7 @@ NUMBERS: list[tuple[str, str, list[float]]] = [
     ("metrics.md", r"whose probability differs by more than (a quarter)", [math.exp(BAND) - 1]),
     ("rewards.md", r"more than (a tenth) of a task's completions", [MAX_FAILED]),
     ("rewards.md", r"A call has (ten) minutes", [REWARD_TIMEOUT / 60]),
-    ("rewards.md", r"after (three) rows in a row on which it hung", [HANGS]),
+    ("rewards.md", r"after (three) calls in a row on which it hung", [HANGS]),
     ("rewards.md", r"begin like a step, (three) of them for 1\.0", [ENOUGH_STEPS]),
     ("rewards.md", r"means of (\d+) rows", [TRIED]),
     ("judge.md", r"verdict is asked for (three) times", [ASKS]),

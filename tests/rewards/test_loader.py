@@ -110,12 +110,12 @@ def test_trl_rewards_plug_in_unchanged():
         [{"fn": "trl.rewards.accuracy_reward", "columns": {"solution": "answer"}}, "trl.rewards.think_format_reward"]
     )
     texts = (r"<think>a</think>\boxed{\frac{1}{2}}", r"\boxed{\frac{1}{3}}")
-    (scored,), stats = score([chat_group(*texts, answer=r"$\frac{1}{2}$")], rewards, timeout=60)
+    (scored,), _ = score([chat_group(*texts, answer=r"$\frac{1}{2}$")], rewards, timeout=60)
     assert [r.rewards for r in scored.rollouts] == [
         {"accuracy_reward": 1.0, "think_format_reward": 1.0},
         {"accuracy_reward": 0.0, "think_format_reward": 0.0},
     ]
-    assert stats.extra["solution"] == [r"$\frac{1}{2}$"] * 2
+    assert [r.extra["accuracy_reward"]["solution"] for r in scored.rollouts] == [r"$\frac{1}{2}$"] * 2
 
 
 def test_builtin_names_in_a_group():
