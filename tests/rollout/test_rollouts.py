@@ -127,7 +127,7 @@ def test_the_share_of_failures_is_that_of_the_whole_rollout():
     assert found["column of none"].startswith("reward 'r' needs 'gold', which the data does not have")
 
 
-BY_ZERO = r"on 2 completions, where 1 may; the last error: ZeroDivisionError: division by zero \(tests/support/sources.py:\d+\)"
+BY_ZERO = r"on 2 completions, where 1 may; the last error: ZeroDivisionError: division by zero \(\S*sources.py:\d+\)"
 
 
 # --- difficulty
