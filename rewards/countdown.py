@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 from grpo.data.golds import last_boxes
-from grpo.data.prompts import first_present
+from grpo.data.rows import first_present
 from grpo.errors import UserError
 from rewards.accuracy.extraction import completion_text
 

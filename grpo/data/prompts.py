@@ -12,27 +12,46 @@ from typing import Any
 
 from grpo.config.data import DataConfig
 from grpo.data.golds import read_gold
-from grpo.data.layouts import as_turns
-from grpo.data.rows import Row
+from grpo.data.layouts import PROMPT_COLUMNS, read_prompt
+from grpo.data.rows import Row, first_present, is_nothing
 from grpo.data.templates import render_chat
-from grpo.errors import UserError
+from grpo.errors import UserError, shorten
 from grpo.types import Group, Message, Prompt
 
 log = logging.getLogger("grpo")
 
-PROMPT_COLUMNS = ("prompt", "question", "problem", "messages")
 ANSWER_COLUMNS = ("answer", "gold", "solution")
+_GOLDS = ("answer", "gold", "final_answer", "expected_answer", "ground_truth", "reward_model", "solution")
 ID_COLUMNS = ("id", "unique_id")
 
 
-def first_present(row: Row, names: Iterable[str]) -> tuple[str | None, Any]:
-    """The first of these columns that holds something, and what it holds."""
-    return next(((name, row[name]) for name in names if row.get(name) is not None), (None, None))
+def own_answer(row: Row) -> Any:
+    """The gold of a row as its column has it; of verl's rows the `ground_truth` inside `reward_model`."""
+    for name in _GOLDS:  # a solution last: beside a final answer it is prose
+        value = row.get(name)
+        if name == "reward_model":
+            value = value.get("ground_truth") if isinstance(value, dict) else None
+        if name in ("ground_truth", "reward_model"):
+            value = _alternatives(value)
+        if not is_nothing(value):
+            return value
+    return None
+
+
+def _alternatives(value: Any) -> Any:
+    """Skywork's golds are lists of texts, as JSON in a text."""
+    if not (isinstance(value, str) and value.startswith('["') and value.endswith('"]')):
+        return value
+    try:
+        listed = json.loads(value)
+    except ValueError:
+        return value
+    return listed if all(isinstance(item, str) for item in listed) else value
 
 
 def canonical_answer(row: Row) -> Any:
     """The gold of a row: `grpo.data.golds.read_gold` of a text, else the column as it is."""
-    _, value = first_present(row, ANSWER_COLUMNS)
+    value = own_answer(row)
     return read_gold(value) if isinstance(value, str) else value
 
 
@@ -59,29 +78,26 @@ def build_prompts(rows: list[Row], data: DataConfig, tokenizer: Any, task: str =
     return kept
 
 
-def _read_row(row: Row, where: str) -> tuple[str, Any, Row, Any]:
+def _read_row(row: Row, data: DataConfig, where: str) -> tuple[str, str | list[Message], Row, Any]:
     """(the column that holds the prompt, the prompt, the row with its canonical answer, that answer)."""
-    column, value = first_present(row, PROMPT_COLUMNS)
-    if column is None:
-        raise UserError(f"{where}: no column {' | '.join(PROMPT_COLUMNS)} (it has: {', '.join(row) or 'nothing'})")
+    column, value = read_prompt(row, where, as_text=data.template is not None)
     answer = canonical_answer(row)
     columns = dict(row)
-    if answer is not None and columns.get("answer") is None:
+    if answer is not None and is_nothing(columns.get("answer")):
         columns["answer"] = answer
     return column, value, columns, answer
 
 
 def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) -> Prompt:
-    column, value, columns, answer = _read_row(row, where)
+    column, value, columns, answer = _read_row(row, data, where)
     if data.template is not None:
-        if not isinstance(value, str):
-            raise UserError(f"{where}: '{column}' holds messages, but 'template' wants a string")
-        text = data.template.replace("{prompt}", value + data.suffix)
+        text = data.template.replace("{prompt}", f"{value}{data.suffix}")
         prefill = data.template.rsplit("{prompt}", 1)[1]
         messages = None
     else:
-        messages = as_messages(value, data, where, column)
+        messages = as_messages(value, data, where)
         text, prefill = render_chat(messages, tokenizer, where)
+        check_rendered(messages, text, where)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # a chat template has written its own BOS
     if not ids:
         raise UserError(f"{where}: '{column}' is empty")
@@ -106,8 +122,8 @@ def chat_prompts(rows: list[Row], data: DataConfig) -> list[Prompt]:
     prompts = []
     for number, row in enumerate(rows):
         where = f"data '{data.path or data.fn or 'rows'}', row {number}"
-        column, value, columns, answer = _read_row(row, where)
-        messages = as_messages(value, data, where, column)
+        _, value, columns, answer = _read_row(row, data, where)
+        messages = as_messages(value, data, where)
         prompts.append(Prompt(str(number), (), messages, None, columns, answer, "evaluation"))
     return prompts
 
@@ -128,19 +144,30 @@ def with_problem_ids(groups: Sequence[Group]) -> list[Group]:
     return named
 
 
-def as_messages(value: Any, data: DataConfig, where: str, column: str) -> list[Message]:
-    """A string becomes a user message (with `system` and `suffix`); messages lose a final assistant turn."""
-    if isinstance(value, str):
-        system = [{"role": "system", "content": data.system}] if data.system else []
-        return [*system, {"role": "user", "content": value + data.suffix}]
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{where}: '{column}' must be a string or a list of {{role, content}} messages")
-    messages = as_turns(value, "user", where)
-    if messages[-1]["role"] == "assistant":
-        messages = messages[:-1]
-    if not messages:
-        raise UserError(f"{where}: '{column}' has no message before the assistant's")
+def as_messages(value: str | list[Message], data: DataConfig, where: str) -> list[Message]:
+    """The prompt with the config's `suffix` after its last message, and `system` before it where it has none."""
+    messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
+    if data.suffix:
+        last = messages[-1]
+        if last["role"] != "user":
+            raise UserError(f"{where}: 'suffix' goes after a user's message, but the last one is of: {last['role']}")
+        messages = [*messages[:-1], {**last, "content": last["content"] + data.suffix}]
+    if data.system and messages[0]["role"] not in ("system", "developer"):
+        messages = [{"role": "system", "content": data.system}, *messages]
     return messages
+
+
+def check_rendered(messages: list[Message], text: str, where: str) -> None:
+    """
+    Raises:
+        UserError: the template left out what the user or the system says.
+    """
+    for message in messages:
+        if message["role"] in ("system", "developer", "user") and message["content"].strip() not in text:
+            raise UserError(
+                f"{where}: the model's chat template does not write what the {message['role']} says "
+                f"({shorten(repr(message['content']))}): put it where the template has a place for it"
+            )
 
 
 def longest_prompt(prompts: Iterable[Prompt]) -> int:

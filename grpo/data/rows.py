@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,18 @@ from grpo.system.fingerprint import texts_hash
 from grpo.system.imports import import_path
 
 Row = dict[str, Any]
+
+
+def is_nothing(value: Any) -> bool:
+    """None, or what tables write for it: NaN, also as text."""
+    if isinstance(value, str):
+        return value.strip().lower() == "nan"
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def first_present(row: Row, names: Iterable[str]) -> tuple[str | None, Any]:
+    """The first of these columns that holds something, and what it holds."""
+    return next(((name, row[name]) for name in names if name in row and not is_nothing(row[name])), (None, None))
 
 
 def load_rows(data: DataConfig) -> list[Row]:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
-from grpo.data.prompts import ANSWER_COLUMNS
+from grpo.data.prompts import ANSWER_COLUMNS, own_answer
 from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.scoring.calls import REWARD_TIMEOUT
@@ -27,9 +27,10 @@ def check_golds(rows: Sequence[Row], accuracy: Reward, source: str) -> None:
     Raises:
         UserError: the judge takes golds, and no row has one.
     """
-    names = (accuracy.columns["answer"],) if "answer" in accuracy.columns else ANSWER_COLUMNS
-    if not _takes_golds(accuracy) or any(row.get(name) is not None for row in rows for name in names):
+    column = accuracy.columns.get("answer")
+    if not _takes_golds(accuracy) or any((row.get(column) if column else own_answer(row)) is not None for row in rows):
         return
+    names = (column,) if column else ANSWER_COLUMNS
     has = ", ".join(rows[0]) if rows else "nothing"
     raise UserError(f"data '{source}': no column {' | '.join(names)} to judge by (it has: {has})")
 

@@ -10,8 +10,9 @@ from typing import Any
 from grpo.config.data import DataConfig
 from grpo.config.training import SFTConfig
 from grpo.data.conversations import build_examples
-from grpo.data.prompts import PROMPT_COLUMNS, build_prompts, canonical_answer, first_present
-from grpo.data.rows import Row
+from grpo.data.layouts import PROMPT_COLUMNS
+from grpo.data.prompts import build_prompts, canonical_answer
+from grpo.data.rows import Row, first_present
 from grpo.errors import UserError
 from grpo.types import Prompt
 from rewards.accuracy.reward import gold_is_parseable

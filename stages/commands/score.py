@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpo.data.prompts import ANSWER_COLUMNS, first_present
+from grpo.data.prompts import own_answer
 from grpo.data.rows import Row, read_jsonl, write_jsonl
 from grpo.data.templates import render_chat
 from grpo.errors import UserError
@@ -104,7 +104,7 @@ def _apply(functions: list[Reward], rows: list[Row], tokenizer: str | None) -> R
     reserved = ("prompt", "completion", "completion_ids")
     columns = dict.fromkeys(name for row in rows for name in row if name not in reserved)
     values = {name: [row.get(name) for row in rows] for name in columns}
-    values["answer"] = [first_present(row, ANSWER_COLUMNS)[1] for row in rows]
+    values["answer"] = [own_answer(row) for row in rows]
     loaded = None if tokenizer is None else read_tokenizer(tokenizer, f"--tokenizer '{tokenizer}'")
     if loaded is not None:
         values["prefill"] = [_prefill(row, loaded, f"row {index}") for index, row in enumerate(rows)]

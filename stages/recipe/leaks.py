@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig
-from grpo.data.layouts import read_messages
-from grpo.data.prompts import PROMPT_COLUMNS
+from grpo.data.layouts import PROMPT_COLUMNS, as_turns, read_messages, read_prompt
 from grpo.data.rows import Row, load_rows, read_jsonl
 from grpo.errors import UserError, shorten
 from grpo.system.imports import import_path
@@ -171,11 +170,14 @@ def _asked(value: Any) -> Any:
 
 
 def _conversation(row: Row) -> list[Message]:
-    """The user turns of a row that supervised training would read as a conversation, in any of its forms."""
+    """The user turns of a row, read as a conversation or as a prompt in any of their forms."""
     try:
         messages = read_messages(row, "row")
-    except UserError:  # a prompt, or no conversation: whoever reads it says what is wrong with it
-        return []
+    except UserError:  # a prompt, or neither: whoever reads it says what is wrong with it
+        try:
+            messages = as_turns(read_prompt(row, "row")[1], "user", "row")
+        except UserError:
+            return []
     return [message for message in messages if message["role"] == "user"]
 
 

@@ -143,7 +143,7 @@ def test_a_final_assistant_turn_is_what_is_to_be_learnt_not_a_part_of_the_prompt
 @pytest.mark.parametrize(("row", "part"), [
     ({"text": "x"}, "no column prompt | question | problem | messages (it has: text)"), ({}, "it has: nothing"),
     ({"prompt": 3}, "'prompt' must be a string or a list"), ({"messages": []}, "'messages' must be"),
-    ({"messages": [{"from": "human", "value": "x"}]}, "needs the strings 'role' and 'content'"),
+    ({"messages": [{"from": "human", "text": "x"}]}, "needs the strings 'role' and 'content'"),
     ({"messages": ["x"]}, "needs the strings 'role' and 'content'"),
     ({"messages": [{"role": "user", "content": None}]}, "needs the strings 'role' and 'content'"),
     ({"prompt": [{"role": "user", "content": ["x"]}]}, "needs the strings 'role' and 'content'"),

@@ -1,0 +1,229 @@
+"""What people's rows look like -> the messages made of them, or the line that refuses them. Nothing is lost."""
+
+import json
+from typing import Any
+
+import pytest
+
+from grpo.config.data import DataConfig
+from grpo.data.layouts import conversation_rows, read_messages, read_prompt
+from grpo.data.prompts import build_prompts, canonical_answer, chat_prompts
+from grpo.data.rows import write_jsonl
+from grpo.errors import UserError
+from support.chat import assistant, system, user
+from support.models import CHAT_TEMPLATE, make_tokenizer
+
+Q, A = user("Q"), assistant("A")
+TALK = [Q, A]
+SYSTEM = [system("S"), Q, A]
+LONGER = [user("Q0"), assistant("A0"), Q, A]
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+CALLING = [Q, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "3"}, A]
+
+
+def gpt(*turns: str, **more: Any) -> dict[str, Any]:
+    """ShareGPT's form."""
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    return {"conversations": [{"from": role, "value": text} for role, text in pairs], **more}
+
+
+def chatml(*turns: str) -> str:
+    return "".join(
+        f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in zip(turns[::2], turns[1::2], strict=True)
+    )
+
+
+CONVERSATIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "messages": ({"messages": TALK}, TALK),
+    "system message": ({"messages": SYSTEM}, SYSTEM),
+    "a table's empty cells": ({"messages": [{**Q, "name": None, "tool_calls": None}, A]}, TALK),
+    "further fields stay": ({"messages": [Q, {**A, "weight": 0, "reasoning_content": "r"}]},
+                            [Q, {**A, "weight": 0, "reasoning_content": "r"}]),
+    "roles in capitals": ({"messages": [{**Q, "role": "User"}, {**A, "role": "ASSISTANT"}]}, TALK),
+    "parts of text": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]}, A]}, TALK),
+    "messages in JSON": ({"messages": json.dumps(TALK)}, TALK),
+    "ShareGPT": (gpt("human", "Q", "gpt", "A"), TALK),
+    "ShareGPT's system": (gpt("system", "S", "human", "Q", "gpt", "A"), SYSTEM),
+    "system beside ShareGPT": (gpt("human", "Q", "gpt", "A", system="S"), SYSTEM),
+    "system prompt beside messages": ({"messages": TALK, "system_prompt": "S"}, SYSTEM),
+    "the same system twice": ({"messages": SYSTEM, "system": "S"}, SYSTEM),
+    "empty system": (gpt("human", "Q", "gpt", "A", system=""), TALK),
+    "conversations of messages": ({"conversations": TALK}, TALK),
+    "conversations in JSON": ({"conversations": json.dumps([{"from": "human", "value": "Q"}, A])}, TALK),
+    "ShareGPT's calls": (gpt("human", "Q", "function_call", '{"name": "add", "arguments": {"a": 1}}',
+                             "observation", "3", "gpt", "A"), CALLING),
+    "OpenAI's old calls": ({"messages": [Q, {"role": "assistant", "content": None,
+                            "function_call": {"name": "add", "arguments": '{"a": 1}'}},
+                            {"role": "function", "content": "3"}, A]}, CALLING),
+    "calls without content": ({"messages": [Q, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                               {"role": "tool", "content": "3"}, A]}, CALLING),
+    "tools beside": ({"messages": TALK, "tools": [{"type": "function"}]}, TALK),
+    "prompt + completion": ({"prompt": "Q", "completion": "A"}, TALK),
+    "lists of both": ({"prompt": [system("S"), Q], "completion": [A]}, SYSTEM),
+    "system + prompt + response": ({"system": "S", "prompt": "Q", "response": "A"}, SYSTEM),
+    "Alpaca": ({"instruction": "Q", "input": "", "output": "A"}, TALK),
+    "Alpaca's input": ({"instruction": "Q", "input": "I", "output": "A"}, [user("Q\n\nI"), A]),
+    "Alpaca's system and history": ({"instruction": "Q", "output": "A", "system": "S", "history": [["Q0", "A0"]]},
+                                    [system("S"), *LONGER]),
+    "history of messages": ({"prompt": "Q", "response": "A", "history": [user("Q0"), assistant("A0")]}, LONGER),
+    "history in JSON": ({"instruction": "Q", "output": "A", "history": '[["Q0", "A0"]]'}, LONGER),
+    "Dolly": ({"instruction": "Q", "context": "C", "response": "A", "category": "x"}, [user("Q\n\nC"), A]),
+    "query + response": ({"query": "Q", "response": "A"}, TALK),
+    "question + answer": ({"question": "Q", "answer": "A"}, TALK),
+    "MATH: the solution, not its answer": ({"problem": "Q", "solution": "A", "answer": "1"}, TALK),
+    "input + output": ({"input": "Q", "output": "A"}, TALK),
+    "input of messages": ({"input": [Q], "output": "A"}, TALK),
+    "ChatML": ({"text": chatml("user", "Q", "assistant", "A")}, TALK),
+    "ChatML with a system": ({"text": chatml("system", "S", "user", "Q", "assistant", "A")}, SYSTEM),
+    "UltraChat: the prompt again": ({"prompt": "Q", "prompt_id": "1", "messages": TALK}, TALK),
+    "of rejection sampling": ({"problem": "Q", "solution": "long", "answer": "1", "messages": [user("Q\nBox it."), A]},
+                              [user("Q\nBox it."), A]),
+    "two forms of the same": (gpt("human", "Q", "gpt", "A", instruction="Q", output="A"), TALK),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "messages"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_conversations(row, messages):
+    assert read_messages(row, "row 0") == messages
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "an image column": ({"messages": TALK, "images": ["a.png"]}, "column 'images' is not text"),
+    "an image part": ({"messages": [{"role": "user", "content": [{"type": "image"}]}, A]}, "holds 'image'"),
+    "two systems": ({"messages": SYSTEM, "system": "other"}, "column 'system' is no part"),
+    "context of a question": ({"question": "Q", "context": "C", "answer": "A"}, "column 'context' is no part"),
+    "choices": ({"question": "Q", "choices": ["x", "y"], "answer": "A"}, "column 'choices' is no part"),
+    "input beside messages": ({"messages": TALK, "input": "I"}, "column 'input' is no part"),
+    "two conversations": ({"messages": TALK, **gpt("human", "other", "gpt", "B")}, "are two conversations"),
+    "messages and another pair": ({"messages": TALK, "prompt": "P", "completion": "C"}, "are two conversations"),
+    "unknown role": ({"messages": [Q, {"role": "critic", "content": "A"}]}, "role 'critic' is none of"),
+    "no content": ({"messages": [Q, {"role": "assistant", "content": None}]}, "needs the strings"),
+    "a number": ({"messages": [Q, {"role": "assistant", "content": 3}]}, "needs the strings"),
+    "a call that is no JSON": (gpt("human", "Q", "function_call", "add(1)", "gpt", "A"), "a call must be JSON"),
+    "Llama 3's text": ({"text": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nQ"}, "chat template"),
+    "Mistral's text": ({"text": "<s>[INST] Q [/INST] A</s>"}, "form of a chat template already ([INST])"),
+    "Gemma's text": ({"text": "<bos><start_of_turn>user\nQ<end_of_turn>\n"}, "chat template already"),
+    "cut ChatML": ({"text": chatml("user", "Q") + "<|im_start|>assistant\nA"}, "ends before its last turn"),
+    "broken ChatML": ({"text": "<|im_start|>user\nQ<|im_start|>assistant\nA<|im_end|>"}, "chat template already"),
+    "plain text": ({"text": "once upon a time"}, "expected messages"),
+    "no answer": ({"messages": [Q]}, "no assistant message"),
+    "a text that is no list": ({"messages": "Q"}, "'messages' must be a list"),
+    "Python's lists": ({"messages": "[{'role': 'user', 'content': 'Q'}]"}, "'messages' must be a list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "part"), REFUSED.values(), ids=REFUSED)
+def test_conversations_that_are_refused(row, part):
+    with pytest.raises(UserError, match="row 7") as caught:
+        read_messages(row, "row 7")
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+PROMPTS: dict[str, tuple[dict[str, Any], str | list[dict[str, Any]]]] = {
+    "text": ({"prompt": "Q"}, "Q"),
+    "system beside": ({"question": "Q", "system": "S"}, [system("S"), Q]),
+    "history beside": ({"prompt": "Q", "history": [["Q0", "A0"]]}, LONGER[:3]),
+    "messages": ({"messages": [system("S"), Q]}, [system("S"), Q]),
+    "the answer to learn": ({"messages": LONGER}, LONGER[:3]),
+    "ShareGPT": (gpt("human", "Q", "gpt", "A", system="S"), [system("S"), Q]),
+    "messages in JSON": ({"prompt": json.dumps([Q])}, [Q]),
+    "ChatML": ({"prompt": chatml("system", "S", "user", "Q")}, [system("S"), Q]),
+    "ChatML, opened": ({"prompt": chatml("user", "Q") + "<|im_start|>assistant\n"}, [Q]),
+    "hh-rlhf": ({"prompt": "\n\nHuman: Q0\n\nAssistant: A0\n\nHuman: Q\n\nAssistant:"}, LONGER[:3]),
+    "Alpaca": ({"instruction": "Q", "input": "I", "output": "A"}, "Q\n\nI"),
+    "query": ({"query": "Q", "response": "A"}, "Q"),
+    "a question about a template": ({"prompt": "What does <|im_start|> do?"}, "What does <|im_start|> do?"),
+    "a question with brackets": ({"prompt": "[1, 2] + [3]?"}, "[1, 2] + [3]?"),
+    "JSON that is no message": ({"prompt": '[{"a": 1}]'}, '[{"a": 1}]'),
+    "Countdown's columns": ({"question": "Using the numbers 30, 100, 93, make 23.", "input": "30,100,93"},
+                            "Using the numbers 30, 100, 93, make 23."),
+    "empty first column": ({"prompt": float("nan"), "question": "Q"}, "Q"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "prompt"), PROMPTS.values(), ids=PROMPTS)
+def test_prompts(row, prompt):
+    assert read_prompt(row, "row 0")[1] == prompt
+
+
+REFUSED_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
+    "prefill": ({"prompt": [Q, assistant("The answer is")]}, "the assistant has begun to say"),
+    "marked as one": ({"messages": [Q, {**assistant("So"), "prefix": True}]}, "the assistant has begun to say"),
+    "an opened thought": ({"messages": [Q, assistant("<think>\n")]}, "the assistant has begun to say"),
+    "opened in ChatML": ({"prompt": chatml("user", "Q") + "<|im_start|>assistant\n<think>"}, "has begun to say"),
+    "templated": ({"prompt": "<start_of_turn>user\nQ<end_of_turn>\n<start_of_turn>model\n"}, "template: '{prompt}'"),
+    "an image": ({"prompt": "Q", "image": {"bytes": "x"}}, "column 'image' is not text"),
+    "context": ({"question": "Q", "context": "C"}, "column 'context' is no part"),
+    "choices": ({"question": "Q", "choices": ["x", "y"], "answer": 0}, "column 'choices' is no part"),
+    "nothing": ({"text": "Q"}, "no column prompt | question | problem | messages (it has: text)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "part"), REFUSED_PROMPTS.values(), ids=REFUSED_PROMPTS)
+def test_prompts_that_are_refused(row, part):
+    with pytest.raises(UserError, match="row 7") as caught:
+        read_prompt(row, "row 7")
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("row", "answer"), [
+    ({"data_source": "x", "reward_model": {"ground_truth": "34", "style": "rule"}}, "34"),  # verl, DAPO
+    ({"reward_model": {"ground_truth": '["-2", "2"]'}}, ["-2", "2"]),  # Skywork
+    ({"reward_model": {"ground_truth": "[1, 2]"}}, "[1, 2]"),  # an interval is none of its ends
+    ({"reward_model": "a name", "answer": "1"}, "1"),
+    ({"final_answer": "1/2", "r1_solution_1": "long"}, "1/2"),  # DeepMath
+    ({"solution": "prose without an answer", "final_answer": ["7"]}, ["7"]),  # OlympiadBench
+    ({"expected_answer": "5"}, "5"), ({"ground_truth": 5}, 5), ({"answer": "", "solution": "3"}, ""),
+    ({"answer": float("nan")}, None), ({"answer": "NaN", "gold": "2"}, "2"), ({"answer": False}, False),
+    ({"answer": "  \n"}, ""),
+])  # fmt: skip
+def test_golds(row, answer):
+    assert canonical_answer(row) == answer
+
+
+def built(row: dict[str, Any], **settings: Any) -> Any:
+    (prompt,) = build_prompts([row], DataConfig(path="d", **settings), make_tokenizer(CHAT_TEMPLATE))
+    return prompt
+
+
+def test_nan_is_no_gold_for_a_reward_either():
+    prompt = built({"prompt": "1", "answer": float("nan"), "gold": "7"})
+    assert (prompt.answer, prompt.columns["answer"]) == ("7", "7")
+
+
+def test_system_and_suffix_reach_prompts_that_are_messages():
+    """They did nothing there."""
+    prompt = built({"messages": [user("2+2"), assistant("4"), user("3+3")]}, system="be brief", suffix=" box it")
+    assert prompt.messages == [system("be brief"), user("2+2"), assistant("4"), user("3+3 box it")]
+    own = built({"messages": [system("be long"), user("2+2")]}, system="be brief")
+    assert own.messages == [system("be long"), user("2+2")]
+    assert built({"question": "2+2", "system": "be long"}, system="be brief").messages == own.messages
+    with pytest.raises(UserError, match="'suffix' goes after a user's message"):
+        built({"messages": [user("2+2"), {"role": "tool", "content": "4"}]}, suffix="!")
+
+
+def test_a_served_model_gets_the_same_messages():
+    (prompt,) = chat_prompts([gpt("human", "Q", "gpt", "A", system="S")], DataConfig(path="d", suffix="!"))
+    assert prompt.messages == [system("S"), user("Q!")]
+
+
+def test_a_plain_template_takes_a_templates_text_as_it_is():
+    text = "<|im_start|>user\n1<|im_end|>"
+    assert built({"prompt": text}, template="{prompt}").text == text
+    with pytest.raises(UserError, match="holds messages, but 'template' wants a string"):
+        built({"prompt": json.dumps([Q])}, template="{prompt}")
+    with pytest.raises(UserError, match="holds messages, but 'template' wants a string"):
+        built({"prompt": "1", "system": "S"}, template="{prompt}")
+
+
+def test_a_template_that_leaves_a_message_out_is_refused():
+    dumb = CHAT_TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+    with pytest.raises(UserError, match="row 0: the model's chat template does not write what the system says"):
+        build_prompts([{"question": "1", "system": "be brief"}], DataConfig(path="d"), make_tokenizer(dumb))
+
+
+def test_the_configs_system_message_does_not_hide_what_a_row_has(tmp_path):
+    write_jsonl(tmp_path / "d.jsonl", [gpt("human", "Q", "gpt", "A", system="S"), gpt("human", "Q", "gpt", "A")])
+    rows = conversation_rows(DataConfig(path=str(tmp_path / "d.jsonl"), system="C"))
+    assert [read_messages(row, "row") for row in rows] == [SYSTEM, [system("C"), Q, A]]
