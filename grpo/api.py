@@ -11,6 +11,7 @@ from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.file import read_config, validate
 from grpo.config.training import TrainConfig
 from grpo.data.prompts import build_prompts
+from grpo.data.rendering import dated
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.evaluation.evaluate import evaluate as evaluate_with
@@ -58,9 +59,10 @@ def train(
     data = _data(dataset)
     rows = _rows(dataset)
     apply_runtime(settings.runtime, settings.seed)
-    prompts = build_prompts(load_rows(data) if rows is None else rows, data, load_tokenizer(settings.model))
-    task = Task(judgeable(prompts, loaded, f"data '{data.path or data.fn}'"), loaded)
-    return train_tasks(settings, {"default": task}, accept_changes=accept_changes)
+    with dated(Path(settings.out)):
+        prompts = build_prompts(load_rows(data) if rows is None else rows, data, load_tokenizer(settings.model))
+        task = Task(judgeable(prompts, loaded, f"data '{data.path or data.fn}'"), loaded)
+        return train_tasks(settings, {"default": task}, accept_changes=accept_changes)
 
 
 def evaluate(

@@ -13,6 +13,7 @@ from typing import Any
 from grpo.config.data import DataConfig
 from grpo.data.golds import read_gold
 from grpo.data.layouts import PROMPT_COLUMNS, read_prompt
+from grpo.data.rendering import encodable
 from grpo.data.rows import Row, first_present, is_nothing
 from grpo.data.templates import render_chat
 from grpo.errors import UserError, shorten
@@ -91,7 +92,7 @@ def _read_row(row: Row, data: DataConfig, where: str) -> tuple[str, str | list[M
 def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) -> Prompt:
     column, value, columns, answer = _read_row(row, data, where)
     if data.template is not None:
-        text = data.template.replace("{prompt}", f"{value}{data.suffix}")
+        text = encodable(data.template.replace("{prompt}", f"{value}{data.suffix}"), where)
         prefill = data.template.rsplit("{prompt}", 1)[1]
         messages = None
     else:
@@ -124,6 +125,7 @@ def chat_prompts(rows: list[Row], data: DataConfig) -> list[Prompt]:
         where = f"data '{data.path or data.fn or 'rows'}', row {number}"
         _, value, columns, answer = _read_row(row, data, where)
         messages = as_messages(value, data, where)
+        encodable(json.dumps(messages, ensure_ascii=False), where)
         prompts.append(Prompt(str(number), (), messages, None, columns, answer, "evaluation"))
     return prompts
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
+from grpo.data.rendering import apply_template
 from grpo.errors import UserError
 from grpo.types import Message
 
@@ -15,12 +14,7 @@ _MARK = "MARKER"  # stands for an answer when the template is probed
 
 def render(tokenizer: Any, messages: Sequence[Message], *, open_answer: bool, where: str = "chat template") -> str:
     """The template's text; `open_answer` adds the generation prompt."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise UserError(f"{where}: the model has no chat template; give the tokenizer one (chat_template.jinja)")
-    try:
-        return tokenizer.apply_chat_template(list(messages), add_generation_prompt=open_answer, tokenize=False)
-    except TemplateError as error:
-        raise UserError(f"{where}: the model's chat template refuses this conversation: {error}") from error
+    return apply_template(tokenizer, messages, where, add_generation_prompt=open_answer)
 
 
 def render_chat(messages: list[Message], tokenizer: Any, where: str = "chat template") -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 from grpo.config.data import DataConfig, EvalConfig
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.data.prompts import build_prompts, longest_prompt, with_problem_ids
+from grpo.data.rendering import dated, prints_date, run_of, template_date
 from grpo.data.rows import Row, load_rows
 from grpo.engines.choose import engine_kind, load_for_sampling, sampling_engine
 from grpo.errors import UserError
@@ -64,11 +65,14 @@ def evaluate(
     else:
         loaded, tokenizer = model
         name = str(getattr(loaded, "name_or_path", "") or "model in memory")
-    prompts = build_prompts(asked.rows, config.data, tokenizer, task="evaluation")
-    longest = _check_length("max_tokens", loaded, prompts, config.max_tokens)
     general_prompts, general_groups = [], []
+    with dated(run_of(name)):
+        prompts = build_prompts(asked.rows, config.data, tokenizer, task="evaluation")
+        if general is not None:
+            general_prompts = build_prompts(load_rows(general.data), general.data, tokenizer, task="general evaluation")
+        printed = f"{template_date():%Y-%m-%d}" if prints_date(tokenizer, config.data.template) else None
+    longest = _check_length("max_tokens", loaded, prompts, config.max_tokens)
     if general is not None:
-        general_prompts = build_prompts(load_rows(general.data), general.data, tokenizer, task="general evaluation")
         longest = max(longest, _check_length("general.max_tokens", loaded, general_prompts, general.max_tokens))
     sampler = sampling_engine(engine, loaded, tokenizer, runtime, name=name, longest=longest)
     try:
@@ -81,7 +85,7 @@ def evaluate(
     if general is not None:
         rules = [replace(reward, name=name) for name, reward in general.rewards.items()]
         general_groups = judge_groups(general_groups, rules)
-    more = {"engine": kind, "template_hash": template_hash(tokenizer, config.data)}
+    more = {"engine": kind, "template_hash": template_hash(tokenizer, config.data), "template_date": printed}
     return asked.result(name, with_problem_ids(groups), list(map(token_counts, groups)), more, general_groups)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from grpo.config.file import read_config
+from grpo.data.rendering import DATE, dated
 from grpo.errors import UserError
 from grpo.system.runtime import quiet
 from stages.check import prompts
@@ -51,9 +52,10 @@ def check_command(arguments: list[str]) -> int:
     quiet("error")
     print(f"ok       config: {chosen.config}")
     subject = Subject(config, Path("runs") / Path(chosen.config).stem)
-    worst = max([run_check(name, check) for name, check in all_checks(subject)], default=0)
-    for text in shown_prompts(subject):
-        print(f"\n{text}", flush=True)
+    with dated(subject.run if (subject.run / DATE).is_file() else None):
+        worst = max([run_check(name, check) for name, check in all_checks(subject)], default=0)
+        for text in shown_prompts(subject):
+            print(f"\n{text}", flush=True)
     return worst
 
 

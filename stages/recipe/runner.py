@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from grpo.data.rendering import dated
 from grpo.errors import UserError
 from grpo.system.files import write_json
 from grpo.system.fingerprint import PACKAGES, digest, versions
@@ -36,6 +37,11 @@ def run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None = No
     """
     world = World.current()
     world.wait()  # all have planned, by what was there before this stage
+    with dated(planned.folder.parent):
+        return _run_stage(config, planned, init, world)
+
+
+def _run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None, world: World) -> dict[str, Any]:
     stage, folder = planned.stage, planned.folder
     if planned.finished:
         manifest = read_json(folder / "manifest.json")
