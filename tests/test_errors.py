@@ -70,7 +70,7 @@ def test_models_that_cannot_be_loaded(model, monkeypatch):
     for loader in ("AutoConfig", "AutoModelForSequenceClassification", "AutoTokenizer"):
         monkeypatch.setattr(getattr(transformers, loader), "from_pretrained", silent(ValueError))
     monkeypatch.setattr("grpo.model.loading.tokenizer.load_tokenizer", lambda name: None)
-    with pytest.raises(UserError, match=r"reward model '.*': cannot be loaded: ValueError$"):
+    with pytest.raises(UserError, match=r"reward model '.*': its config.json cannot be read: ValueError$"):
         load_reward_model(model, None, None)
     with pytest.raises(UserError, match=r"its config.json cannot be read: ValueError$"):
         existing_model(model)

@@ -114,7 +114,7 @@ def train_reward_model(
     fitting = drop_overlong(encoded, lambda row: max(map(len, _sequences(row))), training)
     write_jsonl(training.out / "data" / "preferences.jsonl", rows)
     set_seed(training.seed)  # the new head is random
-    model = load_reward_model(model_path, tokenizer, pick_device(training.runtime))
+    model = load_reward_model(model_path, tokenizer, pick_device(training.runtime), new_head=True)
     lengths = [sum(map(len, _sequences(row))) for row in fitting]
     trainer = partial(kind.trainer, tokenizer)
     numbers = fit(trainer, model, fitting, lengths, training)

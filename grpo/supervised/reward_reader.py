@@ -10,7 +10,7 @@ import torch
 from grpo.data.conversations import Part, response_text
 from grpo.data.layouts import as_turns
 from grpo.data.templates import render
-from grpo.errors import UserError, first_line
+from grpo.model.loading.classifier import load_classifier
 from grpo.model.loading.exact import with_whole_attention
 
 
@@ -21,19 +21,13 @@ def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: 
     return prompt_ids + tokenizer(response_text(completion, part), add_special_tokens=False)["input_ids"] + [end]
 
 
-def load_reward_model(path: str, tokenizer: Any, device: torch.device) -> Any:
-    """A sequence classifier with one output; from a causal LM the head is new."""
-    from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging as transformers_logging
+def load_reward_model(path: str, tokenizer: Any, device: torch.device, *, new_head: bool = False) -> Any:
+    """A sequence classifier with one output; `new_head`: a causal LM gets a random one, to be trained.
 
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # a new head in place of the LM head is what we want, not a warning
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"reward model '{path}': cannot be loaded: {first_line(error)}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+    Raises:
+        UserError: it cannot be loaded whole, or has another head.
+    """
+    model = load_classifier(path, new_head=new_head)
     # The classifier reads its score at the last token that is not padding.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -21,6 +21,7 @@ from stages.check.places import (
 )
 from stages.check.shown import show
 from stages.check.subject import Check, Skipped, Subject, Warned
+from stages.check.weights import weight_checks
 from stages.commands.common import Parser, add_overrides, find_config, reason
 from stages.recipe.config import RecipeConfig
 
@@ -30,6 +31,7 @@ EXAMPLES = "  grpo check my.yaml\n  grpo check tiny.yaml reasoning_rl.group_size
 CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     setting_checks,
     reward_checks,
+    weight_checks,
     model_checks,
     data_checks,
     conversation_checks,

@@ -179,16 +179,14 @@ def on_hub(data: DataConfig) -> bool:
 
 def existing_model(name: str) -> BaseModel:
     """A model of a folder or the hub; its weights are not read."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
+    from grpo.model.loading.settings import read_config
     from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer
 
     check_model(name)
     tokenizer = load_tokenizer(name)
-    try:
-        settings = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model '{name}': its config.json cannot be read: {first_line(error)}") from error
+    settings = read_config(name)
     try:
         generation = GenerationConfig.from_pretrained(name)
     except OSError:  # there is no such file: transformers takes the model's own settings

@@ -56,7 +56,7 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
         if isinstance(section, EvaluationConfig) and section.leak_check is not None:
             yield "evaluation.leak_check", partial(check_function, section.leak_check)
         if key == "base" and section.model is not None:
-            yield "base.model", partial(check_model, section.model)
+            yield "base.model", partial(_check_weights, section.model)
 
 
 def _check_ahead(config: RecipeConfig, section: RLStageConfig) -> None:
@@ -100,7 +100,22 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
         raise UserError(f"reward '{spec.fn}': kwargs: {error}") from error
     model = spec.kwargs.get("model")
     if spec.fn == "reward_model" and isinstance(model, str) and RUN not in model:  # a judge's is a name at its endpoint
-        check_model(model)
+        _check_weights(model, reward=True)
+
+
+def _check_weights(model: str, *, reward: bool = False) -> None:
+    """Those that are here can be loaded; the hub is not asked."""
+    check_model(model)
+    if not Path(model).is_dir():
+        return
+    if reward:
+        from grpo.model.loading.classifier import examine_classifier
+
+        examine_classifier(model, new_head=False)
+    else:
+        from grpo.model.loading.weights import examine
+
+        examine(model)
 
 
 def _check_places(spec: RewardConfig, run: Path, made: Collection[str] | None) -> None:

@@ -19,7 +19,7 @@ def check_model(model: str) -> None:
         UserError: a folder is not there, or not that of a model.
     """
     folder = Path(model)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         hint = f"; did you mean '{folder / 'model'}'?" if (folder / "model" / "config.json").is_file() else ""
         raise UserError(f"model '{model}': not a model folder (no config.json in it){hint}")
     if folder.is_file():

@@ -1,26 +1,62 @@
-"""Weights from a folder or a hub name. They are fp32 masters where they are trained; half precision is autocast."""
+"""Weights from a folder or a hub name. They are fp32 masters where they are trained; half precision is autocast.
+
+What is brought is compared with what comes of it: a weight that the files lack, that finds no place or that is no
+number is a `UserError` that names it. An adapter is merged into its base model when it is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
 from grpo.errors import UserError, first_line
+from grpo.model.loading.adapter import base_of, is_adapter, put_on
 from grpo.model.loading.exact import with_whole_attention
+from grpo.model.loading.files import local_folder, outline, values, weight_files
 from grpo.model.loading.path import check_model
+from grpo.model.loading.quantised import dequantising
+from grpo.model.loading.report import Report, compare
+from grpo.model.loading.settings import causal_class, read_config
+
+log = logging.getLogger("grpo")
+
+LOOKED_AT = 1 << 20  # numbers of each weight, where not all are read
 
 
 @contextmanager
-def loading(model: str, failure: str = "cannot be loaded") -> Iterator[None]:
-    """A `UserError` when the name is not a model's, or transformers cannot load it."""
+def loading(model: str, failure: str = "cannot be loaded", what: str = "model") -> Iterator[None]:
+    """A `UserError` when the name is not a model's, or it cannot be loaded, whatever the reason."""
     check_model(model)
     try:
+        with _silent():
+            yield
+    except UserError as error:
+        text = str(error)
+        named = text.startswith(("model '", "adapter '", "reward model '"))
+        raise UserError(text if named else f"{what} '{model}': {text}") from error
+    except Exception as error:
+        typed = not isinstance(error, OSError | ValueError | ImportError | RuntimeError)
+        raise UserError(f"{what} '{model}': {failure}: {first_line(error, typed=typed)}") from error
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """transformers' own report of a loading is a bar and a table of many lines; ours says what matters in one."""
+    from transformers.utils import logging as theirs
+
+    before, bar = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
         yield
-    except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': {failure}: {first_line(error)}") from error
+    finally:
+        theirs.set_verbosity(before)
+        if bar:
+            theirs.enable_progress_bar()
 
 
 def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
@@ -28,13 +64,105 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
     masters.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded whole.
     """
-    from transformers import AutoModelForCausalLM
-
     with loading(model):
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        if is_adapter(model):
+            base = load_model(base_of(model), torch.device("cpu"))
+            loaded = put_on(base, model).merge_and_unload(safe_merge=True)
+            for parameter in loaded.parameters():  # the sum is rounded once; buffers keep their precision
+                parameter.requires_grad_(True).data = parameter.data.to(dtype)
+        else:
+            loaded = _load(model, dtype)
+        refuse_no_numbers(loaded.named_parameters())
     return with_whole_attention(loaded).to(device).eval()
+
+
+def _load(model: str, dtype: torch.dtype) -> Any:
+    if local_folder(model) is not None:
+        examine(model)
+    config = read_config(model)
+    loaded, report = from_files(causal_class(config), model, config, dtype)
+    refuse(report.problem(type(loaded).__name__, config))
+    return loaded
+
+
+def from_files(auto: Any, model: str, config: Any, dtype: torch.dtype) -> tuple[Any, Report]:
+    """The model of one of transformers' Auto classes, and what its files lacked, whatever that is."""
+    loaded, info = auto.from_pretrained(
+        model,
+        config=config,
+        dtype=dtype,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report
+        quantization_config=dequantising(config),
+    )
+    return loaded, Report.of(info)
+
+
+def examine(model: str) -> Report:
+    """What loading a model would find that lies here, told from its config and the headers of its files.
+
+    Raises:
+        UserError: what would be wrong with it.
+    """
+    with loading(model):
+        if is_adapter(model):
+            base = base_of(model)
+            report = examine(base)
+            put_on(load_outline(base), model)
+            return report
+        config = read_config(model)
+        kind, report = compared(causal_class(config), model, config)
+        refuse(report.problem(kind, config))
+        return report
+
+
+def compared(auto: Any, model: str, config: Any) -> tuple[str, Report]:
+    """The class that one of transformers' Auto classes makes of this config, and what the files of it hold.
+
+    Raises:
+        UserError: there are no such files, or no weights in them.
+    """
+    folder = local_folder(model)
+    if folder is None:
+        raise UserError("it is not on this machine")
+    files = weight_files(folder, config)
+    tensors = outline(files)
+    with torch.device("meta"):
+        empty = auto.from_config(config)
+    if dequantising(config) is not None:  # its report comes with the loading
+        return type(empty).__name__, Report()
+    return type(empty).__name__, compare(empty, tensors, files)
+
+
+def refuse(problem: str | None) -> None:
+    if problem:
+        raise UserError(problem)
+
+
+def refuse_no_numbers(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """
+    Raises:
+        UserError: a weight is NaN or infinite.
+    """
+    bad = sorted(name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all())
+    if bad:
+        more = f" and {len(bad) - 1} more weights" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{more} are not finite (NaN or infinite): the training that made it has failed")
+
+
+def look_at_values(model: str) -> None:
+    """The first numbers of every weight.
+
+    Raises:
+        UserError: they are not finite.
+    """
+    with loading(model):
+        folder = local_folder(base_of(model) if is_adapter(model) else model)
+        if folder is not None:
+            refuse_no_numbers(values(weight_files(folder, read_config(str(folder))), most=LOOKED_AT))
 
 
 def load_outline(model: str) -> Any:
@@ -43,11 +171,13 @@ def load_outline(model: str) -> Any:
     Raises:
         UserError: its config cannot be loaded.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
-    with loading(model), torch.device("meta"):
-        outline = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    with loading(model):
+        config = read_config(model)
+        with torch.device("meta"):
+            empty = causal_class(config).from_config(config)
     with suppress(OSError):  # without one, what its config says of end tokens is there already
-        outline.generation_config = GenerationConfig.from_pretrained(model)
-    outline.name_or_path = model
-    return outline
+        empty.generation_config = GenerationConfig.from_pretrained(model)
+    empty.name_or_path = model
+    return empty

@@ -1,0 +1,118 @@
+"""The files of a model's weights, as transformers would choose them, and what their headers say: no weight is read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from grpo.errors import UserError, first_line
+
+INDEX = "model.safetensors.index.json"
+WHOLE = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+POINTER = b"version https://git-lfs"
+
+
+def local_folder(model: str) -> Path | None:
+    """Where the files of a model lie: its folder, or what the hub's cache holds of it; None when it holds nothing."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(model).is_dir():
+        return Path(model)
+    for name in ("config.json", "adapter_config.json"):
+        cached = try_to_load_from_cache(model, name) if model.count("/") < 2 else None
+        if isinstance(cached, str):
+            return Path(cached).parent
+    return None
+
+
+def weight_files(folder: Path, config: Any = None) -> list[Path]:
+    """What transformers reads from this folder.
+
+    Raises:
+        UserError: there is none, one is missing, empty or not the weights; or there are two models.
+    """
+    from transformers.modeling_utils import _get_resolved_checkpoint_files
+
+    named = {"transformers_explicit_filename": getattr(config, "transformers_weights", None)}
+    whole = {"variant": None, "gguf_file": None, "use_safetensors": None, "user_agent": None, "is_remote_code": False}
+    try:
+        found, _ = _get_resolved_checkpoint_files(str(folder), **whole, **named)
+        files = [Path(name) for name in found or ()]
+    except OSError as error:
+        raise UserError(f"its weights cannot be found: {first_line(error)}") from error
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"the index of its weights cannot be read: {first_line(error, typed=True)}") from error
+    for file in files:
+        _refuse_placeholder(file)
+    _refuse_two_models(folder, files)
+    return files
+
+
+def _refuse_placeholder(file: Path) -> None:
+    if not file.is_file():
+        raise UserError(f"{file.name} is missing, which the index of its weights names: copy the whole folder again")
+    with file.open("rb") as stream:
+        head = stream.read(len(POINTER))
+    if head == POINTER:
+        raise UserError(f"{file.name} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
+    if not head:
+        raise UserError(f"{file.name} is empty: copy it again")
+
+
+def _refuse_two_models(folder: Path, files: Sequence[Path]) -> None:
+    """transformers reads model.safetensors, vLLM what the index beside it names."""
+    index = folder / INDEX
+    if [file.name for file in files] != ["model.safetensors"] or not index.is_file():
+        return
+    shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    if shards != {"model.safetensors"}:
+        raise UserError(f"it holds two models, model.safetensors and the shards of {INDEX}: move one of them away")
+
+
+def outline(files: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The tensors of the files by name, with their shapes and types and without their values.
+
+    Raises:
+        UserError: a file is damaged, or no weights.
+    """
+    from transformers.modeling_utils import load_state_dict
+
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            held = load_state_dict(str(file), map_location="meta")
+        except pickle.UnpicklingError as error:
+            problem = f"{file.name} is damaged, or holds more than weights, which is never run"
+            raise UserError(f"{problem}: save the model again as safetensors") from error
+        except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+            raise UserError(f"{file.name} is damaged or cut short ({first_line(error)}): copy it again") from error
+        if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+            raise UserError(f"{file.name} holds other things than weights by name: save the model again")
+        tensors |= held
+    return tensors
+
+
+def values(
+    files: Sequence[Path], names: Sequence[str] | None = None, most: int = 0
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of the files; `names`: of these alone. `most`: about as many numbers of each, 0 for all."""
+    from transformers.modeling_utils import load_state_dict
+
+    for file in files:
+        if file.suffix != ".safetensors":
+            held = load_state_dict(str(file))
+            yield from ((name, held[name]) for name in held if names is None or name in names)
+            continue
+        with safe_open(file, framework="pt") as stream:
+            held = list(stream.keys())
+            for name in held if names is None else set(held).intersection(names):
+                part = stream.get_slice(name)
+                shape = part.get_shape()
+                rows = max(1, most // max(1, torch.Size(shape[1:]).numel())) if most and shape else None
+                yield name, part[:rows] if rows else part[...]

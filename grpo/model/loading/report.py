@@ -1,0 +1,139 @@
+"""What of a model's files finds a place in the model, and what of the model finds nothing in its files.
+
+transformers' own loading is run on the headers of the files, without the weights: what it would leave at random or
+leave out is known before anything is read, and what a check says is what loading does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grpo.errors import UserError
+from grpo.model.loading.files import values
+
+NAMED = 3  # weights that a message names one by one
+# What transformers declares to leave out, and may: masks and rotary tables that it computes, heads that predict
+# further tokens and are not trained here.
+_SPARE = re.compile(r"(^|\.)mtp|inv_freq|\.(attn|attention)\.(masked_)?bias$|position_ids|\.version$")
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Names of weights: in the model and not in its files, the reverse, and with (held, wanted) shapes."""
+
+    missing: Collection[str] = ()
+    unused: Collection[str] = ()
+    misshapen: Mapping[str, tuple[Any, Any]] | None = None
+    spare: Collection[str] = ()  # unused as well, but nothing is lost with them
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Report:
+        """Of transformers' `output_loading_info`."""
+        shapes = {name: (tuple(held), tuple(wanted)) for name, held, wanted in info["mismatched_keys"]}
+        return cls(set(info["missing_keys"]) - set(shapes), info["unexpected_keys"], shapes)
+
+    def problem(self, kind: str, config: Any) -> str | None:
+        """What is wrong, for a model of this class and its config.json; None when nothing is."""
+        prefix = next((p for name in self.unused for p in _prefixes(name, self.missing)), None)
+        if prefix:
+            return f"the names of {len(self.unused)} weights begin with '{prefix}': strip that and save it again"
+        if self.unused and not self.missing and not self.misshapen and set(config.sub_configs) - {"text_config"}:
+            groups = Counter(".".join(name.split(".")[:2]) for name in self.unused)
+            lost = ", ".join(f"{part}.* ({count} weights)" for part, count in sorted(groups.items()))
+            alone = "AutoModelForCausalLM.from_pretrained(MODEL).save_pretrained(FOLDER)"
+            return (
+                f"{lost} would be lost, {kind} is text alone: if that is meant, save it so, {alone}, and its tokenizer"
+            )
+        parts = []
+        if self.missing:
+            parts.append(f"{_named(self.missing)} missing from its files and would be random")
+        if self.unused:
+            parts.append(f"{_named(self.unused)} in its files and would be lost, {kind} has no such")
+        if self.misshapen:
+            name, (held, wanted) = min(self.misshapen.items())
+            parts.append(f"{_named(self.misshapen)} of another shape: {name} is {held} and config.json says {wanted}")
+        return f"{'; '.join(parts)}: its config.json and its files must be of one model" if parts else None
+
+
+def _prefixes(name: str, wanted: Iterable[str]) -> Iterable[str]:
+    """What to strip so that the name is one of those wanted."""
+    return (name.removesuffix(other) for other in wanted if name.endswith(f".{other}"))
+
+
+def _named(names: Collection[str]) -> str:
+    """ "3 weights (a, b, c) are"."""
+    shown = ", ".join(sorted(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return f"{len(names)} weights ({shown}) are" if len(names) > 1 else f"1 weight ({shown}) is"
+
+
+@torch.no_grad()
+def compare(model: Any, tensors: Mapping[str, torch.Tensor], files: Sequence[Path]) -> Report:
+    """What would become of these tensors, in a model on the meta device.
+
+    Raises:
+        UserError: one holds codes instead of numbers, or two tied ones differ, of which one would be lost.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.modeling_utils import LoadStateDictConfig
+
+    mapping = get_model_conversion_mapping(model)
+    places = _places(model, tensors, mapping)
+    _refuse_codes(model, tensors, places)
+    _refuse_untied(model, places, files)
+    settings = LoadStateDictConfig(device_map={"": "meta"}, dtype=torch.float32, weight_mapping=mapping)
+    info, _ = model._load_pretrained_model(model, dict(tensors), None, settings)
+    left_out = set(info.unexpected_keys)
+    model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
+    model._adjust_missing_and_unexpected_keys(info)
+    report = Report.of(info.to_dict())
+    broken = set(info.conversion_errors) - set(report.missing)
+    layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
+    spare = {name for name in left_out - set(report.unused) if _is_spare(name, layers)}
+    return Report({*report.missing, *broken}, left_out - spare, report.misshapen, spare)
+
+
+def _is_spare(name: str, layers: int) -> bool:
+    layer = _LAYER.search(name)
+    return bool(_SPARE.search(name)) or (layer is not None and int(layer[1]) >= layers)
+
+
+def _places(model: Any, names: Iterable[str], mapping: Sequence[Any]) -> dict[str, str]:
+    """The model's own name for each name in the files."""
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    state = model.state_dict()
+    prefix = model.base_model_prefix
+    return {name: rename_source_key(name, renamings, converters, prefix, state)[0] for name in names}
+
+
+def _refuse_codes(model: Any, tensors: Mapping[str, torch.Tensor], places: Mapping[str, str]) -> None:
+    """Whole numbers or 8 bits are cast to weights without a word, and are none without their scales."""
+    state = model.state_dict()
+    for name, tensor in tensors.items():
+        place = state.get(places[name])
+        coded = tensor.dtype in _CODES or "float8" in str(tensor.dtype)
+        if coded and place is not None and place.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{name} is {kind} in its files, and no quantization_config in config.json says what of")
+
+
+def _refuse_untied(model: Any, places: Mapping[str, str], files: Sequence[Path]) -> None:
+    """Two weights that config.json ties, and that differ in the files: engines disagree which of them is meant."""
+    held = {place: name for name, place in places.items()}
+    for target, source in model.all_tied_weights_keys.items():
+        if target in held and source in held:
+            pair = dict(values(files, (held[target], held[source])))
+            if not torch.equal(*pair.values()):
+                problem = f"config.json ties {target} to {source}, and its files hold another {target}"
+                raise UserError(f"{problem}: set tie_word_embeddings to false in config.json, or leave it out")

@@ -1,0 +1,42 @@
+"""The config.json of a model: read, and refused where it is not that of a causal language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grpo.errors import UserError, first_line
+
+
+def read_config(model: str, what: str = "model") -> Any:
+    """
+    Raises:
+        UserError: there is none that transformers can read without code from the model's folder.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except Exception as error:
+        text = " ".join(str(error).split()) if type(error).__name__.startswith("StrictDataclass") else first_line(error)
+        if "custom code" in text:
+            text = "it wants code of its own (auto_map), which is never run; only transformers' own models are"
+        raise UserError(f"{what} '{model}': its config.json cannot be read: {text}") from error
+
+
+def causal_class(config: Any) -> Any:
+    """What builds a causal language model of this config, and `from_config` of it.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    from transformers import AutoModelForCausalLM
+
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        raise UserError(f"'{kind}' is an encoder with a decoder, not a causal language model")
+    # Encoders have a language model's head too, and see what comes after; GPT-NeoX says so too and does not.
+    if getattr(config, "is_decoder", True) is False and not kind.startswith("gpt_neox"):
+        raise UserError(f"'{kind}' is an encoder (is_decoder is false), not a causal language model")
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UserError(f"'{kind}' is not a causal language model")
+    return AutoModelForCausalLM
