@@ -15,7 +15,7 @@ from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.rows import Row, load_rows
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError
 from grpo.model.loading.path import check_model
 from grpo.types import Prompt
 from stages.recipe.config import RecipeConfig, RLStageConfig
