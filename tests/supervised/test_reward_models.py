@@ -114,7 +114,7 @@ def test_it_applies_where_it_is_told_to(pairwise):
     kinds = ["helpful", "harmful", "lookalike"]
     values = reward.fn(prompts=["name fig"] * 3, completions=["fig"] * 3, kind=kinds)
     assert values[1] is None
-    assert values[0] == values[2]
+    assert values[0] == pytest.approx(values[2], abs=1e-7)  # two rows of one product are not rounded alike
     assert 0 < values[0] < 1
     with pytest.raises(UserError, match="no column 'kind'"):
         reward.fn(prompts=["name fig"], completions=["fig"])

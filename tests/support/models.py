@@ -143,10 +143,10 @@ def farthest(groups: Sequence[Group], model: Any, temperature: float = 1.0) -> f
 
 
 def word_model(texts: list[str], vocabulary: int, folder: Path) -> str:
-    """The folder of a random Qwen2 with a tokenizer of these texts."""
-    from transformers import Qwen2ForCausalLM
+    """The folder of a random model with a tokenizer of these texts."""
+    from transformers import AutoModelForCausalLM
 
     tokenizer = build_tokenizer(texts, vocabulary)
     torch.manual_seed(0)
-    export_folder.save_model(Qwen2ForCausalLM(model_config(len(tokenizer), 32, 2)), tokenizer, folder)
+    export_folder.save_model(AutoModelForCausalLM.from_config(model_config(len(tokenizer), 32, 2)), tokenizer, folder)
     return str(folder)
