@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo.errors import UserError, nearest
+from grpo.errors import UserError, describe, nearest
+from grpo.scoring.calls import place
 from grpo.scoring.table import Reward
-from grpo.system.imports import check_switches, import_path
+from grpo.system.imports import import_path
+from rewards.options import check_columns, check_kwargs, makes_reward
 
 REGISTRY = {
     "accuracy": "rewards.accuracy.reward.accuracy_reward",
@@ -43,8 +45,8 @@ class Spec:
 def load_reward(spec: Any) -> Reward:
     """The reward that `spec` describes: a name, an import path, a callable, a dict, or an object with such attributes.
 
-    A class is instantiated with `kwargs`; they are bound to a function as keywords. Without a `name` a reward is
-    called by the last part of its path.
+    A class is instantiated with `kwargs`, and a function that returns the reward function is called with them, once;
+    they are bound to any other function as keywords. Without a `name` a reward is called by the last part of its path.
 
     Raises:
         UserError: no such name or path, a module that cannot be imported, or `kwargs` that do not fit.
@@ -52,17 +54,24 @@ def load_reward(spec: Any) -> Reward:
     spec = _as_spec(spec)
     label, target = find_reward(spec)
     name = spec.name or label.rpartition(".")[2]
-    return Reward(name, _bind(label, target, dict(spec.kwargs)), float(spec.weight), dict(spec.columns))
+    fn = _bind(label, target, dict(spec.kwargs))
+    check_columns(label, fn, spec.columns, {})
+    if is_ours(target) and not inspect.isclass(target):
+        _try(label, fn)
+    return Reward(name, fn, float(spec.weight), dict(spec.columns))
 
 
 def find_reward(spec: Any) -> tuple[str, Any]:
-    """(what messages call it, function or class) of a reward whose `kwargs` fit; no class is instantiated."""
+    """(what messages call it, function or class) of a reward whose `kwargs` and `columns` fit; nothing is called."""
     spec = _as_spec(spec)
     target = _find(spec.fn) if isinstance(spec.fn, str) else spec.fn
-    label = spec.fn if isinstance(spec.fn, str) else getattr(target, "__name__", type(target).__name__)
+    inner = target.func if isinstance(target, functools.partial) else target
+    label = spec.fn if isinstance(spec.fn, str) else getattr(inner, "__name__", type(inner).__name__)
     if not callable(target):
         raise UserError(f"reward '{label}': {type(target).__name__} is not a function or a class")
-    _check_kwargs(label, target, dict(spec.kwargs))
+    check_kwargs(label, target, spec.kwargs)
+    if not makes_reward(target, spec.kwargs):
+        check_columns(label, target, spec.columns, spec.kwargs)
     return label, target
 
 
@@ -72,7 +81,7 @@ def load_rewards(specs: Iterable[Any]) -> list[Reward]:
 
 
 def _as_spec(spec: Any) -> Spec:
-    if isinstance(spec, str) or (callable(spec) and not hasattr(spec, "fn")):
+    if isinstance(spec, str) or callable(spec):  # also one that keeps another function as its `fn`
         return Spec(spec)
     if not isinstance(spec, Mapping) and not hasattr(spec, "fn"):
         raise UserError(f"reward {spec!r}: give a function, a name, an import path or {{fn: ..., weight: ...}}")
@@ -95,41 +104,42 @@ def _find(path: str) -> Any:
     return import_path(path, "reward")
 
 
-def _options(target: Callable[..., Any]) -> dict[str, Any]:
+def is_ours(target: Any) -> bool:
+    """Whether it is a reward that ships, under whatever path."""
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}" in REGISTRY.values()
+
+
+def options(target: Callable[..., Any]) -> dict[str, Any]:
     """The options of a function of ours with their defaults: bound, no data column of that name gets into them."""
-    if f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}" not in REGISTRY.values():
+    if not is_ours(target):
         return {}
     parameters = inspect.signature(target).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "log_error"}
 
 
 def _bind(label: str, target: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
-    if inspect.isclass(target):
-        instance = target(**kwargs)
-        if not callable(instance):
-            raise UserError(f"reward '{label}': instances of this class have no __call__")
-        return instance
-    bound = {**_options(target), **kwargs}
-    return functools.partial(target, **bound) if bound else target
-
-
-def _check_kwargs(label: str, target: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-    """A misspelt option is an error now, not a value that `**kwargs` swallows."""
+    if not inspect.isclass(target) and not makes_reward(target, kwargs):
+        bound = {**options(target), **kwargs}
+        return functools.partial(target, **bound) if bound else target
     try:
-        signature = inspect.signature(target)
-    except (TypeError, ValueError):  # no signature to check against
-        return
-    parameters = signature.parameters
-    check_switches(signature, kwargs, f"reward '{label}': kwargs")
-    named = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in kwargs:
-        if key not in named and not open_ended:
-            raise UserError(f"reward '{label}': kwargs: no option '{key}'{nearest(key, named)}")
-    if inspect.isclass(target):
-        needed = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in kwargs]
-        if needed:
-            raise UserError(
-                f"reward '{label}': kwargs: '{needed[0]}' is required (grpo score takes no kwargs: "
-                "name a small function of your own that sets it)"
-            )
+        made = target(**kwargs)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"reward '{label}': it cannot be made: {describe(error)}{place(error)}") from error
+    if not callable(made):
+        what = "instances of this class have no __call__"
+        if not inspect.isclass(target):
+            what = f"it takes no completions, and returns {type(made).__name__}, which is no function"
+        raise UserError(f"reward '{label}': {what}")
+    return made
+
+
+def _try(label: str, fn: Callable[..., Any]) -> None:
+    """Call one of ours on no rows: the options that it checks, it checks first."""
+    bound = fn.keywords if isinstance(fn, functools.partial) else {}
+    names = [name for name in inspect.signature(fn).parameters if name not in (*bound, "log_error")]
+    try:
+        fn(**{name: [] for name in names})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"reward '{label}': kwargs: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from grpo.data.prompts import ANSWER_COLUMNS
@@ -12,6 +13,7 @@ from grpo.scoring.table import Reward
 from grpo.types import Prompt
 from rewards.accuracy.reward import accuracy_reward, gold_is_parseable
 from rewards.length import cosine_length, length_reward
+from rewards.loader import options
 
 log = logging.getLogger("grpo")
 
@@ -27,6 +29,7 @@ def judgeable(prompts: Sequence[Prompt], rewards: Sequence[Reward], source: str)
     """
     kept = list(prompts)
     for reward in rewards:
+        warn_of_hidden(prompts, reward, source)
         if reward.weight and getattr(reward.fn, "func", reward.fn) in GRADING:  # under the options a loader has bound
             column = reward.columns.get("answer")
             kept = [p for p in kept if gold_is_parseable(p.columns.get(column) if column else p.answer)]
@@ -35,6 +38,13 @@ def judgeable(prompts: Sequence[Prompt], rewards: Sequence[Reward], source: str)
     if len(kept) < len(prompts):
         log.warning("%s: %d of %d golds cannot be read: dropped", source, len(prompts) - len(kept), len(prompts))
     return kept
+
+
+def warn_of_hidden(prompts: Sequence[Prompt], reward: Reward, source: str) -> None:
+    """Say which columns of the data a reward does not see, since its `kwargs` have their names."""
+    bound = reward.fn.keywords.keys() - options(reward.fn.func) if isinstance(reward.fn, partial) else set()
+    for name in sorted(name for name in bound if any(name in prompt.columns for prompt in prompts)):
+        log.warning("%s: reward '%s' is given its '%s' by kwargs, not by the column", source, reward.name, name)
 
 
 def check_applies_to(applies_to: Mapping[str, Any] | None, where: str = "") -> None:

@@ -17,10 +17,9 @@ from grpo.config.inert import check_ahead
 from grpo.engines.vllm import require_vllm
 from grpo.errors import UserError, nearest
 from grpo.model.loading.path import check_model, is_local
-from grpo.scoring.calls import REWARD_TIMEOUT, call_async, is_async
 from grpo.system.imports import check_switches, import_path
 from grpo.system.world import launched
-from rewards.loader import REGISTRY, find_reward, load_reward
+from rewards.loader import find_reward, is_ours, load_reward
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
 from stages.recipe.table import active_stages
 
@@ -83,21 +82,9 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
     model, or one that an earlier stage of this run has yet to make.
     """
     _check_places(spec, run, made)
-    if spec.fn not in REGISTRY:
-        find_reward(spec)
+    if not is_ours(find_reward(spec)[1]):
         return
-    reward = load_reward(spec.model_copy(update={"kwargs": in_run(spec.kwargs, run)}))
-    try:  # on no rows: what they check, they check first
-        bound = reward.fn.keywords if isinstance(reward.fn, partial) else {}
-        parameters = inspect.signature(reward.fn).parameters.values()
-        columns = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in (*bound, "log_error")]
-        arguments: dict[str, Any] = {name: [] for name in columns}
-        if is_async(reward.fn):
-            call_async([(reward.fn, arguments)], REWARD_TIMEOUT)
-        else:
-            reward.fn(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"reward '{spec.fn}': kwargs: {error}") from error
+    load_reward(spec.model_copy(update={"kwargs": in_run(spec.kwargs, run)}))
     model = spec.kwargs.get("model")
     if spec.fn == "reward_model" and isinstance(model, str) and RUN not in model:  # a judge's is a name at its endpoint
         _check_weights(model, reward=True)
