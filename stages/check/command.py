@@ -21,6 +21,7 @@ from stages.check.places import (
 )
 from stages.check.shown import show
 from stages.check.subject import Check, Skipped, Subject, Warned
+from stages.check.tokenizer import tokenizer_checks
 from stages.check.weights import weight_checks
 from stages.commands.common import Parser, add_overrides, find_config, reason
 from stages.recipe.config import RecipeConfig
@@ -32,6 +33,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     setting_checks,
     reward_checks,
     weight_checks,
+    tokenizer_checks,
     model_checks,
     data_checks,
     conversation_checks,

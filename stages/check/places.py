@@ -14,6 +14,7 @@ from grpo.errors import UserError
 from stages.check import prompts
 from stages.check.rewards import rewards_on_synthetic
 from stages.check.subject import Asked, Check, Skipped, Subject, Warned, on_hub
+from stages.check.tokenizer import read_back
 from stages.recipe.config import find
 from stages.recipe.preflight import RUN, check_function, check_reward, check_source, folders_before
 
@@ -100,7 +101,7 @@ def prompt_checks(subject: Subject, asked: Asked) -> Iterator[Check]:
     except (UserError, Skipped) as error:
         yield f"prompts {asked.path}", partial(_fail, error)
         return
-    for name, check in prompts.CHECKS.items():
+    for name, check in {**prompts.CHECKS, "texts": read_back}.items():
         yield f"{name} {asked.path}", partial(check, rendered)
     if asked.rewards:
         yield f"rewards tried {asked.path}", partial(rewards_on_synthetic, rendered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from grpo.model.loading.tokenizer import decoded
 from stages.check.prompts import Rendered
 from stages.check.synthetic import GOLD, WRONG, texts, written_head
 
@@ -16,7 +17,7 @@ def show(rendered: Rendered) -> str:
     written of the answer."""
     path, prompt = rendered.asked.path, rendered.prompts[0]
     title = f"--- {path}, row {rendered.numbers[0]}: the prompt, {len(prompt.token_ids)} tokens"
-    lines = [title, visible(prompt.text or "")]
+    lines = [title, visible(decoded(rendered.model.tokenizer, prompt.token_ids))]  # what the model reads
     if rendered.asked.rewards:
         made, head = texts(rendered, 0, 1), written_head(prompt, rendered.tags)
         kind, of = (GOLD, "the gold solution") if GOLD in made else (WRONG, "an answer in the required format")

@@ -196,5 +196,9 @@ def completion_text(tokenizer: Any, ids: Sequence[int], end_ids: Sequence[int]) 
     """What the model wrote, without its end and without padding. Other special tokens stay: they may be what marks the
     thinking, or a channel."""
     silent = {*end_ids, tokenizer.pad_token_id}
-    kept = [token for token in ids if token not in silent]
-    return tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return decoded(tokenizer, [token for token in ids if token not in silent])
+
+
+def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of these tokens, all of them, as it is."""
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
