@@ -86,7 +86,7 @@ def test_commands_say_that_one_cannot_be_loaded(model, tmp_path, monkeypatch, ca
         monkeypatch.setattr(getattr(transformers, loader), "from_pretrained", silent(OSError))
     monkeypatch.setattr("grpo.engines.vllm.require_vllm", lambda command: None)
     assert main(["serve", "tiny.yaml", "--init", model]) == 2
-    assert capsys.readouterr().err == f"error: model '{model}': cannot be loaded: OSError\n"
+    assert capsys.readouterr().err == f"error: model '{model}': its config.json cannot be read: OSError\n"
     file = tmp_path / "rows.jsonl"
     file.write_text('{"completion": "7", "answer": "7"}\n')
     assert main(["score", str(file), "--reward", "accuracy", "--tokenizer", "here"]) == 2

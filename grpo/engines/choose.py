@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from grpo.engines.local.engine import LocalEngine
 from grpo.engines.local.process import ProcessEngine
 from grpo.engines.vllm import require_vllm, vllm_is_there
 from grpo.engines.vllm.start import ServedModel
+from grpo.model.loading.adapter import refuse_adapter
 from grpo.model.loading.device import inference_dtype, pick_device
+from grpo.model.loading.quantised import quantisation
+from grpo.model.loading.settings import read_config
 from grpo.model.loading.tokenizer import end_token_ids
-from grpo.model.loading.weights import load_model, load_outline
+from grpo.model.loading.weights import examine, load_model, load_outline
 from grpo.model.policy import Policy
 from grpo.types import RolloutEngine
 
@@ -94,13 +98,18 @@ def sampling_engine(
 def load_for_sampling(name: str, config: EngineConfig, runtime: RuntimeConfig) -> Any:
     """What `sampling_engine` needs of the model: vLLM in this process reads the weights itself."""
     kind = engine_kind(config, runtime)
+    if kind != "local":
+        refuse_adapter(name)
     if kind == "vllm":
+        if Path(name).is_dir() and not quantisation(read_config(name)):
+            examine(name)
         return load_outline(name)
     device = pick_device(runtime) if kind == "local" else torch.device("cpu")
     return load_model(name, device, inference_dtype(runtime))
 
 
 def _with_own_weights(kind: str, config: EngineConfig, served: ServedModel) -> RolloutEngine:
+    refuse_adapter(served.name)
     if kind == "vllm":
         from grpo.engines.vllm.in_process import VllmEngine
 

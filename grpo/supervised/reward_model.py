@@ -43,12 +43,13 @@ class Pairwise:
         from trl import RewardConfig, RewardTrainer
 
         from grpo.supervised.checkpoints import Saved
+        from grpo.supervised.training import on_one_device
 
         class SavedRewardTrainer(Saved, RewardTrainer):
             pass
 
         settings = RewardConfig(**arguments, max_length=None)
-        return SavedRewardTrainer(args=settings, processing_class=tokenizer, **inputs)
+        return SavedRewardTrainer(args=on_one_device(settings), processing_class=tokenizer, **inputs)
 
     @staticmethod
     def correct(rows: Sequence[Row], scores: Callable[[str], list[float]]) -> list[bool]:
@@ -71,6 +72,7 @@ class Pointwise:
         from transformers import Trainer, TrainingArguments
 
         from grpo.supervised.checkpoints import Saved
+        from grpo.supervised.training import on_one_device
 
         class PointwiseTrainer(Saved, Trainer):
             def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> torch.Tensor:
@@ -84,7 +86,7 @@ class Pointwise:
             return {"input_ids": ids, "attention_mask": mask, "targets": targets}
 
         settings = TrainingArguments(**arguments, remove_unused_columns=False)
-        return PointwiseTrainer(args=settings, data_collator=collate, **inputs)
+        return PointwiseTrainer(args=on_one_device(settings), data_collator=collate, **inputs)
 
     @staticmethod
     def correct(rows: Sequence[Row], scores: Callable[[str], list[float]]) -> list[bool]:

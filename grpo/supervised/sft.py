@@ -48,7 +48,7 @@ def train_on_tokens(model: Any, tokenizer: Any, examples: Sequence[Example], tra
     from trl import SFTTrainer
 
     from grpo.supervised.checkpoints import Saved
-    from grpo.supervised.training import fit
+    from grpo.supervised.training import fit, on_one_device
 
     class SavedSFTTrainer(Saved, SFTTrainer):
         def compute_loss(
@@ -70,7 +70,7 @@ def train_on_tokens(model: Any, tokenizer: Any, examples: Sequence[Example], tra
 
     def trainer(arguments: dict[str, Any], **inputs: Any) -> Any:
         settings = TrlConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
-        return SavedSFTTrainer(args=settings, processing_class=tokenizer, **inputs)
+        return SavedSFTTrainer(args=on_one_device(settings), processing_class=tokenizer, **inputs)
 
     numbers = fit(trainer, model, rows, lengths, training)
     model.__dict__.pop("forward", None)  # TRL's patched forward belongs to its trainer

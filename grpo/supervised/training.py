@@ -113,6 +113,14 @@ def trainer_arguments(training: Training, steps: int) -> dict[str, Any]:
     }
 
 
+def on_one_device(settings: Any) -> Any:
+    """Training arguments with which one process uses one GPU: where it sees several, transformers would wrap the model
+    in DataParallel, and take as many times the rows a step."""
+    if settings.n_gpu > 1:
+        settings._n_gpu = 1
+    return settings
+
+
 def fit(
     make_trainer: Callable[..., Trainer], model: Any, rows: Sequence[Row], lengths: Sequence[int], training: Training
 ) -> dict[str, Any]:

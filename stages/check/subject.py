@@ -181,14 +181,16 @@ def existing_model(name: str) -> BaseModel:
     """A model of a folder or the hub; its weights are not read."""
     from transformers import GenerationConfig
 
+    from grpo.model.loading.adapter import whole_of
     from grpo.model.loading.settings import read_config
     from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer
 
     check_model(name)
     tokenizer = load_tokenizer(name)
-    settings = read_config(name)
+    whole = whole_of(name)
+    settings = read_config(whole)
     try:
-        generation = GenerationConfig.from_pretrained(name)
+        generation = GenerationConfig.from_pretrained(whole)
     except OSError:  # there is no such file: transformers takes the model's own settings
         generation = GenerationConfig.from_model_config(settings)
     return BaseModel(tokenizer, settings, end_token_ids(SimpleNamespace(generation_config=generation), tokenizer))

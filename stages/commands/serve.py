@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError
 from stages.commands.common import Parser, add_overrides, read_recipe
 
 if TYPE_CHECKING:
@@ -50,17 +50,15 @@ def serve_command(arguments: list[str]) -> int:
 
 def _sampled(config: RecipeConfig, model: str) -> ServedModel:
     """What is served; a `UserError` where it is no model."""
-    from transformers import AutoConfig
-
     from grpo.engines.vllm.start import ServedModel
+    from grpo.model.loading.adapter import refuse_adapter
     from grpo.model.loading.device import pick_device
     from grpo.model.loading.path import check_model
+    from grpo.model.loading.settings import read_config
 
     check_model(model)
-    try:
-        settings = AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model '{model}': cannot be loaded: {first_line(error)}") from error
+    refuse_adapter(model)
+    settings = read_config(model)
     longest = int(getattr(settings.get_text_config(), "max_position_embeddings", 0))
     device = pick_device(config.runtime).type
     return ServedModel(model, None, (), longest, device, config.runtime.dtype)

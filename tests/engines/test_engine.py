@@ -99,7 +99,7 @@ def test_the_softcap_of_gemma_2_is_in_every_forward(cap, tmp_path):
     ids = torch.randint(9, VOCAB_SIZE, (2, 12))
     torch.testing.assert_close(model(input_ids=ids).logits, truth(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
     assert fit_of(model, 1.0).share_prompts  # its states are those of the plain forward, in 1e-4
-    judge = load_reward_model(str(folder), make_tokenizer(), torch.device("cpu")).eval()
+    judge = load_reward_model(str(folder), make_tokenizer(), torch.device("cpu"), new_head=True).eval()
     plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, attn_implementation="eager")
     plain.load_state_dict(judge.state_dict())
     plain.config.pad_token_id = PAD

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError, first_line
-from grpo.model.loading.files import WHOLE, local_folder
+from grpo.model.loading.files import WHOLE, local_folder, refuse_no_numbers, refuse_placeholder, values
 from grpo.model.loading.path import is_local
 
 ADAPTER = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def is_adapter(model: str) -> bool:
@@ -50,7 +51,29 @@ def base_of(adapter: str) -> str:
         raise UserError(f"adapter '{adapter}': it names itself as its base model in {ADAPTER}")
     if near is None and is_local(name):
         raise UserError(f"adapter '{adapter}': its base model '{name}' is not there: mend the path in {ADAPTER}")
-    return str(near or name)
+    return name if near is None else str(near.resolve())
+
+
+def whole_of(model: str) -> str:
+    """The model whose config and weights are meant: itself, or what an adapter lies on, however many there are."""
+    return whole_of(base_of(model)) if is_adapter(model) else model
+
+
+def tokenizer_of(model: str) -> str:
+    """Where its tokenizer lies: an adapter that brings none has its base model's."""
+    folder = local_folder(model)
+    own = folder is not None and any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
+    return model if own or not is_adapter(model) else tokenizer_of(base_of(model))
+
+
+def refuse_adapter(model: str) -> None:
+    """
+    Raises:
+        UserError: vLLM would have to read it.
+    """
+    if is_adapter(model):
+        problem = f"model '{model}': it is an adapter, and vLLM reads whole models only"
+        raise UserError(f"{problem}: take engine=local, or what `grpo run --until base` leaves in 0-base/model")
 
 
 def put_on(model: Any, adapter: str) -> Any:
@@ -62,6 +85,12 @@ def put_on(model: Any, adapter: str) -> Any:
     import peft
 
     folder = local_folder(adapter)
+    assert folder is not None
+    files = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    if not files:
+        raise UserError(f"adapter '{adapter}': there are no weights beside its {ADAPTER} ({' or '.join(WEIGHTS)})")
+    for file in files:
+        refuse_placeholder(file)
     try:
         settings = peft.PeftConfig.from_pretrained(str(folder))
         with warnings.catch_warnings():
@@ -74,6 +103,7 @@ def put_on(model: Any, adapter: str) -> Any:
     for names, what in ((report.missing_keys, "are missing from"), (report.unexpected_keys, "find no place from")):
         if names:
             raise UserError(f"adapter '{adapter}': {len(names)} weights {what} its file, e.g. {sorted(names)[0]}")
+    refuse_no_numbers(values(files))
     if not hasattr(adapted.base_model, "merge_and_unload"):
         raise UserError(f"adapter '{adapter}': {settings.peft_type.value} cannot be merged into its base model")
     return adapted

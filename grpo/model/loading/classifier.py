@@ -8,10 +8,10 @@ import torch
 
 from grpo.errors import UserError
 from grpo.model.loading.adapter import is_adapter
-from grpo.model.loading.files import local_folder
+from grpo.model.loading.files import local_folder, refuse_no_numbers
 from grpo.model.loading.report import Report
 from grpo.model.loading.settings import read_config
-from grpo.model.loading.weights import compared, from_files, loading, refuse, refuse_no_numbers
+from grpo.model.loading.weights import compared, from_files, loading, refuse
 
 
 def load_classifier(model: str, *, new_head: bool) -> Any:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
 import torch
 
 from grpo.config.engine import RuntimeConfig
 from grpo.errors import UserError
 from grpo.system.world import launched, local_rank
+
+log = logging.getLogger("grpo")
 
 
 def pick_device(runtime: RuntimeConfig) -> torch.device:
@@ -22,7 +27,14 @@ def pick_device(runtime: RuntimeConfig) -> torch.device:
     if name == "cpu" and runtime.dtype == "float16":
         raise UserError("runtime.dtype=float16 trains with loss scaling on a GPU only; on a CPU use bfloat16")
     shared = name == "cuda" and launched()
+    if name == "cuda" and not shared and torch.cuda.device_count() > 1:
+        _say_one_of(torch.cuda.device_count())
     return torch.device(name, local_rank() % torch.cuda.device_count() if shared else None)
+
+
+@cache  # once
+def _say_one_of(count: int) -> None:
+    log.warning("%d GPUs are visible; this process computes on one of them (docs/processes.md: how to use all)", count)
 
 
 def inference_dtype(runtime: RuntimeConfig) -> torch.dtype:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ def local_folder(model: str) -> Path | None:
 
     if Path(model).is_dir():
         return Path(model)
-    for name in ("config.json", "adapter_config.json"):
-        cached = try_to_load_from_cache(model, name) if model.count("/") < 2 else None
-        if isinstance(cached, str):
-            return Path(cached).parent
+    with suppress(ValueError):  # no name that the hub could have
+        for name in ("config.json", "adapter_config.json"):
+            if isinstance(cached := try_to_load_from_cache(model, name), str):
+                return Path(cached).parent
     return None
 
 
@@ -49,12 +50,16 @@ def weight_files(folder: Path, config: Any = None) -> list[Path]:
     except (ValueError, KeyError, AttributeError) as error:
         raise UserError(f"the index of its weights cannot be read: {first_line(error, typed=True)}") from error
     for file in files:
-        _refuse_placeholder(file)
+        refuse_placeholder(file)
     _refuse_two_models(folder, files)
     return files
 
 
-def _refuse_placeholder(file: Path) -> None:
+def refuse_placeholder(file: Path) -> None:
+    """
+    Raises:
+        UserError: it is not there, empty, or stands for what is elsewhere.
+    """
     if not file.is_file():
         raise UserError(f"{file.name} is missing, which the index of its weights names: copy the whole folder again")
     with file.open("rb") as stream:
@@ -116,3 +121,14 @@ def values(
                 shape = part.get_shape()
                 rows = max(1, most // max(1, torch.Size(shape[1:]).numel())) if most and shape else None
                 yield name, part[:rows] if rows else part[...]
+
+
+def refuse_no_numbers(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """
+    Raises:
+        UserError: a weight is NaN or infinite.
+    """
+    bad = sorted(name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all())
+    if bad:
+        more = f" and {len(bad) - 1} more weights" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{more} are not finite (NaN or infinite): the training that made it has failed")

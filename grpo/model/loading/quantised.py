@@ -7,14 +7,19 @@ from typing import Any
 from grpo.errors import UserError, first_line
 
 
+def quantisation(config: Any) -> dict[str, Any]:
+    """What config.json says of its codes; nothing when the weights are numbers."""
+    settings = getattr(config, "quantization_config", None)
+    return settings or getattr(config.get_text_config(), "quantization_config", None) or {}
+
+
 def dequantising(config: Any) -> Any:
     """How the weights are to be loaded so that they are numbers that can be trained; None when they are that.
 
     Raises:
         UserError: they cannot, or a package for it is missing.
     """
-    settings = getattr(config, "quantization_config", None)
-    settings = settings or getattr(config.get_text_config(), "quantization_config", None)
+    settings = quantisation(config)
     if not settings:
         return None
     from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError, first_line, one_line
+from grpo.model.loading.adapter import tokenizer_of
 from grpo.model.loading.path import check_model
 
 log = logging.getLogger("grpo")
@@ -31,7 +32,7 @@ def load_tokenizer(model: str) -> Any:
         UserError: it cannot be loaded, or its files contradict each other.
     """
     check_model(model)
-    return read_tokenizer(model, f"model '{model}'")
+    return read_tokenizer(tokenizer_of(model), f"model '{model}'")
 
 
 def read_tokenizer(model: str, where: str) -> Any:
@@ -80,7 +81,7 @@ def _auto(model: str) -> Any:
     """As transformers builds it from older files: a SentencePiece model, vocabulary and merges."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     read = set(tokenizer("Hello 1", add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
     if not read:  # some classes are content without any file
         raise ValueError(f"there is no {FILE}, nor what one is made from")
@@ -93,7 +94,7 @@ def _as_filed(model: str, path: Path) -> Any:
 
     filed = _read(path)
     try:
-        named: Any = AutoTokenizer.from_pretrained(model)
+        named: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception:  # noqa: BLE001 - the class may not fit at all, or its package be missing
         named = None
     if named is not None and same_reading(model, named, filed):

@@ -7,16 +7,16 @@ number is a `UserError` that names it. An adapter is merged into its base model 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
 from grpo.errors import UserError, first_line
-from grpo.model.loading.adapter import base_of, is_adapter, put_on
+from grpo.model.loading.adapter import base_of, is_adapter, put_on, whole_of
 from grpo.model.loading.exact import with_whole_attention
-from grpo.model.loading.files import local_folder, outline, values, weight_files
+from grpo.model.loading.files import local_folder, outline, refuse_no_numbers, values, weight_files
 from grpo.model.loading.path import check_model
 from grpo.model.loading.quantised import dequantising
 from grpo.model.loading.report import Report, compare
@@ -142,17 +142,6 @@ def refuse(problem: str | None) -> None:
         raise UserError(problem)
 
 
-def refuse_no_numbers(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """
-    Raises:
-        UserError: a weight is NaN or infinite.
-    """
-    bad = sorted(name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all())
-    if bad:
-        more = f" and {len(bad) - 1} more weights" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more} are not finite (NaN or infinite): the training that made it has failed")
-
-
 def look_at_values(model: str) -> None:
     """The first numbers of every weight.
 
@@ -160,7 +149,7 @@ def look_at_values(model: str) -> None:
         UserError: they are not finite.
     """
     with loading(model):
-        folder = local_folder(base_of(model) if is_adapter(model) else model)
+        folder = local_folder(whole_of(model))
         if folder is not None:
             refuse_no_numbers(values(weight_files(folder, read_config(str(folder))), most=LOOKED_AT))
 
@@ -174,10 +163,11 @@ def load_outline(model: str) -> Any:
     from transformers import GenerationConfig
 
     with loading(model):
-        config = read_config(model)
+        whole = whole_of(model)
+        config = read_config(whole)
         with torch.device("meta"):
             empty = causal_class(config).from_config(config)
     with suppress(OSError):  # without one, what its config says of end tokens is there already
-        empty.generation_config = GenerationConfig.from_pretrained(model)
+        empty.generation_config = GenerationConfig.from_pretrained(whole)
     empty.name_or_path = model
     return empty
