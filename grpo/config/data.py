@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
 
 from grpo.config.section import Section, changed, without
 
 
 class DataConfig(Section):
-    """Rows from a JSONL/parquet file, a hub data set, or a function given by import path."""
+    """Rows from files, a hub data set, or a function given by import path."""
 
-    path: str | None = None  # file, or hub name
+    path: str | None = None  # file, folder, glob, or hub name
     fn: str | None = None  # import path of a function that returns a list of rows
     kwargs: dict[str, Any] = {}
-    split: str = "train"  # of a hub data set
-    subset: str | None = None  # configuration of a hub data set
+    split: str = "train"  # of a hub data set or a folder
+    subset: str | None = None  # configuration of a hub data set or its folder
     limit: int | None = Field(None, ge=1)
-    system: str | None = None  # system message put before string prompts
-    suffix: str = ""  # put after string prompts, e.g. "\nPut the final answer in \\boxed{}."
+    columns: dict[str, str] = {}  # {name to read it under: column of the data, or a.b for what is inside of it}
+    system: str | None = None  # system message put before prompts that have none
+    suffix: str = ""  # put after the user's last message, e.g. "\nPut the final answer in \\boxed{}."
     template: str | None = None  # plain-text template with {prompt}; None: the model's own chat template
     max_prompt_tokens: int | None = Field(None, ge=1)
     overlong: Literal["drop", "error"] = "drop"  # dropped prompts are counted and said
@@ -29,6 +30,12 @@ class DataConfig(Section):
     def _short(cls, tree: Any) -> Any:
         """`data: train.jsonl` is short for `data.path`."""
         return {"path": tree} if isinstance(tree, str) else tree
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, inner: Any) -> dict[str, Any]:
+        """What was made before there was `columns` was made with the same settings."""
+        values: dict[str, Any] = inner(self)
+        return values if self.columns else {name: value for name, value in values.items() if name != "columns"}
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

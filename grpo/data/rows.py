@@ -1,14 +1,20 @@
-"""Data sources -> rows: JSONL, parquet, hub names or a function; and rows -> a file."""
+"""Data sources -> rows: files and folders, hub names or a function; and rows -> a file."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import os
+import socket
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from grpo.config.data import DataConfig
+from grpo.config.section import changed
+from grpo.data.files import read_file, table_rows
+from grpo.data.folders import find_files, is_path
 from grpo.errors import UserError, first_line
 from grpo.system.files import write_lines
 from grpo.system.fingerprint import texts_hash
@@ -30,7 +36,7 @@ def first_present(row: Row, names: Iterable[str]) -> tuple[str | None, Any]:
 
 
 def load_rows(data: DataConfig) -> list[Row]:
-    """All rows of a data source, as plain dicts, cut to `limit`."""
+    """All rows of a data source, as plain dicts, cut to `limit`, under the names that `columns` gives."""
     if data.fn is not None:
         rows = _rows_from_function(data.fn, data.kwargs)
     else:
@@ -38,7 +44,8 @@ def load_rows(data: DataConfig) -> list[Row]:
         rows = _rows_from_path(data.path, data)
     if not rows:
         raise UserError(f"data '{data.path or data.fn}': no rows")
-    return rows[: data.limit]
+    rows = rows[: data.limit]
+    return renamed(rows, data.columns, f"data '{data.path or data.fn}'") if data.columns else rows
 
 
 def _rows_from_function(path: str, kwargs: dict[str, Any]) -> list[Row]:
@@ -53,52 +60,79 @@ def _rows_from_function(path: str, kwargs: dict[str, Any]) -> list[Row]:
 
 
 def _rows_from_path(path: str, data: DataConfig) -> list[Row]:
-    file = Path(path)
-    if file.is_dir():
-        raise UserError(f"data '{path}': a folder; give a .jsonl or .parquet file")
-    if file.suffix == ".jsonl" or file.suffix == ".json":
-        return read_jsonl(file)
-    if file.suffix == ".parquet":
-        if not file.is_file():
-            raise UserError(f"data '{path}': no such file")
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.read_table(file).to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"data '{path}': not a parquet file: {first_line(error)}") from error
+    if is_path(path):
+        return [row for file in data_files(data) for row in read_file(file)]
     return _rows_from_hub(path, data)
+
+
+def data_files(data: DataConfig) -> list[Path]:
+    """The files of a `path` on this disk, in order."""
+    given = {name: getattr(data, name) for name in changed(data, ("split", "subset"))}
+    return find_files(str(data.path), **given)
 
 
 def _rows_from_hub(name: str, data: DataConfig) -> list[Row]:
     import datasets
+    import huggingface_hub
 
+    offline = _no_way_to(datasets.config.HF_ENDPOINT)
+    if offline:  # what was fetched before is found, and nothing is waited for
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
-        return list(datasets.load_dataset(name, data.subset, split=data.split))
+        table = datasets.load_dataset(name, data.subset, split=data.split).with_format("arrow")[:]
     except Exception as error:  # the hub library raises many types; each means the same to the user
-        message = f"data '{name}': neither a .jsonl/.parquet file nor a data set the hub gives: "
+        network = f"{offline}, and it was not fetched before: " if offline else ""
+        message = f"data '{name}': neither a file or folder here nor a data set the hub gives: {network}"
         raise UserError(f"{message}{first_line(error, typed=True)}") from error
+    return table_rows(table, name)
+
+
+def _no_way_to(address: str) -> str:
+    """Why the hub is not reached, as far as a look at its name tells; empty: it may be."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return ""
+    try:
+        socket.getaddrinfo(urlparse(address).hostname, None)
+    except OSError as error:
+        return f"no way to {address} ({first_line(error)})"
+    return ""
+
+
+def renamed(rows: Sequence[Row], columns: Mapping[str, str], source: str) -> list[Row]:
+    """The rows with `{new name: column}`, all at once; `a.b` is the column b inside of a, which stays.
+
+    Raises:
+        UserError: no row has such a column, or a new name would hide another column.
+    """
+    have = dict.fromkeys(name for row in rows for name in row)
+    for name, column in columns.items():
+        if all(_inside(row, column) is None for row in rows):
+            turned = (
+                f"; it is {{new name: column}}, so {{{column}: {name}}}?" if name in have and column not in have else ""
+            )
+            raise UserError(f"{source}: columns: no column '{column}' (it has: {', '.join(have)}){turned}")
+        if name in have and name not in columns.values():
+            hidden = f"{{{name}: {column}, other_{name}: {name}}}"
+            raise UserError(f"{source}: columns: there is a column '{name}' already: rename that too, as {hidden}")
+    moved = set(columns.values())
+    return [
+        {name: value for name, value in row.items() if name not in moved}
+        | {name: _inside(row, column) for name, column in columns.items()}
+        for row in rows
+    ]
+
+
+def _inside(row: Row, column: str) -> Any:
+    """A column of a row, or `a.b`: what its column a holds under b."""
+    if column in row or "." not in column:
+        return row.get(column)
+    outer, _, inner = column.partition(".")
+    return _inside(row[outer], inner) if isinstance(row.get(outer), dict) else None
 
 
 def read_jsonl(file: Path) -> list[Row]:
     """One JSON object a line; blank lines skipped; a bad line is a `UserError` naming it."""
-    if not file.is_file():
-        raise UserError(f"data '{file}': no such file")
-    rows = []
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise UserError(f"data '{file}', line {number}: expected a JSON object, got {type(row).__name__}")
-                rows.append(row)
-    except json.JSONDecodeError as error:
-        raise UserError(f"data '{file}', line {number}: not valid JSON: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"data '{file}': not UTF-8 text") from error
-    return rows
+    return read_file(file, ".jsonl")
 
 
 def write_jsonl(file: Path, rows: Iterable[Row]) -> None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
+from grpo.data.folders import is_path
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.model.loading.path import check_model
@@ -174,7 +175,7 @@ class Subject:
 
 def on_hub(data: DataConfig) -> bool:
     """Whether the rows would have to be fetched."""
-    return data.path is not None and not Path(data.path).is_file()
+    return data.path is not None and not is_path(data.path)
 
 
 def existing_model(name: str) -> BaseModel:

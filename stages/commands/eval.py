@@ -16,6 +16,8 @@ from grpo.config.engine import EndpointConfig, EngineConfig, RuntimeConfig
 from grpo.config.file import apply_override, validate
 from grpo.config.section import changed
 from grpo.config.training import Section, Seed
+from grpo.data.files import kind_of
+from grpo.data.folders import every_file, folder_splits, is_path
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError, nearest
 from grpo.evaluation.endpoint import base_url
@@ -72,23 +74,29 @@ def named_set(text: str) -> str | None:
 def data_settings(text: str) -> dict[str, Any]:
     """`--data`: a named set, a file, NAME=FILE, or a hub name. Named sets ask for a boxed answer."""
     name, equals, file = text.partition("=")
-    if equals and not Path(text).is_file():  # a path may hold a "=" too
+    if equals and not every_file(text):  # a path may hold a "=" too
         if name not in SETS:
             raise UserError(f"--data '{text}': no set named '{name}'{nearest(name, SETS)}")
-        if not Path(file).is_file():
+        if not every_file(file):
             raise UserError(f"--data '{text}': no such file '{file}'")
-        return {"path": file, "suffix": SETS[name].suffix}
+        return {**_on_disk(file), "suffix": SETS[name].suffix}
     if text in SETS:
         if not SETS[text].hub:
             raise UserError(f"--data {text}: this set needs a file: {text}=FILE")
         return {**SETS[text].hub, "suffix": SETS[text].suffix}
-    if Path(text).is_file():
-        return {"path": text}
-    if text.endswith((".jsonl", ".json", ".parquet")):
+    if every_file(text):
+        return _on_disk(text)
+    if kind_of(Path(text)):
         raise UserError(f"--data '{text}': no such file")
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+    if text.count("/") != 1 or is_path(text):
         raise UserError(f"--data '{text}': neither a named set nor a file{nearest(text, SETS)}")
     return {"path": text, "split": "test"}
+
+
+def _on_disk(path: str) -> dict[str, Any]:
+    """A folder's test split, where it has one."""
+    folder = Path(path).expanduser()
+    return {"path": path, **({"split": "test"} if folder.is_dir() and "test" in folder_splits(folder) else {})}
 
 
 def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:

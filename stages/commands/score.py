@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from grpo.data.files import kind_of, read_file
 from grpo.data.prompts import own_answer
-from grpo.data.rows import Row, read_jsonl, write_jsonl
+from grpo.data.rows import Row, write_jsonl
 from grpo.data.templates import render_chat
 from grpo.errors import UserError
 from grpo.model.loading.tokenizer import read_tokenizer
@@ -67,11 +68,11 @@ def score_file(file: str, rewards: list[str], tokenizer: str | None = None, out:
 
 
 def _read(file: Path) -> list[Row]:
-    rows = read_jsonl(file)
+    rows = read_file(file, kind_of(file) or ".jsonl")
     for index, row in enumerate(rows):
         problem = _problem(row)
         if problem:
-            raise UserError(f"{file}, row {index} (line {_line_number(file, index)}): {problem}")
+            raise UserError(f"{file}, row {index}{_line(file, index, len(rows))}: {problem}")
     return rows
 
 
@@ -93,9 +94,11 @@ def _is_messages(value: Any) -> bool:
     )
 
 
-def _line_number(file: Path, index: int) -> int:
-    with file.open(encoding="utf-8") as lines:
-        return [number for number, line in enumerate(lines, 1) if line.strip()][index]
+def _line(file: Path, index: int, rows: int) -> str:
+    """Of a row in a file with one a line."""
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
+    return f" (line {numbers[index]})" if len(numbers) == rows else ""
 
 
 def _apply(functions: list[Reward], rows: list[Row], tokenizer: str | None) -> RewardTable:

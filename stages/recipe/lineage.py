@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.section import flatten
+from grpo.data.folders import every_file
 from grpo.errors import UserError
 from grpo.system.fingerprint import changes, digest, file_hash
 from stages.recipe.config import RecipeConfig, RLStageConfig
@@ -85,11 +86,19 @@ def input_hashes(section: dict[str, Any], known: Mapping[str, str] | None = None
     known = known or {}
     hashes = {}
     for name, kind in sorted(set(_inputs(section, known))):
-        if not Path(name).exists():
+        if not Path(name).exists() and not every_file(name):
             hashes[name] = known[name]
         else:
-            hashes[name] = model_hash(name) if kind == "folder" else file_hash(Path(name))
+            hashes[name] = model_hash(name) if kind == "folder" else data_hash(name)
     return hashes
+
+
+def data_hash(path: str) -> str:
+    """Of the content of a data file, or of the files of a folder or glob."""
+    files = every_file(path)
+    if len(files) == 1 and files[0] == Path(path).expanduser():
+        return file_hash(files[0])
+    return digest([(file.name, file_hash(file)) for file in files])
 
 
 def _inputs(section: Any, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -111,7 +120,7 @@ def _kind(key: str, value: Any, known: Mapping[str, str]) -> str | None:
         return None
     gone = value in known and not Path(value).exists()
     if key == "path":
-        return "file" if gone or Path(value).is_file() else None
+        return "file" if gone or every_file(value) else None
     return "folder" if gone or Path(value).is_dir() else None
 
 

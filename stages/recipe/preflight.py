@@ -14,9 +14,12 @@ from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
 from grpo.config.inert import check_ahead
+from grpo.data.files import check_file
+from grpo.data.folders import is_path
+from grpo.data.rows import data_files
 from grpo.engines.vllm import require_vllm
 from grpo.errors import UserError, nearest
-from grpo.model.loading.path import check_model, is_local
+from grpo.model.loading.path import check_model
 from grpo.system.imports import check_switches, import_path
 from grpo.system.world import launched
 from rewards.loader import find_reward, is_ours, load_reward
@@ -24,7 +27,6 @@ from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, 
 from stages.recipe.table import active_stages
 
 RUN = "{run}"  # in the arguments of a reward: the run's folder
-FILES = (".jsonl", ".json", ".parquet")
 
 
 def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None:
@@ -129,16 +131,8 @@ def check_source(data: DataConfig) -> None:
     if data.fn is not None:
         check_function(data.fn, data.kwargs)
         return
-    path = str(data.path)
-    file = Path(path)
-    if file.is_dir():
-        raise UserError(f"data '{path}': a folder; give a .jsonl or .parquet file")
-    if file.is_file() and file.suffix not in FILES:
-        raise UserError(f"data '{path}': neither .jsonl nor .parquet; convert it to one of them")
-    if is_local(path) or file.suffix in FILES:
-        if not file.is_file():
-            raise UserError(f"data '{path}': no such file")
-        file.open("rb").close()
+    for file in data_files(data) if is_path(str(data.path)) else ():
+        check_file(file)
 
 
 def check_function(path: str, kwargs: dict[str, Any] | None = None) -> None:

@@ -87,7 +87,7 @@ def test_a_misspelt_key_is_named_with_the_one_that_was_meant(data):
     wrong = data.draw(st.sampled_from(choices or [right * 3]), label="misspelling")
     tree = copy.deepcopy(TREES[name])
     parent = parent_of(tree, path)
-    parent[wrong] = parent.pop(right)
+    parent[wrong] = parent.pop(right, {})  # an empty `columns` of data is not written
     line = refused(tree)
     assert f"unknown key '{dotted((*path[:-1], wrong))}' (did you mean '" in line
     assert f"'{right}'" in line

@@ -233,7 +233,7 @@ def test_files_that_are_not_there_or_not_what_they_say(tmp_path):
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}\n')
     (tmp_path / "fake.parquet").write_bytes(b"not a parquet file")
     for name, words in {
-        "none.jsonl": "no such file", "none.parquet": "no such file", "": "a folder", "latin.jsonl": "not UTF-8",
+        "none.jsonl": "no such file", "none.parquet": "no such file", "": "several kinds", "latin.jsonl": "not UTF-8",
         "fake.parquet": "fake.parquet",
     }.items():  # fmt: skip
         refused(load_rows, DataConfig(path=str(tmp_path / name)), says=[words])

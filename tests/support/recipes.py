@@ -26,7 +26,7 @@ OPTIMIZER = {
 }  # fmt: skip
 HUB = {
     "path": "owner/set", "split": "test", "subset": "main", "limit": 9, "system": "Be brief.", "suffix": "!",
-    "max_prompt_tokens": 64, "overlong": "error",
+    "max_prompt_tokens": 64, "overlong": "error", "columns": {"prompt": "task"},
 }  # fmt: skip
 FUNCTION = {"fn": "my.rows", "kwargs": {"n": 3}}
 ACCURACY = {"fn": "accuracy", "name": "right", "weight": 2.0, "kwargs": {"strict": True}, "columns": {"gold": "answer"}}

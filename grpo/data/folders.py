@@ -1,0 +1,111 @@
+"""Which files a data path means: one, those of a glob, or those of a split of a folder (a hub layout, save_to_disk)."""
+
+from __future__ import annotations
+
+import json
+from glob import glob, has_magic
+from pathlib import Path
+
+from grpo.data.files import FORMS, kind_of
+from grpo.errors import UserError, first_line
+
+
+def is_path(path: str) -> bool:
+    """Whether a data path is no hub name: it is there, or can only be meant as a file's."""
+    no_name = path.startswith((".", "/", "~")) or path.count("/") > 1 or kind_of(Path(path)) is not None
+    return no_name or "://" in path or has_magic(path) or Path(path).exists()
+
+
+def find_files(path: str, split: str | None = None, subset: str | None = None) -> list[Path]:
+    """The files of a data path, in the order in which their rows come. `split`: None, "train" where there are several.
+
+    Raises:
+        UserError: there are none, or files of several kinds; `split` or `subset` say nothing of this path.
+    """
+    place = Path(path).expanduser()
+    if "://" in path:
+        raise UserError(f"data '{path}': an address, and nothing is fetched: give the path of a file")
+    if place.is_dir():
+        splits = folder_splits(place, subset)
+        chosen = split or "train"
+        if chosen not in splits:
+            has = ", ".join(splits) or "no data files"
+            raise UserError(f"data '{path}': no split '{chosen}' in this folder (it has: {has}); give {FORMS}")
+        return _of_one_kind(splits[chosen], path)
+    for name, value in (("split", split), ("subset", subset)):
+        if value is not None:
+            raise UserError(
+                f"data '{path}': '{name}' is of a folder or a hub data set and has no effect here; remove it"
+            )
+    if place.is_file() or not has_magic(path):
+        return [place]
+    files = every_file(path)
+    if not files:
+        raise UserError(f"data '{path}': no file fits this pattern")
+    return _of_one_kind(files, path)
+
+
+def every_file(path: str) -> list[Path]:
+    """All files below a data path, whatever is read of them; none where there is no such path."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        return [place]
+    found = place.rglob("*") if place.is_dir() else (Path(file) for file in glob(str(place), recursive=True))
+    return sorted(file for file in found if file.is_file())
+
+
+def folder_splits(folder: Path, subset: str | None = None) -> dict[str, list[Path]]:
+    """{split: its files}; what is in no split by its name, or by the README, is `train`, as the hub has it."""
+    if (folder / "dataset_dict.json").is_file():
+        names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        return {name: _saved(folder / name) for name in names}
+    if (folder / "state.json").is_file():
+        return {"train": _saved(folder)}
+    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
+
+    try:
+        patterns = _configured(folder, subset) or get_data_patterns(str(folder))
+        found = DataFilesDict.from_patterns(patterns, str(folder))
+    except (EmptyDatasetError, OSError, ValueError) as error:
+        raise UserError(f"data '{folder}': no data files: {first_line(error)}; give {FORMS}") from error
+    files = {
+        split: [Path(file) for file in dict.fromkeys(names) if kind_of(Path(file))] for split, names in found.items()
+    }
+    return {split: named for split, named in files.items() if named}
+
+
+def _configured(folder: Path, subset: str | None) -> dict[str, list[str]] | None:
+    """What the README of a hub data set says; None: nothing."""
+    from datasets.data_files import sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    card = folder / "README.md"
+    data = DatasetCard.load(card).data if card.is_file() else DatasetCardData()
+    configs = MetadataConfigs.from_dataset_card_data(data)
+    name = subset or ("default" if "default" in configs else configs.get_default_config_name() if configs else None)
+    if subset is not None and subset not in configs:
+        has = ", ".join(configs) or "none"
+        raise UserError(f"data '{folder}': its README.md has no configuration '{subset}' (it has: {has})")
+    if len(configs) > 1 and name is None:
+        raise UserError(f"data '{folder}': set subset, one of: {', '.join(configs)}")
+    settings = configs[name or next(iter(configs))] if configs else {}
+    patterns = settings.get("data_files")
+    return {str(split): list(of) for split, of in sanitize_patterns(patterns).items()} if patterns else None
+
+
+def _saved(folder: Path) -> list[Path]:
+    """What `Dataset.save_to_disk` wrote."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return [folder / file["filename"] for file in state["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"data '{folder}': not as save_to_disk leaves it: {first_line(error, typed=True)}") from error
+
+
+def _of_one_kind(files: list[Path], path: str) -> list[Path]:
+    kinds = sorted({kind_of(file) or file.suffix or file.name for file in files})
+    if len(kinds) > 1:
+        pattern = f"{path.rstrip('/')}/**/*{kinds[0]}" if Path(path).is_dir() else f"*{kinds[0]}"
+        raise UserError(f"data '{path}': files of several kinds ({', '.join(kinds)}): say which, such as '{pattern}'")
+    return files
