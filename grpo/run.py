@@ -12,8 +12,7 @@ from pathlib import Path
 from grpo.checkpoint.identity import identify
 from grpo.checkpoint.resume import resume
 from grpo.checkpoint.saver import Saver
-from grpo.config.engine import EngineConfig
-from grpo.config.inert import check_ahead, inert_engine_settings, inert_settings
+from grpo.config.inert import check_ahead, check_quantization, inert_engine_settings, inert_settings
 from grpo.config.training import OVERLONG, RLConfig, TrainConfig
 from grpo.data.prompts import longest_prompt
 from grpo.engines.choose import engine_kind, training_engine
@@ -84,7 +83,7 @@ def set_up(
     """
     kind = engine_kind(config.engine, config.runtime)
     weights = reward_weights(tasks, config)
-    check_quantization(config.engine, kind, config)
+    check_quantization(config.engine, kind, config.correction)
     check_ahead(config.engine, kind, config.correction, launched=launched())
     policy = load_policy(config.model, config.runtime, config.lora, config.seed)
     learner = make_learner(policy, config, config.runtime)
@@ -161,18 +160,6 @@ def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dic
         raise UserError(str(error)) from error
     penalty = {OVERLONG: 1.0} if config.penalty_zone else {}
     return {task: of_task | penalty for task, of_task in weights.items()}
-
-
-def check_quantization(engine: EngineConfig, kind: str, config: RLConfig) -> None:
-    """
-    Raises:
-        UserError: quantised weights would sample what is trained as if the policy had drawn it.
-    """
-    if engine.vllm.quantization and kind != "local" and config.correction is None:
-        raise UserError(
-            f"engine.vllm.quantization: {engine.vllm.quantization} samples with other weights than are trained: set "
-            "'correction' of the RL stage, which weighs that"
-        )
 
 
 def save_model(policy: Policy, folder: Path) -> None:

@@ -81,6 +81,26 @@ def demonstrations(**settings: Any) -> list[Row]:
     return rows
 
 
+def first_answer(**settings: Any) -> str:
+    """What `demonstrations` would do where its file is not there, tried with one request, of the first question.
+
+    Raises:
+        UserError: a setting is wrong, or the endpoint fails.
+    """
+    config = validate(TeacherConfig, settings, "stages.teacher.demonstrations")
+    questions = load_rows(config.questions)
+    prompts = chat_prompts(questions, config.questions)
+    rewards = load_rewards(config.accept)
+    once = config.endpoint.model_copy(update={"retries": 0})
+    served = serve(once, prompts[:1], Sampling(1, config.max_tokens, config.temperature, config.top_p), config.seed)
+    accepted = _accepted(_groups(prompts[:1], served), rewards, 1)
+    verdict = "accepted" if accepted else "not accepted, or cut at max_tokens"
+    return (
+        f"the run will ask {len(prompts)} questions {config.samples} times; one was asked now, one request, and its "
+        f"answer is {verdict}"
+    )
+
+
 def _made_with(config: TeacherConfig, questions: Sequence[Row]) -> str:
     """Hash of all that the answers follow from: not of where the server is, nor of how it is asked."""
     own = config.model_dump(mode="json", exclude={"file", "endpoint", "questions"})

@@ -1,13 +1,17 @@
-"""Settings that are right by themselves and not in the run they stand in: what does nothing is said, no error; one step
-ahead is refused where it cannot be."""
+"""Settings that are right by themselves and not in the run they stand in: what does nothing is said, no error; what its
+engine cannot do is refused."""
 
 from __future__ import annotations
 
-from grpo.config.algorithm import CorrectionConfig
+from collections.abc import Sequence
+
+from grpo.config.algorithm import CorrectionConfig, LoraConfig
 from grpo.config.engine import AHEAD_IN_PROCESS, EngineConfig
 from grpo.config.section import changed
 from grpo.config.training import OptimizerConfig, RLConfig
 from grpo.errors import UserError
+
+MAX_RANK = 512  # of an adapter in vLLM
 
 
 def inert_settings(config: RLConfig, shared_engine: bool) -> list[str]:
@@ -80,3 +84,39 @@ def check_ahead(engine: EngineConfig, kind: str, correction: CorrectionConfig | 
             "engine.ahead trains on samples of weights that are one rollout old: set 'correction' of the RL stage "
             "(e.g. correction: {level: token, high: 2}), which weighs that"
         )
+
+
+def check_quantization(engine: EngineConfig, kind: str, correction: CorrectionConfig | None) -> None:
+    """
+    Raises:
+        UserError: quantised weights would sample what is trained as if the policy had drawn it.
+    """
+    if engine.vllm.quantization and kind != "local" and correction is None:
+        raise UserError(
+            f"engine.vllm.quantization: {engine.vllm.quantization} samples with other weights than are trained: set "
+            "'correction' of the RL stage, which weighs that"
+        )
+
+
+def check_stop(stop: Sequence[str], kind: str) -> None:
+    """
+    Raises:
+        UserError: texts are to end a completion, which the embedded engine does not look for.
+    """
+    if stop and kind == "local":
+        raise UserError("sampling.stop: the embedded engine ends at end tokens only; use engine=vllm or remove it")
+
+
+def check_delivery(engine: EngineConfig, kind: str, lora: LoraConfig | None) -> None:
+    """
+    Raises:
+        UserError: the engine does not take this adapter as one.
+    """
+    if kind == "local" or lora is None or engine.vllm.lora != "adapter":
+        return
+    if kind == "vllm-server":
+        raise UserError("engine.vllm.lora: adapter: servers are given whole weights: use merged")
+    if lora.bias != "none":
+        raise UserError("engine.vllm.lora: adapter: vLLM takes no trained bias ('lora.bias'): use merged")
+    if lora.r > MAX_RANK:
+        raise UserError(f"engine.vllm.lora: adapter: vLLM takes ranks up to {MAX_RANK}, and 'lora.r' is {lora.r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -29,6 +29,7 @@ def add_adapter(model: Any, config: LoraConfig, seed: int = 0) -> Any:
     from transformers.pytorch_utils import Conv1D
 
     targets = felt(model, target_names(model, config.targets), config.targets)
+    check_bias(model, targets, config.bias)
     settings = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.alpha,
@@ -45,12 +46,22 @@ def add_adapter(model: Any, config: LoraConfig, seed: int = 0) -> Any:
         adapted = peft.get_peft_model(model, settings, autocast_adapter_dtype=False)
     if others := set(targets) ^ {name.removeprefix(_PREFIX) for name in _adapters(adapted)}:
         raise UserError(f"'lora.targets': peft adapts other layers than they mean, '{min(others)}' for one")
-    if config.bias != "none" and not any(p.requires_grad for n, p in adapted.named_parameters() if n.endswith(".bias")):
-        raise UserError(f"'lora.bias: {config.bias}' has no effect: the model has no such bias; remove it")
     _as_parameters(adapted, targets)
     if untrained := fused_experts(model):
         log.warning("lora.targets leaves %d fused expert tensors untrained", untrained)
     return adapted.eval()
+
+
+def check_bias(model: Any, targets: Sequence[str], bias: str) -> None:
+    """
+    Raises:
+        UserError: biases are to be trained, and there are none, in the model or (`lora_only`) in the targets.
+    """
+    there = {name for name, _ in model.named_parameters() if name.endswith(".bias")}
+    if bias == "lora_only":
+        there &= {f"{name}.bias" for name in targets}
+    if bias != "none" and not there:
+        raise UserError(f"'lora.bias: {bias}' has no effect: the model has no such bias; remove it")
 
 
 def _adapters(model: Any) -> dict[str, Any]:

@@ -105,15 +105,9 @@ def train_reward_model(
 
     from grpo.supervised.training import drop_overlong, fit
 
-    _check_rows(rows, kind.columns, training.title)
     tokenizer = load_tokenizer(model_path)
-    end = turn_end(tokenizer)[0]
-
-    def encode(row: Row) -> Row:
-        return kind.encode(row, lambda name: response_ids(tokenizer, row["prompt"], row[name], part, end))
-
-    encoded, held = ([encode(row) for row in side] for side in split_held_out(rows, training.seed))
-    fitting = drop_overlong(encoded, lambda row: max(map(len, _sequences(row))), training)
+    encoded, held = encode(kind, rows, part, tokenizer, training.title, training.seed)
+    fitting = drop_overlong(encoded, length_of, training)
     write_jsonl(training.out / "data" / "preferences.jsonl", rows)
     set_seed(training.seed)  # the new head is random
     model = load_reward_model(model_path, tokenizer, pick_device(training.runtime), new_head=True)
@@ -133,6 +127,29 @@ def train_reward_model(
     }
 
 
+def encode(
+    kind: Kind, rows: Sequence[Row], part: Part, tokenizer: Any, title: str, seed: int
+) -> tuple[list[Row], list[Row]]:
+    """(training, held-out) rows as token ids, and labels.
+
+    Raises:
+        UserError: a row lacks what the kind reads, or all have the same prompt.
+    """
+    check_rows(rows, kind.columns, title)
+    end = turn_end(tokenizer)[0]
+
+    def encoded(row: Row) -> Row:
+        return kind.encode(row, lambda name: response_ids(tokenizer, row["prompt"], row[name], part, end))
+
+    training, held = ([encoded(row) for row in side] for side in split_held_out(rows, seed))
+    return training, held
+
+
+def length_of(row: Row) -> int:
+    """Of the longest of an encoded row's responses, with the prompt."""
+    return max(map(len, _sequences(row)))
+
+
 def _sequences(row: Row) -> list[list[int]]:
     return [value for value in row.values() if isinstance(value, list)]
 
@@ -149,7 +166,7 @@ def split_held_out(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]
     return training, [row for row, key in zip(rows, keys, strict=True) if key in held]
 
 
-def _check_rows(rows: Sequence[Row], columns: Sequence[str], title: str) -> None:
+def check_rows(rows: Sequence[Row], columns: Sequence[str], title: str) -> None:
     for number, row in enumerate(rows):
         missing = [column for column in columns if row.get(column) is None]
         if missing:

@@ -17,11 +17,12 @@ from stages.check.places import (
     leak_checks,
     place_checks,
     reward_checks,
-    setting_checks,
 )
+from stages.check.settings import setting_checks
 from stages.check.shown import show
 from stages.check.subject import Check, Skipped, Subject, Warned
 from stages.check.tokenizer import tokenizer_checks
+from stages.check.trained import training_checks
 from stages.check.weights import weight_checks
 from stages.commands.common import Parser, add_overrides, find_config, reason
 from stages.recipe.config import RecipeConfig
@@ -36,6 +37,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     tokenizer_checks,
     model_checks,
     data_checks,
+    training_checks,
     conversation_checks,
     leak_checks,
     place_checks,

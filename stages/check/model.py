@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from grpo.config.training import RLConfig
 from grpo.data.templates import render, render_chat, turn_end
-from grpo.errors import UserError, first_line
-from stages.check.subject import BaseModel, Check, Skipped, Subject, Warned, shortened
+from grpo.errors import UserError
+from stages.check.subject import BaseModel, Check, Subject, Warned, shortened
 from stages.recipe.config import RLStageConfig
 from stages.recipe.table import STAGES, active_parents
 
@@ -36,9 +35,6 @@ def model_checks(subject: Subject) -> Iterator[Check]:
     else:
         yield "end tokens", lambda: shown_tokens(model.tokenizer, model.end_ids)
     yield "padding", partial(padding, model.tokenizer)
-    for key, section in subject.config:
-        if isinstance(section, RLConfig) and section.lora is not None:
-            yield f"lora of {key}", partial(lora_targets, model, section.lora.targets)
 
 
 def load(subject: Subject) -> str:
@@ -148,21 +144,3 @@ def padding(tokenizer: Any) -> str:
     if tokenizer.pad_token_id is None:
         return "no pad token, none is needed"
     return f"{shortened(tokenizer.pad_token)}, not the end token"
-
-
-def lora_targets(model: BaseModel, targets: str | tuple[str, ...]) -> str:
-    """Names that fit no layer train nothing: multi-head latent attention, for one, has no k_proj and v_proj."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from grpo.model.adapter_targets import fused_experts, target_names
-
-    try:
-        with torch.device("meta"):  # shapes and names only
-            skeleton = AutoModelForCausalLM.from_config(model.settings)
-    except (ValueError, NotImplementedError) as error:
-        raise Skipped(f"the architecture cannot be built without its weights: {first_line(error)}") from error
-    layers = f"{len(target_names(skeleton, targets))} layers"
-    if untrained := fused_experts(skeleton):
-        raise Warned(f"{layers}; lora.targets leaves {untrained} fused expert tensors untrained")
-    return layers

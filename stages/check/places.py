@@ -1,4 +1,4 @@
-"""Checks of what a config says, and of each place where it names rewards, data or prompts."""
+"""Checks of each place where a config names rewards, data or prompts."""
 
 from __future__ import annotations
 
@@ -7,30 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grpo.config.data import DataConfig, EvalConfig, RewardConfig
-from grpo.config.training import RLConfig, SFTConfig
+from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.rows import load_rows
 from grpo.errors import UserError
 from stages.check import prompts
 from stages.check.rewards import rewards_on_synthetic
-from stages.check.subject import Asked, Check, Skipped, Subject, Warned, on_hub
+from stages.check.subject import Asked, Check, Skipped, Subject, asks_teacher, on_hub
 from stages.check.tokenizer import read_back
 from stages.recipe.config import find
 from stages.recipe.preflight import RUN, check_function, check_reward, check_source, folders_before
-
-NARROW = 0.1  # half of an interval of pass@1 from which it says little
-SAMPLES_ENOUGH = 8  # a problem: more of them make up for few problems
-
-
-def setting_checks(subject: Subject) -> Iterator[Check]:
-    config = subject.config
-    for kind in (RLConfig, SFTConfig):
-        for path, section in find(config, kind):
-            yield f"steps of {path}", partial(_steps, section)
-    if config.evaluation.math is not None:
-        yield "size of evaluation.math", partial(_problems, subject, config.evaluation.math)
-    else:
-        yield "evaluation", _no_evaluation
+from stages.teacher import first_answer
 
 
 def reward_checks(subject: Subject) -> Iterator[Check]:
@@ -111,34 +97,6 @@ def _fail(error: UserError | Skipped) -> str:
     raise error
 
 
-def _no_evaluation() -> str:
-    return "none in the config: the table will have empty cells"
-
-
-def _steps(section: RLConfig | SFTConfig) -> str:
-    """A shortened run may stop before some settings act: no error, but it should be known."""
-    if section.steps is None:
-        return ""
-    every = section.reference_every if isinstance(section, RLConfig) else None
-    settings = {"optimizer.warmup_steps": section.optimizer.warmup_steps, "reference_every": every or 0}
-    late = [f"{name}={value}" for name, value in settings.items() if value >= section.steps]
-    if late:
-        raise Warned(f"{section.steps} steps do not reach {', '.join(late)}")
-    return ""
-
-
-def _problems(subject: Subject, config: EvalConfig) -> str:
-    """Few problems with one sample each say little, whatever the point estimate."""
-    rows = subject.rows(config.data)
-    if rows is None:
-        return ""
-    half = 1.96 * 0.5 / len(rows) ** 0.5
-    text = f"{len(rows)} problems, {config.samples} samples each"
-    if half > NARROW and config.samples < SAMPLES_ENOUGH:
-        raise Warned(f"{text}: the 95% interval of pass@1 may be ±{half:.0%} wide; take more samples or problems")
-    return text
-
-
 def _reward(spec: RewardConfig, run: Path, made: list[str] | None) -> str:
     check_reward(spec, run, made)
     return "needs a model of the run, loaded by its stage" if RUN in str(spec.kwargs) else ""
@@ -153,5 +111,7 @@ def _data(subject: Subject, data: DataConfig) -> str:
     check_source(data)
     if on_hub(data):
         raise Skipped(f"hub data set '{data.path}', not fetched")
+    if asks_teacher(data):
+        return first_answer(**data.kwargs)
     rows = subject.rows(data)
     return f"{len(load_rows(data) if rows is None else rows)} rows"  # what could not be loaded says why

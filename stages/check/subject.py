@@ -24,6 +24,7 @@ from stages.recipe.leaks import LeakGuard
 from stages.recipe.preflight import check_source
 
 Check = tuple[str, Callable[[], str]]
+TEACHER = "stages.teacher.demonstrations"
 SHOWN = 10  # rows that are named one by one
 
 
@@ -109,7 +110,7 @@ class Subject:
             self._rows[key] = None
             with suppress(UserError, OSError):
                 check_source(data)
-                self._rows[key] = None if on_hub(data) else load_rows(data)
+                self._rows[key] = None if on_hub(data) or asks_teacher(data) else load_rows(data)
         return self._rows[key]
 
     @cached_property
@@ -171,6 +172,11 @@ class Subject:
         if sampled is not None:
             tokens = sampled.sampling.max_tokens
             yield Asked("rejection_sampling", sampled.data, sampled.filters, tokens, "filters")
+
+
+def asks_teacher(data: DataConfig) -> bool:
+    """Whether reading the rows would ask a served model, which costs."""
+    return data.fn == TEACHER and not Path(str(data.kwargs.get("file"))).is_file()
 
 
 def on_hub(data: DataConfig) -> bool:

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
-from grpo.config.inert import check_ahead
 from grpo.data.files import check_file
 from grpo.data.folders import is_path
 from grpo.data.rows import data_files
-from grpo.engines.vllm import require_vllm
 from grpo.errors import UserError, nearest
 from grpo.model.loading.path import check_model
 from grpo.system.imports import check_switches, import_path
-from grpo.system.world import launched
 from rewards.loader import find_reward, is_ours, load_reward
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
+from stages.recipe.machine import machine_checks
 from stages.recipe.table import active_stages
 
 RUN = "{run}"  # in the arguments of a reward: the run's folder
@@ -44,12 +42,9 @@ def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None
 
 def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], None]]]:
     """(key path, check that raises `UserError`)."""
-    if config.engine.kind == "vllm":
-        yield "engine", partial(require_vllm, "engine.kind=vllm")
+    keys = list(keys)
     for key in keys:
         section = getattr(config, key)
-        if isinstance(section, RLStageConfig):
-            yield key, partial(_check_ahead, config, section)
         for path, spec in find(section, RewardConfig, key):
             yield path, partial(check_reward, spec, run, folders_before(config, key))
         for path, data in find(section, DataConfig, key):
@@ -58,15 +53,7 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
             yield "evaluation.leak_check", partial(check_function, section.leak_check)
         if key == "base" and section.model is not None:
             yield "base.model", partial(_check_weights, section.model)
-
-
-def _check_ahead(config: RecipeConfig, section: RLStageConfig) -> None:
-    kind: str = config.engine.kind
-    if config.engine.ahead and kind == "auto":  # only then: it takes seconds to import what knows
-        from grpo.engines.choose import engine_kind
-
-        kind = engine_kind(config.engine, config.runtime)
-    check_ahead(config.engine, kind, section.correction, launched=launched())
+    yield from machine_checks(config, keys)
 
 
 def folders_before(config: RecipeConfig, key: str) -> list[str] | None:

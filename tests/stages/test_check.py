@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from grpo.config.algorithm import LoraConfig
 from grpo.config.file import apply_override
 from grpo.config.yaml import dump_yaml
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
-from stages.check.model import lora_targets
 from stages.check.shown import visible
 from stages.check.subject import Skipped, Warned, listed, shortened
+from stages.check.trained import adapter
 from stages.cli import main
 from support.models import CHAT_TEMPLATE, EOS, IM_END, THINK_TEMPLATE, make_model, make_tokenizer
 
@@ -219,7 +220,7 @@ def test_lora_on_latent_attention_has_other_names():
 
     model = BaseModel(None, DeepseekV3Config(num_hidden_layers=1, vocab_size=8, first_k_dense_replace=1), ())
     with pytest.raises(UserError, match=r"'k_proj' fits no layer of the model, which has .*kv_b_proj"):
-        lora_targets(model, ("k_proj", "v_proj"))
+        adapter(model, LoraConfig(r=2, alpha=4, targets=("k_proj", "v_proj")))
 
 
 def test_without_a_model_the_rest_is_checked(bench):

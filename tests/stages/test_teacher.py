@@ -1,5 +1,6 @@
 """Demonstrations from a served model: asked once, filtered, kept in a file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from grpo.config.data import DataConfig
 from grpo.data.rows import load_rows, write_jsonl
 from grpo.errors import UserError
+from stages.cli import main
 from stages.teacher import demonstrations
 from support.chat import KEY, right, stream
 
@@ -65,3 +67,39 @@ def test_nothing_accepted_leaves_no_file(chat_server, settings):
 def test_a_mistake_in_a_setting_is_named(settings):
     with pytest.raises(UserError, match="did you mean 'samples'"):
         demonstrations(**settings, endpoint={"model": "m"}, sampels=2)
+
+
+def test_grpo_check_asks_once_and_says_so(chat_server, settings, tmp_path, monkeypatch, capsys):
+    """The whole of the teacher's work is paid for: it is the run's to ask for."""
+    monkeypatch.chdir(tmp_path)
+    teacher = chat_server(lambda request, _: right(request))
+    settings["endpoint"] = {"model": "m", "base_url": teacher.url}
+    data = {"fn": "stages.teacher.demonstrations", "kwargs": settings}
+    Path("c.yaml").write_text(json.dumps({"base": "./no-model", "cold_start": {"data": data}}))
+
+    def line() -> str:
+        main(["check", "c.yaml"])
+        return next(text for text in capsys.readouterr().out.splitlines() if "data cold_start.data" in text)
+
+    words = "the run will ask 5 questions 1 times; one was asked now, one request, and its answer is accepted"
+    assert line() == f"ok       data cold_start.data: {words}"
+    assert teacher.count == 1
+    assert not Path(settings["file"]).exists()
+    settings["accept"] = [{"fn": "format"}]
+    Path("c.yaml").write_text(json.dumps({"base": "./no-model", "cold_start": {"data": data}}))
+    assert "its answer is not accepted" in line()
+    settings["accept"] = []
+    rows = demonstrations(**settings)
+    Path("c.yaml").write_text(json.dumps({"base": "./no-model", "cold_start": {"data": data}}))
+    count = teacher.count
+    assert line() == f"ok       data cold_start.data: {len(rows)} rows"
+    assert teacher.count == count
+
+
+def test_an_endpoint_that_fails_is_asked_once(chat_server, settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings["endpoint"] = {"model": "m", "base_url": "http://localhost:1/v1"}
+    data = {"fn": "stages.teacher.demonstrations", "kwargs": settings}
+    Path("c.yaml").write_text(json.dumps({"base": "./no-model", "cold_start": {"data": data}}))
+    assert main(["check", "c.yaml"]) == 2
+    assert "error    data cold_start.data: openai:m at http://localhost:1/v1" in capsys.readouterr().out

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grpo.config.inert import check_stop
 from grpo.engines.draws import draw, stream_key, uniforms
 from grpo.engines.local.attention import check_attention, own_attention
 from grpo.engines.local.decoder import Decoder, Ints, survivors
 from grpo.engines.local.fused import fused_layers
-from grpo.errors import UserError
 from grpo.model.loading.tokenizer import completion_text, end_token_ids
 from grpo.types import Completion, Group, PolicyWeights, Prompt, Rollout, Sampling
 
@@ -55,8 +55,7 @@ class LocalEngine:
         Raises:
             UserError: `sampling.stop`, which this engine does not look for.
         """
-        if sampling.stop:
-            raise UserError("sampling.stop: the embedded engine ends at end tokens only; use engine=vllm or remove it")
+        check_stop(sampling.stop, "local")
         size = sampling.group_size
         keys = np.array(
             [stream_key(seed, step, p.task, p.id, sibling) for p in prompts for sibling in range(size)], np.uint64

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.engine import EngineConfig
+from grpo.config.inert import check_delivery
 from grpo.engines.vllm.request import check_sampling, parameters
 from grpo.engines.vllm.start import ServedModel, start
 from grpo.engines.vllm.weights import weight_files
@@ -33,8 +34,7 @@ class VllmEngine:
     def __init__(self, config: EngineConfig, served: ServedModel):
         self.served = served
         self.as_adapter = served.lora is not None and config.vllm.lora == "adapter"
-        if self.as_adapter and served.lora is not None and served.lora.bias != "none":
-            raise UserError("engine.vllm.lora: adapter: vLLM takes no trained bias ('lora.bias'): use merged")
+        check_delivery(config, "vllm", served.lora)
         self.folder = Path(tempfile.mkdtemp(prefix="grpo-", dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None))
         self.elsewhere = config.vllm.tensor_parallel > 1  # its workers are processes of their own
         try:

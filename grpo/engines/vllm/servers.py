@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo.config.engine import EngineConfig
+from grpo.config.inert import check_delivery
 from grpo.engines.vllm.check import check_server
 from grpo.engines.vllm.client import Runner, Server, health, new_client, run
 from grpo.engines.vllm.request import check_sampling, parameters
@@ -40,8 +41,7 @@ class ServerEngine:
     """Groups from the servers of `engine.server.urls`; `sync` gives them the policy's weights."""
 
     def __init__(self, config: EngineConfig, served: ServedModel):
-        if served.lora is not None and config.vllm.lora == "adapter":
-            raise UserError("engine.vllm.lora: adapter: servers are given whole weights: use merged")
+        check_delivery(config, "vllm-server", served.lora)
         self.engine_config, self.config, self.served = config, config.server, served
         self.world = World.current()
         self.servers = [Server(url, config.server.timeout) for url in config.server.urls]

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.engine import EngineConfig
+from grpo.config.inert import MAX_RANK
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, WORKER
 from grpo.errors import UserError, first_line
 from grpo.system.world import launched
@@ -63,15 +64,8 @@ def settings(config: EngineConfig, served: ServedModel) -> dict[str, Any]:
 
 
 def lora_rank(rank: int) -> int:
-    """The smallest of vLLM's adapter sizes that holds this rank.
-
-    Raises:
-        UserError: none does.
-    """
-    sizes = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-    if rank > sizes[-1]:
-        raise UserError(f"engine.vllm.lora: adapter: vLLM takes ranks up to {sizes[-1]}, and 'lora.r' is {rank}")
-    return next(size for size in sizes if size >= rank)
+    """The smallest of vLLM's adapter sizes that holds this rank."""
+    return next(size for size in (1, 8, 16, 32, 64, 128, 256, 320, MAX_RANK) if size >= rank)
 
 
 def environment() -> dict[str, str]:

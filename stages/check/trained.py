@@ -1,0 +1,100 @@
+"""Checks of what is trained and on what: adapters and checkpointing on the model's layers, rows of reward models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from grpo.config.algorithm import LoraConfig
+from grpo.config.training import RLConfig, SFTConfig
+from grpo.data.rows import Row
+from grpo.errors import UserError, first_line
+from stages import helpfulness_model, safety_model
+from stages.check.prompts import MANY, MEASURED_CONVERSATIONS, spread
+from stages.check.subject import BaseModel, Check, Skipped, Subject, Warned
+
+REWARD_MODELS = {"helpfulness_model": helpfulness_model.run.keywords, "safety_model": safety_model.run.keywords}
+ONE_SIDED = 0.9  # share of one label from which it is a warning
+
+
+def training_checks(subject: Subject) -> Iterator[Check]:
+    model = subject.model
+    if model is None:
+        return
+    for key, section in subject.config:
+        if isinstance(section, RLConfig) and section.lora is not None:
+            yield f"lora of {key}", partial(adapter, model, section.lora)
+        if isinstance(section, RLConfig) and section.gradient_checkpointing:
+            yield f"gradient_checkpointing of {key}", partial(checkpointing, model)
+    for key, how in REWARD_MODELS.items():
+        section = getattr(subject.config, key)
+        rows = subject.rows(section.data) if section is not None else None
+        if rows is not None:
+            yield f"rows of {key}", partial(judged, rows, section, model, subject.config.seed, how)
+
+
+def adapter(model: BaseModel, lora: LoraConfig) -> str:
+    """Names that fit no layer train nothing: multi-head latent attention, for one, has no k_proj and v_proj."""
+    from grpo.model.adapter import check_bias
+    from grpo.model.adapter_targets import target_names
+
+    skeleton = _skeleton(model)
+    names = target_names(skeleton, lora.targets)
+    check_bias(skeleton, names, lora.bias)
+    return f"{len(names)} layers"
+
+
+def checkpointing(model: BaseModel) -> str:
+    from grpo.learner.make import enable_checkpointing
+
+    enable_checkpointing(_skeleton(model))
+    return ""
+
+
+def _skeleton(model: BaseModel) -> Any:
+    """The model without its weights: shapes and names only."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(model.settings)
+    except (ValueError, NotImplementedError) as error:
+        raise Skipped(f"the architecture cannot be built without its weights: {first_line(error)}") from error
+
+
+def judged(rows: list[Row], section: SFTConfig, model: BaseModel, seed: int, how: dict[str, Any]) -> str:
+    """Rows of a reward model: read and measured as it would, and whether something simple tells them apart."""
+    from grpo.supervised.reward_model import Pairwise, Pointwise, check_rows, encode, length_of, split_held_out
+
+    kind = Pairwise if how["kind"] == "pairwise" else Pointwise
+    check_rows(rows, kind.columns, how["title"])
+    split_held_out(rows, seed)
+    some = [rows[number] for number in spread(rows, MEASURED_CONVERSATIONS)]
+    encoded = [row for side in encode(kind, some, how["part"], model.tokenizer, how["title"], seed) for row in side]
+    over = sum(length_of(row) > section.max_tokens for row in encoded)
+    longest = max(map(length_of, encoded))
+    text = f"{len(rows)} rows, the longest has {longest} tokens, {over} are over max_tokens={section.max_tokens}"
+    if over == len(encoded):
+        raise UserError(f"{text}: raise max_tokens")
+    share, name = _one_sided(encoded)
+    text = f"{text}, {name} in {share:.0%}"
+    if over >= MANY * len(encoded):
+        raise Warned(f"{text}: too long ones are dropped")
+    if share >= ONE_SIDED:
+        raise Warned(f"{text}: a model that looks at no more than that is right there")
+    return text
+
+
+def _one_sided(encoded: list[Row]) -> tuple[float, str]:
+    """The share of rows that one label, or the longer or shorter answer, explains."""
+    if "targets" in encoded[0]:
+        labels = Counter("the label is 1" if row["targets"] > 0.5 else "the label is 0" for row in encoded)
+    else:
+        better = (len(row["chosen_ids"]) - len(row["rejected_ids"]) for row in encoded)
+        labels = Counter("longer" if more > 0 else "shorter" if more < 0 else "as long" for more in better)
+        labels = Counter({f"the chosen answer is {name}": count for name, count in labels.items() if name != "as long"})
+    name, count = labels.most_common(1)[0] if labels else ("the chosen answer is longer", 0)
+    return count / len(encoded), name
