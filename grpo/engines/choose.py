@@ -11,6 +11,7 @@ from grpo.config.algorithm import LoraConfig
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.engines.local.process import ProcessEngine
+from grpo.engines.local.trial import tried
 from grpo.engines.vllm import require_vllm, vllm_is_there
 from grpo.engines.vllm.start import ServedModel
 from grpo.model.loading.adapter import refuse_adapter
@@ -66,7 +67,8 @@ def training_engine(
         return ProcessEngine(name, runtime, config.max_rows, max(1, torch.get_num_threads() // 2))
     if kind == "local":
         sampled_from = load_model(name, policy.device, inference_dtype(runtime)) if model is None else model
-        return LocalEngine(sampled_from, policy.tokenizer, config.max_rows, shared=model is not None)
+        engine = LocalEngine(sampled_from, policy.tokenizer, config.max_rows, shared=model is not None)
+        return tried(engine, runtime.dtype)
     end_ids = end_token_ids(policy.model, policy.tokenizer)
     served = ServedModel(name, policy.tokenizer, end_ids, longest, policy.device.type, runtime.dtype, lora)
     return _with_own_weights(kind, config, served)
@@ -82,7 +84,7 @@ def sampling_engine(
     """
     kind = engine_kind(config, runtime)
     if kind == "local":
-        return LocalEngine(model, tokenizer, config.max_rows)
+        return tried(LocalEngine(model, tokenizer, config.max_rows), runtime.dtype)
     end_ids = end_token_ids(model, tokenizer)
     served = ServedModel(name, tokenizer, end_ids, longest, pick_device(runtime).type, runtime.dtype)
     engine = _with_own_weights(kind, config, served)

@@ -29,17 +29,20 @@ def target_names(model: Any, targets: Targets) -> list[str]:
         UserError: one fits no layer, or one that shares its weight with another or cannot be adapted.
     """
     layers = _layers(model)
-    unfit = {name: why for name, layer in layers.items() if (why := _why_unfit(model, name, layer))}
+    owners = Counter(id(layer.weight) for layer in layers.values())
+    tied = {name for name, layer in layers.items() if owners[id(layer.weight)] > 1}
+    unfit = {name: why for name, layer in layers.items() if (why := _why_unfit(model, name, layer, name in tied))}
     if targets == ALL_LINEAR:
         head = model.get_output_embeddings()
         linear = [n for n, m in layers.items() if m is not head and not isinstance(m, nn.Embedding)]
+        if linear and unfit.keys() >= set(linear):
+            raise UserError(f"'lora.targets': no layer can be adapted; '{linear[0]}' {unfit[linear[0]]}")
         return [name for name in linear if name not in unfit]
     if isinstance(targets, str):
         patterns = {targets: targets}
     else:
         patterns = {target: rf"(?:.*\.)?{re.escape(target)}" for target in targets}
     names = [name for target, pattern in patterns.items() for name in _fitting(pattern, layers, target)]
-    _refuse_tied(names, layers)
     for name in names:
         if name in unfit:
             raise UserError(f"'lora.targets': '{name}' {unfit[name]}: leave it out")
@@ -53,12 +56,14 @@ def _layers(model: Any) -> dict[str, Any]:
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D | nn.Embedding)}
 
 
-def _why_unfit(model: Any, name: str, layer: Any) -> str | None:
+def _why_unfit(model: Any, name: str, layer: Any, tied: bool) -> str | None:
     """Why no adapter can be put on it; None: one can."""
     import peft
     from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
     from transformers.pytorch_utils import Conv1D
 
+    if tied:  # an adapter makes the two differ, which no plain model can hold
+        return "shares its weight with another layer (tied embeddings), so an adapter on it could not be merged"
     plain = (nn.Linear.forward, Conv1D.forward)
     if not isinstance(layer, nn.Embedding) and type(layer).forward not in plain:
         return "computes more than a linear layer (a router does), to which no adapter can be added"
@@ -79,17 +84,6 @@ def _fitting(pattern: str, layers: Mapping[str, Any], shown: str) -> list[str]:
         examples = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in layers))
         raise UserError(f"'lora.targets': '{shown}' fits no layer of the model, which has {examples}")
     return names
-
-
-def _refuse_tied(targets: list[str], layers: Mapping[str, Any]) -> None:
-    """An adapter on one of two layers that share a weight makes them differ, which no plain model can hold."""
-    owners = Counter(id(layer.weight) for layer in layers.values())
-    tied = [name for name in targets if owners[id(layers[name].weight)] > 1]
-    if tied:
-        raise UserError(
-            f"'lora.targets': '{tied[0]}' shares its weight with another layer (tied embeddings), so an adapter on it "
-            "could not be merged: leave it out"
-        )
 
 
 def felt(model: Any, names: list[str], targets: Targets) -> list[str]:

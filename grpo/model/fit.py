@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,8 +37,9 @@ def fit_of(model: Any, temperature: float) -> ModelFit:
     """Ask the model itself; says so when prompts cannot be shared.
 
     Raises:
-        UserError: its logits are not its last layer's, but for a factor or a softcap.
+        UserError: it is no causal model, or its logits are not its last layer's, but for a factor or a softcap.
     """
+    check_causal(model)
     shape = replace(_logit_shape(model), temperature=temperature)
     reason = why_not_shared(model)
     if reason is not None:
@@ -45,10 +47,38 @@ def fit_of(model: Any, temperature: float) -> ModelFit:
     return ModelFit(reason is None, shape, size_of(model))
 
 
+def probe_ids(model: Any) -> tuple[int, ...]:
+    """Tokens of all over the vocabulary."""
+    base = base_model(model)
+    parts = [part for part in (base.get_input_embeddings(), base.get_output_embeddings()) if part is not None]
+    vocabulary = min(part.weight.shape[0] for part in parts)
+    return tuple(int(token) for token in torch.arange(1, 41) * 7919 % vocabulary)
+
+
+@torch.no_grad()
+def check_causal(model: Any) -> None:
+    """Does no token see a later one?
+
+    Raises:
+        UserError: one does (an encoder, BERT for one), or the model has no forward of tokens alone.
+    """
+    name, ids = type(base_model(model)).__name__, torch.tensor([probe_ids(model)[:16]], device=model.device)
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    try:
+        before, after = (model(input_ids=row, use_cache=False).logits[0, :-1].double() for row in (ids, other))
+    except Exception as error:
+        text = first_line(error, typed=True)
+        raise UserError(f"{name} does not take tokens alone, as a language model does: {text}") from error
+    if not (before - after).norm() <= LIMIT * before.norm():
+        raise UserError(
+            f"{name} is not causal: what it says of a token changes with later ones; nothing can be sampled"
+        )
+
+
 def _probe(model: Any, *, share_prompts: bool) -> ModelInput:
     """Two prompts and five completions of different lengths."""
-    vocabulary = base_model(model).get_input_embeddings().weight.shape[0]
-    ids = tuple(int(token) for token in torch.arange(1, 41) * 7919 % vocabulary)
+    ids = probe_ids(model)
     first, second = ids[:7], ids[7:12]
     sequences = [(first, ids[12:18]), (first, ids[18:21])]
     sequences += [(second, ids[start:end]) for start, end in ((21, 30), (30, 31), (31, 40))]
@@ -57,21 +87,31 @@ def _probe(model: Any, *, share_prompts: bool) -> ModelInput:
 
 @torch.no_grad()
 def _logit_shape(model: Any) -> LogitShape:
-    """The factor by which the model's own logits differ from those of its last layer (Cohere, Granite, Falcon H1)."""
-    rows = _probe(model, share_prompts=False)
-    softcap = getattr(base_model(model).config.get_text_config(), "final_logit_softcapping", None)
-    logits = base_model(model)(input_ids=rows.token_ids, use_cache=False).logits.flatten(0, 1)
-    logits = logits.index_select(0, rows.predictors).double()
-    shape = LogitShape(softcap=softcap)
-    if softcap is None:
-        plain = base_model(model).get_output_embeddings()(predicting_states(model, rows)).double()
-        scale = float((logits * plain).sum() / plain.square().sum())
-        shape = LogitShape(scale=1.0 if abs(scale - 1) < LIMIT else scale)
-    expected = logits.log_softmax(-1).gather(-1, rows.targets.unsqueeze(-1)).squeeze(-1)
-    logprobs = token_logprobs(model, rows, shape).logprobs.double()
-    if not (logprobs - expected).abs().max() <= LIMIT * (1 + expected.abs().max()):
-        raise UserError(f"{type(base_model(model)).__name__} makes its logits in a way that the trainer does not know")
-    return shape
+    """How the model's own logits come of those of its last layer: a softcap (Gemma 2), a factor (Cohere, Granite)."""
+    base, rows = base_model(model), _probe(model, share_prompts=False)
+    logits = base(input_ids=rows.token_ids, use_cache=False).logits.flatten(0, 1).index_select(0, rows.predictors)
+    expected = logits.double().log_softmax(-1).gather(-1, rows.targets.unsqueeze(-1)).squeeze(-1)
+    for shape in [*map(_capped, _softcaps(base.config.get_text_config())), _scaled(model, rows, logits.double())]:
+        logprobs = token_logprobs(model, rows, shape).logprobs.double()
+        if (logprobs - expected).abs().max() <= LIMIT * (1 + expected.abs().max()):
+            return shape
+    raise UserError(f"{type(base).__name__} makes its logits in a way that the trainer does not know")
+
+
+def _softcaps(settings: Any) -> set[float]:
+    """Caps that the model may have on its logits; families name them differently."""
+    named = ((name, value) for name, value in settings.to_dict().items() if re.search(r"logits?_soft_?cap", name))
+    return {float(value) for name, value in named if value and not name.startswith("att")}
+
+
+def _capped(cap: float) -> LogitShape:
+    return LogitShape(softcap=cap)
+
+
+def _scaled(model: Any, rows: ModelInput, logits: torch.Tensor) -> LogitShape:
+    plain = base_model(model).get_output_embeddings()(predicting_states(model, rows)).double()
+    scale = float((logits * plain).sum() / plain.square().sum())
+    return LogitShape(scale=1.0 if abs(scale - 1) < LIMIT else scale)
 
 
 @torch.no_grad()

@@ -100,10 +100,12 @@ def seen_pairs(places: Int64[Tensor, " T"], window: int | None) -> int:
 
 def size_of(model: Any) -> ModelSize | None:
     """The size of a model of dense layers and attention, with its adapter; None with experts, of which a token meets a
-    few, and for recurrent models."""
+    few, for recurrent models, and where layers differ in size."""
     base = base_model(model)
     config = base.config.get_text_config()
     if any(getattr(config, name, None) for name in EXPERTS) or not hasattr(config, "num_attention_heads"):
+        return None
+    if getattr(config, "_heterogeneity_spec", None) is not None:
         return None
     head = {id(p): p for p in base.get_output_embeddings().parameters()}
     lookups = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}

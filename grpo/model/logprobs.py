@@ -51,7 +51,7 @@ def predicting_states(model: Any, rows: ModelInput) -> Float[Tensor, "N D"]:
     """What the decoder gives to the head for each trained token."""
     base = base_model(model)
     decoder = base.get_decoder()
-    if decoder is base:  # Llama 4's text model does not say
+    if decoder is base or decoder is base.get_output_embeddings():  # some do not say it, or say another thing
         decoder = base.model
     packed: dict[str, Any] = {}
     if rows.segments is not None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import grpo.engines.local.cache as kv_cache
 import grpo.engines.local.engine as engine_local
@@ -23,10 +22,8 @@ from grpo.model.attention import shared_attention
 from grpo.model.fit import fit_of
 from grpo.model.head import LogitShape
 from grpo.model.loading.tokenizer import end_token_ids
-from grpo.model.loading.weights import load_model
 from grpo.model.logprobs import token_logprobs
 from grpo.model.packing import make_input
-from grpo.supervised.reward_reader import load_reward_model
 from grpo.types import Completion, Group, Sampling
 from support.groups import prompt_of, random_prompts
 from support.models import (
@@ -39,7 +36,6 @@ from support.models import (
     make_model,
     make_tokenizer,
     model_logprobs,
-    save_model,
 )
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral", "mistral-window", "gemma2", "gemma3", "gpt2"]
@@ -85,25 +81,6 @@ def test_logprobs_are_those_of_a_plain_forward(kind, temperature):
     assert all(len(done.logprobs) == len(done.token_ids) for done in completions(groups))
     assert farthest(groups, model, temperature) < 1e-4
     assert len({len(done.token_ids) for done in completions(groups)}) > 1  # rows did finish at different times
-
-
-@pytest.mark.parametrize("cap", [0.5, 50.0])
-def test_the_softcap_of_gemma_2_is_in_every_forward(cap, tmp_path):
-    """The engine's, the trainer's and the plain one that supervised training, evaluation and reward models use."""
-    folder = save_model(tmp_path / "model", "gemma2", seed=2, attn_logit_softcapping=cap, query_pre_attn_scalar=1)
-    truth = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    model = load_model(str(folder), torch.device("cpu"))
-    prompts = random_prompts(5, seed=1, low=1, high=14)
-    groups = engine_of(model, 7).generate(prompts, Sampling(3, 24), seed=0, step=0)
-    assert farthest(groups, truth) < 1e-5
-    ids = torch.randint(9, VOCAB_SIZE, (2, 12))
-    torch.testing.assert_close(model(input_ids=ids).logits, truth(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
-    assert fit_of(model, 1.0).share_prompts  # its states are those of the plain forward, in 1e-4
-    judge = load_reward_model(str(folder), make_tokenizer(), torch.device("cpu"), new_head=True).eval()
-    plain = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, attn_implementation="eager")
-    plain.load_state_dict(judge.state_dict())
-    plain.config.pad_token_id = PAD
-    torch.testing.assert_close(judge(input_ids=ids).logits, plain.eval()(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -362,30 +339,6 @@ def test_autocast_casts_each_weight_once_a_call():
     model.forward = autocast
     engine_of(model).generate(random_prompts(2), Sampling(2, 4), seed=0, step=0)
     assert casts == [2 * 7 + 1, 0, 0, 0]  # of the layers and the head
-
-
-@pytest.mark.parametrize("kind", ["bloom", "llama4"])
-def test_a_model_with_another_kind_of_attention_is_refused(kind):
-    """ALiBi inside the model's own attention; chunks instead of a window."""
-    import transformers as hf
-
-    common: dict[str, Any] = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "eos_token_id": EOS, "pad_token_id": PAD}
-    if kind == "bloom":
-        config: Any = hf.BloomConfig(**common, n_layer=2, n_head=4)
-    else:
-        config = hf.Llama4TextConfig(**common, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
-    with torch.device("meta"):
-        model = hf.AutoModelForCausalLM.from_config(config)
-    with pytest.raises(UserError, match=r"attention that the embedded engine lacks; use engine=vllm"):
-        engine_of(model)
-
-
-def test_sinks_are_refused():
-    model = make_model("gpt-oss", intermediate_size=16)
-    before = model.config._attn_implementation
-    with pytest.raises(UserError, match="GptOssAttention has a kind of attention"):
-        engine_of(model).generate(random_prompts(1), Sampling(2, 2), seed=0, step=0)
-    assert model.config._attn_implementation == before
 
 
 def test_generation_leaves_the_model_trainable():

@@ -42,7 +42,7 @@ SIZES: dict[str, Any] = {
     r"logits?_(scaling|scale)|embedding_multiplier|lm_head_multiplier": 0.5,
     r"residual_multiplier|attention_multiplier": 0.3,
     r"partial_rotary_factor|rotary_pct": 0.5,
-    r"initializer_range": 0.2,
+    r"initializer_range": 0.1,
     r"\w*(dropout|pdrop)": 0.1,
 }  # fmt: skip
 # Settings that are given a value although their default is None.
@@ -64,7 +64,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
     "longcat_flash": {"expert_ffn_hidden_size": 48, "ffn_hidden_size": 48},
     "mamba2": {"head_dim": 16},
-    "mpt": {"attn_pdrop": 0},
+    "MptAttentionConfig": {"attn_pdrop": 0},
     "qwen4_exp_text": {
         "indexer_n_heads": HEADS,
         "indexer_kv_heads": 1,
@@ -77,12 +77,12 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "xlstm": {"hidden_size": 64, "embedding_dim": 64, "chunk_size": 64},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
-    "zamba": BLENDED | {"num_hidden_layers": 6, "layer_types": ["mamba", "mamba", "hybrid"] * 2},
-    "zamba2": BLENDED | {"layer_types": ["mamba", "hybrid"] * 2},
+    "zamba": BLENDED | {"num_hidden_layers": 6, "layers_block_type": ["mamba", "mamba", "hybrid"] * 2},
+    "zamba2": BLENDED | {"layers_block_type": ["mamba", "hybrid"] * 2},
 }
 
 
-def settings_of(config_class: Any, extras: dict[str, Any]) -> dict[str, Any]:
+def settings_of(config_class: Any) -> dict[str, Any]:
     """Small values for the settings of this config, those of the configs in it too."""
     plain = config_class()
     chosen: dict[str, Any] = {}
@@ -97,8 +97,8 @@ def settings_of(config_class: Any, extras: dict[str, Any]) -> dict[str, Any]:
     for name in getattr(plain, "sub_configs", {}):
         part = getattr(plain, name, None)
         if part is not None:
-            chosen[name] = settings_of(type(part), EXTRAS.get(part.model_type, {}))
-    return chosen | extras
+            chosen[name] = settings_of(type(part))
+    return chosen | EXTRAS.get(config_class.model_type, {}) | EXTRAS.get(config_class.__name__, {})
 
 
 def _layer_kinds(config: Any) -> dict[str, list[str]]:
@@ -110,7 +110,7 @@ def _layer_kinds(config: Any) -> dict[str, list[str]]:
     distinct = list(dict.fromkeys(kinds))
     if distinct == ["full_attention"] and hasattr(config, "sliding_window"):
         distinct = ["sliding_attention", "full_attention"]
-    return {"layer_types": [distinct[place % len(distinct)] for place in range(LAYERS)]}
+    return {name: [distinct[place % len(distinct)] for place in range(LAYERS)]}
 
 
 def config_of(name: str) -> Any:
@@ -118,4 +118,4 @@ def config_of(name: str) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     config_class = CONFIG_MAPPING[name]
-    return config_class(**settings_of(config_class, EXTRAS.get(name, {})))
+    return config_class(**settings_of(config_class))

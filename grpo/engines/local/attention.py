@@ -23,6 +23,7 @@ from transformers import AttentionInterface
 
 from grpo.engines.local.cache import LayerCache
 from grpo.errors import UserError
+from grpo.model.adapter import base_model
 from grpo.model.attention import attending_by, has_window
 
 NAME = "grpo_decoding"
@@ -75,18 +76,17 @@ def _operand(tensor: Tensor) -> Tensor:
 
 def unfit(what: Any) -> UserError:
     """What to raise of a model, or a layer, that this attention is not made for."""
-    return UserError(f"{type(what).__name__} has a kind of attention that the embedded engine lacks; use engine=vllm")
+    return UserError(f"{type(what).__name__} has another kind of attention")
 
 
-def check_attention(model: Any) -> None:
-    """Can the embedded engine decode with this model?
-
-    Raises:
-        UserError: its attention does not come from `AttentionInterface`, or some layers have another kind.
-    """
-    types = getattr(model.config.get_text_config(), "layer_types", None) or []
-    if not getattr(model, "_supports_attention_backend", False) or set(types) - LAYER_TYPES:
-        raise unfit(model)
+def why_not_replaced(model: Any) -> str | None:
+    """Why this attention cannot take the place of the model's, as far as that is known without a forward."""
+    base = base_model(model)
+    types = getattr(base.config.get_text_config(), "layer_types", None) or []
+    if not getattr(base, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    strange = set(types) - LAYER_TYPES
+    return f"it has layers of the kind {sorted(strange)[0]}" if strange else None
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from grpo.config.inert import check_stop
 from grpo.engines.draws import draw, stream_key, uniforms
-from grpo.engines.local.attention import check_attention, own_attention
+from grpo.engines.local.attention import own_attention, why_not_replaced
 from grpo.engines.local.decoder import Decoder, Ints, survivors
 from grpo.engines.local.fused import fused_layers
+from grpo.engines.local.plain import Done, complete
 from grpo.model.loading.tokenizer import completion_text, end_token_ids
 from grpo.types import Completion, Group, PolicyWeights, Prompt, Rollout, Sampling
 
@@ -31,7 +32,7 @@ class LocalEngine:
     def __init__(self, model: Any, tokenizer: Any, max_rows: int, *, shared: bool = True):
         self.model, self.tokenizer, self.max_rows, self.shared = model, tokenizer, max_rows, shared
         self.end_ids = end_token_ids(model, tokenizer)
-        check_attention(model)
+        self.reason = why_not_replaced(model)  # to sample by the model's own `generate`
 
     @torch.no_grad()
     def sync(self, policy: PolicyWeights) -> None:
@@ -60,13 +61,20 @@ class LocalEngine:
         keys = np.array(
             [stream_key(seed, step, p.task, p.id, sibling) for p in prompts for sibling in range(size)], np.uint64
         )
+        if self.reason is None:
+            by_row = self._decode(prompts, sampling, keys)
+        else:
+            by_row = complete(self.model, prompts, sampling, keys, self.end_ids, self.max_rows)
+        done = [self._rollout(*by_row[row], step) for row in range(len(keys))]
+        return [Group(prompt, tuple(done[i * size : (i + 1) * size])) for i, prompt in enumerate(prompts)]
+
+    def _decode(self, prompts: Sequence[Prompt], sampling: Sampling, keys: np.ndarray) -> Done:
         slots = min(self.max_rows, len(keys))
         with own_attention(self.model), fused_layers(self.model):
             batch = _Batch(Decoder(self.model, slots, sampling.max_tokens), prompts, sampling, keys, self.end_ids)
             while batch.refill():
                 batch.advance()
-        done = [self._rollout(*batch.done[row], step) for row in range(len(keys))]
-        return [Group(prompt, tuple(done[i * size : (i + 1) * size])) for i, prompt in enumerate(prompts)]
+        return batch.done
 
     def _rollout(self, token_ids: list[int], logprobs: list[float], version: int) -> Rollout:
         text = completion_text(self.tokenizer, token_ids, self.end_ids)
@@ -97,7 +105,7 @@ class _Batch:
         self.queue = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index].token_ids)))
         self.lines: list[int] = []  # prompt on each of the decoder's lines
         self.waiting: deque[tuple[int, int, float]] = deque()  # completion, first token, its log-prob
-        self.done: dict[int, tuple[list[int], list[float]]] = {}
+        self.done: Done = {}
         self.rows = np.zeros(0, np.int64)  # completion in each slot
         self.drawn = np.zeros(0, np.int64)  # tokens of it
         self.running = np.zeros(0, bool)

@@ -72,6 +72,7 @@ def _engine(name: str, runtime: dict[str, Any], max_rows: int, threads: int) -> 
     import transformers
 
     from grpo.engines.local.engine import LocalEngine
+    from grpo.engines.local.trial import tried
     from grpo.model.loading.device import inference_dtype, pick_device
     from grpo.model.loading.tokenizer import load_tokenizer
     from grpo.model.loading.weights import load_model
@@ -81,7 +82,7 @@ def _engine(name: str, runtime: dict[str, Any], max_rows: int, threads: int) -> 
     torch.set_num_threads(threads)
     config = RuntimeConfig.model_validate(runtime)
     model = load_model(name, pick_device(config), inference_dtype(config))
-    return LocalEngine(model, load_tokenizer(name), max_rows, shared=False)
+    return tried(LocalEngine(model, load_tokenizer(name), max_rows, shared=False), config.dtype)
 
 
 def _end_with(trainer: int) -> None:
