@@ -188,6 +188,8 @@ class SFTConfig(Section):
     batch_size: int = Field(16, ge=1)  # sequences per optimizer step
     micro_batch_size: int | None = Field(None, ge=1)  # per forward; None: batch_size
     max_tokens: int = Field(2048, ge=1)  # longer examples are dropped and counted
+    # Coefficient of what a mixture of experts adds to the loss so that its experts are used alike; 0: tokens alone.
+    router_loss: float = Field(0.0, ge=0)
     optimizer: OptimizerConfig = OptimizerConfig(lr=LR_SFT)
     checkpoint: SFTCheckpointConfig = CheckpointConfig()
 

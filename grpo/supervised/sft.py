@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from grpo.data.conversations import IGNORE, Example, build_examples
 from grpo.data.rows import Row, write_jsonl
@@ -58,7 +61,7 @@ def train_on_tokens(model: Any, tokenizer: Any, examples: Sequence[Example], tra
 
             Rows are right-padded, so causal attention keeps the padding out by itself.
             """
-            if self.accelerator.device.type != "cpu":
+            if self.accelerator.device.type != "cpu" or self.aux_loss_enabled:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
             return Trainer.compute_loss(self, model, {**inputs, "use_cache": False}, return_outputs, num_items_in_batch)
@@ -69,9 +72,38 @@ def train_on_tokens(model: Any, tokenizer: Any, examples: Sequence[Example], tra
     rows = [{"input_ids": example.input_ids, "labels": example.labels} for example in examples]
 
     def trainer(arguments: dict[str, Any], **inputs: Any) -> Any:
-        settings = TrlConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
+        own = {"max_length": None, "router_aux_loss_coef": training.config.router_loss}
+        settings = TrlConfig(**arguments, **own, dataset_kwargs={"skip_prepare_dataset": True})
         return SavedSFTTrainer(args=on_one_device(settings), processing_class=tokenizer, **inputs)
 
-    numbers = fit(trainer, model, rows, lengths, training)
+    if training.config.router_loss and not has_router(model):
+        problem = f"{training.title}: 'router_loss' has no effect"
+        raise UserError(f"{problem}: {type(model).__name__} has no experts that its loss could spread; remove it")
+    with as_before(model.config.get_text_config(), "output_router_logits", "router_aux_loss_coef"):
+        numbers = fit(trainer, model, rows, lengths, training)
     model.__dict__.pop("forward", None)  # TRL's patched forward belongs to its trainer
     return numbers
+
+
+@torch.no_grad()
+def has_router(model: Any) -> bool:
+    """Whether its forward gives the loss of a router. A dense Granite 4 has settings for one, and no experts."""
+    if not hasattr(model.config.get_text_config(), "output_router_logits"):
+        return False
+    tokens = torch.arange(1, 9, device=model.device).unsqueeze(0)
+    try:
+        output = model(input_ids=tokens, output_router_logits=True, use_cache=False)
+    except Exception:  # noqa: BLE001 - an IndexError in Granite's case
+        return False
+    return isinstance(getattr(output, "aux_loss", None), torch.Tensor)
+
+
+@contextmanager
+def as_before(settings: Any, *names: str) -> Iterator[None]:
+    """The model's own settings of these names, which a trainer writes over, are put back: they are saved with it."""
+    held = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+    try:
+        yield
+    finally:
+        for name, value in held.items():
+            setattr(settings, name, value)

@@ -146,6 +146,12 @@ class RewardModelConfig(SFTConfig):
 
     data: PlainRows
 
+    @model_validator(mode="after")
+    def _scores_alone(self) -> RewardModelConfig:
+        if self.router_loss:
+            raise ValueError("'router_loss' has no effect here: a reward model learns from scores alone; remove it")
+        return self
+
 
 class GeneralEvalConfig(Section):
     """General prompts and the rules that judge them; none of these rules is seen by a reward model."""

@@ -44,6 +44,8 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
     for part in (values, values.get("pretrain") or {}):
         for name in IRRELEVANT:
             part.pop(name, None)
+    if not values.get("router_loss"):  # stages made before there was a choice stay what they are
+        values.pop("router_loss", None)
     return {
         "seed": config.seed,
         "engine.kind": config.engine.kind,
