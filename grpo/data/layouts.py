@@ -36,7 +36,7 @@ ROLES = {
     **{name: name for name in ("system", "developer")},
 }  # ShareGPT's and others' names
 _CALLS = ("function_call", "tool_call")  # roles of a turn whose text is the call
-_SPOKEN = ("tool_calls", "reasoning_content", "reasoning", "thinking")  # what an assistant may say instead of content
+SPOKEN = ("tool_calls", "reasoning_content", "reasoning", "thinking")  # what an assistant may say instead of content
 
 
 def read_messages(row: Row, where: str) -> list[Message]:
@@ -124,7 +124,7 @@ def read_message(item: Any, where: str) -> Message:
     role, content = fields.pop("role", named[0]), fields.pop("content", named[1])
     if isinstance(content, (list, tuple)) and content and all(isinstance(part, dict) for part in content):
         content = "".join(_text_part(part, where) for part in content)
-    if content is None and any(fields.get(name) for name in (*_SPOKEN, "function_call")):
+    if content is None and any(fields.get(name) for name in (*SPOKEN, "function_call")):
         content = ""
     if not isinstance(role, str) or not isinstance(content, str):
         wanted = "each message needs the strings 'role' and 'content' (or 'from' and 'value')"
@@ -163,7 +163,7 @@ def _calls(called: Any, where: str) -> list[dict[str, Any]]:
 def _begun(message: Message) -> bool:
     """The beginning of an answer: nothing, an opening tag, or marked as Mistral's and DeepSeek's interfaces do."""
     begun = any(message.get(name) for name in ("prefix", "prefill", "partial"))
-    return begun or (message["content"].strip() in ("", "<think>") and not any(message.get(name) for name in _SPOKEN))
+    return begun or (message["content"].strip() in ("", "<think>") and not any(message.get(name) for name in SPOKEN))
 
 
 def with_input(row: Row, asked: Any, column: str) -> Any:

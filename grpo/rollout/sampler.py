@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from grpo.rollout.difficulty import PassRates
 from grpo.scoring.groups import column_names
 from grpo.scoring.table import Reward
 from grpo.types import Group, Prompt
+
+log = logging.getLogger("grpo")
 
 Drawn = dict[tuple[str, str], int]  # (task, id as drawn) -> the epoch it was drawn in
 GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, spread evenly: whose turn it is to be rounded up
@@ -132,6 +135,7 @@ class _Epochs:
         self.epoch = -1
         self._order: list[int] = []
         self._position = 0
+        self._scarce = False  # whether it was said
 
     def state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "rest": self._order[self._position :]}
@@ -150,6 +154,10 @@ class _Epochs:
 
     def draw(self, count: int, rates: PassRates | None) -> list[tuple[Prompt, int]]:
         """The next prompts, each with the epoch it belongs to."""
+        if count > len(self.prompts) and not self._scarce:
+            self._scarce = True
+            text = f"{len(self.prompts)} prompts are fewer than the {count} of a rollout"
+            log.warning("task '%s': %s: each is drawn again with other samples", self.task, text)
         chosen = []
         for _ in range(count):
             if self._position == len(self._order):

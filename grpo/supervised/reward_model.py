@@ -8,6 +8,7 @@ prompts.
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from grpo.data.conversations import Part
+from grpo.data.preferences import read_judged, read_pair
 from grpo.data.rows import Row, write_jsonl
 from grpo.data.templates import turn_end
 from grpo.errors import UserError
@@ -25,14 +27,15 @@ from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.supervised import Training
 from grpo.supervised.reward_reader import load_reward_model, padded, read_rewards, response_ids
 
+log = logging.getLogger("grpo")
+
 HELD_OUT = 0.1
-_LABELS: dict[Any, float] = {0: 0.0, 1: 1.0, "unsafe": 0.0, "safe": 1.0}
 
 
 class Pairwise:
     """Bradley-Terry: the chosen answer above the rejected one. Correct: a held-out pair that is."""
 
-    columns = ("prompt", "chosen", "rejected")
+    read = staticmethod(read_pair)
 
     @staticmethod
     def encode(row: Row, ids: Callable[[str], list[int]]) -> Row:
@@ -60,12 +63,12 @@ class Pairwise:
 class Pointwise:
     """BCE on labels: 1 good, 0 bad. Correct: a held-out row on the side of its label."""
 
-    columns = ("prompt", "completion", "label")
+    read = staticmethod(read_judged)
 
     @staticmethod
     def encode(row: Row, ids: Callable[[str], list[int]]) -> Row:
         # Not "labels": the Trainer would count them.
-        return {"input_ids": ids("completion"), "targets": _LABELS[row["label"]]}
+        return {"input_ids": ids("completion"), "targets": row["label"]}
 
     @staticmethod
     def trainer(tokenizer: Any, arguments: dict[str, Any], **inputs: Any) -> Any:
@@ -99,12 +102,13 @@ Kind = type[Pairwise] | type[Pointwise]
 def train_reward_model(
     kind: Kind, model_path: str, rows: Sequence[Row], part: Part, training: Training
 ) -> dict[str, Any]:
-    """Train on rows with the columns of the kind; leaves model/. `part`: what of a response the model reads. The
+    """Train on rows as `kind.read` takes them; leaves model/. `part`: what of a response the model reads. The
     `accuracy` among the numbers is of held-out prompts."""
     from transformers import set_seed
 
     from grpo.supervised.training import drop_overlong, fit
 
+    rows = read_rows(kind, rows, training.title)
     tokenizer = load_tokenizer(model_path)
     encoded, held = encode(kind, rows, part, tokenizer, training.title, training.seed)
     fitting = drop_overlong(encoded, length_of, training)
@@ -127,21 +131,37 @@ def train_reward_model(
     }
 
 
+def read_rows(kind: Kind, rows: Sequence[Row], title: str) -> list[Row]:
+    """The rows in the kind's own form.
+
+    Raises:
+        UserError: a row lacks what the kind reads.
+    """
+    return [kind.read(row, f"{title}, row {number}") for number, row in enumerate(rows)]
+
+
 def encode(
     kind: Kind, rows: Sequence[Row], part: Part, tokenizer: Any, title: str, seed: int
 ) -> tuple[list[Row], list[Row]]:
-    """(training, held-out) rows as token ids, and labels.
+    """(training, held-out) rows, of `read_rows`, as token ids, and labels. Pairs whose answers are the same to the
+    model, which teach nothing, are left out; how many is said.
 
     Raises:
-        UserError: a row lacks what the kind reads, or all have the same prompt.
+        UserError: none is left, or all have the same prompt.
     """
-    check_rows(rows, kind.columns, title)
     end = turn_end(tokenizer)[0]
 
     def encoded(row: Row) -> Row:
         return kind.encode(row, lambda name: response_ids(tokenizer, row["prompt"], row[name], part, end))
 
-    training, held = ([encoded(row) for row in side] for side in split_held_out(rows, seed))
+    both = [{"prompt": row["prompt"], "encoded": encoded(row)} for row in rows]
+    kept = [row for row in both if row["encoded"].get("chosen_ids", ()) != row["encoded"].get("rejected_ids")]
+    same = "'chosen' and 'rejected' are the same to the model"
+    if not kept:
+        raise UserError(f"{title}: in every pair {same}")
+    if len(kept) < len(both):
+        log.warning("%s: in %d of %d pairs %s: left out", title, len(both) - len(kept), len(both), same)
+    training, held = ([row["encoded"] for row in side] for side in split_held_out(kept, seed))
     return training, held
 
 
@@ -164,13 +184,3 @@ def split_held_out(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]
     if not training:
         raise UserError("reward model: at least two different prompts are needed, one of them is held out")
     return training, [row for row, key in zip(rows, keys, strict=True) if key in held]
-
-
-def check_rows(rows: Sequence[Row], columns: Sequence[str], title: str) -> None:
-    for number, row in enumerate(rows):
-        missing = [column for column in columns if row.get(column) is None]
-        if missing:
-            raise UserError(f"{title}, row {number}: column '{missing[0]}' is missing; rows need {', '.join(columns)}")
-        if "label" in columns and row["label"] not in _LABELS:
-            message = f"{title}, row {number}: label {row['label']!r}; use 1 or 0, true or false, safe or unsafe"
-            raise UserError(message)

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from grpo.monitoring.alarms import Alarms, sft_alarms
 from grpo.monitoring.metrics import MetricsWriter
 from grpo.supervised import Training
 from grpo.supervised.checkpoints import checkpoint_to_resume
+from grpo.supervised.length import length_of
 from grpo.system import stopping
 from grpo.system.numbers import mean
 from grpo.system.progress import Bar, progress
@@ -128,14 +130,17 @@ def fit(
 
     `make_trainer` takes the arguments, and by name the model, `train_dataset` and `optimizers`. `lengths`: of the rows.
 
-    Returns steps, loss (mean of the last 20 steps), tokens, seconds.
+    Returns steps, passes over the rows, loss (mean of the last 20 steps), tokens, seconds.
 
     Raises:
         UserError: the checkpoints are damaged, or the loss is no number.
         Stopped: by a signal, after the step; it is saved.
     """
-    config, out = training.config, training.out
-    steps = config.steps or max(1, math.ceil((config.epochs or 0) * len(rows) / config.batch_size))
+    length = length_of(training.config, len(rows), World.current().size)
+    for remark in length.remarks:
+        log.warning("%s: %s", training.title, remark)
+    training = replace(training, config=length.config)
+    config, out, steps = length.config, training.out, length.steps
     order = training_order(lengths, config.batch_size, steps, training.seed)
     trainer = make_trainer(
         trainer_arguments(training, steps),
@@ -155,7 +160,8 @@ def fit(
         with stopping.later():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     loss = mean(row["loss"] for row in metrics.rows[-20:])
-    return {"steps": steps, "loss": loss, "tokens": sum(tokens), "seconds": time.perf_counter() - began}
+    seconds = time.perf_counter() - began
+    return {"steps": steps, "passes": length.passes, "loss": loss, "tokens": sum(tokens), "seconds": seconds}
 
 
 class StepLog(TrainerCallback):

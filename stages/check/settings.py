@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from grpo.config.data import EvalConfig
 from grpo.config.inert import inert_engine_settings, inert_settings
 from grpo.config.training import RLConfig, SFTConfig
+from grpo.supervised.length import length_of
 from stages.check.subject import Check, Subject, Warned
 from stages.recipe.config import RecipeConfig, RLStageConfig, find
 from stages.recipe.machine import engine_of, machine_checks
@@ -81,13 +81,10 @@ def _passes(subject: Subject, path: str, section: Any) -> str:
     rows = subject.rows(section.data)
     if rows is None or path == "rejection_sampling":  # what it trains on is still to be sampled
         return ""
-    steps = section.steps or max(1, math.ceil(section.epochs * len(rows) / section.batch_size))
-    text = f"{steps} steps of {section.batch_size} are {steps * section.batch_size / len(rows):.3g} passes"
-    text = f"{text} over {len(rows)} rows"
-    if section.steps is None and section.optimizer.warmup_steps >= steps:
-        raise Warned(f"{text}; they do not reach optimizer.warmup_steps={section.optimizer.warmup_steps}")
-    if len(rows) < section.batch_size:
-        raise Warned(f"{text}: fewer rows than one step takes, so it takes them several times")
+    length = length_of(section, len(rows))
+    text = f"{length.steps} steps of {length.config.batch_size} are {length.passes:.3g} passes over {len(rows)} rows"
+    if length.remarks:
+        raise Warned(f"{text}; {'; '.join(length.remarks)}")
     return text
 
 

@@ -67,10 +67,10 @@ def _skeleton(model: BaseModel) -> Any:
 
 def judged(rows: list[Row], section: SFTConfig, model: BaseModel, seed: int, how: dict[str, Any]) -> str:
     """Rows of a reward model: read and measured as it would, and whether something simple tells them apart."""
-    from grpo.supervised.reward_model import Pairwise, Pointwise, check_rows, encode, length_of, split_held_out
+    from grpo.supervised.reward_model import Pairwise, Pointwise, encode, length_of, read_rows, split_held_out
 
     kind = Pairwise if how["kind"] == "pairwise" else Pointwise
-    check_rows(rows, kind.columns, how["title"])
+    rows = read_rows(kind, rows, how["title"])
     split_held_out(rows, seed)
     some = [rows[number] for number in spread(rows, MEASURED_CONVERSATIONS)]
     encoded = [row for side in encode(kind, some, how["part"], model.tokenizer, how["title"], seed) for row in side]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -12,6 +13,7 @@ from typing import Any
 
 from grpo.config.data import DataConfig
 from grpo.data.layouts import PROMPT_COLUMNS, as_turns, read_messages, read_prompt
+from grpo.data.preferences import read_pair
 from grpo.data.rows import Row, load_rows, read_jsonl
 from grpo.errors import UserError, shorten
 from grpo.system.imports import import_path
@@ -170,15 +172,11 @@ def _asked(value: Any) -> Any:
 
 
 def _conversation(row: Row) -> list[Message]:
-    """The user turns of a row, read as a conversation or as a prompt in any of their forms."""
-    try:
-        messages = read_messages(row, "row")
-    except UserError:  # a prompt, or neither: whoever reads it says what is wrong with it
-        try:
-            messages = as_turns(read_prompt(row, "row")[1], "user", "row")
-        except UserError:
-            return []
-    return [message for message in messages if message["role"] == "user"]
+    """The user turns of a row, read as a conversation, as a prompt or as a preference, in any of their forms."""
+    for read in (read_messages, lambda *row: read_prompt(*row)[1], lambda *row: read_pair(*row)["prompt"]):
+        with suppress(UserError):  # whoever reads the row to train on it says what is wrong with it
+            return [turn for turn in as_turns(read(row, "row"), "user", "row") if turn["role"] == "user"]
+    return []
 
 
 def _wraps(data: DataConfig) -> Iterator[Wrap]:

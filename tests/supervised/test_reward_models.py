@@ -157,3 +157,27 @@ def test_bad_rows_are_named(model, tmp_path):
         RewardModel("x", device="gpu")
     with pytest.raises(UserError, match="part 'all'"):
         RewardModel("x", part="all")
+
+
+def test_pairs_that_are_the_same_to_the_model_are_left_out_and_said(model, tmp_path, caplog):
+    """The answers differ in their thinking only, which the model of `answer` does not read."""
+    told = [{"prompt": asked(n), "chosen": message(f"<think>{n}</think>fig"), "rejected": "fig"} for n in range(5)]
+    short = Training(SETTINGS.model_copy(update={"steps": 1}), tmp_path, 0, CPU, "reward model")
+    with caplog.at_level("WARNING", "grpo"):
+        numbers = train_reward_model(Pairwise, model, [*PAIRS[:20], *told], "answer", short)
+    assert "in 5 of 25 pairs 'chosen' and 'rejected' are the same to the model: left out" in caplog.text
+    assert numbers["examples"] + numbers["held_out"] == 20
+    with pytest.raises(UserError, match="in every pair 'chosen' and 'rejected' are the same"):
+        train_reward_model(Pairwise, model, told, "answer", short)
+
+
+def test_several_turns_are_read_whole(model, tmp_path):
+    """Only the last message was: the same model came of pairs with other questions."""
+    turns = [user("name fig"), assistant("fig"), user("name pear")]
+    row = {"chosen": [*turns, assistant("pear please")], "rejected": [*turns, assistant("plum bah")]}
+    tokenizer = load_tokenizer(model)
+    end = turn_end(tokenizer)[0]
+    read = Pairwise.read(row, "row 0")
+    ids = response_ids(tokenizer, read["prompt"], read["chosen"], "response", end)
+    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False) + "pear please"
+    assert ids == [*tokenizer(text, add_special_tokens=False)["input_ids"], end]

@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from grpo.checkpoint.store import checkpoints, last_good
 from grpo.config.training import OptimizerConfig, SFTConfig
+from grpo.data.conversations import build_examples
 from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
 from grpo.model.export.folder import save_model
@@ -137,6 +138,15 @@ def test_every_row_comes_once_an_epoch():
     order = training_order([5, 4, 3, 2, 1, 6], batch_size=3, steps=4, seed=1)
     assert sorted(order[0] + order[1]) == sorted(order[2] + order[3]) == list(range(6))
     assert order == training_order([5, 4, 3, 2, 1, 6], batch_size=3, steps=4, seed=1)
+
+
+def test_one_epoch_of_few_rows_is_one_pass(model, tmp_path, caplog):
+    """Three rows at batch 16 were seen 5.3 times."""
+    with caplog.at_level("WARNING", "grpo"):
+        numbers = train(model, tmp_path, ROWS[:3], steps=None, epochs=1, batch_size=16)
+    once = sum(len(example.input_ids) for example in build_examples(ROWS[:3], load_tokenizer(model)))
+    assert (numbers["steps"], numbers["passes"], numbers["tokens"]) == (1, 1.0, once)
+    assert "3 rows are fewer than batch_size 16" in caplog.text
 
 
 @pytest.mark.parametrize("every", [None, 5])
