@@ -1,86 +1,73 @@
 """Conversations -> training examples: the model's own chat template, and only the assistant's tokens trained.
 
-Each assistant turn is rendered twice: the messages before it with the generation prompt (what the engine will see) and
-the messages up to and including it. What the second adds to the first, up to and including the end token, is trained;
-the headers and whatever the template writes after the end token are not.
+Of each assistant turn, the messages before it with the generation prompt are what the engine will see; what
+`grpo.data.turns` finds after it, up to and including the end token, is trained. Headers and whatever the template
+writes after the end token are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
+from grpo.data.encoding import IGNORE as IGNORE
+from grpo.data.encoding import Example as Example
+from grpo.data.encoding import Piece, encode
 from grpo.data.layouts import read_messages
-from grpo.data.templates import render, turn_end
+from grpo.data.said import WEIGHTS, is_trained
+from grpo.data.templates import row_variables
+from grpo.data.turns import Template, build_turn
 from grpo.errors import UserError
 from grpo.types import Message
 
-IGNORE = -100  # the label that no loss counts
-
-
-@dataclass(frozen=True)
-class Example:
-    """One sequence. `labels` repeats the id of a trained token and is -100 elsewhere."""
-
-    input_ids: list[int]
-    labels: list[int]
-
-
-Draft = list[tuple[str, bool]]  # the text of one example, in pieces that are tokenised apart: (text, trained?)
-
-
-def _drafts(messages: list[Message], tokenizer: Any, end: str, where: str) -> list[Draft]:
-    """One draft for the conversation; one for each turn where the template rewrites history (strips thinking)."""
-    drafts: list[Draft] = []
-    written = ""  # the text of the last one
-    for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt = render(tokenizer, messages[:turn], open_answer=True, where=where)
-        whole = render(tokenizer, messages[: turn + 1], open_answer=False, where=where)
-        answer = _answer(prompt, whole, end, f"{where}, message {turn}")
-        if not drafts or not prompt.startswith(written):
-            drafts.append([])
-            written = ""
-        drafts[-1] += [(prompt[len(written) :], False), (answer, True)]
-        written = prompt + answer
-    return drafts
-
-
-def _answer(prompt: str, whole: str, end: str, where: str) -> str:
-    if not whole.startswith(prompt):
-        raise UserError(
-            f"{where}: the chat template does not render this answer after its own generation prompt "
-            "(some remove the thinking, or open it); use a template that keeps the answer as it is"
-        )
-    answer, ended, rest = whole[len(prompt) :].partition(end)
-    if not ended or rest.strip():
-        problem = f"contains the end token {end}" if ended else "is not ended"
-        raise UserError(f"{where}: the answer {problem}; remove it from the data or use another template")
-    return answer + end
+log = logging.getLogger("grpo")
 
 
 def build_examples(rows: Iterable[dict[str, Any]], tokenizer: Any, where: str = "data") -> list[Example]:
-    """All rows as token ids and labels. A prompt is tokenised apart from its answer, exactly as for generation."""
-    _, end = turn_end(tokenizer)
-    drafts: list[Draft] = []
+    """All rows as token ids and labels: the prompts as generation has them, and all that the assistant said.
+
+    Raises:
+        UserError: a row that is no conversation, or of which something would be lost; it says which, and what.
+    """
+    templates: dict[str, Template] = {}
+    drafts: list[tuple[str, list[Piece]]] = []
     for number, row in enumerate(rows):
         place = f"{where}, row {number}"
-        drafts += _drafts(read_messages(row, place), tokenizer, end, place)
+        variables = row_variables(row, place)
+        kind = repr({name: value if name not in ("tools", "documents") else None for name, value in variables.items()})
+        template = templates.setdefault(kind, Template(tokenizer, variables))
+        drafts += [(place, draft) for draft in _drafts(read_messages(row, place), variables, template, place)]
     if not drafts:
         raise UserError(f"{where}: no rows")
-    texts = [text for draft in drafts for text, _ in draft]
-    tokenised = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])  # the template has written its own BOS
-    examples = []
-    for draft in drafts:
-        example = Example([], [])
-        for _, trained in draft:
-            ids = next(tokenised)
-            example.input_ids.extend(ids)
-            example.labels.extend(ids if trained else [IGNORE] * len(ids))
-        examples.append(example)
-    return examples
+    if any(template.borrowed for template in templates.values()):
+        log.warning("%s: written with TRL's training template of this family; the model keeps its own", where)
+    return encode(drafts, tokenizer)
+
+
+def _drafts(
+    messages: list[Message], variables: dict[str, Any], template: Template, where: str
+) -> Iterator[list[Piece]]:
+    """One draft for the conversation; one for each turn where the template rewrites history (strips thinking)."""
+    history: list[Message] = []
+    draft: list[Piece] = []
+    written = ""  # the text of the draft
+    for number, message in enumerate(messages):
+        place = f"{where}, message {number}"
+        if message["role"] != "assistant":
+            history.append({key: value for key, value in message.items() if value is not None and key not in WEIGHTS})
+            continue
+        turn = build_turn(template, history, message, variables, place)
+        history.append(turn.message)
+        if is_trained(message, place):
+            if not turn.prompt.startswith(written):
+                yield draft
+                draft, written = [], ""
+            draft += [(turn.prompt[len(written) :], False), (turn.text, True)]
+            written = turn.prompt + turn.text
+    if not draft:
+        raise UserError(f"{where}: no assistant message is to be trained")
+    yield draft
 
 
 Part = Literal["answer", "response"]

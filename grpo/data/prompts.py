@@ -15,8 +15,8 @@ from grpo.data.golds import read_gold
 from grpo.data.layouts import PROMPT_COLUMNS, read_prompt
 from grpo.data.rendering import encodable
 from grpo.data.rows import Row, first_present, is_nothing
-from grpo.data.templates import render_chat
-from grpo.errors import UserError, shorten
+from grpo.data.templates import check_rendered, render_chat, row_variables
+from grpo.errors import UserError
 from grpo.types import Group, Message, Prompt
 
 log = logging.getLogger("grpo")
@@ -97,8 +97,9 @@ def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) ->
         messages = None
     else:
         messages = as_messages(value, data, where)
-        text, prefill = render_chat(messages, tokenizer, where)
-        check_rendered(messages, text, where)
+        variables = row_variables(row, where)
+        text, prefill = render_chat(messages, tokenizer, where, **variables)
+        check_rendered(messages, text, where, **variables)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # a chat template has written its own BOS
     if not ids:
         raise UserError(f"{where}: '{column}' is empty")
@@ -157,19 +158,6 @@ def as_messages(value: str | list[Message], data: DataConfig, where: str) -> lis
     if data.system and messages[0]["role"] not in ("system", "developer"):
         messages = [{"role": "system", "content": data.system}, *messages]
     return messages
-
-
-def check_rendered(messages: list[Message], text: str, where: str) -> None:
-    """
-    Raises:
-        UserError: the template left out what the user or the system says.
-    """
-    for message in messages:
-        if message["role"] in ("system", "developer", "user") and message["content"].strip() not in text:
-            raise UserError(
-                f"{where}: the model's chat template does not write what the {message['role']} says "
-                f"({shorten(repr(message['content']))}): put it where the template has a place for it"
-            )
 
 
 def longest_prompt(prompts: Iterable[Prompt]) -> int:

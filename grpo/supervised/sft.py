@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from grpo.data.conversations import IGNORE, Example, build_examples
+from grpo.data.conversations import build_examples
+from grpo.data.encoding import IGNORE, Example, last_trained
 from grpo.data.rows import Row, write_jsonl
-from grpo.data.templates import turn_end
 from grpo.errors import UserError
 from grpo.model.export.folder import save_model
 from grpo.model.loading.device import pick_device
@@ -31,7 +31,8 @@ def supervised(model_path: str, rows: Sequence[Row], training: Training) -> dict
     examples = drop_overlong(everything, lambda example: len(example.input_ids), training)
     write_jsonl(training.out / "data" / "sft.jsonl", rows)
     model = load_model(model_path, pick_device(training.runtime))
-    add_end_token(model, turn_end(tokenizer)[0])
+    for token in last_trained(examples):
+        add_end_token(model, token)
     numbers = train_on_tokens(model, tokenizer, examples, training)
     save_model(model, tokenizer, training.out / "model")
     return {**numbers, "examples": len(examples), "dropped": len(everything) - len(examples)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from grpo.config.file import read_config
@@ -13,13 +14,14 @@ from stages.check import prompts
 from stages.check.model import model_checks
 from stages.check.places import (
     conversation_checks,
+    conversations,
     data_checks,
     leak_checks,
     place_checks,
     reward_checks,
 )
 from stages.check.settings import setting_checks
-from stages.check.shown import show
+from stages.check.shown import show, show_trained
 from stages.check.subject import Check, Skipped, Subject, Warned
 from stages.check.tokenizer import tokenizer_checks
 from stages.check.trained import training_checks
@@ -60,7 +62,7 @@ def check_command(arguments: list[str]) -> int:
     subject = Subject(config, Path("runs") / Path(chosen.config).stem)
     with dated(subject.run if (subject.run / DATE).is_file() else None):
         worst = max([run_check(name, check) for name, check in all_checks(subject)], default=0)
-        for text in shown_prompts(subject):
+        for text in shown_texts(subject):
             print(f"\n{text}", flush=True)
     return worst
 
@@ -88,8 +90,12 @@ def all_checks(subject: Subject) -> Iterator[Check]:
         yield from checks(subject)
 
 
-def shown_prompts(subject: Subject) -> Iterator[str]:
-    """One of each place where prompts are sampled from; of equal ones the first."""
+def shown_texts(subject: Subject) -> Iterator[str]:
+    """What is trained of a conversation, and one prompt of each place where prompts are sampled from; of equal ones the
+    first."""
+    for path, told, *_, model in conversations(subject):
+        with suppress(UserError):  # said by its check
+            yield show_trained(path, told, model)
     seen: set[str] = set()
     for asked in subject.asked():
         rows = subject.rows(asked.data)

@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from grpo.data.templates import render, render_chat, turn_end
+from grpo.data.conversations import build_examples
+from grpo.data.encoding import IGNORE
+from grpo.data.templates import end_of_turn, render, render_chat
 from grpo.errors import UserError
+from grpo.model.loading.tokenizer import decoded
+from grpo.types import Message
 from stages.check.subject import BaseModel, Check, Subject, Warned, shortened
 from stages.recipe.config import RLStageConfig
 from stages.recipe.table import STAGES, active_parents
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]
 ANSWER = {"role": "assistant", "content": "5"}
+REASONED = {"role": "assistant", "content": "<think>\nI add them.\n</think>\n\n5"}
 CHATML = ("<|im_start|>", "<|im_end|>")
 SUPERVISED = ("cold_start", "rejection_sampling")
 _MARKS = re.compile(r"<\|[^|<>\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>")
@@ -29,7 +34,7 @@ def model_checks(subject: Subject) -> Iterator[Check]:
         return
     yield "vocabulary", partial(vocabulary, model)
     if getattr(model.tokenizer, "chat_template", None):
-        yield "chat template", partial(chat_template, model.tokenizer)
+        yield "chat template", partial(chat_template, subject, model)
         yield "tokens of the chat template", partial(template_tokens, model.tokenizer)
         yield "end tokens", partial(end_tokens, subject, model)
     else:
@@ -67,22 +72,35 @@ def _used(model: BaseModel) -> set[int]:
     return {*model.end_ids, *model.tokenizer(text, add_special_tokens=False)["input_ids"]}
 
 
-def chat_template(tokenizer: Any) -> str:
-    """SFT and RL must see the same text, and nothing may follow the assistant's last turn."""
-    prompt, opened = render_chat(QUESTION, tokenizer)
-    full = render(tokenizer, [*QUESTION, ANSWER], open_answer=False)
-    rest = full.rpartition(ANSWER["content"])[2].partition(turn_end(tokenizer)[1])[2]
-    if rest.strip():
-        raise UserError(
-            f"after the assistant's last turn it writes {rest!r}: SFT would teach the model to go on there "
-            "(a header belongs behind `if add_generation_prompt`)"
-        )
+def chat_template(subject: Subject, model: BaseModel) -> str:
+    """How it opens an answer; and, where a stage trains on conversations, what of an answer it trains."""
+    prompt, opened = render_chat(QUESTION, model.tokenizer)
+    told = [f"it opens the answer with {opened!r}"]
+    if supervised := [key for key in SUPERVISED if getattr(subject.config, key) is not None]:
+        answers = {"an answer": ANSWER, "an answer with its reasoning": REASONED}
+        trained = {name: _trained(answer, model) for name, answer in answers.items()}
+        refused = [str(why) for why in trained.values() if isinstance(why, UserError)]
+        if len(refused) == len(answers) or (refused and "rejection_sampling" in supervised):
+            raise (UserError if len(refused) == len(answers) else Warned)(refused[0])
+        told += [f"of {name} it trains {text!r}" for name, text in trained.items() if isinstance(text, str)]
     if not opened:
-        raise Warned("it has no generation prompt: the model has to open its own turn (add_generation_prompt)")
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, full)]
-    if ids[1][: len(ids[0])] != ids[0]:
-        raise Warned("the prompt is not a prefix of the whole conversation: SFT and RL see different templates")
-    return f"the prompt is a prefix of the conversation; it opens the answer with {opened!r}"
+        rest = render(model.tokenizer, [*QUESTION, ANSWER], open_answer=False).rpartition(ANSWER["content"])[2]
+        opens = prompt.rstrip().endswith(rest.rstrip()[-8:])
+        raise Warned(
+            f"after the assistant's last turn it writes {rest!r}: it opens another one there, as other tools may learn "
+            "to do; nothing after the end token is trained here (a header belongs behind `if add_generation_prompt`)"
+            if opens and rest.strip()
+            else "it has no generation prompt: the model has to open its own turn (add_generation_prompt)"
+        )
+    return "; ".join(told)
+
+
+def _trained(answer: Message, model: BaseModel) -> str | UserError:
+    try:
+        examples = build_examples([{"messages": [*QUESTION, answer]}], model.tokenizer, "a demonstration")
+    except UserError as error:
+        return error
+    return decoded(model.tokenizer, [label for label in examples[0].labels if label != IGNORE])
 
 
 def template_tokens(tokenizer: Any) -> str:
@@ -105,17 +123,27 @@ def is_one_token(tokenizer: Any, mark: str) -> bool:
 
 def end_tokens(subject: Subject, model: BaseModel) -> str:
     """What the template ends a turn with must stop a completion, or every one runs to the limit."""
-    end, text = turn_end(model.tokenizer)
     names = shown_tokens(model.tokenizer, model.end_ids)
-    if end in model.end_ids:
+    supervised = any(getattr(subject.config, key) is not None for key in SUPERVISED)
+    try:
+        end = end_of_turn(model.tokenizer)
+    except UserError as error:
+        if supervised:
+            raise
+        raise Warned(f"{error}; a completion ends with {names}") from error
+    text = end.text
+    if end.id in model.end_ids:
         return f"{names}; the chat template's {text} is among them"
     if all(asked.data.template is not None for asked in subject.asked()):
         return f"{names}; the chat template's {text} is not, but no prompt is rendered with it"
+    if not (end.written or supervised):
+        own = f"only the next turn begins, with {text}"
+        raise Warned(f"it writes no end token after an assistant turn ({own}); a completion ends with {names}")
     missing = f"the chat template ends a turn with {text}, which does not stop a completion ({names} do)"
     if unrepaired := list(_unrepaired(subject)):
-        raise UserError(f"{missing}: add {end} to eos_token_id in generation_config.json ({', '.join(unrepaired)})")
-    if not any(getattr(subject.config, key) is not None for key in SUPERVISED):
-        raise UserError(f"{missing}: add {end} to eos_token_id in generation_config.json")
+        raise UserError(f"{missing}: add {end.id} to eos_token_id in generation_config.json ({', '.join(unrepaired)})")
+    if not supervised:
+        raise UserError(f"{missing}: add {end.id} to eos_token_id in generation_config.json")
     raise Warned(f"{missing}; the first supervised stage adds it, until then every completion runs to max_tokens")
 
 

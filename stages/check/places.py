@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
-from grpo.data.rows import load_rows
+from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from stages.check import prompts
 from stages.check.rewards import rewards_on_synthetic
-from stages.check.subject import Asked, Check, Skipped, Subject, asks_teacher, on_hub
+from stages.check.subject import Asked, BaseModel, Check, Skipped, Subject, asks_teacher, on_hub
 from stages.check.tokenizer import read_back
 from stages.recipe.config import find
 from stages.recipe.preflight import RUN, check_function, check_reward, check_source, folders_before
@@ -37,13 +37,18 @@ def data_checks(subject: Subject) -> Iterator[Check]:
 
 def conversation_checks(subject: Subject) -> Iterator[Check]:
     """Of what supervised stages train on."""
-    model = subject.model
+    for path, rows, data, section, model in conversations(subject):
+        yield f"conversations {path}", partial(prompts.conversations, rows, data, section, model)
+
+
+def conversations(subject: Subject) -> Iterator[tuple[str, list[Row], DataConfig, Any, BaseModel]]:
+    """(path, rows, data section, stage's section, model) of what supervised stages train on."""
     for key, name in (("cold_start", "data"), ("rejection_sampling", "general")):
         section: Any = getattr(subject.config, key)
         data: Any = section and getattr(section, name)
         rows = subject.rows(data) if data is not None else None
-        if rows is not None and model is not None:
-            yield f"conversations {key}.{name}", partial(prompts.conversations, rows, data, section, model)
+        if rows is not None and subject.model is not None:
+            yield f"{key}.{name}", rows, data, section, subject.model
 
 
 def leak_checks(subject: Subject) -> Iterator[Check]:

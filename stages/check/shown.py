@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
+from grpo.data.conversations import build_examples
+from grpo.data.encoding import IGNORE
+from grpo.data.rows import Row
 from grpo.model.loading.tokenizer import decoded
 from stages.check.prompts import Rendered
+from stages.check.subject import BaseModel
 from stages.check.synthetic import GOLD, WRONG, texts, written_head
 
 MOST = 1600  # characters; longer ones lose their middle
@@ -24,6 +29,18 @@ def show(rendered: Rendered) -> str:
         before = f", after {head!r} of the prompt" if head else ""
         lines += [f"--- what its format reward reads of {of}{before}", visible(head + made[kind])]
     return "\n".join(lines)
+
+
+def show_trained(path: str, rows: Sequence[Row], model: BaseModel) -> str:
+    """What of the first conversation is trained, read from its labels."""
+    example = build_examples(rows[:1], model.tokenizer, path)[0]
+    parts: list[list[int]] = [[]]
+    for label in example.labels:
+        parts[-1].append(label) if label != IGNORE else parts.append([])
+    trained = [visible(decoded(model.tokenizer, part)) for part in parts if part]
+    count = sum(map(len, parts))
+    title = f"--- {path}, row 0: what is trained of it, {count} of {len(example.labels)} tokens"
+    return "\n".join([title, *trained])
 
 
 def visible(text: str) -> str:

@@ -107,11 +107,3 @@ def test_a_template_without_an_end_token_is_refused(tokenizer):
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     with pytest.raises(UserError, match="no end token"):
         turn_end(tokenizer)
-
-
-def test_a_template_that_rewrites_the_answer_is_refused(tokenizer):
-    tokenizer.chat_template = CHATML.replace(
-        "<|im_start|>assistant\n{% endif", "<|im_start|>assistant\n<think>\n{% endif"
-    )
-    with pytest.raises(UserError, match="generation prompt"):
-        build_examples([{"messages": TALK[:2]}], tokenizer)

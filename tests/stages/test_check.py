@@ -175,10 +175,10 @@ def unembedded(tokenizer: Any) -> None:
     ({"end": (EOS,)}, "end tokens",
      "error: ends a turn with <|im_end|>, which does not stop a completion (</s> (2)"),
     ({"template": HEADER_LAST}, "chat template",
-     "error: after the assistant's last turn it writes '<|assistant|>'"),
+     "warning: after the assistant's last turn it writes '<|im_end|><|assistant|>': it opens another one there"),
     ({"template": CHATML}, "tokens of the chat template", "error: it writes <|im_start|>, which this tokenizer"),
     ({"template": CHAT_TEMPLATE.replace("<|im_end|>", "")}, "end tokens",
-     "error: writes no end token after an assistant turn"),
+     "warning: writes no end token after an assistant turn"),
     ({"template": CHAT_TEMPLATE.replace("<|{{", "<|a-{{")}, "tokens of the chat template",
      "warning: it writes <|a-user|>, <|a-assistant|>"),
     ({"tweak": same_pad_and_end}, "padding", "warning: pad token and end token are the same ('</s>')"),
@@ -202,6 +202,10 @@ def test_an_end_token_that_the_cold_start_adds_is_no_error(bench, models):
     bench.tree["base"]["model"] = str(models(end=(EOS,)))
     assert bench.line("end tokens").startswith("warning")
     assert bench.line("conversations cold_start.data").startswith("ok")
+    assert bench.line("chat template").startswith("ok")
+    _, shown = bench.check()
+    assert "--- cold_start.data, row 0: what is trained of it, 5 of " in shown
+    assert "\n<think>a</think>2<|im_end|>\n" in shown
     assert "1 over max_tokens=5: raise" in bench.line("conversations cold_start.data", "cold_start.max_tokens=5")
 
 

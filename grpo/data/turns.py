@@ -1,0 +1,121 @@
+"""What an assistant's message is in training: the prompt that generation gives the engine, and all of it after that.
+
+The message is told in the ways of `grpo.data.said` until the template, or TRL's training template of its family, writes
+all of it after the template's own generation prompt; where neither does, the turn that it writes for a plain answer is
+filled in. Each is checked by `grpo.data.writing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from grpo.data.said import BLOCKS, FIELDS, Calls, Said, Way, leaves, read_said, ways
+from grpo.data.templates import End, check_rendered, end_of_turn, render, training_template
+from grpo.data.writing import ANSWER, EMPTY_THOUGHT, REASONING, Lost, Writing
+from grpo.errors import UserError
+from grpo.types import Message
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one message is in training."""
+
+    prompt: str  # as the engine is given it
+    text: str  # trained after it, the end token included
+    message: Message  # as the prompts of later turns tell it
+
+
+@dataclass
+class Template:
+    """A tokenizer's chat template: what it reads of a message, and how it ends a turn."""
+
+    tokenizer: Any
+    variables: Mapping[str, Any]  # of a row, beside its messages
+    borrowed: bool = False  # whether TRL's training template wrote a turn
+    _ends: dict[bool, End] = field(default_factory=dict)
+
+    def end(self, calls: Calls, where: str) -> End:
+        """The end token of a turn; of one with tool calls it may be another."""
+        if bool(calls) not in self._ends:
+            told = [way("", "", calls[:1]).get("tool_calls", ()) for way in ways(Said("", "", calls[:1]), {}, [])]
+            self._ends[bool(calls)] = end_of_turn(self.tokenizer, told, where, **self.variables)
+        return self._ends[bool(calls)]
+
+    @cached_property
+    def fields(self) -> list[str]:
+        """Where it reads the reasoning of a last message."""
+        return [name for name in (*FIELDS, BLOCKS) if self._reads(name)]
+
+    def _reads(self, name: str) -> bool:
+        messages = [{"role": "user", "content": "?"}, Way({"role": "assistant"}, name)(REASONING, ANSWER, [])]
+        try:
+            text = render(self.tokenizer, messages, open_answer=False, **self.variables)
+        except UserError:
+            return False
+        return REASONING in text and "'thinking'" not in text.replace('"', "'")  # a list that is printed is not read
+
+    @cached_property
+    def training(self) -> str | None:
+        return training_template(self.tokenizer)
+
+    @property
+    def switch(self) -> str:
+        """What turns thinking on and off."""
+        return "enable_thinking" if "enable_thinking" in str(self.tokenizer.chat_template) else "thinking"
+
+
+def build_turn(
+    template: Template, history: list[Message], message: Message, row: Mapping[str, Any], where: str
+) -> Turn:
+    """The message after `history`, with the variables of its `row`.
+
+    Raises:
+        UserError: the template cannot be brought to write all of it after its generation prompt, and nothing else.
+    """
+    said = read_said(message, where)
+    end = template.end(said.calls, where)
+    _check_ends(said, {end.text, template.tokenizer.eos_token}, where)
+    prompt = render(template.tokenizer, history, open_answer=True, where=where, **row)
+    check_rendered(history, prompt, where, **row)
+    own = Writing(template.tokenizer, row, history, prompt, end, head=prompt)
+    if said.thought and (empty := EMPTY_THOUGHT.search(own.opening())):
+        raise UserError(
+            f"{where}: the generation prompt closes the thought ({empty[0]!r}), and this message has a reasoning: "
+            f"turn thinking on ({template.switch}: true in base.template_kwargs), or take the reasoning out"
+        )
+    writings = [own]
+    if template.training is not None:
+        writings.append(replace(own, variables={**row, "chat_template": template.training}))
+    reasons: list[str] = []
+    for writing in writings:
+        for way in ways(said, message, template.fields):
+            try:
+                text = writing.checked(said, way)
+            except (Lost, UserError) as reason:
+                reasons.append(str(reason))
+                continue
+            template.borrowed |= writing is not own
+            return Turn(prompt, text, way(said.reasoning, said.answer, said.calls))
+    plain = Said("", said.answer, said.calls)
+    # A template that has a place for the reasoning, and does not keep it there, is left alone.
+    for way in ways(plain, message, []) if not (said.thought and template.fields) else ():
+        try:
+            text = own.filled_in(said, plain, way)
+        except (Lost, UserError):
+            continue
+        told = replace(next(ways(said, message, template.fields)), convert=way.convert, empty=way.empty)
+        return Turn(prompt, text, told(said.reasoning, said.answer, said.calls))
+    raise UserError(
+        f"{where}: the chat template cannot train this message: {reasons[0]}; give base.chat_template one that can"
+    )
+
+
+def _check_ends(said: Said, ends: set[str | None], where: str) -> None:
+    """Generation would stop inside the message."""
+    for text in (said.reasoning, said.answer, *leaves(said.calls)):
+        for end in ends - {None, ""}:
+            if str(end) in text:
+                raise UserError(f"{where}: it contains the end token {end}: remove it from the data")
