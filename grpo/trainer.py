@@ -18,6 +18,7 @@ from grpo.learner.learner import Learner
 from grpo.learner.logprobs import with_kl_in_rewards, with_logprobs
 from grpo.learner.schedule import lr_factor
 from grpo.learner.update import update
+from grpo.monitoring.health import warn_of_no_training
 from grpo.monitoring.journal import Journal, journal
 from grpo.rollout.sampler import Task
 from grpo.rollout.source import RolloutSource
@@ -30,13 +31,15 @@ from grpo.types import Group
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves: `model` is the folder of the trained model, `metrics` the last step's row."""
+    """What a run leaves: `model` is the folder of the trained model, `metrics` the last step's row, `applied_steps` how
+    many of its steps changed the weights."""
 
     model: Path
     steps: int
     tokens: int
     seconds: float
     metrics: dict[str, Any]
+    applied_steps: int
 
 
 def train(
@@ -58,7 +61,10 @@ def train(
             save_model(run.policy, out / "model")
             run.learner.world.wait()  # whoever reads the model next finds it whole
             run.saver.finished()
-    return TrainResult(out / "model", run.state.step, run.state.tokens, run.state.seconds, diary.metrics.last)
+    state = run.state
+    warn_of_no_training(state)
+    applied = state.step - state.skipped
+    return TrainResult(out / "model", state.step, state.tokens, state.seconds, diary.metrics.last, applied)
 
 
 def learn(run: Run, diary: Journal) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -17,14 +18,43 @@ from grpo.learner.stats import StepStats
 # ones 0.3 and more.
 MISMATCH_LIMIT = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.1, "fp8": 0.2}
 
+TOO_LARGE = 1e6  # no model has such weights: the largest known are some thousands
 
-def check_mismatch(sums: StepStats, limit: float) -> None:
-    """Stop before training on samples that another policy drew (stale sync, other temperature, wrong template)."""
+
+def check_mismatch(sums: StepStats, limit: float, learner: Learner | None = None, step: int = 0) -> None:
+    """Stop before training on samples that another policy drew (stale sync, other temperature, wrong template), or on
+    those of a `learner` whose weights, after `step` updates, give no log-probs."""
+    if learner is not None and not math.isfinite(sums.mismatch):
+        weight = largest(learner.model.parameters())
+        raise UserError(
+            f"after step {step} the log-probs are not finite, the largest weight is {weight:.3g}: lower optimizer.lr, "
+            "or go back to a checkpoint"
+        )
     if sums.fresh_tokens and not sums.mismatch / sums.fresh_tokens <= limit:
         raise UserError(
             f"the engine's and the trainer's log-probs of the same tokens differ by "
             f"{sums.mismatch / sums.fresh_tokens:.3g} on average (limit {limit}): they do not hold the same weights or "
             "settings; nothing was trained on this rollout"
+        )
+
+
+def largest(parameters: Iterable[torch.Tensor]) -> float:
+    """The largest absolute value among them; not finite when one of them is not."""
+    norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in parameters], math.inf)
+    return float(norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm)
+
+
+def check_weights(parameters: Iterable[torch.Tensor], step: int, lr: float) -> None:
+    """
+    Raises:
+        UserError: the `step`-th update left weights that are not finite, or that nothing can be computed with.
+    """
+    weight = largest(parameters)
+    if not weight <= TOO_LARGE:
+        grown = f"have grown to {weight:.3g}" if math.isfinite(weight) else "are not finite"
+        raise UserError(
+            f"step {step}: the weights {grown} after this update: lower optimizer.lr (it was {lr:.3g}), or go back to "
+            "a checkpoint"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from grpo.config.training import RLConfig
 from grpo.learner.batching import TrainRow, contributing, normaliser_of
-from grpo.learner.gate import MISMATCH_LIMIT, check_mismatch, measure_group
+from grpo.learner.gate import MISMATCH_LIMIT, check_mismatch, check_weights, measure_group
 from grpo.learner.learner import Learner
 from grpo.learner.memory import in_memory
 from grpo.learner.stats import StepStats
@@ -43,7 +43,8 @@ def update(
         limit: of the mean difference between their log-probs (`grpo.learner.gate.mismatch_limit`).
 
     Raises:
-        UserError: the engine did not sample from the policy, or not even one sequence fits in memory.
+        UserError: the engine did not sample from the policy, the weights are not finite, or not even one sequence fits
+            in memory.
     """
     loss = partial(
         grpo_loss,
@@ -55,16 +56,19 @@ def update(
     stats = in_memory(learner, rows, step, backward).over(learner.world)
     if step == version and not stats.fresh_tokens:
         stats.add_agreement(measure_group(learner, rows if rollout is None else rollout, version))
-    check_mismatch(stats, limit)
+    check_mismatch(stats, limit, learner, version)
     if step == version and measured is not None:
         stats.add_agreement(measured)
     usable = math.isfinite(stats.loss)
     grad_norm = _step(learner, config.optimizer.max_grad_norm, lr, usable) if stats.tokens else None
+    applied = grad_norm is not None and math.isfinite(grad_norm) and grad_norm > 0
+    if applied:
+        check_weights((p for p in learner.model.parameters() if p.requires_grad), step + 1, lr)
     return {
         **stats.metrics(config),
         "grad_norm": grad_norm,
         "lr": lr,
-        "applied": float(grad_norm is not None and math.isfinite(grad_norm) and grad_norm > 0),
+        "applied": float(applied),
     }
 
 

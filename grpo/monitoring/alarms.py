@@ -21,6 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 BEGIN = 16  # rows whose mean is where the run began: one row is a handful of prompts
 NOW = 8  # rows whose mean is where it is: few enough to notice in time
+CONSTANT = 10  # rows in which no group teaches anything, one after the other
 PATIENT = 100  # rows before something that ought to change is missed: R1-like gains take tens of steps
 CLEAR = 16  # rows without the cause before it may be said again: a value at its threshold goes to and fro
 KL_LIMIT = 1.0  # nats a token; DeepSeekMath's and open runs stay below 0.5, where texts still resemble the reference's
@@ -36,9 +37,10 @@ SIGMAS = 4.0  # standard errors: of a hundred windows the best one is 2.5 above 
 
 def rl_alarms(rows: Rows) -> dict[str, str]:
     """Cause -> what is wrong and what to do, of a GRPO run."""
-    falls = _reward_falls(rows)
+    falls, constant = _reward_falls(rows), _reward_constant(rows)
     advice = {
-        "reward does not rise": None if falls else _reward_flat(rows),
+        "reward is constant": constant,
+        "reward does not rise": None if falls or constant else _reward_flat(rows),
         "reward collapses": falls,
         "entropy collapses": _entropy(rows),
         "KL runs away": _kl(rows),
@@ -107,6 +109,20 @@ def _reward_flat(rows: Rows) -> str | None:
     else:
         why = "raise optimizer.lr or group_size, and read completions/ for what is rewarded"
     return f"{_mean(first):.3g} at the beginning, {_mean(last):.3g} now: {why}"
+
+
+def _reward_constant(rows: Rows) -> str | None:
+    recent = _values(rows[-CONSTANT:], "frac_zero_variance")
+    if len(recent) < CONSTANT or min(recent) < 1.0:
+        return None
+    first, now = _values(rows[:CONSTANT], "reward"), _values(rows[-CONSTANT:], "reward")
+    if first and now and _mean(now) > _mean(first):
+        return None  # the task is learnt
+    value = f" ({min(now):.3g} to {max(now):.3g} on average)" if now else ""
+    return (
+        f"for {CONSTANT} steps every prompt's completions were all judged alike{value}, so there is nothing to learn: "
+        "see what the rewards give in completions/, or choose prompts that are solved now and then"
+    )
 
 
 def _reward_falls(rows: Rows) -> str | None:

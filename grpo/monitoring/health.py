@@ -65,3 +65,17 @@ def dump(folder: Path, step: int, rows: Sequence[TrainRow]) -> Path | None:
         log.warning("cannot write '%s': %s", file, error.strerror)
         return None
     return file
+
+
+def warn_of_no_training(state: TrainState) -> None:
+    """At the end of a run of which no step changed the weights."""
+    if state.skipped < state.step or not state.step:
+        return
+    why = "every prompt's completions were judged alike, or excluded (frac_zero_variance, excluded_fraction)"
+    if state.nonfinite == state.skipped:
+        why = "no gradient was finite"
+    log.warning(
+        "nothing was trained: none of %d steps changed the weights, since %s; model/ is the one it began with",
+        state.step,
+        why,
+    )

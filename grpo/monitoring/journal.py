@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ class Journal:
             stats = {**stats, "kl": mean_token_kl(batch, config.loss)}
         self.logged = list(dict.fromkeys([*self.logged, *source.logged.values]))
         stats = {**stats, **dict.fromkeys(self.logged), **source.metrics}
-        row = advance(state, batch, self.names, stats, source.clock, source.take_tokens(), self.peak)
+        rollout = rollout_metrics(batch, self.names, source.weights, config.advantage.combine)
+        row = advance(state, rollout, stats, source.clock, source.take_tokens(), self.peak)
         self.metrics.write(row)
         if self.profiler is not None:
             self.profiler.step(row)
@@ -79,15 +80,15 @@ def journal(
 
 def advance(
     state: TrainState,
-    groups: list[Group],
-    names: list[str],
+    rollout: Mapping[str, float | None],
     stats: dict[str, float | None],
     clock: Clock,
     sampled: int,
     peak: float | None = None,
 ) -> dict[str, Any]:
-    """Count the step; its row of metrics.jsonl. A rollout's time and its `sampled` tokens fall to the first of its
-    updates; the others have 0, and no rate. `peak`: FLOP/s of all devices, None when unknown."""
+    """Count the step; its row of metrics.jsonl. `rollout`: what its groups say. A rollout's time and its `sampled`
+    tokens fall to the first of its updates; the others have 0, and no rate. `peak`: FLOP/s of all devices, None when
+    unknown."""
     phases = clock.lap()
     seconds = sum(phases.values())
     state.step += 1
@@ -97,7 +98,7 @@ def advance(
     count_nonfinite(state, stats["grad_norm"])
     return {
         "step": state.step,
-        **rollout_metrics(groups, names),
+        **rollout,
         **stats,
         "skipped_steps": state.skipped,
         "nonfinite_steps": state.nonfinite,

@@ -70,26 +70,45 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield line, row
 
 
-def rollout_metrics(groups: list[Group], names: Sequence[str]) -> dict[str, float | None]:
+Weights = Mapping[str, Mapping[str, float]]  # of each reward of each task
+
+
+def rollout_metrics(
+    groups: list[Group], names: Sequence[str], weights: Weights | None = None, combine: str = "sum_then_normalise"
+) -> dict[str, float | None]:
     """What one update's groups say: rewards (each name over the rows it applies to), spread, lengths. `names`: of all
     rewards of the run, so that one whose task is not there is null."""
     rollouts = [r for group in groups for r in group.rollouts]
-    stds, zero_variance = [], []
+    alike = [float(teaches_nothing(group, (weights or {}).get(group.prompt.task), combine)) for group in groups]
+    stds = []
     for group in groups:
-        judged = [r for r in group.rollouts if r.reward is not None]
-        rewards = [r.reward for r in judged if r.reward is not None]
+        rewards = [r.reward for r in group.rollouts if r.reward is not None]
         if len(rewards) > 1:
             center = sum(rewards) / len(rewards)
             stds.append(math.sqrt(sum((x - center) ** 2 for x in rewards) / (len(rewards) - 1)))
-            # Of what the reward functions gave: a KL or an over-long penalty taken from it nearly always differs.
-            values = [{name: value for name, value in r.rewards.items() if name != OVERLONG} for r in judged]
-            zero_variance.append(float(all(value == values[0] for value in values)))
     return {
         "reward": mean(r.reward for r in rollouts),
         **{f"reward/{name}": mean(r.rewards.get(name) for r in rollouts) for name in names},
         "reward_std": mean(stds),
-        "frac_zero_variance": mean(zero_variance),
+        "frac_zero_variance": mean(alike),
         "excluded_fraction": mean(float(r.reward is None) for r in rollouts),
         "completion_length": mean(float(len(r.completion.token_ids)) for r in rollouts),
         "truncated_fraction": mean(float(r.completion.finish_reason == "length") for r in rollouts),
     }
+
+
+def teaches_nothing(group: Group, weights: Mapping[str, float] | None, combine: str) -> bool:
+    """Whether the reward functions leave every advantage 0: a reward of weight 0 gives none, and a KL or an over-long
+    penalty, which nearly always differs, teaches nothing of the task. `weights` None: all 1."""
+    judged = [rollout.rewards for rollout in group.rollouts if rollout.reward is not None]
+    parts = [
+        {
+            name: factor * value
+            for name, value in rewards.items()
+            if value is not None and name != OVERLONG and (factor := 1.0 if weights is None else weights.get(name, 0.0))
+        }
+        for rewards in judged
+    ]
+    if combine == "sum_then_normalise":
+        parts = [{"sum": math.fsum(part.values())} for part in parts]
+    return all(len({part[name] for part in parts if name in part}) < 2 for name in {n for part in parts for n in part})

@@ -119,7 +119,7 @@ class Ahead:
         rows = [TrainRow(group.prompt_ids, rollout) for group in waiting.groups or () for rollout in group.rollouts]
         with self.behaviour.active(self.learner.model):
             sums = measure(self.learner, rows)
-        check_mismatch(sums, self.limit)
+        check_mismatch(sums, self.limit, self.learner, waiting.version)
         return replace(waiting, agreement=sums)
 
     def synced(self) -> None:

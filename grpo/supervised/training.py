@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from grpo.config.training import OptimizerConfig
 from grpo.data.rows import Row
 from grpo.errors import UserError
+from grpo.learner.gate import check_weights
 from grpo.learner.schedule import lr_factor
 from grpo.model.loading.device import pick_device
 from grpo.monitoring.alarms import Alarms, sft_alarms
@@ -133,7 +134,7 @@ def fit(
     Returns steps, passes over the rows, loss (mean of the last 20 steps), tokens, seconds.
 
     Raises:
-        UserError: the checkpoints are damaged, or the loss is no number.
+        UserError: the checkpoints are damaged, or the loss, a gradient or the weights are no numbers.
         Stopped: by a signal, after the step; it is saved.
     """
     length = length_of(training.config, len(rows), World.current().size)
@@ -159,6 +160,7 @@ def fit(
         trainer.add_callback(StepLog(metrics, bar, tokens))
         with stopping.later():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    check_weights(model.parameters(), steps, config.optimizer.lr)
     loss = mean(row["loss"] for row in metrics.rows[-20:])
     seconds = time.perf_counter() - began
     return {"steps": steps, "passes": length.passes, "loss": loss, "tokens": sum(tokens), "seconds": seconds}
@@ -190,9 +192,11 @@ class StepLog(TrainerCallback):
         self._last = now
         self._metrics.write(row)
         self._alarms.look(self._metrics.rows)
-        if not math.isfinite(row["loss"]):
-            problem = f"step {state.global_step}: the loss is {row['loss']}"
-            raise UserError(f"{problem}; lower optimizer.lr or add warmup_steps")
+        for name in ("loss", "grad_norm"):
+            value = row[name]
+            if value is not None and not math.isfinite(value) and not (name == "grad_norm" and args.fp16):  # it scales
+                problem = f"step {state.global_step}: the {'gradient' if name == 'grad_norm' else name} is {value}"
+                raise UserError(f"{problem}; lower optimizer.lr or add warmup_steps")
         self._bar.advance(1, f"loss {row['loss']:.3f}")
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -46,7 +46,13 @@ def train_rl(context: StageContext, label: str) -> dict[str, Any]:
         section, model=context.init, out=out, seed=config.seed, engine=config.engine, runtime=runtime
     )
     result = train(settings, tasks, label=label, accept_changes=context.accept_changes)
-    return {"steps": result.steps, "tokens": result.tokens, "data_hashes": hashes, "final": result.metrics}
+    return {
+        "steps": result.steps,
+        "applied_steps": result.applied_steps,
+        "tokens": result.tokens,
+        "data_hashes": hashes,
+        "final": result.metrics,
+    }
 
 
 def task_rewards(task: TaskConfig, context: StageContext) -> list[Reward]:

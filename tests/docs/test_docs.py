@@ -18,6 +18,7 @@ from grpo.config.yaml import load_yaml
 from grpo.learner.stats import StepStats
 from grpo.loss import Normaliser, grpo_loss
 from grpo.monitoring.journal import advance
+from grpo.monitoring.metrics import rollout_metrics
 from grpo.rollout.difficulty import PassRates
 from grpo.system.clock import Clock
 from grpo.types import TrainState
@@ -114,7 +115,7 @@ def metrics_written() -> set[str]:
     clock = Clock()
     with clock("update"):
         stats = StepStats().metrics(config) | {"grad_norm": None, "lr": 1.0, "applied": 0.0}
-    row = advance(TrainState(), [group_of(prompt_of([9]), [0.0, 1.0])], ["r"], stats, clock, 2)
+    row = advance(TrainState(), rollout_metrics([group_of(prompt_of([9]), [0.0, 1.0])], ["r"]), stats, clock, 2)
     rates = PassRates(DifficultyConfig(reward="r")).metrics(0)
     extra = {"draws", "informative_fraction", "leftovers", *(f"{name}/<task>" for name in rates)}
     return {re.sub("^seconds/.*", "seconds/<phase>", name.replace("reward/r", "reward/<name>")) for name in row} | extra

@@ -130,8 +130,14 @@ def test_an_interrupted_stage_goes_on(model, tmp_path):
 
 
 def test_a_diverged_loss_stops_the_run(model, tmp_path):
-    with pytest.raises(UserError, match="the loss is nan"):
+    with pytest.raises(UserError, match="the (loss|gradient) is nan"):
         train(model, tmp_path, steps=8, optimizer=OptimizerConfig(lr=1e30, max_grad_norm=1e30))
+
+
+def test_a_last_step_that_destroys_the_weights_leaves_no_model(model, tmp_path):
+    with pytest.raises(UserError, match=r"step 1: the weights are not finite after this update: lower optimizer\.lr"):
+        train(model, tmp_path, steps=1, optimizer=OptimizerConfig(lr=1e38, weight_decay=1.0))
+    assert not (tmp_path / "model").exists()
 
 
 def test_every_row_comes_once_an_epoch():
