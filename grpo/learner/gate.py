@@ -25,7 +25,7 @@ def check_mismatch(sums: StepStats, limit: float, learner: Learner | None = None
     """Stop before training on samples that another policy drew (stale sync, other temperature, wrong template), or on
     those of a `learner` whose weights, after `step` updates, give no log-probs."""
     if learner is not None and not math.isfinite(sums.mismatch):
-        weight = largest(learner.model.parameters())
+        weight = largest(p for p in learner.model.parameters() if p.requires_grad)
         raise UserError(
             f"after step {step} the log-probs are not finite, the largest weight is {weight:.3g}: lower optimizer.lr, "
             "or go back to a checkpoint"

@@ -160,7 +160,7 @@ def fit(
         trainer.add_callback(StepLog(metrics, bar, tokens))
         with stopping.later():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    check_weights(model.parameters(), steps, config.optimizer.lr)
+    check_weights((p for p in model.parameters() if p.requires_grad), steps, config.optimizer.lr)
     loss = mean(row["loss"] for row in metrics.rows[-20:])
     seconds = time.perf_counter() - began
     return {"steps": steps, "passes": length.passes, "loss": loss, "tokens": sum(tokens), "seconds": seconds}

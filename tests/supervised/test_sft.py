@@ -130,7 +130,7 @@ def test_an_interrupted_stage_goes_on(model, tmp_path):
 
 
 def test_a_diverged_loss_stops_the_run(model, tmp_path):
-    with pytest.raises(UserError, match="the (loss|gradient) is nan"):
+    with pytest.raises(UserError, match=r"the (loss|gradient) is nan"):
         train(model, tmp_path, steps=8, optimizer=OptimizerConfig(lr=1e30, max_grad_norm=1e30))
 
 
