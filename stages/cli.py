@@ -16,6 +16,7 @@ COMMANDS = {
     "score": "stages.commands.score:score_command",
     "serve": "stages.commands.serve:serve_command",
     "check": "stages.check.command:check_command",
+    "new": "stages.check.new:new_command",
     "view": "stages.commands.view:view_command",
 }
 HELP = """\
@@ -29,6 +30,7 @@ commands:
   compare  A.json B.json      paired comparison of two evaluations
   score    FILE --reward R    apply reward functions to a JSONL file
   serve    CONFIG             vLLM servers for engine=vllm-server
+  new      DATA --model M     a recipe for these rows and this model
   check    CONFIG             what can be wrong before spending compute
   view     RUN                completions, rewards and advantages step by step; --html FILE: a page
 

@@ -158,7 +158,7 @@ def leaks(subject: Subject, path: str, rows: Sequence[Row]) -> str:
     if leaks and subject.guard.drops and len(leaks) < len(rows):
         raise Warned(f"{len(leaks)} of {len(rows)} rows hold evaluation problems and are dropped, e.g. {leaks[0]}")
     if leaks:
-        raise UserError(complaint(leaks, rows, path))
+        raise UserError(complaint(leaks, rows, path, subject.guard.drops))
     return f"no evaluation problem among {len(rows)} rows"
 
 

@@ -12,7 +12,7 @@ from grpo.config.training import RLConfig, SFTConfig
 from grpo.supervised.length import length_of
 from stages.check.subject import Check, Subject, Warned
 from stages.recipe.config import RecipeConfig, RLStageConfig, find
-from stages.recipe.machine import engine_of, machine_checks
+from stages.recipe.machine import check_device, engine_of, machine_checks
 from stages.recipe.table import active_stages
 
 NARROW = 0.1  # half of an interval of pass@1 from which it says little
@@ -24,6 +24,7 @@ def setting_checks(subject: Subject) -> Iterator[Check]:
     yield "engine", partial(_engine, config)
     for path, check in machine_checks(config, [stage.key for stage in active_stages(config)]):
         yield f"this machine: {path}", partial(_quiet, check)
+    yield "this machine: runtime", partial(_quiet, partial(check_device, config))
     for kind in (RLConfig, SFTConfig):
         for path, section in find(config, kind):
             yield f"steps of {path}", partial(_steps, section)

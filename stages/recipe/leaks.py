@@ -81,7 +81,7 @@ class LeakGuard:
             UserError: rows of `name` leak and are not to be dropped, or every one does.
         """
         if leaks and (not self.drops or len(leaks) == len(rows)):
-            raise UserError(complaint(leaks, rows, name))
+            raise UserError(complaint(leaks, rows, name, self.drops))
         if leaks:
             log.warning("%s: %d of %d rows hold evaluation problems: dropped", name, len(leaks), len(rows))
         leaked = {leak.row for leak in leaks}
@@ -114,14 +114,15 @@ class LeakGuard:
         return Ngrams(texts, self.decontaminate.ngram, self.decontaminate.share)
 
 
-def complaint(leaks: Sequence[Leak], rows: Sequence[Row], name: str) -> str:
-    """All of them in one line: the first few in words, the others by their numbers."""
+def complaint(leaks: Sequence[Leak], rows: Sequence[Row], name: str, drops: bool) -> str:
+    """All of them in one line: the first few in words, the others by their numbers. `drops`: they would be left out,
+    and are every row there is."""
     said = "; ".join(map(str, leaks[:SAID]))
     them = "it"
     if len(leaks) > 1:
         said, them = f"{said}; {len(leaks)} of {len(rows)} rows in all: {ranges([leak.row for leak in leaks])}", "them"
     way = f"take {them} out of the stage's data, or have {them} left out by evaluation.decontaminate.action=drop"
-    if len(leaks) == len(rows):
+    if drops:
         way = "nothing would be left to train on"
     return f"training data '{name}', {said}: {way}"
 

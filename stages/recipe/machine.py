@@ -13,7 +13,7 @@ from stages.recipe.config import RecipeConfig, RejectionSamplingConfig, RLStageC
 
 
 def machine_checks(config: RecipeConfig, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """(key path, check that raises `UserError`) of these sections. What always needs torch comes last."""
+    """(key path, check that raises `UserError`) of these sections."""
     if config.engine.kind == "vllm":
         yield "engine", partial(require_vllm, "engine.kind=vllm")
     kind = cache(lambda: engine_of(config))
@@ -23,7 +23,6 @@ def machine_checks(config: RecipeConfig, keys: Iterable[str]) -> Iterator[tuple[
             yield key, partial(_check_rl, config, section, kind)
         if isinstance(section, RLStageConfig | RejectionSamplingConfig) and section.sampling.stop:
             yield key, partial(_check_stop, section.sampling, kind)
-    yield "runtime", partial(check_device, config)
 
 
 def engine_of(config: RecipeConfig) -> str:

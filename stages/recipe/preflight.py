@@ -21,7 +21,7 @@ from grpo.model.loading.path import check_model
 from grpo.system.imports import check_switches, import_path
 from rewards.loader import find_reward, is_ours, load_reward
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
-from stages.recipe.machine import machine_checks
+from stages.recipe.machine import check_device, machine_checks
 from stages.recipe.table import active_stages
 
 RUN = "{run}"  # in the arguments of a reward: the run's folder
@@ -43,6 +43,7 @@ def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None
 def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], None]]]:
     """(key path, check that raises `UserError`)."""
     keys = list(keys)
+    yield from machine_checks(config, keys)
     for key in keys:
         section = getattr(config, key)
         for path, spec in find(section, RewardConfig, key):
@@ -53,7 +54,7 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
             yield "evaluation.leak_check", partial(check_function, section.leak_check)
         if key == "base" and section.model is not None:
             yield "base.model", partial(_check_weights, section.model)
-    yield from machine_checks(config, keys)
+    yield "runtime", partial(check_device, config)  # last: it needs torch, which takes seconds
 
 
 def folders_before(config: RecipeConfig, key: str) -> list[str] | None:

@@ -90,7 +90,7 @@ def rows(name: str, *rows: dict[str, Any]):
     (["base.model=./nowhere"], "model './nowhere': no such folder"),
     (["base.model=c.yaml"], "model 'c.yaml': a file"),
     (["base.model=BARE"], "the model has no chat template"),
-    ([f"{TASK}.data=./none.jsonl"], "data './none.jsonl': no such file"),
+    ([f"{TASK}.data=./none.jsonl"], "none.jsonl': no such file"),
     ([f"{TASK}.rewards=[acuracy]"], "acuracy"),
     ([f"{TASK}.data.max_prompt_tokens=2"], "raise max_prompt_tokens"),
     ([COLD, "cold_start.max_tokens=3"], "max_tokens=3"),
