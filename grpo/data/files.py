@@ -16,6 +16,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -194,24 +195,31 @@ def _read_arrow(file: Path) -> list[dict[str, Any]]:
 
 def table_rows(table: Any, source: Path | str) -> list[dict[str, Any]]:
     """The rows of an arrow table, in values that JSON has."""
-    rows: list[dict[str, Any]] = table.to_pylist()
-    try:
-        return [{name: plain(value) for name, value in row.items()} for row in rows]
-    except UnicodeDecodeError as error:
-        raise UserError(f"data '{source}': a column holds bytes (pictures, sound?): only text is read") from error
+    rows = [json_values(row) for row in table.to_pylist()]
+    for name in table.column_names:
+        if any(_holds_bytes(row[name]) for row in rows):
+            raise UserError(f"data '{source}': column '{name}' holds bytes (pictures, sound?): only text is read")
+    return rows
 
 
-def plain(value: Any) -> Any:
-    """What JSON has no word for, as text or lists; anything else stays."""
+def json_values(value: Any) -> Any:
+    """What JSON has no word for, as text or lists; bytes that are no text, and anything else, stay."""
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: json_values(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [json_values(item) for item in value]
     if isinstance(value, (date, time, timedelta, Decimal)):
         return str(value)
     if isinstance(value, bytes):
-        return value.decode()
+        with suppress(UnicodeDecodeError):
+            return value.decode()
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _holds_bytes(value: Any) -> bool:
+    if isinstance(value, (dict, list)):
+        return any(map(_holds_bytes, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bytes)
 
 
 TABLES = {".parquet": _read_parquet, ".arrow": _read_arrow, ".feather": _read_arrow}

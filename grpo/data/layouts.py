@@ -50,7 +50,7 @@ def read_messages(row: Row, where: str) -> list[Message]:
     if turns:
         messages = as_turns(row[turns[0]], "", where, turns[0])
         for other in [*turns[1:], *([asked] if asked else [])]:
-            if not _within([row[other]], messages):
+            if not _within(_questions(row[other], where, other), messages):
                 raise UserError(f"{where}: '{turns[0]}' and '{other}' are two conversations: remove or rename one")
     elif asked:
         messages = as_turns(with_input(row, row[asked], asked), "user", where, asked)
@@ -104,6 +104,7 @@ def read_prompt(row: Row, where: str, *, as_text: bool = False) -> tuple[str, st
 
 def as_turns(value: Any, role: str, where: str, column: str = "prompt") -> list[Message]:
     """Text becomes one message of `role`, unless it is a list of messages in JSON or what a chat template wrote."""
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
         listed, read = _listed_text(value), read_transcript(value, f"{where}: '{column}'")
         if role and listed is None and read is None:
@@ -206,6 +207,14 @@ def _history(value: Any, where: str) -> list[Message]:
         roles = ("user", "assistant")
         value = [{"role": role, "content": text} for pair in value for role, text in zip(roles, pair, strict=True)]
     return as_turns(value, "", where, "history")
+
+
+def _questions(value: Any, where: str, column: str) -> list[str]:
+    """What is asked in a column; the answers may differ, as those sampled to the questions of a data set do."""
+    try:
+        return [turn["content"] for turn in as_turns(value, "user", where, column) if turn["role"] != "assistant"]
+    except UserError:
+        return [str(value)]
 
 
 def _listed_text(text: str, of: type = dict) -> list[Any] | None:

@@ -29,13 +29,13 @@ ID_COLUMNS = ("id", "unique_id")
 def own_answer(row: Row) -> Any:
     """The gold of a row as its column has it; of verl's rows the `ground_truth` inside `reward_model`."""
     for name in _GOLDS:  # a solution last: beside a final answer it is prose
-        value = row.get(name)
+        value: Any = row.get(name)
         if name == "reward_model":
             value = value.get("ground_truth") if isinstance(value, dict) else None
         if name in ("ground_truth", "reward_model"):
             value = _alternatives(value)
         if not is_nothing(value):
-            return value
+            return value.tolist() if hasattr(value, "tolist") else value
     return None
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 from grpo.config.data import DataConfig
 from grpo.config.section import changed
-from grpo.data.files import read_file, table_rows
+from grpo.data.files import json_values, read_file, table_rows
 from grpo.data.folders import find_files, is_path
 from grpo.errors import UserError, first_line
 from grpo.system.files import write_lines
@@ -56,7 +56,7 @@ def _rows_from_function(path: str, kwargs: dict[str, Any]) -> list[Row]:
         raise
     except Exception as error:  # the user's own code: whatever it raises, its name and its arguments are said
         raise UserError(f"data function '{path}' with {kwargs}: {type(error).__name__}: {error}") from error
-    return [row if isinstance(row, dict) else {"text": row} for row in rows]
+    return [json_values(row) if isinstance(row, dict) else {"text": row} for row in rows]
 
 
 def _rows_from_path(path: str, data: DataConfig) -> list[Row]:

@@ -14,6 +14,7 @@ import re
 from typing import Any, Literal
 
 from grpo.data.golds import after_hashes, last_boxes, read_gold
+from grpo.data.rows import is_nothing
 
 Strict = bool | Literal["box", "answer"]  # True is "box"
 
@@ -64,9 +65,10 @@ def read_golds(gold: Any) -> list[str]:
 
     Empty when there is none. Whether each can be understood is for `rewards.accuracy.equality` to say.
     """
+    gold = gold.tolist() if hasattr(gold, "tolist") else gold  # numpy's
     if isinstance(gold, (list, tuple)):
         return [text for item in gold for text in read_golds(item)]
-    if isinstance(gold, (int, float, str)):
+    if isinstance(gold, (int, float, str)) and not is_nothing(gold):
         text = str(gold).strip()
         found = read_gold(text)
         found = _last_tag(text) or _last_phrase(text) or text if found == text else found

@@ -10,7 +10,7 @@ from typing import Any
 from grpo.config.data import DataConfig
 from grpo.config.training import SFTConfig
 from grpo.data.conversations import build_examples
-from grpo.data.layouts import PROMPT_COLUMNS
+from grpo.data.layouts import PROMPT_COLUMNS, read_messages, read_prompt
 from grpo.data.prompts import build_prompts, canonical_answer
 from grpo.data.rows import Row, first_present
 from grpo.errors import UserError
@@ -57,6 +57,8 @@ def render_prompts(subject: Subject, asked: Asked, rows: Sequence[Row]) -> Rende
         raise Skipped("needs the tokenizer")
     data = asked.data.model_copy(update={"max_prompt_tokens": None, "overlong": "drop"})
     key, numbers = data.model_dump_json(), spread(rows, MEASURED)
+    for number, row in enumerate(rows) if len(numbers) < len(rows) else ():
+        read_prompt(row, f"data '{data.path or data.fn}', row {number}", as_text=data.template is not None)
     if key not in subject.prompts:
         subject.prompts[key] = build_prompts([rows[number] for number in numbers], data, subject.model.tokenizer)
     return Rendered(asked, subject.tags(asked), subject.model, subject.prompts[key], numbers, len(rows))
@@ -176,6 +178,8 @@ def near_copies(subject: Subject, rows: Sequence[Row]) -> str:
 def conversations(rows: list[Row], data: DataConfig, config: SFTConfig, model: BaseModel) -> str:
     """Demonstrations: rendered by the template, with the end token trained, and how many are too long."""
     numbers = spread(rows, MEASURED_CONVERSATIONS)
+    for number, row in enumerate(rows):  # all of them: one that cannot be read stops the stage
+        read_messages(row, f"data '{data.path or data.fn}', row {number}")
     examples = build_examples([rows[number] for number in numbers], model.tokenizer, str(data.path or data.fn))
     counts = sorted(len(example.input_ids) for example in examples)
     over = sum(count > config.max_tokens for count in counts)

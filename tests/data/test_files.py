@@ -131,7 +131,7 @@ def test_tables_hold_what_json_has(tmp_path):
     assert loaded == [{"q": "x", "at": "2024-01-01 00:00:00", "d": "1.5", "b": "é", "t": table}]
     assert rows_hash(loaded) == rows_hash(json.loads(json.dumps(loaded)))
     parquet(tmp_path / "picture.parquet", [{"q": "x", "image": b"\x89PNG\xff"}])
-    refused(tmp_path / "picture.parquet", "a column holds bytes")
+    refused(tmp_path / "picture.parquet", "column 'image' holds bytes")
 
 
 def test_arrow_and_save_to_disk(tmp_path):

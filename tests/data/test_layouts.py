@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from grpo.config.data import DataConfig
@@ -10,6 +11,7 @@ from grpo.data.layouts import conversation_rows, read_messages, read_prompt
 from grpo.data.prompts import build_prompts, canonical_answer, chat_prompts
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
+from rewards.accuracy.extraction import read_golds
 from support.chat import assistant, system, user
 from support.models import CHAT_TEMPLATE, make_tokenizer
 
@@ -78,6 +80,8 @@ CONVERSATIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "UltraChat: the prompt again": ({"prompt": "Q", "prompt_id": "1", "messages": TALK}, TALK),
     "of rejection sampling": ({"problem": "Q", "solution": "long", "answer": "1", "messages": [user("Q\nBox it."), A]},
                               [user("Q\nBox it."), A]),
+    "sampled to the questions of a set": (gpt("human", "Q", "gpt", "B", messages=TALK), TALK),
+    "sampled to a templated prompt": ({"prompt": chatml("user", "Q"), "solution": "long", "messages": TALK}, TALK),
     "two forms of the same": (gpt("human", "Q", "gpt", "A", instruction="Q", output="A"), TALK),
 }  # fmt: skip
 
@@ -135,6 +139,7 @@ PROMPTS: dict[str, tuple[dict[str, Any], str | list[dict[str, Any]]]] = {
     "query": ({"query": "Q", "response": "A"}, "Q"),
     "a question about a template": ({"prompt": "What does <|im_start|> do?"}, "What does <|im_start|> do?"),
     "a question with brackets": ({"prompt": "[1, 2] + [3]?"}, "[1, 2] + [3]?"),
+    "an array of messages": ({"prompt": np.array([Q], dtype=object)}, [Q]),
     "JSON that is no message": ({"prompt": '[{"a": 1}]'}, '[{"a": 1}]'),
     "Countdown's columns": ({"question": "Using the numbers 30, 100, 93, make 23.", "input": "30,100,93"},
                             "Using the numbers 30, 100, 93, make 23."),
@@ -176,7 +181,7 @@ def test_prompts_that_are_refused(row, part):
     ({"solution": "prose without an answer", "final_answer": ["7"]}, ["7"]),  # OlympiadBench
     ({"expected_answer": "5"}, "5"), ({"ground_truth": 5}, 5), ({"answer": "", "solution": "3"}, ""),
     ({"answer": float("nan")}, None), ({"answer": "NaN", "gold": "2"}, "2"), ({"answer": False}, False),
-    ({"answer": "  \n"}, ""),
+    ({"answer": "  \n"}, ""), ({"answer": np.int64(7)}, 7), ({"answer": np.array(["1", "2"])}, ["1", "2"]),
 ])  # fmt: skip
 def test_golds(row, answer):
     assert canonical_answer(row) == answer
@@ -188,6 +193,8 @@ def built(row: dict[str, Any], **settings: Any) -> Any:
 
 
 def test_nan_is_no_gold_for_a_reward_either():
+    assert read_golds(float("nan")) == read_golds("NaN") == read_golds([np.float32("nan")]) == []
+    assert read_golds(np.int64(7)) == ["7"]
     prompt = built({"prompt": "1", "answer": float("nan"), "gold": "7"})
     assert (prompt.answer, prompt.columns["answer"]) == ("7", "7")
 
