@@ -95,6 +95,7 @@ base.pretrain.hidden_size=12 | 'base.pretrain': 'hidden_size' must be an even
 base.pretrain.kv_heads=3 | 'heads' must be a multiple of 'kv_heads'
 base.pretrain.micro_batch_size=3 | multiple of 'micro_batch_size'
 base.pretrain.corpus={path: c, system: s} | 'base.pretrain.corpus': 'system' has no effect here
+safety_model.router_loss=0.1 | 'router_loss' has no effect here: a reward model learns from scores alone
 safety_model.data={path: c, max_prompt_tokens: 3} | 'safety_model.data': 'max_prompt_tokens'
 rejection_sampling.filters=[] | 'rejection_sampling.filters'
 rejection_sampling.filters=[{fn: format, weight: 2}] |

@@ -94,7 +94,9 @@ FULL: dict[str, Any] = {
         "loss": {"clip": "cispo", "beta": 0.1, "kl": {"placement": "reward"}},
         "truncated": "mask", "penalty_tokens": None, "reference_every": None,
     },
-    "cold_start": {**SFT, "steps": 9, "data": {**FUNCTION, "system": "Be brief."}, "checkpoint": {"every": 4}},
+    "cold_start": {
+        **SFT, "router_loss": 0.01, "steps": 9, "data": {**FUNCTION, "system": "Be brief."}, "checkpoint": {"every": 4},
+    },
     "reasoning_rl": {**RL, "tasks": TASKS},
     "rejection_sampling": {
         **SFT, "epochs": 2, "data": HUB, "group_size": 4, "sampling": {"temperature": 1, "max_tokens": 32},
