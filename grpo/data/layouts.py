@@ -97,6 +97,8 @@ def read_prompt(row: Row, where: str, *, as_text: bool = False) -> tuple[str, st
         if not messages:
             raise UserError(f"{where}: '{column}' has no message before the assistant's")
         prompt = with_context(row, messages, where)
+    if as_text and holds(row, "tools"):
+        raise UserError(f"{where}: column 'tools' is for a chat template, and data.template is none")
     if as_text and not isinstance(prompt, str):
         raise UserError(f"{where}: '{column}' holds messages, but 'template' wants a string")
     return column, prompt
@@ -190,7 +192,7 @@ def with_context(row: Row, messages: list[Message], where: str) -> list[Message]
             messages, first = [*as_turns(row[name], "system", where, name), *messages], 1
     lost = [name for name in SYSTEM if holds(row, name) and not _within([row[name]], messages[:1])]
     lost += [name for name in BESIDE if holds(row, name) and not _within([row[name]], messages)]
-    lost += [name for name in MEDIA if holds(row, name)]
+    lost += [name for name in (*MEDIA, "functions") if holds(row, name)]
     if lost:
         what = "is not text" if lost[0] in MEDIA else "is no part of the messages made of this row"
         raise UserError(

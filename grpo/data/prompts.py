@@ -126,6 +126,8 @@ def chat_prompts(rows: list[Row], data: DataConfig) -> list[Prompt]:
         where = f"data '{data.path or data.fn or 'rows'}', row {number}"
         _, value, columns, answer = _read_row(row, data, where)
         messages = as_messages(value, data, where)
+        if row_variables(row, where):
+            raise UserError(f"{where}: column '{next(iter(row_variables(row, where)))}' would not reach a served model")
         encodable(json.dumps(messages, ensure_ascii=False), where)
         prompts.append(Prompt(str(number), (), messages, None, columns, answer, "evaluation"))
     return prompts

@@ -9,7 +9,7 @@ import pytest
 from grpo.config.data import DataConfig
 from grpo.data.layouts import conversation_rows, read_messages, read_prompt
 from grpo.data.prompts import build_prompts, canonical_answer, chat_prompts
-from grpo.data.rows import write_jsonl
+from grpo.data.rows import load_rows, write_jsonl
 from grpo.errors import UserError
 from rewards.accuracy.extraction import read_golds
 from support.chat import assistant, system, user
@@ -100,6 +100,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "input beside messages": ({"messages": TALK, "input": "I"}, "column 'input' is no part"),
     "two conversations": ({"messages": TALK, **gpt("human", "other", "gpt", "B")}, "are two conversations"),
     "messages and another pair": ({"messages": TALK, "prompt": "P", "completion": "C"}, "are two conversations"),
+    "OpenAI's old functions": ({"messages": TALK, "functions": [{"name": "add"}]}, "column 'functions' is no part"),
     "unknown role": ({"messages": [Q, {"role": "critic", "content": "A"}]}, "role 'critic' is none of"),
     "no content": ({"messages": [Q, {"role": "assistant", "content": None}]}, "needs the strings"),
     "a number": ({"messages": [Q, {"role": "assistant", "content": 3}]}, "needs the strings"),
@@ -222,6 +223,20 @@ def test_a_plain_template_takes_a_templates_text_as_it_is():
         built({"prompt": json.dumps([Q])}, template="{prompt}")
     with pytest.raises(UserError, match="holds messages, but 'template' wants a string"):
         built({"prompt": "1", "system": "S"}, template="{prompt}")
+
+
+def test_tools_reach_the_model_or_are_refused():
+    """A plain-text template and a server that is asked for an answer get none."""
+    row = {"prompt": "1", "tools": [{"type": "function", "function": {"name": "add"}}]}
+    for refused in (lambda: built(row, template="{prompt}"), lambda: chat_prompts([row], DataConfig(path="d"))):
+        with pytest.raises(UserError, match="row 0: column 'tools'"):
+            refused()
+
+
+def test_a_column_that_is_not_meant_to_be_seen_is_named_so(tmp_path):
+    write_jsonl(tmp_path / "d.jsonl", [{"question": "Q", "context": "C", "image": "a.png"}])
+    data = DataConfig(path=str(tmp_path / "d.jsonl"), columns={"unused": "context", "unused_image": "image"})
+    assert read_prompt(load_rows(data)[0], "row 0") == ("question", "Q")
 
 
 def test_a_template_that_leaves_a_message_out_is_refused():
