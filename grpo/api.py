@@ -47,7 +47,7 @@ def train(
         rewards: functions with TRL's signature, `Reward`s (name, function, weight, columns), or what a YAML config
             may say: "accuracy", "my_module.my_reward", {"fn": ..., "weight": ..., "kwargs": ...}.
         dataset: rows (prompt | question | problem | messages, answer | gold | solution, your own columns), a
-            .jsonl/.parquet file or hub name, or a `DataConfig` (template, system message, length limit). Where
+            file, folder or hub name, or a `DataConfig` (template, system message, length limit). Where
             a reward compares with the gold, rows whose gold cannot be read are left out, with a warning.
         accept_changes: go on from a checkpoint that was made with other settings, rewards or data.
 
