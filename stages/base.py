@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from grpo.config.training import SFTConfig
-from grpo.data.conversations import Example
+from grpo.data.baked import give_template
+from grpo.data.encoding import Example
 from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.errors import UserError
 from grpo.model.export.folder import save_model
@@ -27,13 +28,14 @@ from stages.tiny_world.tokenizer import DOCUMENT_END, build_tokenizer, model_con
 def run(context: StageContext) -> dict[str, Any]:
     """Leaves model/; from scratch also metrics.jsonl and data/corpus.jsonl."""
     config = context.config.base
-    return _pretrain(config, context) if config.model is None else _adopt(config.model, context)
+    return _pretrain(config, context) if config.model is None else _adopt(config.model, config, context)
 
 
-def _adopt(model: str, context: StageContext) -> dict[str, Any]:
+def _adopt(model: str, config: BaseConfig, context: StageContext) -> dict[str, Any]:
     """An existing model becomes the run's own copy, so that the run stays whole when the original moves."""
+    tokenizer = give_template(load_tokenizer(model), config.chat_template, config.template_kwargs)
     loaded = load_model(model, pick_device(context.config.runtime))
-    save_model(loaded, load_tokenizer(model), context.folder / "model")
+    save_model(loaded, tokenizer, context.folder / "model")
     return {"source": model, "parameters": loaded.num_parameters(), "tokens": 0}
 
 

@@ -160,13 +160,3 @@ def _ends(tokenizer: Any, text: str) -> list[tuple[int, str]]:
     ]
     special = [(index, str(token)) for index, token in found if token.special or index in tokenizer.all_special_ids]
     return special or [(index, str(token)) for index, token in found if str(token).strip()]
-
-
-def training_template(tokenizer: Any) -> str | None:
-    """TRL's training template of the same family, where the model's own is one that TRL knows."""
-    from trl.chat_template_utils import get_training_chat_template
-
-    try:
-        return get_training_chat_template(tokenizer)
-    except Exception:  # noqa: BLE001 - of another template, which TRL's probes may break in any way
-        return None

@@ -8,12 +8,14 @@ filled in. Each is checked by `grpo.data.writing`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from grpo.data.baked import split_values
 from grpo.data.said import BLOCKS, FIELDS, Calls, Said, Way, leaves, read_said, ways
-from grpo.data.templates import End, check_rendered, end_of_turn, render, training_template
+from grpo.data.templates import End, check_rendered, end_of_turn, render
 from grpo.data.writing import ANSWER, EMPTY_THOUGHT, REASONING, Lost, Writing
 from grpo.errors import UserError
 from grpo.types import Message
@@ -59,7 +61,17 @@ class Template:
 
     @cached_property
     def training(self) -> str | None:
-        return training_template(self.tokenizer)
+        """TRL's training template of the same family, where the model's own is one that TRL knows."""
+        from trl.chat_template_utils import get_training_chat_template
+
+        values, own = split_values(str(self.tokenizer.chat_template))
+        shown = copy(self.tokenizer)
+        shown.chat_template = own
+        try:
+            template = get_training_chat_template(shown)
+        except Exception:  # noqa: BLE001 - of another template, which TRL's probes may break in any way
+            return None
+        return template and values + template
 
     @property
     def switch(self) -> str:

@@ -132,7 +132,13 @@ class Subject:
             UserError: one of them cannot be had.
         """
         base = self.config.base
-        return existing_model(base.model) if base.model is not None else self._future_model()
+        if base.model is None:
+            return self._future_model()
+        from grpo.data.baked import give_template
+
+        model = existing_model(base.model)
+        give_template(model.tokenizer, base.chat_template, base.template_kwargs)
+        return model
 
     def _future_model(self) -> BaseModel:
         """The tokenizer exactly as the base stage will make it, which takes a second; nothing is trained."""

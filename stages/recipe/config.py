@@ -59,6 +59,8 @@ class BaseConfig(Section):
     """Where the base model comes from: an existing one (folder or hub name), or trained from scratch for `steps`."""
 
     model: str | None = None
+    chat_template: str | None = None  # a jinja file: the model's from then on, in every stage
+    template_kwargs: dict[str, Any] = {}  # {enable_thinking: false, ...}: what the template reads, in every stage
     steps: int | None = Field(None, ge=1)
     pretrain: PretrainConfig | None = None
 
@@ -74,6 +76,8 @@ class BaseConfig(Section):
             raise ValueError("give exactly one of 'model' and 'pretrain'")
         if (self.pretrain is None) != (self.steps is None):
             raise ValueError("'steps' and 'pretrain' belong together")
+        if self.pretrain is not None and (self.chat_template is not None or self.template_kwargs):
+            raise ValueError("'chat_template' and 'template_kwargs' are for an existing 'model'; remove them")
         return self
 
 

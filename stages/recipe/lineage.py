@@ -44,8 +44,9 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
     for part in (values, values.get("pretrain") or {}):
         for name in IRRELEVANT:
             part.pop(name, None)
-    if not values.get("router_loss"):  # stages made before there was a choice stay what they are
-        values.pop("router_loss", None)
+    for name in ("router_loss", "chat_template", "template_kwargs"):
+        if not values.get(name):  # stages made before there was a choice stay what they are
+            values.pop(name, None)
     return {
         "seed": config.seed,
         "engine.kind": config.engine.kind,
@@ -118,10 +119,10 @@ def _inputs(section: Any, known: Mapping[str, str]) -> Iterator[tuple[str, str]]
 
 def _kind(key: str, value: Any, known: Mapping[str, str]) -> str | None:
     """What a setting names: the "file" of local data, the "folder" of a model; None: neither."""
-    if key not in ("path", "model") or not isinstance(value, str):
+    if key not in ("path", "model", "chat_template") or not isinstance(value, str):
         return None
     gone = value in known and not Path(value).exists()
-    if key == "path":
+    if key != "model":
         return "file" if gone or every_file(value) else None
     return "folder" if gone or Path(value).is_dir() else None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
+from grpo.data.baked import check_template
 from grpo.data.files import check_file
 from grpo.data.folders import is_path
 from grpo.data.rows import data_files
@@ -54,6 +55,8 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
             yield "evaluation.leak_check", partial(check_function, section.leak_check)
         if key == "base" and section.model is not None:
             yield "base.model", partial(_check_weights, section.model)
+            if section.chat_template is not None:
+                yield "base.chat_template", partial(check_template, section.chat_template)
     yield "runtime", partial(check_device, config)  # last: it needs torch, which takes seconds
 
 

@@ -93,6 +93,15 @@ def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> S
     check_inputs(config, planned, init)
     run, stage = planned.folder.parent, planned.stage
     models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
+    if (
+        stage.key != "base"
+        and "base" not in models
+        and (config.base.chat_template is not None or config.base.template_kwargs)
+    ):
+        raise UserError(
+            "base.chat_template and base.template_kwargs become part of the model in the base stage, which is not "
+            f"finished in '{run}': run `grpo run CONFIG --out {run} --until base` first, or remove them"
+        )
     base = str(models["base"]) if "base" in models else config.base.model or ""
     first = next((str(models[key]) for key in active_parents(stage, config)[:1] if key in models), base)
     guard = cache(lambda: LeakGuard(config))  # made where data is written: it reads the evaluation's

@@ -61,7 +61,8 @@ def test_full_sets_every_setting_to_something_else_than_its_default():
         place = (owner(kind, str(path[-1])).__name__, str(path[-1]))
         default[place] = default.get(place, True) and same
     # FULL trains its base from scratch.
-    assert {place for place, same in default.items() if same} == {("BaseConfig", "model")}
+    existing = {("BaseConfig", name) for name in ("model", "chat_template", "template_kwargs")}
+    assert {place for place, same in default.items() if same} == existing
     written = {(kind.__name__, name) for kind in sections() for name in kind.model_fields if owner(kind, name) is kind}
     others = {kind.__name__ for kind in (TrainConfig, EvalCommandConfig, EndpointConfig, TeacherConfig)}  # other roots
     assert {place for place in written if place[0] not in others} == default.keys()

@@ -89,6 +89,7 @@ seed=true | 'seed': must be a number
 """
 OF_FULL = """
 base.model=m | 'base': give exactly one of 'model' and 'pretrain'
+base.template_kwargs={thinking: true} | 'base': 'chat_template' and 'template_kwargs' are for an existing 'model'
 base.steps=null | 'base': 'steps' and 'pretrain' belong together
 base.pretrain.hidden_size=30 | 'base.pretrain': 'hidden_size' must be an even
 base.pretrain.hidden_size=12 | 'base.pretrain': 'hidden_size' must be an even
