@@ -45,8 +45,9 @@ def read_transcript(text: str, where: str) -> tuple[list[Message], str] | None:
             messages.append({"role": turn["role"], "content": turn["said"]})
         elif turn["role"] == "assistant":
             opened = turn["said"].strip()
-        else:
+        else:  # of the user, and not ended
             end = -1
+            break
     if end < len(body) or not messages or any("<|im_start|>" in said["content"] for said in messages):
         raise UserError(
             f"{where} is in the form of a chat template already ({begins[1]}), and would be wrapped in another: give "

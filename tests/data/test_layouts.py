@@ -109,6 +109,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "Mistral's text": ({"text": "<s>[INST] Q [/INST] A</s>"}, "form of a chat template already ([INST])"),
     "Gemma's text": ({"text": "<bos><start_of_turn>user\nQ<end_of_turn>\n"}, "chat template already"),
     "cut ChatML": ({"text": chatml("user", "Q") + "<|im_start|>assistant\nA"}, "ends before its last turn"),
+    "a user's turn without an end": ({"text": "<|im_start|>user\nQ"}, "chat template already"),
     "broken ChatML": ({"text": "<|im_start|>user\nQ<|im_start|>assistant\nA<|im_end|>"}, "chat template already"),
     "plain text": ({"text": "once upon a time"}, "expected messages"),
     "no answer": ({"messages": [Q]}, "no assistant message"),
