@@ -80,8 +80,8 @@ class Writing:
         rest = replace(self, head=common).checked(plain, way)
         tags = _TAGS.match(rest)
         bare = rest[tags.end() :] if tags else rest
-        if opening.rstrip().endswith(OPEN):
-            return _closed(said, "\n" if opening.endswith("\n") else "") + bare
+        if self.prompt.rstrip().endswith(OPEN):
+            return _closed(said, "\n" if self.prompt.endswith("\n") else "") + bare
         if opening.strip() and not EMPTY_THOUGHT.fullmatch(opening.strip()):
             raise Lost
         if not said.thought:
