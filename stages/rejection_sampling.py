@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from grpo.data.layouts import conversation_rows
+from grpo.data.layouts import conversation_rows, read_messages
 from grpo.data.prompts import build_prompts, longest_prompt
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.engines.choose import load_for_sampling, sampling_engine
@@ -39,12 +39,14 @@ def run(context: StageContext) -> dict[str, Any]:
     """Leaves model/, metrics.jsonl, completions/sampled.jsonl (with why each was dropped) and data/."""
     config: RejectionSamplingConfig = context.section
     data = context.folder / "data"
+    # First: what is wrong with it need not wait for the samples.
+    general = context.write_data("general", conversation_rows(config.general) if config.general else [])
+    for number, row in enumerate(general):
+        read_messages(row, f"rejection_sampling.general, row {number}")
     if not (data / "reasoning.jsonl").is_file():  # it appears whole, after completions/ did
         sample(config, context)
     World.current().wait()  # the main process has written it
     reasoning = read_jsonl(data / "reasoning.jsonl")
-    general = conversation_rows(config.general) if config.general else []
-    general = context.write_data("general", general)
     # Again from the base model, as R1 did.
     numbers = train_sft(context, context.base, reasoning + general, "rejection sampling: training")
     sampled = read_jsonl(context.folder / "completions" / "sampled.jsonl")

@@ -16,6 +16,8 @@ def machine_checks(config: RecipeConfig, keys: Iterable[str]) -> Iterator[tuple[
     """(key path, check that raises `UserError`) of these sections."""
     if config.engine.kind == "vllm":
         yield "engine", partial(require_vllm, "engine.kind=vllm")
+    if config.engine.kind == "vllm-server":
+        yield "engine", partial(_check_urls, config)
     kind = cache(lambda: engine_of(config))
     for key in keys:
         section = getattr(config, key)
@@ -23,6 +25,12 @@ def machine_checks(config: RecipeConfig, keys: Iterable[str]) -> Iterator[tuple[
             yield key, partial(_check_rl, config, section, kind)
         if isinstance(section, RLStageConfig | RejectionSamplingConfig) and section.sampling.stop:
             yield key, partial(_check_stop, section.sampling, kind)
+
+
+def _check_urls(config: RecipeConfig) -> None:
+    from grpo.engines.vllm.client import addresses
+
+    addresses(config.engine.server.urls)
 
 
 def engine_of(config: RecipeConfig) -> str:

@@ -13,13 +13,16 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from grpo.config.data import DataConfig
+from grpo.data.folders import is_path
 from grpo.data.rendering import dated
+from grpo.data.rows import load_rows
 from grpo.errors import UserError
 from grpo.system.files import write_json
 from grpo.system.fingerprint import PACKAGES, digest, versions
 from grpo.system.runtime import apply_quietly
 from grpo.system.world import World, is_main
-from stages.recipe.config import RecipeConfig, training_settings
+from stages.recipe.config import RecipeConfig, find, training_settings
 from stages.recipe.handover import check_parent, check_sealed, sealed
 from stages.recipe.leaks import LeakGuard, left_out
 from stages.recipe.lineage import read_json
@@ -73,6 +76,20 @@ def check_ready(config: RecipeConfig, planned: Sequence[PlannedStage]) -> None:
     keys = [one.stage.key for one in planned if not one.finished]
     if keys or any(one.evaluation_due() for one in planned):
         check_sections(config, planned[0].folder.parent, [*keys, "evaluation"])
+    _check_leaks(config, keys)
+
+
+def _check_leaks(config: RecipeConfig, keys: Sequence[str]) -> None:
+    """Of what lies in files here, for whose leaks no stage need be run first; a function's rows may cost something."""
+    sources = [data for key in keys for _, data in find(getattr(config, key), DataConfig) if data.fn is None]
+    here = [data for data in sources if is_path(str(data.path))]
+    judged = config.evaluation.math
+    if not here or judged is None or judged.data.path is None or not is_path(judged.data.path):
+        return
+    guard = LeakGuard(config)
+    for data in {data.model_dump_json(): data for data in here}.values():
+        rows = load_rows(data)
+        guard.without(guard.leaks(rows), rows, str(data.path))
 
 
 def check_inputs(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> None:

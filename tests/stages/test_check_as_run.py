@@ -99,6 +99,22 @@ def rows(name: str, *rows: dict[str, Any]):
     (["evaluation.math={data: none.jsonl}"], "data 'none.jsonl': no such file"),
     (["evaluation.math={data: train.jsonl}", "evaluation.leak_check=no.such"], "no"),
     (["evaluation.math={data: train.jsonl}"], "row 1 holds the evaluation problem"),
+    (["evaluation.math={data: train.jsonl}", "evaluation.decontaminate.action=drop"], "nothing would be left"),
+    (["evaluation.math={data: cold.jsonl}"], "no column answer | gold | solution"),
+    (["evaluation.math={data: cold.jsonl, accuracy: language}"], "language"),
+    ([f"{TASK}.rewards=[language]"], "reward 'language': give"),
+    ([f"{TASK}.rewards=[countdown]"], "countdown"),
+    ([f"{TASK}.rewards=[code]"], "code"),
+    ([f"{TASK}.rewards=[{{fn: reward_model, kwargs: {{model: nowhere/x/y}}}}]"], "nowhere/x/y"),
+    ([f"{TASK}.rewards=[{{fn: reward_model, kwargs: {{model: '{{run}}/x/model'}}}}]"], "no earlier stage"),
+    (["reasoning_rl.loss.aggregation=token", "runtime.dtype=float16"], "float16"),
+    (["rejection_sampling={data: none.jsonl, filters: accuracy}"], "no such file"),
+    (["rejection_sampling={data: train.jsonl, filters: accuracy, general: pairs.jsonl}"], "row 0: "),
+    (["engine={kind: vllm-server, server: {urls: [nowhere]}}"], "give addresses like"),
+    (["engine={kind: vllm-server, server: {urls: ['http://a:1', 'http://a:1']}}"], "one of them is there twice"),
+    (["base={steps: 2, pretrain: {corpus: train.jsonl, vocab_size: 300, hidden_size: 32, layers: 1, heads: 2, "
+      "kv_heads: 1, intermediate_size: 32, max_tokens: 32, batch_size: 2, optimizer: {lr: 1e-3}}}"],
+     "'text'"),
 ])  # fmt: skip
 def test_settings(both, models, overrides, cause):
     ran, checked = both(*(re.sub("[A-Z]{4,}$", lambda name: models[name[0].lower()], text) for text in overrides))
@@ -152,9 +168,9 @@ def said(both, models, capsys):
     ("passes of reasoning_rl", ["reasoning_rl.prompts_per_step=16"], "takes the prompts of 'default' several times"),
     ("passes of reasoning_rl", ["reasoning_rl.prompts_per_step=2", "reasoning_rl.steps=60"], "10 passes"),
     ("passes of cold_start", [COLD], "ok passes of cold_start: 1 steps of 2 are 0.5 passes over 4 rows"),
-    ("passes of cold_start", [COLD, "cold_start.batch_size=16"], "4 passes over 4 rows: fewer rows than one step"),
+    ("passes of cold_start", [COLD, "cold_start.batch_size=16"], "4 rows are fewer than batch_size 16"),
     ("passes of cold_start", ["cold_start={data: cold.jsonl, batch_size: 4, optimizer: {warmup_steps: 9}}"],
-     "warning passes of cold_start: 1 steps of 4 are 1 passes over 4 rows; they do not reach optimizer.warmup_steps=9"),
+     "warning passes of cold_start: 1 steps of 4 are 1 passes over 4 rows; optimizer.warmup_steps=9 is not over in"),
     ("steps of cold_start", [COLD, "cold_start.optimizer={lr: 1e-3, warmup_steps: 9}"], "do not reach"),
     ("settings of reasoning_rl", ["reasoning_rl.loss.clip_high=0.3"], "warning settings of reasoning_rl: this does "
      "nothing: loss.clip_high: one update follows a rollout"),

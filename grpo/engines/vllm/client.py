@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,6 +69,18 @@ class Server:
             return response.json() if response.content else None
         except ValueError as error:
             raise RequestFailed("its answer is not JSON", status=200) from error
+
+
+def addresses(urls: Sequence[str]) -> list[str]:
+    """The roots of servers.
+
+    Raises:
+        UserError: one of them is no address, or there twice.
+    """
+    roots = [address(url) for url in urls]
+    if len(set(roots)) < len(roots):
+        raise UserError("engine.server.urls: one of them is there twice")
+    return roots
 
 
 def address(url: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from grpo.config.engine import EngineConfig
 from grpo.config.inert import check_delivery
 from grpo.engines.vllm.check import check_server
-from grpo.engines.vllm.client import Runner, Server, health, new_client, run
+from grpo.engines.vllm.client import Runner, Server, addresses, health, new_client, run
 from grpo.engines.vllm.request import check_sampling, parameters
 from grpo.engines.vllm.start import ServedModel
 from grpo.engines.vllm.weights import NCCL, live, pause, post_all, resume, send_by_files
@@ -44,9 +44,7 @@ class ServerEngine:
         check_delivery(config, "vllm-server", served.lora)
         self.engine_config, self.config, self.served = config, config.server, served
         self.world = World.current()
-        self.servers = [Server(url, config.server.timeout) for url in config.server.urls]
-        if len({server.url for server in self.servers}) < len(self.servers):
-            raise UserError("engine.server.urls: one of them is there twice")
+        self.servers = [Server(url, config.server.timeout) for url in addresses(config.server.urls)]
         backends = {run(self._connect(server)) for server in self._started()}
         if len(backends) > 1:
             raise UserError(f"engine.server.urls: they were started with different transfers: {sorted(backends)}")
