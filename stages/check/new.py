@@ -18,7 +18,7 @@ from grpo.errors import UserError
 from grpo.system.files import write_text
 from grpo.system.runtime import quiet
 from stages.check.command import CHECKS
-from stages.check.sighted import LEAST, Asks, asks, rewards_for, some
+from stages.check.sighted import LEAST, LOOKED_AT, Asks, asks, rewards_for, some
 from stages.check.subject import BaseModel, Skipped, Subject, Warned, existing_model
 from stages.check.weights import weight_checks
 from stages.commands.common import Parser
@@ -125,7 +125,8 @@ def _prompts(found: Asks, rows: list[Row]) -> Iterator[str]:
     if data.suffix:
         yield line("    suffix:", quoted(data.suffix), opens)
     dropped = f"; {found.dropped} longer ones are dropped" if found.dropped else ""
-    yield line("    max_prompt_tokens:", data.max_prompt_tokens, f"the longest has {found.longest}{dropped}")
+    of = f", of {LOOKED_AT} looked at" if len(rows) > LOOKED_AT else ""
+    yield line("    max_prompt_tokens:", data.max_prompt_tokens, f"the longest has {found.longest}{dropped}{of}")
     yield "  rewards:"
     for spec, why in zip(found.rewards, found.said, strict=True):
         yield line("    -", spec.fn if spec.weight == 1 else f"{{fn: {spec.fn}, weight: {spec.weight:g}}}", why)

@@ -20,7 +20,7 @@ ROW = {
 EVAL = {
     "model", "data", "n_problems", "samples_per_problem", "pass@1", "pass@1_ci95", "pass@2", "maj@2", "format_rate",
     "language_consistency", "truncation_rate", "no_answer_rate", "mean_tokens", "temperature", "top_p", "max_tokens",
-    "seed", "engine", "template_hash", "data_hash", "seconds",
+    "seed", "engine", "template_hash", "template_date", "data_hash", "seconds",
 }  # fmt: skip
 EVAL_MORE = {
     "format_required", "general", "general_ci95", "helpfulness", "helpfulness_ci95", "safety", "safety_ci95",
