@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from grpo.checkpoint.reward_state import reward_state
 from grpo.config.section import flatten
 from grpo.config.training import RLConfig, TrainConfig
 from grpo.rollout.sampler import Task
@@ -54,6 +55,7 @@ MOVED = {
     "60e8ac21dac5e61d": "c2c13bd347bef5f6",  # safety_oracle
     "d7253cbeabec679f": "437aa3af53c8c7d0",  # over_refusal_oracle
 }
+STATES = "states"  # says that the identity holds the states of rewards
 SHOWN = 10  # differences in a message
 
 
@@ -76,6 +78,7 @@ def identify(config: TrainConfig, tasks: Mapping[str, Task], kind: str, world: W
         "runtime": config.runtime.model_dump(mode="json"),
         "tasks": {name: _task(task) for name, task in tasks.items()},
         "grpo": version("grpo"),
+        STATES: True,
     }
     flat = json.loads(json.dumps(flatten(tree)))  # as it will be read back
     return {key: value for key, value in flat.items() if not _under(key, FREE)} | conditions(world)
@@ -96,6 +99,8 @@ def conditions(world: World) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
     """What a run that was `old` would go on with as `new`."""
     texts = {key: MOVED[value] for key, value in old.items() if key.endswith(".source") and value in MOVED}
+    if STATES not in old:  # from before a reward's state was kept
+        new = {key: value for key, value in new.items() if key != STATES and ".state" not in key}
     phrases = changes({**old, **texts}, new)
     return Differences(
         [phrase for key, phrase in phrases.items() if not _under(key, ROUNDING)],
@@ -144,6 +149,7 @@ def _reward(reward: Reward) -> dict[str, Any]:
         "kwargs": {key: value for key, value in bound.items() if isinstance(value, str | int | float | bool | None)},
         "fn": kind.__qualname__,  # not its module, which is __main__ in one script and train in the next
         "source": _source(kind),
+        "state": reward_state(reward.fn),
     }
 
 

@@ -1,0 +1,135 @@
+"""What a reward judges by beside its own text: what is bound to it, what its instance and closure hold, what it reads
+of its module, and the texts of the functions it calls there.
+
+Of objects of libraries only the kind counts: they hold locks, clients and counters. What has `cache` in its name may
+change, and so may what a class names in `not_compared`. Texts are hashed, since an instance may hold a key.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from grpo.system.fingerprint import digest, file_hash
+from grpo.system.imports import OURS
+
+OPERATION = (  # options of rewards that ship which say how and where, and change no verdict
+    *("base_url", "key_env", "concurrency", "timeout", "retries", "backoff", "breaker_failures", "cooldown"),
+    *("max_seconds", "batch_size", "device"),
+)
+LIBRARY = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
+SCALAR = (str, int, float, type(None))
+MOST = 1_000_000  # numbers of an array that are hashed
+
+
+def reward_state(fn: Any) -> dict[str, Any]:
+    """{part: number, or a hash}. A partial's scalar keywords are not in it: they are told by their values."""
+    parts: dict[str, Any] = {}
+    if isinstance(fn, functools.partial):
+        parts = {f"kwargs.{key}": value for key, value in fn.keywords.items() if not isinstance(value, SCALAR)}
+        parts |= {f"argument.{index}": value for index, value in enumerate(fn.args)}
+        fn = fn.func
+    if isinstance(fn, types.MethodType):
+        parts |= {f"self.{name}": value for name, value in _fields(fn.__self__)}
+        fn = fn.__func__
+    elif not inspect.isroutine(fn):
+        parts |= {f"self.{name}": value for name, value in _fields(fn)}
+        fn = type(fn).__call__
+    if isinstance(fn, types.FunctionType):
+        parts |= dict(_reads(fn))
+    return {name: _short(value) for name, value in sorted(parts.items()) if "cache" not in name.lower()}
+
+
+def _short(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | None) else digest(_plain(value, {}))
+
+
+def _fields(instance: Any) -> Iterator[tuple[str, Any]]:
+    """Its attributes; of a class of this program's only the options, and a model's folder by its content."""
+    left_out = getattr(type(instance), "not_compared", ())
+    ours = _top(type(instance)) in OURS
+    for name, value in getattr(instance, "__dict__", {}).items():
+        if name in left_out or (ours and (name.startswith("_") or name in OPERATION)):
+            continue
+        if ours and isinstance(value, str) and Path(value).is_dir():
+            value = [[file.name, file_hash(file)] for file in sorted(Path(value).iterdir()) if file.is_file()]
+        yield name, value
+
+
+def _reads(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function of the user's has for its free names and defaults."""
+    if not _is_users(function):
+        return
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # not filled yet
+            yield f"closure.{name}", cell.cell_contents
+    for name in sorted(_names(function.__code__) & function.__globals__.keys()):
+        yield f"global.{name}", function.__globals__[name]
+    for name, parameter in inspect.signature(function, follow_wrapped=False).parameters.items():
+        if parameter.default is not parameter.empty:
+            yield f"default.{name}", parameter.default
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """Also those in its lambdas and comprehensions."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _plain(value: Any, seen: dict[int, Any], depth: int = 0) -> Any:
+    """As JSON that comes out the same in the next process. `seen`: functions and objects that are told already."""
+    if isinstance(value, SCALAR):
+        return value
+    if depth > DEEP or id(value) in seen:
+        return "..."
+    go = functools.partial(_plain, seen=seen, depth=depth + 1)
+    if isinstance(value, Mapping):
+        return {str(key): go(item) for key, item in value.items() if "cache" not in str(key).lower()}
+    if isinstance(value, list | tuple):
+        return [go(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(digest(go(item)) for item in value)
+    if isinstance(value, functools.partial):
+        return [go(part) for part in (value.func, value.args, value.keywords)]
+    if isinstance(value, types.MethodType):
+        return [go(part) for part in (value.__self__, value.__func__)]
+    if hasattr(value, "tolist") and hasattr(value, "shape"):  # numpy and torch
+        return [str(value.dtype), list(value.shape), value.tolist() if len(value.reshape(-1)) <= MOST else None]
+    seen[id(value)] = value
+    if isinstance(value, types.FunctionType):
+        return [value.__qualname__, _text(value), go(dict(_reads(value)))]
+    if inspect.isclass(value):
+        return [value.__qualname__, _text(value)]
+    kind = type(value)
+    fields = dict(_fields(value)) if _is_users(kind) or _top(kind) in OURS else {}
+    return [kind.__qualname__, _text(kind), go(fields), str(value) if kind.__module__ in PRINTED else None]
+
+
+DEEP = 50  # containers in each other, of which one may hold itself
+PRINTED = ("decimal", "fractions", "pathlib", "re", "datetime")  # whose objects are what they print
+
+
+def _text(kind: Any) -> str | None:
+    """Of a function or class of the user's own."""
+    try:
+        return digest(inspect.getsource(kind)) if _is_users(kind) else None
+    except (OSError, TypeError):
+        return None
+
+
+def _is_users(kind: Any) -> bool:
+    module = sys.modules.get(getattr(kind, "__module__", None) or "")
+    file = getattr(module, "__file__", None) or ""
+    installed = _top(kind) in ("builtins", *sys.stdlib_module_names) or any(name in file for name in LIBRARY)
+    return not installed and _top(kind) not in OURS
+
+
+def _top(kind: Any) -> str:
+    return str(getattr(kind, "__module__", None) or "").partition(".")[0]
