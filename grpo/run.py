@@ -14,12 +14,14 @@ from grpo.checkpoint.resume import resume
 from grpo.checkpoint.saver import Saver
 from grpo.config.inert import check_ahead, check_quantization, inert_engine_settings, inert_settings
 from grpo.config.training import OVERLONG, RLConfig, TrainConfig
-from grpo.data.prompts import longest_prompt
+from grpo.data.prompts import token_ids
 from grpo.engines.choose import engine_kind, training_engine
 from grpo.errors import UserError
 from grpo.learner.gate import mismatch_limit
 from grpo.learner.learner import Learner
 from grpo.learner.make import make_learner
+from grpo.model.adapter import base_model
+from grpo.model.loading.limits import check_fit, check_special, embeddings
 from grpo.model.policy import Policy, load_policy
 from grpo.model.reference import Reference
 from grpo.rollout.ahead import Ahead
@@ -130,13 +132,16 @@ def _engine(
     beside = config.engine.ahead and kind == "local"
     # Every forward of a sharded model is a collective: the engine then has its own copy.
     shared = kind == "local" and not beside and not learner.sharded
-    longest = longest_prompt(prompt for task in tasks.values() for prompt in task.prompts)
+    model = base_model(policy.model)
+    check_special(policy.tokenizer, embeddings(model), model.generation_config.eos_token_id)
+    prompts = token_ids(prompt for task in tasks.values() for prompt in task.prompts)
+    longest = check_fit(model, prompts, "sampling.max_tokens", config.sampling.max_tokens)
     engine = training_engine(
         config.engine,
         policy,
         config.runtime,
         name=config.model,
-        longest=longest + config.sampling.max_tokens,
+        longest=longest,
         model=learner.model if shared else None,
         lora=config.lora,
     )

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo.data.layouts import conversation_rows, read_messages
-from grpo.data.prompts import build_prompts, longest_prompt
+from grpo.data.prompts import build_prompts, token_ids
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.engines.choose import load_for_sampling, sampling_engine
 from grpo.errors import UserError
+from grpo.model.loading.limits import check_fit
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.scoring.groups import column_names, score
 from grpo.scoring.table import Reward
@@ -102,7 +103,7 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
     prompts = build_prompts(rows, config.data, tokenizer, "reasoning")
     model = load_for_sampling(context.init, context.config.engine, runtime)
     sampling = config.sampling.of(config.group_size)
-    longest = longest_prompt(prompts) + sampling.max_tokens
+    longest = check_fit(model, token_ids(prompts), "rejection_sampling.sampling.max_tokens", sampling.max_tokens)
     engine = sampling_engine(context.config.engine, model, tokenizer, runtime, name=context.init, longest=longest)
     world = World.current()
     at_a_time = PROMPTS_AT_A_TIME * world.size

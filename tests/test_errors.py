@@ -8,8 +8,8 @@ from grpo.config.data import DataConfig
 from grpo.data.rows import load_rows
 from grpo.errors import UserError, describe, first_line, one_line, shorten
 from grpo.supervised.reward_reader import load_reward_model
-from stages.check.model import lora_targets
 from stages.check.subject import BaseModel, Skipped, existing_model
+from stages.check.trained import checkpointing
 from stages.cli import main
 
 
@@ -76,7 +76,7 @@ def test_models_that_cannot_be_loaded(model, monkeypatch):
         existing_model(model)
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", silent(NotImplementedError))
     with pytest.raises(Skipped, match=r"cannot be built without its weights: NotImplementedError$"):
-        lora_targets(BaseModel(None, None, ()), "all-linear")
+        checkpointing(BaseModel(None, transformers.LlamaConfig(), ()))
 
 
 def test_commands_say_that_one_cannot_be_loaded(model, tmp_path, monkeypatch, capsys):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -162,6 +162,6 @@ def as_messages(value: str | list[Message], data: DataConfig, where: str) -> lis
     return messages
 
 
-def longest_prompt(prompts: Iterable[Prompt]) -> int:
-    """In tokens."""
-    return max((len(prompt.token_ids) for prompt in prompts), default=0)
+def token_ids(prompts: Iterable[Prompt]) -> Iterator[Sequence[int]]:
+    """Of each prompt."""
+    return (prompt.token_ids for prompt in prompts)

@@ -13,14 +13,14 @@ from typing import Any
 
 from grpo.config.data import DataConfig, EvalConfig
 from grpo.config.engine import EngineConfig, RuntimeConfig
-from grpo.data.prompts import build_prompts, longest_prompt, with_problem_ids
+from grpo.data.prompts import build_prompts, token_ids, with_problem_ids
 from grpo.data.rendering import dated, prints_date, run_of, template_date
 from grpo.data.rows import Row, load_rows
 from grpo.engines.choose import engine_kind, load_for_sampling, sampling_engine
-from grpo.errors import UserError
 from grpo.evaluation.judging import judge_groups
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import Asked, EvalResult, template_hash, token_counts
+from grpo.model.loading.limits import check_fit, check_special, embeddings
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.scoring.table import Reward
 from grpo.system.progress import progress
@@ -71,9 +71,11 @@ def evaluate(
         if general is not None:
             general_prompts = build_prompts(load_rows(general.data), general.data, tokenizer, task="general evaluation")
         printed = f"{template_date():%Y-%m-%d}" if prints_date(tokenizer, config.data.template) else None
-    longest = _check_length("max_tokens", loaded, prompts, config.max_tokens)
+    check_special(tokenizer, embeddings(loaded), loaded.generation_config.eos_token_id)
+    longest = check_fit(loaded, token_ids(prompts), "evaluation: max_tokens", config.max_tokens)
     if general is not None:
-        longest = max(longest, _check_length("general.max_tokens", loaded, general_prompts, general.max_tokens))
+        asked_for = "evaluation: general.max_tokens"
+        longest = max(longest, check_fit(loaded, token_ids(general_prompts), asked_for, general.max_tokens))
     sampler = sampling_engine(engine, loaded, tokenizer, runtime, name=name, longest=longest)
     try:
         groups = _sample(sampler, prompts, asked.sampling, seed, engine, "evaluation")
@@ -87,28 +89,6 @@ def evaluate(
         general_groups = judge_groups(general_groups, rules)
     more = {"engine": kind, "template_hash": template_hash(tokenizer, config.data), "template_date": printed}
     return asked.result(name, with_problem_ids(groups), list(map(token_counts, groups)), more, general_groups)
-
-
-def _check_length(setting: str, model: Any, prompts: Sequence[Prompt], max_tokens: int) -> int:
-    """Tokens of the longest prompt and completion together, which should fit the positions of the model.
-
-    Rotary positions can be computed beyond those that were trained, so there it is a warning: a model that ends its
-    answers never gets there.
-
-    Raises:
-        UserError: they do not fit a model with learnt positions, which has no others.
-    """
-    settings = model.config.get_text_config()
-    positions = getattr(settings, "max_position_embeddings", None)
-    longest = longest_prompt(prompts)
-    if positions is None or longest + max_tokens <= positions:
-        return longest + max_tokens
-    text = f"{setting}={max_tokens} after a prompt of {longest} tokens is more than the model's {positions} positions"
-    if getattr(settings, "rope_parameters", None) is None:
-        room = positions - longest
-        raise UserError(f"{text}; {f'set it to at most {room}' if room > 0 else 'shorten the prompts'}")
-    log.warning("evaluation: %s: what is sampled beyond them is no use", text)
-    return longest + max_tokens
 
 
 def _sample(

@@ -23,6 +23,7 @@ from grpo.errors import UserError
 from grpo.learner.gate import check_weights
 from grpo.learner.schedule import lr_factor
 from grpo.model.loading.device import pick_device
+from grpo.model.loading.limits import check_fit
 from grpo.monitoring.alarms import Alarms, sft_alarms
 from grpo.monitoring.metrics import MetricsWriter
 from grpo.supervised import Training
@@ -137,6 +138,7 @@ def fit(
         UserError: the checkpoints are damaged, or the loss, a gradient or the weights are no numbers.
         Stopped: by a signal, after the step; it is saved.
     """
+    check_fit(model, (ids for row in rows for ids in row.values() if isinstance(ids, list)), f"{training.title}: a row")
     length = length_of(training.config, len(rows), World.current().size)
     for remark in length.remarks:
         log.warning("%s: %s", training.title, remark)

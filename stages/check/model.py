@@ -11,6 +11,7 @@ from grpo.data.conversations import build_examples
 from grpo.data.encoding import IGNORE
 from grpo.data.templates import end_of_turn, render, render_chat
 from grpo.errors import UserError
+from grpo.model.loading.limits import check_special
 from grpo.model.loading.tokenizer import decoded
 from grpo.types import Message
 from stages.check.subject import BaseModel, Check, Subject, Warned, shortened
@@ -52,6 +53,7 @@ def load(subject: Subject) -> str:
 def vocabulary(model: BaseModel) -> str:
     """Tokens that were added without resizing the embeddings have no weights."""
     rows = model.embeddings
+    check_special(model.tokenizer, rows, model.end_ids)
     beyond = {token: index for token, index in model.tokenizer.get_vocab().items() if index >= rows}
     if not beyond:
         return f"{len(model.tokenizer)} tokens in {rows} embeddings"

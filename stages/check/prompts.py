@@ -14,6 +14,7 @@ from grpo.data.layouts import PROMPT_COLUMNS, read_messages, read_prompt
 from grpo.data.prompts import build_prompts, canonical_answer
 from grpo.data.rows import Row, first_present
 from grpo.errors import UserError
+from grpo.model.loading.limits import fit
 from grpo.types import Prompt
 from rewards.accuracy.reward import gold_is_parseable
 from stages.check.model import CHATML, is_one_token
@@ -121,13 +122,10 @@ def lengths(rendered: Rendered) -> str:
         text += f", {over} over max_prompt_tokens={limit}"
     if over == len(counts) or (over and rendered.asked.data.overlong == "error"):
         raise UserError(f"{text}; raise max_prompt_tokens{'' if over == len(counts) else ' or set overlong: drop'}")
-    most = max(count for count in counts if limit is None or count <= limit)
-    positions = rendered.model.positions
-    beyond = f"{most} + max_tokens={room} is more than the model's {positions} positions"
-    if positions is not None and most + room > positions:
-        if not rendered.model.rotary:
-            raise UserError(f"{text}; {beyond}, and it has no others: lower max_tokens or max_prompt_tokens")
-        raise Warned(f"{text}; {beyond}: what is sampled beyond them is no use")
+    fitting = [prompt.token_ids for prompt in rendered.prompts if limit is None or len(prompt.token_ids) <= limit]
+    _, beyond = fit(rendered.model.empty, fitting, f"{text}; max_tokens", room)
+    if beyond:
+        raise Warned(beyond)
     if over >= MANY * len(counts):
         raise Warned(f"{text}: they are dropped")
     return text

@@ -89,9 +89,16 @@ class BaseModel:
     def positions(self) -> int | None:
         return getattr(self.text_settings, "max_position_embeddings", None)
 
-    @property
-    def rotary(self) -> bool:
-        return getattr(self.text_settings, "rope_parameters", None) is not None
+    @cached_property
+    def empty(self) -> Any:
+        """The model without its weights.
+
+        Raises:
+            UserError: this is no causal language model.
+        """
+        from grpo.model.loading.settings import empty_model
+
+        return empty_model(self.settings)
 
 
 @dataclass

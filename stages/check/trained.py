@@ -55,12 +55,8 @@ def checkpointing(model: BaseModel) -> str:
 
 def _skeleton(model: BaseModel) -> Any:
     """The model without its weights: shapes and names only."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(model.settings)
+        return model.empty
     except (ValueError, NotImplementedError) as error:
         raise Skipped(f"the architecture cannot be built without its weights: {first_line(error)}") from error
 

@@ -23,6 +23,19 @@ def read_config(model: str, what: str = "model") -> Any:
         raise UserError(f"{what} '{model}': its config.json cannot be read: {text}") from error
 
 
+def empty_model(config: Any) -> Any:
+    """A causal language model of this config, without its weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    import torch
+
+    auto = causal_class(config)
+    with torch.device("meta"):
+        return auto.from_config(config)
+
+
 def causal_class(config: Any) -> Any:
     """What builds a causal language model of this config, and `from_config` of it.
 
@@ -39,4 +52,7 @@ def causal_class(config: Any) -> Any:
         raise UserError(f"'{kind}' is an encoder (is_decoder is false), not a causal language model")
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UserError(f"'{kind}' is not a causal language model")
+    text = config.get_text_config()
+    if (pad := getattr(text, "pad_token_id", None)) is not None and pad >= text.vocab_size:
+        raise UserError(f"pad_token_id is {pad} in config.json, beyond its vocab_size of {text.vocab_size}: mend one")
     return AutoModelForCausalLM

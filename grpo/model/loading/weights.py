@@ -20,7 +20,7 @@ from grpo.model.loading.files import local_folder, outline, refuse_no_numbers, v
 from grpo.model.loading.path import check_model
 from grpo.model.loading.quantised import dequantising
 from grpo.model.loading.report import Report, compare
-from grpo.model.loading.settings import causal_class, read_config
+from grpo.model.loading.settings import causal_class, empty_model, read_config
 
 log = logging.getLogger("grpo")
 
@@ -165,8 +165,7 @@ def load_outline(model: str) -> Any:
     with loading(model):
         whole = whole_of(model)
         config = read_config(whole)
-        with torch.device("meta"):
-            empty = causal_class(config).from_config(config)
+        empty = empty_model(config)
     with suppress(OSError):  # without one, what its config says of end tokens is there already
         empty.generation_config = GenerationConfig.from_pretrained(whole)
     empty.name_or_path = model

@@ -1,0 +1,94 @@
+"""How long a sequence a model computes rightly, and which tokens it has."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from grpo.errors import UserError
+
+log = logging.getLogger("grpo")
+
+_TABLE = re.compile(r"wpe|position")
+_OFFSET = 4  # rows of such a table that are no positions, at most
+
+
+SHORTEN = "shorten the prompts"
+RESIZE = "call model.resize_token_embeddings(len(tokenizer)) and save it again"
+
+
+def check_fit(model: Any, sequences: Iterable[Sequence[int]], setting: str, max_tokens: int = 0) -> int:
+    """As `fit`; what it would have to say is logged."""
+    longest, doubt = fit(model, sequences, setting, max_tokens)
+    if doubt:
+        log.warning("%s", doubt)
+    return longest
+
+
+def fit(model: Any, sequences: Iterable[Sequence[int]], setting: str, max_tokens: int = 0) -> tuple[int, str | None]:
+    """Tokens of the longest sequence with `max_tokens` sampled after it, and a doubt whether the model knows so many.
+
+    Rotary positions can be computed beyond those that were trained, so there it is no error: a model that ends its
+    answers never gets there.
+
+    Raises:
+        UserError: it has no such positions, other ones for shorter sequences, or no embedding for one of the tokens.
+    """
+    longest, highest = 0, -1
+    for ids in sequences:
+        longest, highest = max(longest, len(ids)), max(highest, max(ids, default=-1))
+    if (rows := embeddings(model)) <= highest:
+        raise UserError(f"token {highest} has no embedding, the model has {rows}: {RESIZE}")
+    asked = f"{setting}={max_tokens} after a prompt of" if max_tokens else f"{setting} of"
+    doubt = None
+    for limit, why, final in _limits(model):
+        if longest + max_tokens > limit:
+            text = f"{asked} {longest} tokens is more than {why}"
+            room = limit - longest if max_tokens else limit
+            remedy = f"set {'it' if max_tokens else 'max_tokens'} to at most {room}" if room > 0 else SHORTEN
+            if final:
+                raise UserError(f"{text}; {remedy}")
+            doubt = f"{text}: what is computed beyond them is no use"
+    return longest + max_tokens, doubt
+
+
+def embeddings(model: Any) -> int:
+    """How many tokens have one."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _limits(model: Any) -> Iterator[tuple[int, str, bool]]:
+    """(tokens, what they are, whether nothing right is computed beyond)."""
+    settings = model.config.get_text_config()
+    positions = getattr(settings, "max_position_embeddings", None)
+    rope = getattr(settings, "rope_parameters", None) or {}
+    for kind in [rope] if "rope_type" in rope else [one for one in rope.values() if isinstance(one, dict)]:
+        change = {"dynamic": positions, "longrope": kind.get("original_max_position_embeddings")}.get(kind["rope_type"])
+        if change:
+            # What was computed of the first tokens no longer fits then, and which it is depends on the batch.
+            yield change, f"the {change} tokens up to which its rotary positions ({kind['rope_type']}) are one", True
+    if positions:
+        table = _has_table(model, positions)
+        yield positions, f"the model's {positions} positions{', and it has no others' if table else ''}", table
+
+
+def _has_table(model: Any, positions: int) -> bool:
+    """Whether each position has a row of its own, learnt or computed, and there are no others."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return any(_TABLE.search(name) and 0 <= len(t) - positions <= _OFFSET for name, t in tensors if t.ndim)
+
+
+def check_special(tokenizer: Any, rows: int, configured: Any) -> None:
+    """
+    Raises:
+        UserError: a token that ends or pads a sequence is beyond the model's `rows` of embeddings.
+    """
+    ends = configured if isinstance(configured, list | tuple) else [configured]
+    named = {"eos_token_id": ends, "the tokenizer's eos_token": [tokenizer.eos_token_id]}
+    named["the tokenizer's pad_token"] = [tokenizer.pad_token_id]
+    for name, ids in named.items():
+        beyond = [index for index in ids if index is not None and index >= rows]
+        if beyond:
+            raise UserError(f"{name} is {beyond[0]}, and the model has {rows} embeddings: mend it, or {RESIZE}")

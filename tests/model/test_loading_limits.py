@@ -1,0 +1,114 @@
+"""Sequences and tokens that a model cannot compute are refused before anything is."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from grpo.errors import UserError
+from grpo.model.loading.limits import check_fit, check_special, fit
+from grpo.model.loading.weights import load_model
+from support import broken
+from support.models import EOS, VOCAB_SIZE, make_model, make_tokenizer, save_model
+
+CPU = torch.device("cpu")
+LONGROPE = {
+    "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 4.0, "rope_theta": 1e4,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+
+
+def rows(length: int) -> list[list[int]]:
+    return [[7] * 3, [7] * length]
+
+
+def test_learnt_positions_end():
+    import transformers as hf
+
+    opt = hf.OPTConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=512, word_embed_proj_dim=32,
+    )  # fmt: skip
+    gptj = hf.GPTJConfig(vocab_size=VOCAB_SIZE, n_positions=512, n_embd=32, n_layer=1, n_head=4, rotary_dim=4)
+    for model in (make_model("gpt2"), *map(hf.AutoModelForCausalLM.from_config, (opt, gptj))):
+        assert fit(model, rows(412), "max_tokens", 100) == (512, None)
+        model(input_ids=torch.tensor([[7] * 512]))
+        text = (
+            "max_tokens=101 after a prompt of 412 tokens is more than the model's 512 positions, and it has no others"
+        )
+        with pytest.raises(UserError, match=f"{text}; set it to at most 100"):
+            fit(model, rows(412), "max_tokens", 101)
+        with pytest.raises(UserError, match=r"SFT: a row of 513 tokens .*; set max_tokens to at most 512"):
+            fit(model, rows(513), "SFT: a row")
+        with pytest.raises(UserError, match="shorten the prompts"):
+            fit(model, rows(513), "max_tokens", 1)
+
+
+def test_rotary_positions_go_on(caplog):
+    model = make_model("llama")
+    with caplog.at_level(logging.WARNING, "grpo"):
+        assert check_fit(model, rows(500), "max_tokens", 100) == 600
+    assert "max_tokens=100 after a prompt of 500 tokens is more than the model's 512 positions: what" in caplog.text
+
+
+def test_what_has_no_positions_has_no_limit_of_them():
+    """Nemotron-H's attention knows none; its config says how long its texts were."""
+    import transformers as hf
+
+    config = hf.NemotronHConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=1, hybrid_override_pattern="*", num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, intermediate_size=48, max_position_embeddings=64,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = hf.AutoModelForCausalLM.from_config(config)
+    assert fit(model, rows(60), "max_tokens", 9)[0] == 69
+
+
+@pytest.mark.parametrize(("kind", "rope", "switch"), [("phi3", LONGROPE, 32), ("llama", DYNAMIC, 512)])
+def test_rotary_positions_that_change_are_not_crossed(kind, rope, switch):
+    """Beyond, the keys of all tokens are others: those of an engine's cache and of shorter rows no longer fit."""
+    own = {"original_max_position_embeddings": switch} if kind == "phi3" else {}
+    model = make_model(kind, rope_parameters=rope, max_position_embeddings=512, **own)
+    assert fit(model, rows(switch - 9), "max_tokens", 9) == (switch, None)
+    ids = torch.arange(switch + 40)[None] * 7 % VOCAB_SIZE
+    with torch.no_grad():
+        before = model(input_ids=ids[:, :switch]).logits[0, :20]
+        after = model(input_ids=ids).logits[0, :20]
+    assert (before - after).abs().max() > 1e-3  # of the same tokens
+    for tokens in (10, 600):
+        text = (
+            rf"more than the {switch} tokens up to which its rotary positions \({rope['rope_type']}\) are one; set it"
+        )
+        with pytest.raises(UserError, match=text):
+            fit(model, rows(switch - 9), "max_tokens", tokens)
+
+
+def test_tokens_without_an_embedding():
+    model = make_model()
+    assert fit(model, [[VOCAB_SIZE - 1]], "x", 1)[0] == 2
+    with pytest.raises(
+        UserError, match=f"token {VOCAB_SIZE} has no embedding, the model has {VOCAB_SIZE}: call model.res"
+    ):
+        fit(model, [[3], [VOCAB_SIZE, 4]], "x", 1)
+
+
+def test_ends_and_padding_without_an_embedding():
+    tokenizer = make_tokenizer()
+    check_special(tokenizer, VOCAB_SIZE, [EOS])
+    check_special(tokenizer, VOCAB_SIZE, None)
+    for configured in ([EOS, VOCAB_SIZE], VOCAB_SIZE):
+        with pytest.raises(UserError, match=f"eos_token_id is {VOCAB_SIZE}, and the model has {VOCAB_SIZE} embeddings"):
+            check_special(tokenizer, VOCAB_SIZE, configured)
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    with pytest.raises(UserError, match=rf"the tokenizer's pad_token is {VOCAB_SIZE}"):
+        check_special(tokenizer, VOCAB_SIZE, [EOS])
+
+
+def test_a_padding_of_the_config_without_an_embedding(tmp_path):
+    folder = save_model(tmp_path)
+    broken.settings(pad_token_id=500)(folder)
+    with pytest.raises(UserError, match=r"pad_token_id is 500 in config.json, beyond its vocab_size"):
+        load_model(str(folder), CPU)
