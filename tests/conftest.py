@@ -25,10 +25,11 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # where
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """A test of vLLM that is skipped has shown nothing: it counts as failed."""
+    """A test of vLLM or of real models that is skipped has shown nothing: it counts as failed."""
     report = yield
-    if report.skipped and item.get_closest_marker("vllm"):
-        report.outcome, report.longrepr = "failed", "skipped, and a test of vLLM must run"
+    for marker in ("vllm", "real"):
+        if report.skipped and item.get_closest_marker(marker):
+            report.outcome, report.longrepr = "failed", f"skipped, and a test marked {marker} must run"
     return report
 
 

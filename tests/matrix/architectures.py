@@ -32,7 +32,8 @@ SIZES: dict[str, Any] = {
     r"mamba_d_ssm": 2 * WIDTH,
     r"\w*_(rank|lowrank)|rotary_dim|d_rel|hidden_size_per_layer_input": HEAD,
     r"\w*intermediate_size\w*|\w*ffn_dim|ffn_hidden_size|n_inner|dff|dim_ff|feed_forward_size|d_inner": 48,
-    r"num_experts_per_tok(en)?|moe_k|moe_topk|index_topk\w*|top_k_experts": 2,
+    r"num_experts_per_tok(en)?|moe_k|moe_topk|top_k_experts": 2,
+    r"index_topk\w*": 64,  # every token: which of them attention selects jumps with the last digit of a score
     r"num_experts|n_routed_experts|num_local_experts|moe_num_experts|zero_expert_num": 4,
     r"n_group|topk_group|n_groups|o_groups": 1,
     r"\w*sliding_window|\w*window_size|attention_chunk_size|local_attention|sliding_window_size": 6,

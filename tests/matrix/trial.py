@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import grpo.trainer
 from grpo.config.training import RLConfig
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
+from grpo.model.loading.weights import give_back_padding
 from grpo.run import Run
 from grpo.types import Group
 from matrix.architectures import config_of
@@ -27,10 +29,20 @@ TEXT = "a prompt longer than the windows "
 
 @dataclass(frozen=True)
 class Outcome:
-    """`state`: works, refused, or failed (a traceback, or a wrong number: never to be left)."""
+    """`state`: works, refused, not tried, or failed (a wrong number: never to be left). `note`: how, or why not."""
 
     state: str
     note: str = ""
+
+
+def tried(name: str, folder: Path) -> tuple[Outcome, Outcome]:
+    """In full and with an adapter."""
+    try:
+        model = make_folder(name, folder / "model")
+    except Exception:  # noqa: BLE001 - whatever its own code raises
+        unmade = Outcome("not tried", "transformers makes none from these settings, here")
+        return unmade, unmade
+    return trial(model, folder / "full", lora=False), trial(model, folder / "lora", lora=True)
 
 
 def make_folder(name: str, folder: Path) -> Path:
@@ -51,7 +63,9 @@ def eager(folder: Path) -> Any:
     """The model as transformers' own plain code computes it."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    give_back_padding(model, str(folder), model.config)
+    return model.eval()
 
 
 def settings(lora: bool) -> RLConfig:
@@ -78,13 +92,14 @@ def trial(folder: Path, out: Path, *, lora: bool) -> Outcome:
         with mock.patch("grpo.trainer.set_up", set_up), mock.patch.object(LocalEngine, "generate", generate):
             result = run(folder, out, settings(lora), {"default": task_of(text=TEXT)})
     except UserError as error:
-        return Outcome("refused", str(error).replace(str(folder), "MODEL"))
-    policy, shared = runs[0].policy, runs[0].learner.fit.share_prompts
+        return Outcome("refused", re.sub(r"\d+\.\d+(e-\d+)?|\d+e-\d+", "…", str(error).replace(str(folder), "MODEL")))
+    policy, engine = runs[0].policy, runs[0].source.engine
     if (gap := farthest(groups[0], eager(folder))) > CLOSE:
         return Outcome("failed", f"sampled log-probs are {gap:.1g} from the eager forward's")
     if wrong := what_was_lost(policy, result.model):
         return Outcome("failed", wrong)
-    return Outcome("works", "" if shared else "rows are padded")
+    prompts = "shared" if runs[0].learner.fit.share_prompts else "padded rows"
+    return Outcome("works", f"{prompts} | {'own' if engine.reason is None else 'generate'}")
 
 
 def what_was_lost(policy: Any, folder: Path) -> str:
@@ -99,11 +114,13 @@ def what_was_lost(policy: Any, folder: Path) -> str:
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[what]:
             return f"{what}: {sorted(report[what])[0]}"
+    give_back_padding(found, str(folder), found.config)
     state = found.state_dict()
     for name, tensor in policy.export():
         if name not in found.all_tied_weights_keys and not torch.equal(state[name], tensor):
             return f"{name} is another one when it is loaded"
     ids = torch.randint(9, 60, (1, 24))
     with torch.no_grad():
-        gap = (found.eval()(input_ids=ids).logits - policy.model(input_ids=ids).logits).abs().max()
+        logits = policy.model(input_ids=ids).logits
+        gap = (found.eval()(input_ids=ids).logits - logits).abs().max() / logits.abs().max()
     return "" if gap < 1e-4 else f"logits are {gap:.1g} apart when it is loaded"

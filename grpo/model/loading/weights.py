@@ -84,7 +84,19 @@ def _load(model: str, dtype: torch.dtype) -> Any:
     config = read_config(model)
     loaded, report = from_files(causal_class(config), model, config, dtype)
     refuse(report.problem(type(loaded).__name__, config))
+    give_back_padding(loaded, model, config)
     return loaded
+
+
+def give_back_padding(loaded: Any, model: str, config: Any) -> None:
+    """The embedding of the padding token as the files have it: some code (Youtu's) makes it zero after it was read."""
+    layer, folder = loaded.get_input_embeddings(), local_folder(model)
+    index = getattr(layer, "padding_idx", None)
+    if index is None or folder is None or layer.weight[index].any():
+        return
+    names = [name for name, parameter in loaded.named_parameters() if parameter is layer.weight]
+    for _, tensor in values(weight_files(folder, config), names):
+        layer.weight.data[index] = tensor[index].to(layer.weight)
 
 
 def from_files(auto: Any, model: str, config: Any, dtype: torch.dtype) -> tuple[Any, Report]:
