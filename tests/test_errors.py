@@ -8,7 +8,7 @@ from grpo.config.data import DataConfig
 from grpo.data.rows import load_rows
 from grpo.errors import UserError, describe, first_line, one_line, shorten
 from grpo.supervised.reward_reader import load_reward_model
-from stages.check.subject import BaseModel, Skipped, existing_model
+from stages.check.subject import BaseModel, existing_model
 from stages.check.trained import checkpointing
 from stages.cli import main
 
@@ -75,7 +75,7 @@ def test_models_that_cannot_be_loaded(model, monkeypatch):
     with pytest.raises(UserError, match=r"its config.json cannot be read: ValueError$"):
         existing_model(model)
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", silent(NotImplementedError))
-    with pytest.raises(Skipped, match=r"cannot be built without its weights: NotImplementedError$"):
+    with pytest.raises(UserError, match=r"config.json makes no model: NotImplementedError$"):
         checkpointing(BaseModel(None, transformers.LlamaConfig(), ()))
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from grpo.config.algorithm import LoraConfig
 from grpo.config.training import RLConfig, SFTConfig
 from grpo.data.rows import Row
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError
 from stages import helpfulness_model, safety_model
 from stages.check.prompts import MANY, MEASURED_CONVERSATIONS, spread
-from stages.check.subject import BaseModel, Check, Skipped, Subject, Warned
+from stages.check.subject import BaseModel, Check, Subject, Warned
 
 REWARD_MODELS = {"helpfulness_model": helpfulness_model.run.keywords, "safety_model": safety_model.run.keywords}
 ONE_SIDED = 0.9  # share of one label from which it is a warning
@@ -40,7 +40,7 @@ def adapter(model: BaseModel, lora: LoraConfig) -> str:
     from grpo.model.adapter import check_bias
     from grpo.model.adapter_targets import target_names
 
-    skeleton = _skeleton(model)
+    skeleton = model.empty
     names = target_names(skeleton, lora.targets)
     check_bias(skeleton, names, lora.bias)
     return f"{len(names)} layers"
@@ -49,16 +49,8 @@ def adapter(model: BaseModel, lora: LoraConfig) -> str:
 def checkpointing(model: BaseModel) -> str:
     from grpo.learner.make import enable_checkpointing
 
-    enable_checkpointing(_skeleton(model))
+    enable_checkpointing(model.empty)
     return ""
-
-
-def _skeleton(model: BaseModel) -> Any:
-    """The model without its weights: shapes and names only."""
-    try:
-        return model.empty
-    except (ValueError, NotImplementedError) as error:
-        raise Skipped(f"the architecture cannot be built without its weights: {first_line(error)}") from error
 
 
 def judged(rows: list[Row], section: SFTConfig, model: BaseModel, seed: int, how: dict[str, Any]) -> str:

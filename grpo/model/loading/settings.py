@@ -32,8 +32,11 @@ def empty_model(config: Any) -> Any:
     import torch
 
     auto = causal_class(config)
-    with torch.device("meta"):
-        return auto.from_config(config)
+    try:
+        with torch.device("meta"):
+            return auto.from_config(config)
+    except Exception as error:
+        raise UserError(f"config.json makes no model: {first_line(error, typed=True)}") from error
 
 
 def causal_class(config: Any) -> Any:
