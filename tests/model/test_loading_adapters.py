@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from grpo.config.algorithm import LoraConfig
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.engines.choose import load_for_sampling, sampling_engine
 from grpo.errors import UserError
@@ -17,8 +18,9 @@ from grpo.model.loading.path import check_model
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.model.loading.weights import examine, load_model, load_outline, look_at_values
 from grpo.model.policy import load_policy
+from matrix.trial import make_folder
 from stages.check.subject import existing_model
-from support.models import make_model, make_tokenizer, save_model
+from support.models import make_model, make_tokenizer, move, save_model
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[5, 6, 7, 30, 31]])
@@ -169,3 +171,16 @@ def test_vllm_reads_no_adapter(pair, monkeypatch):
         load_for_sampling(name, engine, runtime)
     with pytest.raises(UserError, match=text):
         sampling_engine(engine, load_outline(name), load_tokenizer(name), runtime, name=name, longest=9)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3"])
+def test_an_adapter_that_a_run_left_on_a_mixture(name, tmp_path):
+    """Beside the fused experts it stands as peft's `target_parameters`."""
+    base = str(make_folder(name, tmp_path / "base"))
+    policy = load_policy(base, RuntimeConfig(device="cpu"), LoraConfig(r=2, alpha=4, targets="all-linear"), seed=0)
+    move(policy.model)
+    policy.save(tmp_path / "run" / "model")
+    logits = policy.model(input_ids=IDS).logits
+    examine(str(tmp_path / "run" / "adapter"))
+    for left in ("adapter", "model"):
+        assert (load_model(str(tmp_path / "run" / left), CPU)(input_ids=IDS).logits - logits).abs().max() < 1e-4
