@@ -172,6 +172,8 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
         settings(quantization_config={"quant_method": "compressed-tensors", "format": "pack-quantized"}),
         r"quantised \(compressed-tensors\).*compressed.tensors",
     ),
+    "fp8": ("llama", settings(quantization_config={"quant_method": "fp8"}), r"quantised \(fp8\)"),
+    "mxfp4": ("gpt-oss", settings(quantization_config={"quant_method": "mxfp4"}), r"quantised \(mxfp4\)"),
     "unknown codes": ("llama", settings(quantization_config={"quant_method": "mine"}), r"quantised \(mine\)"),
     "adapter beside": ("llama", adapter_beside, r"whole weights \(model.safetensors\) and an adapter"),
 }

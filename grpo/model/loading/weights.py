@@ -18,7 +18,7 @@ from grpo.model.loading.adapter import base_of, is_adapter, put_on, whole_of
 from grpo.model.loading.exact import with_whole_attention
 from grpo.model.loading.files import local_folder, outline, refuse_no_numbers, values, weight_files
 from grpo.model.loading.path import check_model
-from grpo.model.loading.quantised import dequantising
+from grpo.model.loading.quantised import refuse_quantised
 from grpo.model.loading.report import Report, compare
 from grpo.model.loading.settings import causal_class, empty_model, read_config
 
@@ -101,6 +101,7 @@ def give_back_padding(loaded: Any, model: str, config: Any) -> None:
 
 def from_files(auto: Any, model: str, config: Any, dtype: torch.dtype) -> tuple[Any, Report]:
     """The model of one of transformers' Auto classes, and what its files lacked, whatever that is."""
+    refuse_quantised(config)
     loaded, info = auto.from_pretrained(
         model,
         config=config,
@@ -108,7 +109,6 @@ def from_files(auto: Any, model: str, config: Any, dtype: torch.dtype) -> tuple[
         trust_remote_code=False,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are in the report
-        quantization_config=dequantising(config),
     )
     return loaded, Report.of(info)
 
@@ -142,10 +142,9 @@ def compared(auto: Any, model: str, config: Any) -> tuple[str, Report]:
         raise UserError("it is not on this machine")
     files = weight_files(folder, config)
     tensors = outline(files)
+    refuse_quantised(config)
     with torch.device("meta"):
         empty = auto.from_config(config)
-    if dequantising(config) is not None:  # its report comes with the loading
-        return type(empty).__name__, Report()
     return type(empty).__name__, compare(empty, tensors, files)
 
 
