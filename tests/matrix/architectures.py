@@ -90,6 +90,7 @@ def settings_of(config_class: Any) -> dict[str, Any]:
     for name, value in plain.to_dict().items():
         size = next((size for pattern, size in SIZES.items() if re.fullmatch(pattern, name)), None)
         fits = isinstance(value, int | float) and isinstance(value, bool) == isinstance(size, bool)
+        fits |= isinstance(value, list) and name.endswith("token_id")
         if size is not None and (fits or (value is None and re.fullmatch(OPTIONAL, name))):
             chosen[name] = size
     chosen |= _layer_kinds(plain)
