@@ -8,6 +8,7 @@ from functools import cache, partial
 from grpo.config.inert import check_ahead, check_delivery, check_quantization, check_stop
 from grpo.config.training import SamplingConfig
 from grpo.engines.vllm import require_vllm
+from grpo.model.loading.kinds import check_kind
 from grpo.system.world import launched
 from stages.recipe.config import RecipeConfig, RejectionSamplingConfig, RLStageConfig
 
@@ -54,6 +55,8 @@ def _check_stop(sampling: SamplingConfig, kind: Callable[[], str]) -> None:
 
 
 def _check_rl(config: RecipeConfig, section: RLStageConfig, kind: Callable[[], str]) -> None:
+    if config.base.model is not None:
+        check_kind(config.base.model, kind())
     if config.engine.ahead:
         check_ahead(config.engine, kind(), section.correction, launched=launched())
     if config.engine.vllm.quantization:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from grpo.config.file import apply_override
 from grpo.config.yaml import dump_yaml
 from grpo.data.rows import write_jsonl
+from matrix.architectures import config_of
 from stages.cli import main
 from support.models import EOS, IM_END, make_model, make_tokenizer
 
@@ -40,7 +42,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         make_model(kind, end=[EOS, IM_END], **sizes).save_pretrained(folder)
         (make_tokenizer() if template is ... else make_tokenizer(template)).save_pretrained(folder)
         made[name] = str(folder)
-    return made
+    folder = tmp_path_factory.mktemp("recurrent")
+    AutoModelForCausalLM.from_config(config_of("rwkv")).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return made | {"recurrent": str(folder)}
 
 
 @pytest.fixture
@@ -90,6 +95,7 @@ def rows(name: str, *rows: dict[str, Any]):
     (["base.model=./nowhere"], "model './nowhere': no such folder"),
     (["base.model=c.yaml"], "model 'c.yaml': a file"),
     (["base.model=BARE"], "the model has no chat template"),
+    (["base.model=RECURRENT"], "the embedded engine cannot sample from a 'rwkv'"),
     ([f"{TASK}.data=./none.jsonl"], "none.jsonl': no such file"),
     ([f"{TASK}.rewards=[acuracy]"], "acuracy"),
     ([f"{TASK}.data.max_prompt_tokens=2"], "raise max_prompt_tokens"),
