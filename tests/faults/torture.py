@@ -33,6 +33,7 @@ from grpo.config.engine import EngineConfig, RuntimeConfig  # noqa: E402
 from grpo.engines.local.engine import LocalEngine  # noqa: E402
 from grpo.model.policy import Policy  # noqa: E402
 from grpo.monitoring import metrics  # noqa: E402
+from grpo.scoring.job import Job  # noqa: E402
 from grpo.system import files  # noqa: E402
 from stages.commands.common import guarded  # noqa: E402
 from support import runs  # noqa: E402
@@ -54,12 +55,8 @@ Watch = Callable[[str], None]
 FOR_GOOD = pytest.MonkeyPatch()
 
 
-on_reward: list[Callable[[], None]] = [lambda: None]
-
-
 def digits(completions: list[str], **_: Any) -> list[float]:
     """Share of digits, and a little of Python's global generator."""
-    on_reward[0]()
     return [share + 1e-3 * random.random() for share in runs.digits(completions)]
 
 
@@ -86,7 +83,7 @@ def watch(event: Watch) -> None:
     before(event, sealed, "flush", lambda path: f"flush {_generic(path)}")
     before(event, files.os, "replace", lambda _, to: f"rename {_generic(Path(to))}")
     before(event, shutil, "rmtree", lambda path, *_, **__: f"remove {_generic(Path(path))}")
-    on_reward[0] = lambda: event("reward")
+    before(event, Job, "call", lambda *_, **__: "reward")
 
 
 def before(event: Watch, owner: Any, name: str, label: Callable[..., str]) -> None:

@@ -96,7 +96,6 @@ def outcome(template: str, case: str) -> str:
 
 
 def table() -> list[str]:
-    logging.disable(logging.WARNING)
     rows = ["| template | an answer | with reasoning | tool calls |", "|---|---|---|---|"]
     for name, text in sorted(templates().items()):
         cells = [outcome(text, case).replace("|", "\\|") for case in ("answer", "inline", "calls")]
@@ -105,4 +104,5 @@ def table() -> list[str]:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     print("\n".join(table()))

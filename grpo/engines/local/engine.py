@@ -57,6 +57,10 @@ class LocalEngine:
             UserError: `sampling.stop`, which this engine does not look for.
         """
         check_stop(sampling.stop, "local")
+        return self.sample(prompts, sampling, seed, step)
+
+    def sample(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, step: int) -> list[Group]:
+        """What `generate` gives; also of prompts that try the engine out."""
         size = sampling.group_size
         keys = np.array(
             [stream_key(seed, step, p.task, p.id, sibling) for p in prompts for sibling in range(size)], np.uint64

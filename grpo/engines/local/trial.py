@@ -46,7 +46,7 @@ def _problem(engine: LocalEngine, limit: float) -> str | None:
     ids = probe_ids(engine.model)
     prompts = [Prompt(id=str(n), token_ids=part) for n, part in enumerate((ids[:12], ids[12:20], ids[20:21]))]
     try:
-        groups = engine.generate(prompts, FEW, seed=0, step=0)
+        groups = engine.sample(prompts, FEW, seed=0, step=0)
     except Exception as error:  # noqa: BLE001 - whatever its own code makes of what it was not written for
         return first_line(error, typed=not isinstance(error, UserError))
     gaps = []
