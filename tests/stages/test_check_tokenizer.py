@@ -61,7 +61,7 @@ def test_what_the_tokenizer_loses_is_shown(tmp_path, monkeypatch, capsys):
     model_folder(tmp_path / "model", tweak=lowercase)
     out = checked(tmp_path, monkeypatch, capsys)
     name = "texts reasoning_rl.tasks.math"
-    assert line(out, name).startswith(f"warning  {name}: the tokenizer changes 12 of 12, row 0: 'What")
+    assert line(out, name).startswith(f"warning  {name}: the tokenizer changes 12 of 12, row 0: 'start|>user")
     assert "What" not in out.partition("--- reasoning_rl.tasks.math")[2].partition("\n---")[0]
 
 
