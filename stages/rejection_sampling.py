@@ -25,9 +25,10 @@ from grpo.system.world import World
 from grpo.types import Group, Prompt, Rollout
 from rewards.loader import load_rewards
 from stages.commands.run import stage_main
-from stages.recipe.config import RejectionSamplingConfig
+from stages.recipe.config import RecipeConfig, RejectionSamplingConfig
 from stages.recipe.lineage import model_hash
 from stages.recipe.parts import Parts
+from stages.recipe.sampled import check_sampled, conversation
 from stages.recipe.table import StageContext
 from stages.recipe.training import train_sft
 
@@ -45,6 +46,7 @@ def run(context: StageContext) -> dict[str, Any]:
     for number, row in enumerate(general):
         read_messages(row, f"rejection_sampling.general, row {number}")
     if not (data / "reasoning.jsonl").is_file():  # it appears whole, after completions/ did
+        check_sampled(context.config, load_tokenizer(context.base))
         sample(config, context)
     World.current().wait()  # the main process has written it
     reasoning = read_jsonl(data / "reasoning.jsonl")
@@ -124,7 +126,10 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
             chosen = prompts[start : start + at_a_time]
             scored = world.spread(chosen, sampled)
             verdicts = [verdict for group in scored for verdict in judge(group, filters, config.keep_per_prompt)]
-            new = [{"sampled": _record(one), "kept": None if one.dropped else _conversation(one)} for one in verdicts]
+            new = [
+                {"sampled": _record(one), "kept": None if one.dropped else _training_row(one, context.config)}
+                for one in verdicts
+            ]
             parts.add(start, len(chosen), new)
             judged += new
             bar.advance(len(chosen), f"{len(_kept(judged))} of {len(judged)} kept")
@@ -161,14 +166,12 @@ def _record(verdict: Verdict) -> Row:
     }
 
 
-def _conversation(verdict: Verdict) -> Row:
-    """A training row: the prompt's own columns and the conversation, a `<think>` that the template opened included."""
+def _training_row(verdict: Verdict, recipe: RecipeConfig) -> Row:
+    """The prompt's own columns and the conversation."""
     prompt = verdict.prompt
-    opened = prompt.prefill[prompt.prefill.find("<think>") :] if "<think>" in prompt.prefill else ""
-    question = prompt.messages or [{"role": "user", "content": prompt.text or ""}]
-    answer = {"role": "assistant", "content": opened + verdict.rollout.completion.text}
     columns = {name: value for name, value in prompt.columns.items() if _plain(value)}
-    return {**columns, "id": prompt.id, "messages": [*question, answer]}
+    messages = conversation(prompt, verdict.rollout.completion.text, recipe)
+    return {**columns, "id": prompt.id, "messages": messages}
 
 
 def _plain(value: Any) -> bool:

@@ -1,0 +1,85 @@
+"""A sampled completion as a conversation to train on, and whether the base's chat template can write it.
+
+A completion to a plain-text template (R1-Zero's "User: ... Assistant: <think>") leaves that template: the question is
+the row's own, and the tags around the answer go, unless what is judged afterwards wants them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from grpo.config.data import RewardConfig
+from grpo.data.conversations import IGNORE, build_examples
+from grpo.data.layouts import read_prompt
+from grpo.data.prompts import as_messages, build_prompts
+from grpo.model.loading.tokenizer import completion_text, load_tokenizer
+from grpo.types import Message, Prompt
+from stages.recipe.config import RecipeConfig, RejectionSamplingConfig
+
+THOUGHT, ANSWER = "I add the two numbers.", r"\boxed{5}"
+QUESTION = {"prompt": "What is 2 + 3?"}
+
+
+def conversation(prompt: Prompt, text: str, recipe: RecipeConfig) -> list[Message]:
+    """The question and the answer, a `<think>` that the template opened included, a stop text left out."""
+    config = recipe.rejection_sampling
+    assert config is not None
+    for stop in config.sampling.stop:
+        text = text.removesuffix(stop)
+    opened = prompt.prefill[prompt.prefill.find("<think>") :] if "<think>" in prompt.prefill else ""
+    question, answer = prompt.messages, opened + text
+    if question is None:
+        where = f"rejection_sampling.data, prompt '{prompt.id}'"
+        question = as_messages(read_prompt(prompt.columns, where, as_text=True)[1], config.data, where)
+        answer = _untagged(answer, config, recipe)
+    return [*question, {"role": "assistant", "content": answer}]
+
+
+def _untagged(answer: str, config: RejectionSamplingConfig, recipe: RecipeConfig) -> str:
+    """Without the tags around what comes after the thinking, where the evaluation doesn't ask for them too."""
+    tag = answer_tag(config.filters) or "answer"
+    math = recipe.evaluation.math
+    if math is not None and tag == answer_tag(filter(None, (math.format, math.accuracy))):
+        return answer
+    thinking, closed, rest = answer.rpartition("</think>")
+    blank = rest[: len(rest) - len(rest.lstrip())]
+    return thinking + closed + blank + re.sub(rf"</?{re.escape(tag)}>", "", rest).strip()
+
+
+def answer_tag(judges: Iterable[RewardConfig]) -> str | None:
+    """The tag that these rewards want around an answer."""
+    found = [spec.kwargs.get("answer_tag") or ("answer" if spec.kwargs.get("strict") == "answer" else None)
+             for spec in judges]  # fmt: skip
+    return next(filter(None, found), None)
+
+
+def check_sampled(recipe: RecipeConfig, tokenizer: Any = None) -> None:
+    """An answer with its thinking, as the model would write it, can be trained: else all sampling is for nothing.
+
+    Raises:
+        UserError: it cannot, and why.
+    """
+    config = recipe.rejection_sampling
+    assert config is not None
+    tokenizer = load_tokenizer(recipe.base.model or "") if tokenizer is None else tokenizer
+    where = "what would be sampled"
+    data = config.data.model_copy(update={"max_prompt_tokens": None, "columns": {}})
+    (prompt,) = build_prompts([QUESTION], data, tokenizer)
+    written = f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"
+    if prompt.messages is not None:  # as its own template writes it
+        (*_, example) = build_examples([_row(prompt, [*prompt.messages, _said(written)])], tokenizer, where)
+        ids = [label for label in example.labels if label != IGNORE]
+        written = completion_text(tokenizer, ids, [ids[-1]])
+    elif "<think>" in prompt.prefill:
+        written = written.removeprefix("<think>")
+    build_examples([_row(prompt, conversation(prompt, written, recipe))], tokenizer, where)
+
+
+def _said(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def _row(prompt: Prompt, messages: list[Message]) -> dict[str, Any]:
+    return {"id": prompt.id, "messages": messages}
