@@ -14,6 +14,8 @@ from grpo.errors import UserError
 from stages import helpfulness_model, safety_model
 from stages.check.prompts import MANY, MEASURED_CONVERSATIONS, spread
 from stages.check.subject import BaseModel, Check, Subject, Warned
+from stages.recipe.config import RecipeConfig
+from stages.recipe.sampled import check_sampled
 
 REWARD_MODELS = {"helpfulness_model": helpfulness_model.run.keywords, "safety_model": safety_model.run.keywords}
 ONE_SIDED = 0.9  # share of one label from which it is a warning
@@ -28,6 +30,8 @@ def training_checks(subject: Subject) -> Iterator[Check]:
             yield f"lora of {key}", partial(adapter, model, section.lora)
         if isinstance(section, RLConfig) and section.gradient_checkpointing:
             yield f"gradient_checkpointing of {key}", partial(checkpointing, model)
+    if subject.config.rejection_sampling is not None:
+        yield "samples of rejection_sampling", partial(sampled, subject.config, model)
     for key, how in REWARD_MODELS.items():
         section = getattr(subject.config, key)
         rows = subject.rows(section.data) if section is not None else None
@@ -44,6 +48,11 @@ def adapter(model: BaseModel, lora: LoraConfig) -> str:
     names = target_names(skeleton, lora.targets)
     check_bias(skeleton, names, lora.bias)
     return f"{len(names)} layers"
+
+
+def sampled(config: RecipeConfig, model: BaseModel) -> str:
+    check_sampled(config, model.tokenizer)
+    return ""
 
 
 def checkpointing(model: BaseModel) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from grpo.config.data import RewardConfig
+from grpo.data.baked import give_template
 from grpo.data.conversations import IGNORE, build_examples
 from grpo.data.layouts import read_prompt
 from grpo.data.prompts import as_messages, build_prompts
@@ -57,13 +58,16 @@ def answer_tag(judges: Iterable[RewardConfig]) -> str | None:
 
 def check_sampled(recipe: RecipeConfig, tokenizer: Any = None) -> None:
     """An answer with its thinking, as the model would write it, can be trained: else all sampling is for nothing.
+    `tokenizer`: the base's; None: that of the model it is given as.
 
     Raises:
         UserError: it cannot, and why.
     """
     config = recipe.rejection_sampling
     assert config is not None
-    tokenizer = load_tokenizer(recipe.base.model or "") if tokenizer is None else tokenizer
+    if tokenizer is None:
+        base = recipe.base
+        tokenizer = give_template(load_tokenizer(base.model or ""), base.chat_template, base.template_kwargs)
     where = "what would be sampled"
     data = config.data.model_copy(update={"max_prompt_tokens": None, "columns": {}})
     (prompt,) = build_prompts([QUESTION], data, tokenizer)
