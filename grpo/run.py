@@ -64,6 +64,22 @@ class Run:
             save_completions(Path(self.config.out), self.state.step, groups)
         self.saver.updates()
 
+    def save_model(self) -> None:
+        """The trained model, on the disk and whole for whoever reads it next.
+
+        Raises:
+            UserError: it could not be written; what was trained is in a checkpoint then.
+        """
+        failure = None
+        try:
+            save_model(self.policy, Path(self.config.out) / "model")
+        except UserError as error:
+            failure = str(error)
+        failures = [text for text in self.learner.world.gather(failure) if text]
+        if failures:
+            self.saver.keep()
+            raise UserError(failures[0])
+
     def sync(self) -> None:
         """The engine gets the policy as it is now, the reference too when it is time."""
         if self.state.step < self.config.steps:

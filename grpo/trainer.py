@@ -22,7 +22,7 @@ from grpo.monitoring.health import warn_of_no_training
 from grpo.monitoring.journal import Journal, journal
 from grpo.rollout.sampler import Task
 from grpo.rollout.source import RolloutSource
-from grpo.run import Run, save_model, set_up
+from grpo.run import Run, set_up
 from grpo.system.lock import lock_run
 from grpo.system.stopping import handled
 from grpo.system.world import World
@@ -58,8 +58,7 @@ def train(
         run = set_up(config, tasks, lock, closing, accept_changes)
         with run.saver.stoppable(), journal(run.config, run.source, run.state, run.learner, label) as diary:
             learn(run, diary)
-            save_model(run.policy, out / "model")
-            run.learner.world.wait()  # whoever reads the model next finds it whole
+            run.save_model()
             run.saver.finished()
     state = run.state
     warn_of_no_training(state)

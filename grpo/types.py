@@ -86,8 +86,10 @@ class Sampling:
 
 @runtime_checkable  # the tests check the arguments of what takes one
 class PolicyWeights(Protocol):
-    """The only way to a policy's weights: full tensors under their Hugging Face names, one at a time, or the adapter in
-    peft's format."""
+    """The only way to a policy's weights: full tensors, one at a time, as a Hugging Face checkpoint has them or under
+    their names in the model, or the adapter in peft's format."""
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]: ...
 
     def export(self) -> Iterator[tuple[str, torch.Tensor]]: ...
 

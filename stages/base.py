@@ -35,7 +35,7 @@ def _adopt(model: str, config: BaseConfig, context: StageContext) -> dict[str, A
     """An existing model becomes the run's own copy, so that the run stays whole when the original moves."""
     tokenizer = give_template(load_tokenizer(model), config.chat_template, config.template_kwargs)
     loaded = load_model(model, pick_device(context.config.runtime))
-    save_model(loaded, tokenizer, context.folder / "model")
+    save_model(loaded, tokenizer, context.folder / "model", dtype=context.config.runtime.save_dtype)
     return {"source": model, "parameters": loaded.num_parameters(), "tokens": 0}
 
 
@@ -57,7 +57,6 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     sft = SFTConfig(steps=config.steps, **{name: getattr(settings, name) for name in shared})
     training = Training(sft, context.folder, seed, runtime, "base")
     numbers = train_on_tokens(model, tokenizer, examples, training)
-    save_model(model, tokenizer, context.folder / "model")
     hashes = {"corpus": rows_hash(rows)}
     return {**numbers, "parameters": model.num_parameters(), "documents": len(texts), "data_hashes": hashes}
 

@@ -34,7 +34,7 @@ log = logging.getLogger("grpo")
 
 FREE = (
     *("checkpoint", "preset", "engine.server", "engine.vllm.sleep"),
-    *("runtime.log_level", "runtime.profile", "runtime.grace"),
+    *("runtime.log_level", "runtime.profile", "runtime.grace", "runtime.save_dtype"),
 )
 ROUNDING = (
     *("micro_batch_tokens", "micro_batch_size", "gradient_checkpointing", "device", "machine", "engine.max_rows"),

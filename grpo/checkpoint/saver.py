@@ -61,6 +61,11 @@ class Saver:
             raise
         stopping.hold(False)
 
+    def keep(self) -> None:
+        """A checkpoint of the end, when the model could not be written: the same command has only that left to do."""
+        if self.state.step > self._saved:
+            self._save()
+
     def _stop(self) -> None:
         stopping.hold(True)
         if not self._inside and self.state.step > self._saved:

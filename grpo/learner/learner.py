@@ -12,6 +12,7 @@ import torch
 
 from grpo.errors import UserError
 from grpo.learner.batching import BatchPlan, TrainBatch, TrainRow, collate, model_input
+from grpo.learner.decay import in_groups
 from grpo.model.adapter import base_model
 from grpo.model.attention import shared_attention
 from grpo.model.fit import ModelFit
@@ -128,6 +129,9 @@ class Learner:
         return {"optimizer": state, "scaler": scaler.state_dict() if scaler is not None else {}}
 
     def load_optimizer_state(self, state: Mapping[str, Any]) -> None:
+        """Put back what `optimizer_state` gave."""
+        groups, order = self.optimizer.param_groups, list(trainable(self.model).values())
+        state = {**state, "optimizer": in_groups(state["optimizer"], groups, order)}
         if self.sharded:
             from grpo.model.sharding import load_full_optimizer_state
 

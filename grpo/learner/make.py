@@ -9,6 +9,7 @@ import torch
 from grpo.config.engine import RuntimeConfig
 from grpo.config.training import RLConfig
 from grpo.errors import UserError
+from grpo.learner.decay import decay_groups
 from grpo.learner.learner import Learner
 from grpo.model.adapter import base_model
 from grpo.model.fit import fit_of
@@ -41,8 +42,9 @@ def make_learner(policy: Policy, config: RLConfig, runtime: RuntimeConfig) -> Le
     else:  # not wrapped for gradients: `World.sum_gradients` adds them up once a step, after the last micro-batch
         model = accelerator.prepare_model(policy.model, evaluation_mode=True)
     settings = config.optimizer
+    trained = trainable(model).values()
     optimizer = torch.optim.AdamW(
-        trainable(model).values(),
+        decay_groups(trained, settings.weight_decay) if settings.weight_decay else trained,
         lr=settings.lr,
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,

@@ -104,17 +104,25 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if is_adapted(model) else model
 
 
+def merged_names(model: Any) -> list[str]:
+    """The model's own names of all weights."""
+    return [plain for name in model.state_dict() if (plain := _plain_name(name))]
+
+
 def merged_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """(Hugging Face name, tensor) of all weights, adapters added to a copy of theirs."""
-    if not is_adapted(model):
-        yield from model.state_dict().items()
-        return
-    adapted = _adapters(model)
+    """(name in the model itself, tensor) of all weights, adapters added to a copy of theirs."""
+    adapted = _adapters(model) if is_adapted(model) else {}
     for name, tensor in model.state_dict().items():
+        plain = _plain_name(name)
         owner, inside, kind = name.rpartition(".base_layer.")
-        plain = f"{owner}.{kind}" if inside else name
-        if ".lora_" in plain:
-            continue
-        if inside and kind == "weight":
+        if plain and inside and kind == "weight":
             tensor = tensor + adapted[owner].get_delta_weight("default").detach().to(tensor.dtype)
-        yield plain.removeprefix(_PREFIX), tensor
+        if plain:
+            yield plain, tensor
+
+
+def _plain_name(name: str) -> str | None:
+    """Without what peft has added to it; None: a part of an adapter."""
+    owner, inside, kind = name.rpartition(".base_layer.")
+    plain = f"{owner}.{kind}" if inside else name
+    return None if ".lora_" in plain else plain.removeprefix(_PREFIX)

@@ -11,8 +11,10 @@ import torch
 
 from grpo.config.algorithm import LoraConfig
 from grpo.config.engine import RuntimeConfig
-from grpo.model.adapter import add_adapter, base_model, is_adapted, merged_tensors
+from grpo.model.adapter import add_adapter, base_model, is_adapted, merged_names, merged_tensors
 from grpo.model.export.folder import save_model, whole_folder
+from grpo.model.export.names import as_in_checkpoint
+from grpo.model.export.verify import check_can_be_saved
 from grpo.model.loading.device import pick_device
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.model.loading.weights import load_model
@@ -41,14 +43,19 @@ class Policy:
     model: Any
     tokenizer: Any
     device: torch.device
+    save_dtype: str = "auto"  # see `grpo.config.engine.RuntimeConfig`
 
-    def export(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(Hugging Face name, full tensor), one at a time, adapters merged: the only way to the weights for an engine.
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(name in the model, full tensor), one at a time, adapters merged.
 
         With sharded weights every process must go through all of it.
         """
         for name, tensor in merged_tensors(self.model):
             yield name, whole(tensor.detach())
+
+    def export(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """`tensors` as a Hugging Face checkpoint has them: the experts of a mixture one by one, for most."""
+        yield from as_in_checkpoint(base_model(self.model), merged_names(self.model), self.tensors())
 
     def save_adapter(self, folder: Path) -> None:
         """The adapter by itself, in peft's format."""
@@ -56,16 +63,15 @@ class Policy:
 
     def save(self, folder: Path) -> None:
         """The model in Hugging Face format, an adapter merged into it, and the adapter by itself in `adapter/`."""
-        tied = base_model(self.model).all_tied_weights_keys  # gathered, a copy does not look like one any more
-        state = {}
-        for name, tensor in self.export():
-            if is_main() and name not in tied:
-                state[name] = tensor.cpu()
+        tensors = self.tensors()
+        try:
+            save_model(base_model(self.model), self.tokenizer, folder, tensors, dtype=self.save_dtype)
+        finally:
+            for _ in tensors:  # what is sharded is gathered by all
+                pass
         adapter = self._trained() if is_adapted(self.model) else {}
-        if is_main():
-            save_model(base_model(self.model), self.tokenizer, folder, state)
-            if adapter:
-                self._write_adapter(adapter, folder.with_name("adapter"))
+        if is_main() and adapter:
+            self._write_adapter(adapter, folder.with_name("adapter"))
 
     def _trained(self) -> dict[str, torch.Tensor]:
         return {name: whole(parameter.detach()) for name, parameter in trainable(self.model).items()}
@@ -86,4 +92,5 @@ def load_policy(model: str, runtime: RuntimeConfig, lora: LoraConfig | None = No
     tokenizer = load_tokenizer(model)
     # What is to be sharded is never whole on a GPU.
     loaded = load_model(model, torch.device("cpu") if runtime.parallel == "fsdp" else device)
-    return Policy(loaded if lora is None else add_adapter(loaded, lora, seed), tokenizer, device)
+    check_can_be_saved(loaded)
+    return Policy(loaded if lora is None else add_adapter(loaded, lora, seed), tokenizer, device, runtime.save_dtype)

@@ -106,7 +106,7 @@ def train_reward_model(
     `accuracy` among the numbers is of held-out prompts."""
     from transformers import set_seed
 
-    from grpo.supervised.training import drop_overlong, fit
+    from grpo.supervised.training import drop_overlong, fit, settings_restored
 
     rows = read_rows(kind, rows, training.title)
     tokenizer = load_tokenizer(model_path)
@@ -117,8 +117,13 @@ def train_reward_model(
     model = load_reward_model(model_path, tokenizer, pick_device(training.runtime), new_head=True)
     lengths = [sum(map(len, _sequences(row))) for row in fitting]
     trainer = partial(kind.trainer, tokenizer)
-    numbers = fit(trainer, model, fitting, lengths, training)
-    save_model(model, tokenizer, training.out / "model")
+    restore = settings_restored(model)
+
+    def save() -> None:
+        restore()
+        save_model(model, load_tokenizer(model_path), training.out / "model", dtype=training.runtime.save_dtype)
+
+    numbers = fit(trainer, model, fitting, lengths, training, save)
     pad = model.config.get_text_config().pad_token_id
     at_a_time = training.config.micro_batch_size or training.config.batch_size
     hits = kind.correct(held, lambda name: read_rewards(model, [row[name] for row in held], pad, at_a_time))

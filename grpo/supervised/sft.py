@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,6 @@ def supervised(model_path: str, rows: Sequence[Row], training: Training) -> dict
     for token in last_trained(examples):
         add_end_token(model, token)
     numbers = train_on_tokens(model, tokenizer, examples, training)
-    save_model(model, tokenizer, training.out / "model")
     return {**numbers, "examples": len(examples), "dropped": len(everything) - len(examples)}
 
 
@@ -46,13 +45,14 @@ def add_end_token(model: Any, token: int) -> None:
 
 
 def train_on_tokens(model: Any, tokenizer: Any, examples: Sequence[Example], training: Training) -> dict[str, Any]:
-    """The training itself, in place, on ids and labels; the loss is the mean over all trained tokens of a step."""
+    """The training itself, in place, on ids and labels; the loss is the mean over all trained tokens of a step. Leaves
+    model/."""
     from transformers import Trainer
     from trl import SFTConfig as TrlConfig
     from trl import SFTTrainer
 
     from grpo.supervised.checkpoints import Saved
-    from grpo.supervised.training import fit, on_one_device
+    from grpo.supervised.training import fit, on_one_device, settings_restored
 
     class SavedSFTTrainer(Saved, SFTTrainer):
         def compute_loss(
@@ -75,15 +75,20 @@ def train_on_tokens(model: Any, tokenizer: Any, examples: Sequence[Example], tra
     def trainer(arguments: dict[str, Any], **inputs: Any) -> Any:
         own = {"max_length": None, "router_aux_loss_coef": training.config.router_loss}
         settings = TrlConfig(**arguments, **own, dataset_kwargs={"skip_prepare_dataset": True})
-        return SavedSFTTrainer(args=on_one_device(settings), processing_class=tokenizer, **inputs)
+        mine = copy.deepcopy(tokenizer)  # TRL gives it a pad token
+        return SavedSFTTrainer(args=on_one_device(settings), processing_class=mine, **inputs)
 
     if training.config.router_loss and not has_router(model):
         problem = f"{training.title}: 'router_loss' has no effect"
         raise UserError(f"{problem}: {type(model).__name__} has no experts that its loss could spread; remove it")
-    with as_before(model.config.get_text_config(), "output_router_logits", "router_aux_loss_coef"):
-        numbers = fit(trainer, model, rows, lengths, training)
-    model.__dict__.pop("forward", None)  # TRL's patched forward belongs to its trainer
-    return numbers
+    restore = settings_restored(model)
+
+    def save() -> None:
+        model.__dict__.pop("forward", None)  # TRL's patched forward belongs to its trainer
+        restore()
+        save_model(model, tokenizer, training.out / "model", dtype=training.runtime.save_dtype)
+
+    return fit(trainer, model, rows, lengths, training, save)
 
 
 @torch.no_grad()
@@ -97,14 +102,3 @@ def has_router(model: Any) -> bool:
     except Exception:  # noqa: BLE001 - an IndexError in Granite's case
         return False
     return isinstance(getattr(output, "aux_loss", None), torch.Tensor)
-
-
-@contextmanager
-def as_before(settings: Any, *names: str) -> Iterator[None]:
-    """The model's own settings of these names, which a trainer writes over, are put back: they are saved with it."""
-    held = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
-    try:
-        yield
-    finally:
-        for name, value in held.items():
-            setattr(settings, name, value)

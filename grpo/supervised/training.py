@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from grpo.config.training import OptimizerConfig
 from grpo.data.rows import Row
 from grpo.errors import UserError
+from grpo.learner.decay import decay_groups
 from grpo.learner.gate import check_weights
 from grpo.learner.schedule import lr_factor
 from grpo.model.loading.device import pick_device
@@ -73,12 +74,9 @@ def training_order(lengths: Sequence[int], batch_size: int, steps: int, seed: in
 
 
 def make_optimizer(model: Any, config: OptimizerConfig, steps: int) -> tuple[Any, Any]:
-    """AdamW and its schedule. Biases and norms (vectors) are not decayed."""
+    """AdamW and its schedule."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = decay_groups(trained, config.weight_decay)
     betas = (config.beta1, config.beta2)
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=trained[0].device.type in ("cpu", "cuda"))
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(config, step, steps))
@@ -126,9 +124,14 @@ def on_one_device(settings: Any) -> Any:
 
 
 def fit(
-    make_trainer: Callable[..., Trainer], model: Any, rows: Sequence[Row], lengths: Sequence[int], training: Training
+    make_trainer: Callable[..., Trainer],
+    model: Any,
+    rows: Sequence[Row],
+    lengths: Sequence[int],
+    training: Training,
+    save: Callable[[], None],
 ) -> dict[str, Any]:
-    """Train `model` in place, or go on from the last checkpoint; metrics to metrics.jsonl.
+    """Train `model` in place, or go on from the last checkpoint, and `save` it; metrics to metrics.jsonl.
 
     `make_trainer` takes the arguments, and by name the model, `train_dataset` and `optimizers`. `lengths`: of the rows.
 
@@ -163,9 +166,28 @@ def fit(
         with stopping.later():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     check_weights((p for p in model.parameters() if p.requires_grad), steps, config.optimizer.lr)
+    try:
+        World.current().main_finds(save)
+    except UserError:
+        trainer._save_checkpoint(model, None)  # so that the same command has only this left to do
+        raise
     loss = mean(row["loss"] for row in metrics.rows[-20:])
     seconds = time.perf_counter() - began
     return {"steps": steps, "passes": length.passes, "loss": loss, "tokens": sum(tokens), "seconds": seconds}
+
+
+def settings_restored(model: Any) -> Callable[[], None]:
+    """What puts back the model's settings as they are now: trainers write the tokenizer's tokens, and a pad token that
+    they have chosen, into them."""
+    held = [model.config, model.config.get_text_config(), getattr(model, "generation_config", None)]
+    before = [(settings, dict(vars(settings))) for settings in held if settings is not None]
+
+    def restore() -> None:
+        for settings, values in before:
+            vars(settings).clear()
+            vars(settings).update(values)
+
+    return restore
 
 
 class StepLog(TrainerCallback):

@@ -20,6 +20,7 @@ from stages.check.places import (
     place_checks,
     reward_checks,
 )
+from stages.check.saving import saving_checks
 from stages.check.settings import setting_checks
 from stages.check.shown import show, show_trained
 from stages.check.subject import Check, Skipped, Subject, Warned
@@ -38,6 +39,7 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     weight_checks,
     tokenizer_checks,
     model_checks,
+    saving_checks,
     data_checks,
     training_checks,
     conversation_checks,

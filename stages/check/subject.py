@@ -16,7 +16,7 @@ from typing import Any
 from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.folders import is_path
 from grpo.data.rows import Row, load_rows
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line
 from grpo.model.loading.path import check_model
 from grpo.types import Prompt
 from stages.recipe.config import RecipeConfig, RLStageConfig
@@ -213,6 +213,8 @@ def existing_model(name: str) -> BaseModel:
         generation = GenerationConfig.from_pretrained(whole)
     except OSError:  # there is no such file: transformers takes the model's own settings
         generation = GenerationConfig.from_model_config(settings)
+    except ValueError as error:
+        raise UserError(f"model '{name}': its generation_config.json cannot be read: {first_line(error)}") from error
     return BaseModel(tokenizer, settings, end_token_ids(SimpleNamespace(generation_config=generation), tokenizer))
 
 

@@ -53,6 +53,7 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
         # Not where it is off: stages made before there was a choice stay what they are.
         **({"engine.ahead": True} if config.engine.ahead and isinstance(section, RLStageConfig) else {}),
         "runtime.dtype": config.runtime.dtype,
+        **({} if config.runtime.save_dtype == "auto" else {"runtime.save_dtype": config.runtime.save_dtype}),
         **flatten(without_paths({key: values, **_guard(config, key)}, known)),
     }
 

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Trainer
 
 from grpo.checkpoint.store import checkpoints, last_good
@@ -257,11 +258,66 @@ def test_a_model_that_the_disk_does_not_take_is_one_line_and_leaves_nothing(mode
     loaded, tokenizer = load_model(model, torch.device("cpu")), load_tokenizer(model)
     with limited_files(5000), pytest.raises(UserError, match=r"cannot write .*: File too large; once that is mended"):
         save_model(loaded, tokenizer, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
 
     def full(folder):
         raise Exception("No space left on device (os error 28)")
 
     monkeypatch.setattr(tokenizer, "save_pretrained", full)
-    with pytest.raises(UserError, match=r"No space left on device: .* bytes are needed"):
+    with pytest.raises(UserError, match=r"No space left on device: .* bytes are needed.* the weights are there"):
         save_model(loaded, tokenizer, tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]  # weights are not lost for a tokenizer
+    assert_equal(load_file(tmp_path / "model" / "model.safetensors"), load_file(f"{model}/model.safetensors"))
+
+
+def test_what_was_trained_is_not_lost_when_the_model_cannot_be_described(model, tmp_path, monkeypatch):
+    """Where no checkpoints were asked for: the same command has only the writing left to do."""
+    train(model, tmp_path / "whole")
+
+    def fails(*_, **__):
+        raise RuntimeError("no config today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("grpo.model.export.folder._describe", fails)
+        with pytest.raises(UserError, match="no config today; the weights are there"):
+            train(model, tmp_path / "cut")
+    assert_equal(load_file(tmp_path / "cut" / "model" / "model.safetensors"), weights_of(tmp_path / "whole"))
+    steps = []
+    monkeypatch.setattr(Trainer, "training_step", lambda *_, **__: steps.append(1))
+    train(model, tmp_path / "cut")
+    assert steps == []
+    assert_equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert not (tmp_path / "cut" / "model" / "UNFINISHED").exists()
+
+
+def weights_of(out):
+    return load_file(out / "model" / "model.safetensors")
+
+
+def test_what_the_trainers_make_of_special_tokens_is_not_written(model, tmp_path):
+    """TRL pads with the end token where there is no pad token, and transformers writes it into the settings."""
+    shutil.copytree(model, tmp_path / "model")
+    loaded, tokenizer = load_model(model, torch.device("cpu")), load_tokenizer(model)
+    tokenizer.pad_token = None
+    loaded.config.pad_token_id = loaded.generation_config.pad_token_id = None
+    loaded.config.use_cache = True
+    save_model(loaded, tokenizer, tmp_path / "model")
+    train(str(tmp_path / "model"), tmp_path / "out")
+    again, texts = (
+        load_model(str(tmp_path / "out" / "model"), torch.device("cpu")),
+        load_tokenizer(str(tmp_path / "out/model")),
+    )
+    assert texts.pad_token is None
+    assert again.config.pad_token_id is again.generation_config.pad_token_id is None
+    assert again.config.bos_token_id == loaded.config.bos_token_id
+    assert again.config.eos_token_id == loaded.config.eos_token_id
+    assert again.config.use_cache
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / "out" / "model" / name).read_text() == (tmp_path / "model" / name).read_text()
+
+
+def test_a_half_precision_model_stays_one(model, tmp_path):
+    loaded, tokenizer = load_model(model, torch.device("cpu")), load_tokenizer(model)
+    save_model(loaded, tokenizer, tmp_path / "half", dtype="bfloat16")
+    train(str(tmp_path / "half"), tmp_path / "out")
+    assert {tensor.dtype for tensor in weights_of(tmp_path / "out").values()} == {torch.bfloat16}

@@ -40,7 +40,7 @@ class LocalEngine:
         if self.shared:
             return
         weights = self.model.state_dict()
-        for name, tensor in policy.export():
+        for name, tensor in policy.tensors():
             weights[name].copy_(tensor)
 
     def release(self) -> None:

@@ -89,10 +89,10 @@ class ProcessEngine:
         """
         self._process = self._process or self._start()
         if self._memory is None:
-            self._places, size = layout(policy.export())
+            self._places, size = layout(policy.tensors())
             self._memory_file.truncate(size)
             self._memory = mmap.mmap(self._memory_file.fileno(), size)
-        for place, (_, tensor) in zip(self._places, policy.export(), strict=True):
+        for place, (_, tensor) in zip(self._places, policy.tensors(), strict=True):
             place.view(self._memory).copy_(tensor)
         self._ask(("sync", self._places))
 

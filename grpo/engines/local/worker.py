@@ -29,7 +29,7 @@ class Delivered:
     places: Sequence[Place]
     memory: mmap.mmap
 
-    def export(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for place in self.places:
             yield place.name, place.view(self.memory)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from grpo.errors import UserError
 
+UNFINISHED = "UNFINISHED"  # file beside weights whose config or tokenizer could not be written
+
 
 def is_local(name: str) -> bool:
     """Whether a name can only be meant as a path: hub names have at most one slash, inside."""
@@ -22,6 +24,8 @@ def check_model(model: str) -> None:
     if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         hint = f"; did you mean '{folder / 'model'}'?" if (folder / "model" / "config.json").is_file() else ""
         raise UserError(f"model '{model}': not a model folder (no config.json in it){hint}")
+    if (folder / UNFINISHED).is_file():
+        raise UserError(f"model '{model}': not finished ({UNFINISHED} in it): run what was to write it again")
     if folder.is_file():
         raise UserError(f"model '{model}': a file; give the model's folder or a hub name")
     if not folder.exists() and is_local(model):

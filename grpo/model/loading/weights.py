@@ -17,6 +17,7 @@ from grpo.errors import UserError, first_line
 from grpo.model.loading.adapter import base_of, is_adapter, put_on, whole_of
 from grpo.model.loading.exact import with_whole_attention
 from grpo.model.loading.files import local_folder, outline, refuse_no_numbers, values, weight_files
+from grpo.model.loading.generation import mend_generation
 from grpo.model.loading.path import check_model
 from grpo.model.loading.quantised import refuse_quantised
 from grpo.model.loading.report import Report, compare
@@ -32,7 +33,7 @@ def loading(model: str, failure: str = "cannot be loaded", what: str = "model") 
     """A `UserError` when the name is not a model's, or it cannot be loaded, whatever the reason."""
     check_model(model)
     try:
-        with _silent():
+        with silent():
             yield
     except UserError as error:
         text = str(error)
@@ -44,7 +45,7 @@ def loading(model: str, failure: str = "cannot be loaded", what: str = "model") 
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """transformers' own report of a loading is a bar and a table of many lines; ours says what matters in one."""
     from transformers.utils import logging as theirs
 
@@ -75,6 +76,7 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
         else:
             loaded = _load(model, dtype)
         refuse_no_numbers(loaded.named_parameters())
+    mend_generation(loaded)
     return with_whole_attention(loaded).to(device).eval()
 
 
@@ -177,7 +179,7 @@ def load_outline(model: str) -> Any:
         whole = whole_of(model)
         config = read_config(whole)
         empty = empty_model(config)
-    with suppress(OSError):  # without one, what its config says of end tokens is there already
+    with loading(model), suppress(OSError):  # without one, what its config says of end tokens is there already
         empty.generation_config = GenerationConfig.from_pretrained(whole)
     empty.name_or_path = model
     return empty

@@ -1,0 +1,60 @@
+"""Generation settings that transformers would refuse to save with the model, mended when they are read."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+from grpo.errors import first_line
+
+log = logging.getLogger("grpo")
+
+TOKENS = {"eos_token_id", "bos_token_id", "pad_token_id", "transformers_version"}
+
+
+def mend_generation(model: Any) -> None:
+    """`mended` of a model's settings, and said."""
+    changes = mended(model.generation_config)
+    if changes:
+        log.warning("generation_config of '%s' could not be saved as it is: %s", model.name_or_path, changes)
+
+
+def mended(settings: Any) -> str:
+    """Make `settings` valid, in place; returns what was changed, empty when nothing was.
+
+    Who gives a temperature or top-p with `do_sample: false` (Llama 2's and Vicuna's chat models) means sampling: it is
+    switched on. What still is not valid goes, setting by setting; tokens that end a text always stay.
+    """
+    if (refusal := _refusal(settings)) is None:
+        return ""
+    if settings.do_sample is not True and _refusal(_with(settings, {"do_sample": True})) is None:
+        settings.do_sample = True
+        return f"do_sample is set to true ({refusal})"
+    given = {name: value for name, value in settings.to_diff_dict().items() if name not in TOKENS}
+    dropped = []
+    bare = _with(settings, dict.fromkeys(given))
+    for name, value in given.items():
+        if _refusal(_with(bare, {name: value})) is None:
+            setattr(bare, name, value)
+        else:
+            dropped.append(name)
+            setattr(settings, name, None)
+    return f"{', '.join(dropped)} left out ({refusal})"
+
+
+def _with(settings: Any, values: dict[str, Any]) -> Any:
+    changed = copy.deepcopy(settings)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def _refusal(settings: Any) -> str | None:
+    """What transformers says against it."""
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:
+        lines = [line.removeprefix("- ") for line in str(error).splitlines() if line.startswith("- ")]
+        return lines[0] if lines else first_line(error)
+    return None

@@ -1,0 +1,46 @@
+"""Checks of what a stage will write: settings that transformers refuses to save, weights that would not load again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from grpo.errors import UserError, first_line
+from stages.check.subject import Check, Skipped, Subject, Warned
+
+
+def saving_checks(subject: Subject) -> Iterator[Check]:
+    """Of a base model that is there; what it is otherwise, other checks say."""
+    model = subject.config.base.model
+    if model is not None and subject.model is not None:
+        yield "generation config", partial(generation, model)
+        yield "what is saved of the weights", partial(weights, model)
+
+
+def generation(model: str) -> str:
+    from transformers import GenerationConfig
+
+    from grpo.model.loading.generation import mended
+
+    try:
+        changes = mended(GenerationConfig.from_pretrained(model))
+    except OSError as error:
+        raise Skipped("there is none") from error
+    except ValueError as error:
+        raise UserError(f"generation_config.json: {first_line(error)}") from error
+    if changes:
+        raise Warned(f"transformers would refuse to save it: {changes}")
+    return ""
+
+
+def weights(model: str) -> str:
+    """Asked of names and shapes."""
+    from grpo.model.export.verify import check_can_be_saved
+    from grpo.model.loading.weights import load_outline
+
+    try:
+        outline = load_outline(model)
+    except UserError as error:
+        raise Skipped("it cannot be loaded") from error
+    check_can_be_saved(outline)
+    return "load again under the names that they came in"
