@@ -116,7 +116,7 @@ def what_was_lost(policy: Any, folder: Path) -> str:
             return f"{what}: {sorted(report[what])[0]}"
     give_back_padding(found, str(folder), found.config)
     state = found.state_dict()
-    for name, tensor in policy.export():
+    for name, tensor in policy.tensors():
         if name not in found.all_tied_weights_keys and not torch.equal(state[name], tensor):
             return f"{name} is another one when it is loaded"
     ids = torch.randint(9, 60, (1, 24))

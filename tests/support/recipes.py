@@ -71,7 +71,7 @@ FULL: dict[str, Any] = {
     },
     "runtime": {
         "device": "cpu", "dtype": "bfloat16", "parallel": "fsdp", "threads": 1, "log_level": "error", "profile": 2,
-        "grace": 9.0,
+        "grace": 9.0, "save_dtype": "float16",
     },
     "evaluation": {
         "math": {
