@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,13 @@ from grpo.learner.learner import Learner
 from grpo.model.reference import Reference
 from grpo.rollout.completions import drop_completions
 from grpo.rollout.source import RolloutSource
+from grpo.system.files import must_write, write_text
 from grpo.system.world import is_main
 from grpo.types import TrainState
 
 log = logging.getLogger("grpo")
+
+IDENTITY = "identity.json"  # in the run's folder
 
 
 def resume(
@@ -36,10 +40,11 @@ def resume(
     Which one it is, the main process says: on a network drive another may not see it yet.
 
     Raises:
-        UserError: none of the checkpoints is good, or they are of a run with another `identity`.
+        UserError: none of the checkpoints is good, or what is there is of a run with another `identity`.
     """
     last = learner.world.main_finds(lambda: last_good(out / "checkpoints"))
     if last is None:
+        learner.world.main_finds(lambda: begin_anew(out, identity))
         return TrainState(identity=identity)
     changed = learner.world.main_finds(lambda: changed_data(last, identity, accept_changes))
     state = load_checkpoint(last, learner, reference)
@@ -52,8 +57,35 @@ def resume(
     if is_main():
         drop_completions(out, state.step)
         tidy(last, config)
+        write_identity(out, identity)
     log.warning("going on from step %d (%s)", state.step, last)
     return state
+
+
+def begin_anew(out: Path, identity: Mapping[str, Any]) -> None:
+    """Where no checkpoint is: the same run again makes the same again; what an earlier one sampled goes.
+
+    Raises:
+        UserError: the model of another run is there, which would be replaced.
+    """
+    file, model = out / IDENTITY, out / "model"
+    if model.is_dir():
+        recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        other = ["what made it was not kept"] if recorded is None else differences(ABSENT | recorded, identity).matter
+        if other:
+            raise UserError(
+                f"'{out}' holds the finished model of another run ({shown(other)}), which this one would replace: give "
+                "another output folder, or move that one away"
+            )
+    drop_completions(out, 0)
+    write_identity(out, identity)
+
+
+def write_identity(out: Path, identity: Mapping[str, Any]) -> None:
+    """What the run in this folder follows from, for when it is finished and has no checkpoint."""
+    text = json.dumps(identity, indent=2) + "\n"
+    with must_write(out / IDENTITY, len(text)):
+        write_text(out / IDENTITY, text)
 
 
 def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) -> list[str]:

@@ -190,6 +190,39 @@ def test_metrics_have_each_step_once_whatever_is_in_the_file(tmp_path, caplog):
 # ---- one run to a folder
 
 
+def test_a_finished_run_is_not_replaced_by_another(tiny_model_folder, tmp_path):
+    """Without checkpoints, of which the last would tell."""
+    config = config_of(steps=3, checkpoint={})
+    run(tiny_model_folder, tmp_path, config)
+    before = contents(tmp_path)
+    for changed, words in ((config_of(steps=2, checkpoint={}), "steps: 3 -> 2"), (config, "rewards.edited.weight")):
+        tasks = {"default": task_of(edited)} if changed is config else None
+        for accept in (False, True):
+            with pytest.raises(
+                UserError, match=r"holds the finished model of another run \(.*move that one away$"
+            ) as error:
+                run(tiny_model_folder, tmp_path, changed, tasks, accept_changes=accept)
+            assert words in str(error.value)
+            assert contents(tmp_path) == before
+    first = weights(tmp_path)
+    run(tiny_model_folder, tmp_path, config)  # the same again
+    assert all(torch.equal(first[name], value) for name, value in weights(tmp_path).items())
+    (tmp_path / "identity.json").unlink()  # as from an older version
+    with pytest.raises(UserError, match="what made it was not kept"):
+        run(tiny_model_folder, tmp_path, config)
+
+
+def test_what_an_unfinished_longer_run_sampled_goes(tiny_model_folder, tmp_path):
+    killed_at(5, tiny_model_folder, tmp_path, config_of(checkpoint={}))
+    assert len(list((tmp_path / "completions").iterdir())) == 5
+    run(tiny_model_folder, tmp_path, config_of(steps=2, checkpoint={}))
+    assert sorted(path.name for path in (tmp_path / "completions").iterdir()) == [
+        "step-000001.jsonl",
+        "step-000002.jsonl",
+    ]
+    assert json.loads((tmp_path / "identity.json").read_text())["steps"] == 2
+
+
 def test_a_second_run_is_refused_and_a_dead_one_does_not_block(tiny_model_folder, tmp_path):
     with held(tmp_path / "run") as other:
         with pytest.raises(UserError, match=rf"another run \(process {other.pid} on .*\) is writing to") as error:
