@@ -19,7 +19,7 @@ from grpo.config.engine import EngineConfig
 from grpo.config.inert import check_delivery
 from grpo.engines.vllm.request import check_sampling, parameters
 from grpo.engines.vllm.start import ServedModel, start
-from grpo.engines.vllm.weights import weight_files
+from grpo.engines.vllm.weights import unpack_experts, weight_files
 from grpo.errors import UserError
 from grpo.model.loading.tokenizer import completion_text
 from grpo.system.world import launched
@@ -63,6 +63,7 @@ class VllmEngine:
                 self.llm.update_weights({"update_info": part})
             self.llm.finish_weight_update()
         else:
+            self.llm.collective_rpc(lambda worker: unpack_experts(worker.model_runner.get_model()))
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy.export()})
         self.llm.update_weight_version(str(self.version))
         if not self.llm.reset_prefix_cache():

@@ -65,6 +65,15 @@ def weight_files(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, vers
             file.unlink(missing_ok=True)
 
 
+def unpack_experts(model: Any) -> None:
+    """On a CPU vLLM packs a mixture's experts when it makes their kernel, and new ones not at all, which it then reads
+    as if they were packed: without the kernel it takes new weights as it took the first."""
+    if next(model.parameters()).device.type == "cpu":
+        for module in model.modules():
+            if getattr(getattr(module, "quant_method", None), "moe_kernel", None) is not None:
+                module.quant_method.moe_kernel = None
+
+
 def chunks(tensors: Iterator[tuple[str, torch.Tensor]], limit: int = CHUNK_BYTES) -> Iterator[dict[str, torch.Tensor]]:
     """Tensors in memory of their own, at most `limit` bytes at a time, or a single one that is larger."""
     chunk: dict[str, torch.Tensor] = {}

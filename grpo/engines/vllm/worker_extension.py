@@ -19,7 +19,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from grpo.engines.vllm.weights import FILES, FOLDER_KEY, SUFFIX
+from grpo.engines.vllm.weights import FILES, FOLDER_KEY, SUFFIX, unpack_experts
 
 
 @dataclass
@@ -56,6 +56,7 @@ class FilesEngine(WeightTransferEngine[FilesInit, FilesUpdate]):
 
         self.expected = {name for name, _ in self.model.named_parameters()}
         self.loaded = set()
+        unpack_experts(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
