@@ -100,7 +100,7 @@ def test_completions_end_at_every_end_token_and_stop_text(two, folder):
                 assert len(done.token_ids) == 40
             else:
                 ended.add(done.token_ids[-1])
-            assert "a" not in done.text[:-1]
+            assert "a" not in policy.tokenizer.decode(done.token_ids[:-1])  # the last may be a token like <|assistant|>
     assert ended >= {EOS, IM_END}
     assert farthest(groups, policy.model, 1.0) < 1e-4
 
