@@ -17,7 +17,7 @@ from grpo.data.encoding import Piece, encode
 from grpo.data.layouts import read_messages
 from grpo.data.said import WEIGHTS, is_trained
 from grpo.data.templates import row_variables
-from grpo.data.turns import Template, build_turn
+from grpo.data.turns import Template, build_turn, told
 from grpo.errors import UserError
 from grpo.types import Message
 
@@ -57,14 +57,16 @@ def _drafts(
         if message["role"] != "assistant":
             history.append({key: value for key, value in message.items() if value is not None and key not in WEIGHTS})
             continue
+        if not is_trained(message, place):
+            history.append(told(template, history, message, variables, place))
+            continue
         turn = build_turn(template, history, message, variables, place)
         history.append(turn.message)
-        if is_trained(message, place):
-            if not turn.prompt.startswith(written):
-                yield draft
-                draft, written = [], ""
-            draft += [(turn.prompt[len(written) :], False), (turn.text, True)]
-            written = turn.prompt + turn.text
+        if not turn.prompt.startswith(written):
+            yield draft
+            draft, written = [], ""
+        draft += [(turn.prompt[len(written) :], False), (turn.text, True)]
+        written = turn.prompt + turn.text
     if not draft:
         raise UserError(f"{where}: no assistant message is to be trained")
     yield draft

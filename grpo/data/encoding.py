@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
+from unicodedata import normalize
 
 from grpo.data.templates import shared_start
 from grpo.errors import UserError, shorten
@@ -125,6 +126,7 @@ def _check_labels(
     """
     for (_, (text, trained)), start, end in zip(enumerate(pieces), [[], *ids], ids, strict=False):
         said = _decoded(tokenizer, end[len(start) :]) if trained else text
+        said, text = (normalize("NFC", part) for part in (said, text))  # as Qwen's tokenizers read what is the same
         if said == text or added.sub(r"\1", said).strip() == added.sub(r"\1", text).strip():
             continue
         at = len(shared_start(said.lstrip(), text.lstrip()))

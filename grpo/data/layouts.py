@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from grpo.config.data import DataConfig
@@ -126,7 +127,12 @@ def read_message(item: Any, where: str) -> Message:
     named = fields.pop("from", None), fields.pop("value", None)
     role, content = fields.pop("role", named[0]), fields.pop("content", named[1])
     if isinstance(content, (list, tuple)) and content and all(isinstance(part, dict) for part in content):
-        content = "".join(_text_part(part, where) for part in content)
+        spoken = ROLES.get(str(role).strip().lower()) == "assistant"
+        thoughts = list(takewhile(lambda part: part.get("type") == "thinking" and spoken, content))
+        content = "".join(_text_part(part, where) for part in content[len(thoughts) :])
+        thought = "".join(_thought(part, where) for part in thoughts)
+        if thought and fields.setdefault("thinking", thought) != thought:
+            raise UserError(f"{where}: a message holds a 'thinking' block and another 'thinking': keep one")
     if content is None and any(fields.get(name) for name in (*SPOKEN, "function_call")):
         content = ""
     if not isinstance(role, str) or not isinstance(content, str):
@@ -139,6 +145,16 @@ def read_message(item: Any, where: str) -> Message:
         called = content if name in _CALLS else fields.pop("function_call")
         fields["tool_calls"], content = _calls(called, where), "" if name in _CALLS else content
     return {"role": ROLES[name], "content": content, **fields}
+
+
+def _thought(part: dict[str, Any], where: str) -> str:
+    """Of a block as Anthropic has it, a text, or Mistral, which makes it of blocks of text."""
+    thought = part.get("thinking")
+    return (
+        _text_part({"text": thought}, where)
+        if not isinstance(thought, list)
+        else "".join(_text_part(inner, where) for inner in thought)
+    )
 
 
 def _text_part(part: dict[str, Any], where: str) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 from grpo.config.data import DataConfig
 from grpo.data.golds import read_gold
-from grpo.data.layouts import PROMPT_COLUMNS, read_prompt
+from grpo.data.layouts import PROMPT_COLUMNS, SPOKEN, read_prompt
 from grpo.data.rendering import encodable
 from grpo.data.rows import Row, first_present, is_nothing
 from grpo.data.templates import check_rendered, render_chat, row_variables
+from grpo.data.turns import Template, as_told
 from grpo.errors import UserError
 from grpo.types import Group, Message, Prompt
 
@@ -98,7 +99,10 @@ def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) ->
     else:
         messages = as_messages(value, data, where)
         variables = row_variables(row, where)
-        text, prefill = render_chat(messages, tokenizer, where, **variables)
+        shown = messages
+        if tokenizer.chat_template and any(message.get(name) for message in messages for name in SPOKEN):
+            shown = as_told(Template(tokenizer, variables), messages, variables, where)
+        text, prefill = render_chat(shown, tokenizer, where, **variables)
         check_rendered(messages, text, where, **variables)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # a chat template has written its own BOS
     if not ids:

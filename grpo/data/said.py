@@ -46,14 +46,7 @@ def read_said(message: Message, where: str) -> Said:
         UserError: nothing, or two different reasonings, or something that is no text.
     """
     content, calls = message.get("content") or "", message.get("tool_calls") or []
-    inside = ""
-    if isinstance(content, list):
-        blocks = [block if isinstance(block, dict) else {"text": block} for block in content]
-        if odd := [block for block in blocks if not isinstance(block.get("text") or block.get("thinking"), str)]:
-            raise UserError(f"{where}: only text can be trained, not {shorten(repr(odd[0]))}")
-        inside = "".join(block.get("thinking") or "" for block in blocks)
-        content = "".join(block.get("text") or "" for block in blocks)
-    given = [inside, *(message[name] for name in FIELDS if message.get(name))]
+    given = [message[name] for name in FIELDS if message.get(name)]
     if not isinstance(content, str) or not isinstance(calls, list) or not all(isinstance(text, str) for text in given):
         raise UserError(f"{where}: content and reasoning must be text, tool_calls a list")
     before, reasoning, between, answer = split_thought(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -47,7 +47,10 @@ def check_rendered(messages: Sequence[Message], text: str, where: str, tools: Se
         UserError: the template left out what the user or the system says, or a tool.
     """
     for message in messages:
-        if message["role"] in ("system", "developer", "user") and message["content"].strip() not in text:
+        if message["role"] == "assistant":
+            continue
+        said = message["content"].strip()
+        if not any(form in text for form in (said, *json_texts(said))):
             raise UserError(
                 f"{where}: the model's chat template does not write what the {message['role']} says "
                 f"({shorten(repr(message['content']))}): put it where the template has a place for it"
@@ -61,6 +64,11 @@ def check_rendered(messages: Sequence[Message], text: str, where: str, tools: Se
                 "use one that does (base.chat_template), or say with data.columns {unused: tools} that it is not "
                 "meant to be seen"
             )
+
+
+def json_texts(text: str) -> Iterator[str]:
+    """A text as it stands inside JSON."""
+    return (json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
 
 
 def render_chat(
@@ -124,10 +132,12 @@ def end_of_turn(
     opened = prompt[len(shared_start(prompt, without)) :]
     # A template that always opens the next turn is no other with a generation prompt: the first ends the question.
     opening = _ends(tokenizer, opened) or _ends(tokenizer, prompt.rpartition("?")[2])[1:]
+    opening = [end for end in opening if end[1] != tokenizer.eos_token]  # which ends the question there (Qwen1.5's)
     shared = shared_start(alone, followed)
     texts = [shared, alone, followed]
     if calls and not end_of_turn(tokenizer, where=where, **variables).written:  # what stands in it is of the calls
         texts = [followed[len(shared) :]]
+        texts += texts if _ends(tokenizer, texts[0]) else [str(end) for _, end in _ends(tokenizer, alone)[-1:]]
     found = [[end for end in _ends(tokenizer, text) if end not in opening] for text in texts]
     if not any(found):
         raise UserError(

@@ -7,14 +7,16 @@ filled in. Each is checked by `grpo.data.writing`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from grpo.data.baked import split_values
-from grpo.data.said import BLOCKS, FIELDS, Calls, Said, Way, leaves, read_said, ways
+from grpo.data.layouts import SPOKEN
+from grpo.data.said import BLOCKS, FIELDS, WEIGHTS, Calls, Said, Way, leaves, read_said, ways
 from grpo.data.templates import End, check_rendered, end_of_turn, render
 from grpo.data.writing import ANSWER, EMPTY_THOUGHT, REASONING, Lost, Writing
 from grpo.errors import UserError
@@ -90,39 +92,84 @@ def build_turn(
     said = read_said(message, where)
     end = template.end(said.calls, where)
     _check_ends(said, {end.text, template.tokenizer.eos_token}, where)
-    prompt = render(template.tokenizer, history, open_answer=True, where=where, **row)
-    check_rendered(history, prompt, where, **row)
-    own = Writing(template.tokenizer, row, history, prompt, end, head=prompt)
-    if said.thought and (empty := EMPTY_THOUGHT.search(own.opening())):
+    own = _writing(template, history, row, end, where)
+    check_rendered(history, own.prompt, where, **row)
+    if said.thought and (empty := EMPTY_THOUGHT.search(own.opening)):
         raise UserError(
             f"{where}: the generation prompt closes the thought ({empty[0]!r}), and this message has a reasoning: "
             f"turn thinking on ({template.switch}: true in base.template_kwargs), or take the reasoning out"
         )
+    reason = ""
+    for writing, way, text_of in _tries(template, own, said, message, where):
+        try:
+            text = text_of()
+        except (Lost, UserError) as error:
+            reason = reason or str(error)
+            continue
+        template.borrowed |= "chat_template" in writing.variables
+        return Turn(own.prompt, text, way(said.reasoning, said.answer, said.calls))
+    raise UserError(
+        f"{where}: the chat template cannot train this message: {reason}; give base.chat_template one that can"
+    )
+
+
+def as_told(template: Template, messages: list[Message], row: Mapping[str, Any], where: str) -> list[Message]:
+    """The messages of a prompt, what has fields of its own (reasoning, tool calls) told as in training: templates read
+    one of several fields, and arguments as a dict or as JSON."""
+    history: list[Message] = []
+    for message in messages:
+        spoken = message["role"] == "assistant" and any(message.get(name) for name in SPOKEN)
+        history.append(told(template, history, message, row, where) if spoken else _bare(message))
+    return history
+
+
+def told(template: Template, history: list[Message], message: Message, row: Mapping[str, Any], where: str) -> Message:
+    """An earlier message as prompts tell it: as it would be trained, where it can be; else as it came."""
+    try:
+        return build_turn(template, history, message, row, where).message
+    except UserError:
+        return _bare(message)
+
+
+def _bare(message: Message) -> Message:
+    return {key: value for key, value in message.items() if value is not None and key not in WEIGHTS}
+
+
+def _writing(template: Template, history: list[Message], row: Mapping[str, Any], end: End, where: str) -> Writing:
+    prompt = render(template.tokenizer, history, open_answer=True, where=where, **row)
+    return Writing(template.tokenizer, row, history, prompt, end, head=prompt)
+
+
+def _tries(
+    template: Template, own: Writing, said: Said, message: Message, where: str
+) -> Iterator[tuple[Writing, Way, Callable[[], str]]]:
+    """(what writes the message, how later prompts tell it, its text), the template's own way first."""
+    chosen, plain = list(ways(said, message, template.fields)), Said("", said.answer, said.calls)
+
+    def later(way: Way) -> Way:
+        return replace(chosen[0], convert=way.convert, empty=way.empty)
+
     writings = [own]
     if template.training is not None:
-        writings.append(replace(own, variables={**row, "chat_template": template.training}))
-    reasons: list[str] = []
+        writings.append(replace(own, variables={**own.variables, "chat_template": template.training}))
     for writing in writings:
-        for way in ways(said, message, template.fields):
-            try:
-                text = writing.checked(said, way)
-            except (Lost, UserError) as reason:
-                reasons.append(str(reason))
-                continue
-            template.borrowed |= writing is not own
-            return Turn(prompt, text, way(said.reasoning, said.answer, said.calls))
-    plain = Said("", said.answer, said.calls)
+        for way in chosen:
+            yield writing, way, partial(writing.checked, said, way)
     # A template that has a place for the reasoning, and does not keep it there, is left alone.
     for way in ways(plain, message, []) if not (said.thought and template.fields) else ():
-        try:
-            text = own.filled_in(said, plain, way)
-        except (Lost, UserError):
-            continue
-        told = replace(next(ways(said, message, template.fields)), convert=way.convert, empty=way.empty)
-        return Turn(prompt, text, told(said.reasoning, said.answer, said.calls))
-    raise UserError(
-        f"{where}: the chat template cannot train this message: {reasons[0]}; give base.chat_template one that can"
-    )
+        yield own, later(way), partial(own.filled_in, said, plain, way)
+    for way in chosen:
+        yield own, way, partial(replace(own, loose=True).checked, said, way)
+    thought = replace(said, reasoning=REASONING)
+    for way in ways(thought, message, template.fields) if not said.thought and template.fields else ():
+        yield own, later(way), partial(own.emptied, thought, way)
+    # Mistral's write the system message with the last user's alone, others keep only the last thought: once the turn is
+    # there, what stands before it is another text. Written after the last question alone, it is the same turn.
+    start = max((number for number, asked in enumerate(own.history) if asked["role"] == "user"), default=0)
+    with suppress(UserError):
+        short = _writing(template, own.history[start:], own.variables, own.end, where)
+        if start and short.opening == own.opening:
+            yield from _tries(template, short, said, message, where)
 
 
 def _check_ends(said: Said, ends: set[str | None], where: str) -> None:

@@ -7,21 +7,22 @@ reasoning and of the answer is the template's to choose.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from grpo.data.said import CLOSE, OPEN, Calls, Said, Way, leaves, marked
-from grpo.data.templates import End, render, shared_start
-from grpo.errors import shorten
+from grpo.data.templates import End, json_texts, render, shared_start
+from grpo.errors import UserError, shorten
 from grpo.types import Message
 
 MARK = "Zq7"  # begins the texts that stand for others
-REASONING, ANSWER = f"{MARK}reasoning", f"{MARK}answer"
+REASONING, ANSWER, QUESTION = f"{MARK}reasoning", f"{MARK}answer", f"{MARK}question"
+# Some templates close a thought that they have not opened: DeepSeek's, when thinking is off.
 EMPTY_THOUGHT = re.compile(
-    r"<think>(\s*)</think>|<\|START_THINKING\|>()<\|END_THINKING\|>|<\|channel>\w*\s*()<channel\|>"
+    r"(?:<think>(\s*))?</think>|<\|START_THINKING\|>()<\|END_THINKING\|>|<\|channel>\w*\s*()<channel\|>"
 )
 _TAGS = re.compile(r"(\s*</?think>)+")
 
@@ -40,14 +41,23 @@ class Writing:
     prompt: str  # the history with the generation prompt
     end: End
     head: str  # with which it begins: the prompt, or what the template has in common with it
+    loose: bool = False  # whether it may write other white space after the head
 
+    @cached_property
     def opening(self) -> str:
         """What the prompt has of the answer, and what ends the last message."""
-        last = self.history[-1].get("content") if self.history else None
-        return self.prompt.rpartition(last.strip())[2] if isinstance(last, str) and last.strip() else self.prompt
+        last = self.history[-1] if self.history else {"content": ""}
+        said = last["content"].strip()  # a template may look at how it ends
+        marked = [*self.history[:-1], {**last, "content": QUESTION + last["content"]}]
+        try:
+            after = render(self.tokenizer, marked, open_answer=True, **self.variables).rpartition(QUESTION)[2]
+        except UserError:
+            after = self.prompt
+        return after.partition(said)[2] if said and said in after else after
 
-    def checked(self, said: Said, way: Way) -> str:
-        """What is written after the head, up to the end token.
+    def checked(self, said: Said, way: Way, plain: bool = False) -> str:
+        """What is written after the head, up to the end token. `plain`: a thought that the prompt opens is not yet
+        closed in it.
 
         Raises:
             Lost: it is not all that was said, once and in order.
@@ -58,7 +68,7 @@ class Writing:
         reasoning, answer = (mark if mark in pieces else text for mark, text in texts.items())
         pattern = self._after(way, reasoning, answer, said.calls)
         text = self._ended(actual, match(pattern, actual, pieces))
-        _check_thought(self.opening() * (self.head == self.prompt) + pattern)
+        _check_thought(self.opening * (self.head == self.prompt and not plain) + pattern)
         if said.calls:
             calls, names, marks = marked(said.calls, MARK)
             pattern = self._after(way, reasoning, answer, calls)
@@ -75,9 +85,9 @@ class Writing:
         answer = ANSWER if plain.answer.strip() else plain.answer
         common = _common(self.prompt, self._rendered(way("", answer, plain.calls)))
         opening = self.prompt[len(common) :]
-        if opening not in self.opening() or _TAGS.match(plain.answer):  # the history is written otherwise
+        if opening not in self.opening or _TAGS.match(plain.answer):  # the history is written otherwise
             raise Lost
-        rest = replace(self, head=common).checked(plain, way)
+        rest = replace(self, head=common).checked(plain, way, plain=True)
         tags = _TAGS.match(rest)
         bare = rest[tags.end() :] if tags else rest
         if self.prompt.rstrip().endswith(OPEN):
@@ -88,21 +98,33 @@ class Writing:
             return bare if opening.strip() else rest
         reasoning = said.reasoning.strip("\n")
         if tags and (empty := EMPTY_THOUGHT.match(rest.lstrip())):
-            line = "\n" if "\n" in empty[1] else ""
+            line = "\n" if "\n" in (empty[1] or "") else ""
             return rest.replace(empty[0], f"{OPEN}{line}{reasoning}{line}{CLOSE}", 1)
         if tags or not rest.lstrip().startswith(plain.answer.strip()):
             raise Lost
         before, between = said.layout
         return (before + said.reasoning + between if between else f"{OPEN}\n{reasoning}\n{CLOSE}\n\n") + rest
 
+    def emptied(self, said: Said, way: Way) -> str:
+        """The turn with nothing in the thought that the prompt has opened; `said` has a mark for the reasoning.
+
+        Raises:
+            Lost: the prompt opens none.
+        """
+        before, _, rest = self.checked(said, way).partition(REASONING)
+        if before.strip():
+            raise Lost
+        return before + rest
+
     def _rendered(self, message: Message) -> str:
         return render(self.tokenizer, [*self.history, message], open_answer=False, **self.variables)
 
     def _after(self, way: Way, reasoning: str, answer: str, calls: Calls) -> str:
         whole = self._rendered(way(reasoning, answer, calls))
-        if not whole.startswith(self.head):
+        head = self.head.rstrip() if self.loose else self.head
+        if not whole.startswith(head):
             raise Lost(f"it does not write it after its own generation prompt, which ends in {self.prompt[-30:]!r}")
-        return whole[len(self.head) :]
+        return whole[len(head) :].lstrip() if self.loose else whole[len(head) :]
 
     def _ended(self, text: str, after: int) -> str:
         end = self.end.text
@@ -142,7 +164,7 @@ def _check_calls(pattern: str, names: Sequence[str], marks: Sequence[str], text:
         if f"'{mark}':" in pattern or f'\\"{mark}\\"' in pattern:
             raise Lost("it does not write the arguments of tool calls as JSON")
     for leaf in leaves(calls):
-        if leaf not in text and not any(json.dumps(leaf, ensure_ascii=a)[1:-1] in text for a in (True, False)):
+        if not any(form in text for form in (leaf, *json_texts(leaf))):
             raise Lost(f"it leaves out {shorten(repr(leaf))} of the tool calls")
 
 
