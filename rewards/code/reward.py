@@ -9,6 +9,7 @@ with 0.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -43,17 +44,20 @@ def code_reward(
         partial: give the share of tests that pass instead; those that the time does not suffice for do not.
         timeout: seconds of wall time for a program with all of its tests; each process gets as much CPU time.
         memory_mb: MiB of memory for all processes of a program.
-        isolation: "auto" uses namespaces where the kernel allows, else resource limits with a warning; "namespaces"
-            refuses to do without; "limits" does without.
+        isolation: "auto" uses namespaces where the kernel allows, else Landlock and a system call filter with a
+            warning, and is refused where it has neither; "namespaces" refuses to do without; "limits" does without.
         log_error: given by the scoring layer, takes (row, reason).
 
     Raises:
-        UserError: an option has no such value.
+        UserError: an option has no such value, or "auto" finds no walls here.
 
     >>> code_reward(["```python\\nprint(int(input()) + 1)\\n```"], [[{"input": "1", "output": "2"}]])
     [1.0]
     """
     _check_options(partial, timeout, memory_mb, isolation)
+    if isolation == "auto":
+        with contextlib.suppress(SandboxError):  # which each row will say
+            choose(isolation)
     bounds = Bounds(timeout, memory_mb)
 
     def judge(row: tuple[Any, Any]) -> float | str:

@@ -16,15 +16,18 @@ no capabilities and no way to get any, no further user namespaces; limits on CPU
 and of all together, processes, open files, file size and output. The end of the first process of a namespace is the end
 of all others, which the guard waits for. Root's candidate is a user id of its own.
 
-Without namespaces ("limits", announced once) there are the limits, the pipes, the cleared environment and an empty
-working folder. Files that the user may read can be read, the network is open; the tester's memory is closed to tracing,
-and descendants are found wherever they hide because the guard adopts them. Root's programs still run as users of their
-own, or not at all. An ordinary user's programs may send signals to everything of that user, the trainer included: one
-`os.kill(-1, 9)` ends it all. So use "limits" only in a container, or under a user, made for the purpose.
+A filter of system calls refuses what namespaces leave open: memory that no process holds (memfd, System V, queues,
+shared anonymous maps), keyrings, tracing, priorities and limits of other processes, new sessions.
 
-Limits to know. Arguments go by value: a test that a function changes its argument in place fails. The kernel is shared,
-and there is no system call filter: memory that no process maps (memfd, System V) is bounded only by the limits on
-files and processes. What a returned object without a plain form (a generator, an instance) says about itself is not
+Without namespaces ("limits", announced once) Landlock shows the program the system's folders, its own, and nothing
+else, so that it can neither look into another process nor write elsewhere; the filter then also refuses sockets and
+signals to anyone else. Root's programs run as users of their own besides. "auto" is refused where there is neither. Who
+asks for "limits" by name gets what the kernel has: guard, tester and keeper are closed to tracing, and what they say to
+each other goes through what nobody can open anew; but files that the user may read can be read, and that user's other
+processes ended.
+
+Limits to know. Arguments go by value: a test that a function changes its argument in place fails. The kernel is shared.
+What a returned object without a plain form (a generator, an instance) says about itself is not
 believed beyond its truth, except for instances of classes that the test itself names. Hard-coding an answer that the
 prompt shows is not seen: keep some tests out of the prompt. Programs see the standard library only, with hash seed 0.
 """

@@ -15,15 +15,16 @@ import sys
 import time
 from typing import Any
 
-from . import limits, namespaces, plain, program
+from . import filters, limits, namespaces, plain, program
 
 READY = "ready"
 
 
 def keep(job: dict[str, Any], requests: int, replies: int) -> None:
     """The keeper's life; the pipes lead from and to the tester."""
+    for kind in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+        signal.signal(kind, signal.SIG_IGN)  # also as the first process: a handler of Python's would be called
     if job["linux"]:
-        namespaces.hide_memory()
         namespaces.die_with_parent(signal.SIGKILL)
         namespaces.adopt_orphans()
     if job["namespaces"]:
@@ -63,7 +64,8 @@ class _Watch:
 def _become_candidate(job: dict[str, Any], pipes: dict[int, int]) -> None:
     """In a forked child: the given pipes and nothing else of ours, limits, no privileges, a session of its own."""
     os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for kind in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}:
+        signal.signal(kind, signal.SIG_DFL)
     null = os.open(os.devnull, os.O_RDWR)
     copies = {os.dup(source): target for source, target in pipes.items()}  # out of each other's way
     for number in (0, 1, 2):
@@ -79,6 +81,9 @@ def _become_candidate(job: dict[str, Any], pipes: dict[int, int]) -> None:
     limits.set_limits(job["cpu_seconds"], job["memory"], job["processes"])
     if job["linux"]:
         namespaces.give_up_privileges(job["candidate_user"])
+        if not job["namespaces"]:
+            filters.show_only(job["folders"], ".", job["library_fds"])
+        filters.install(namespaced=job["namespaces"])
     sys.argv = ["solution.py"]
 
 

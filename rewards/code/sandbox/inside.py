@@ -3,7 +3,8 @@
     guard ── tester ── keeper ── candidate
 
 The guard is outside of the process namespaces and ends the tester, whose end is the end of everything below. Its exit
-code says how it went (`DONE`, ...); what the tests gave goes to standard output, one JSON object a line.
+code says how it went (`DONE`, ...); what the tests gave goes to standard output, one JSON object a line. Standard input
+and output are sockets: a pipe or a file is opened anew through /proc by whoever may look there, a socket is not.
 """
 
 from __future__ import annotations
@@ -25,17 +26,21 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _stop)
     os.umask(0o022)
     linux = sys.platform == "linux"
-    job = plain.receive(0) | {"linux": linux, "candidate_user": None, "tester_user": None, "library_fds": []}
+    job: dict[str, Any] = {"linux": linux, "candidate_user": None, "tester_user": None, "library_fds": []}
     try:
+        if linux:
+            with open("/proc/self/oom_score_adj", "w") as file:  # where memory runs out, this goes before the trainer
+                file.write("1000")
+            namespaces.hide_memory()  # before there is anything to see
+            namespaces.leave_keyring()
+        job = plain.receive(0) | job
         if linux:
             namespaces.die_with_parent(signal.SIGTERM)
             if os.getppid() != job["trainer"]:  # it ended before that was said
                 os._exit(DIED)
             namespaces.adopt_orphans()
-            with open("/proc/self/oom_score_adj", "w") as file:  # where memory runs out, this goes before the trainer
-                file.write("1000")
         _choose_users(job)
-    except OSError as error:
+    except (OSError, EOFError) as error:
         _report(1, {"failed": str(error)})
         os._exit(NO_START)
     child = os.fork()
@@ -56,7 +61,9 @@ def _choose_users(job: dict[str, Any]) -> None:
     ids = namespaces.spare_ids() if job["linux"] else None
     job["processes"] = limits.PROCESSES
     if job["namespaces"]:
+        namespaces.hide_memory(False)  # else its own user map is closed to it; no program sees past its namespace
         namespaces.enter_namespaces(ids)
+        namespaces.hide_memory()
         if ids:
             job["candidate_user"], job["tester_user"] = namespaces.CANDIDATE, namespaces.TESTER
     elif ids:

@@ -16,25 +16,28 @@ from typing import Any
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _BIND, _REC, _PRIVATE = (1, 2, 4, 8, 0x1000, 0x4000, 1 << 18)
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _DETACH = (442, -100, 0x8000, 2)  # the number is the same on all machines
+_JOIN_SESSION_KEYRING = 1
 _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _SUBREAPER, _NO_NEW_PRIVS, _AMBIENT = (1, 4, 24, 36, 38, 47)
-_SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store")
+SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store")
 _WORK = "/tmp/work"  # the candidate's folder
-_DEVICES = ("null", "zero", "random", "urandom")
+_DEVICES = ("null", "random", "urandom")  # not zero: a map of it is memory that no limit counts
 TESTER, CANDIDATE = 2, 1  # user ids inside a user namespace
 _SPARE_IDS = 1 << 30  # user ids that nobody has, two for each process id
 
 _libc: Any = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def call(name: str, *arguments: Any) -> None:
-    """A function of the C library that gives 0, else errno.
+def call(name: str, *arguments: Any) -> int:
+    """What a function of the C library gives.
 
     Raises:
-        OSError: its errno, with the name.
+        OSError: it gives -1; its errno, with the name.
     """
-    if getattr(_libc, name)(*arguments) == -1:
+    result = int(getattr(_libc, name)(*arguments))
+    if result == -1:
         code = ctypes.get_errno()
         raise OSError(code, f"{name}: {os.strerror(code)}")
+    return result
 
 
 def die_with_parent(signal_number: int) -> None:
@@ -46,9 +49,17 @@ def adopt_orphans() -> None:
     call("prctl", _SUBREAPER, 1, 0, 0, 0)
 
 
-def hide_memory() -> None:
-    """No process of the same user may trace this one or read its memory, files or environment."""
-    call("prctl", _DUMPABLE, 0, 0, 0, 0)
+def hide_memory(hidden: bool = True) -> None:
+    """No process of the same user may trace this one or read its memory, descriptors or environment."""
+    call("prctl", _DUMPABLE, int(not hidden), 0, 0, 0)
+
+
+def leave_keyring() -> None:
+    """An empty session keyring instead of the trainer's; nothing where the kernel has none."""
+    number = {"x86_64": 250, "aarch64": 219}.get(os.uname().machine)
+    if number is not None:
+        with contextlib.suppress(OSError):
+            call("syscall", number, _JOIN_SESSION_KEYRING, None)
 
 
 def unshare(flags: int) -> None:
@@ -89,7 +100,7 @@ def make_root(folders: list[str], *, processes: bool) -> None:
 
     `processes` mounts /proc of this process namespace, where the machine allows.
     """
-    shown = _outermost([path for path in (*_SYSTEM_FOLDERS, *folders) if os.path.isdir(path)])
+    shown = _outermost([path for path in (*SYSTEM_FOLDERS, *folders) if os.path.isdir(path)])
     places = ("/mnt", "/media", "/srv", "/opt", "/tmp", "/var")
     root = next(place for place in places if os.path.isdir(place) and not any(f"{p}/".startswith(place) for p in shown))
     unshare(NEWNS)
@@ -101,7 +112,7 @@ def make_root(folders: list[str], *, processes: bool) -> None:
     os.mkdir(f"{root}{_WORK}")
     os.chmod(f"{root}{_WORK}", 0o1777)
     for path in shown:
-        if path in _SYSTEM_FOLDERS and os.path.islink(path):
+        if path in SYSTEM_FOLDERS and os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
         else:
             os.makedirs(root + path)

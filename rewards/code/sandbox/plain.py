@@ -70,6 +70,18 @@ def decode(form: Any, kept: Callable[..., Any]) -> Any:
     raise ValueError("not a plain value")
 
 
+def message_bytes(message: Any) -> bytes:
+    """One message as it travels.
+
+    Raises:
+        ValueError: it is too large, or cannot be written as JSON.
+    """
+    body = json.dumps(message, check_circular=False).encode()
+    if len(body) > MAX_MESSAGE:
+        raise ValueError("too much data")
+    return len(body).to_bytes(8, "big") + body
+
+
 def send(pipe: int, message: Any) -> None:
     """Write one message.
 
@@ -77,10 +89,7 @@ def send(pipe: int, message: Any) -> None:
         ValueError: it is too large, or cannot be written as JSON.
         OSError: nobody reads.
     """
-    body = json.dumps(message, check_circular=False).encode()
-    if len(body) > MAX_MESSAGE:
-        raise ValueError("too much data")
-    data = memoryview(len(body).to_bytes(8, "big") + body)
+    data = memoryview(message_bytes(message))
     while data:
         data = data[os.write(pipe, data) :]
 

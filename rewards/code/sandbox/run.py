@@ -9,6 +9,7 @@ import logging
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from . import plain
+from grpo.errors import UserError
+
+from . import filters, plain
 from .inside import DIED, DONE, LEFT_OVER, TIME_OUT
 
 log = logging.getLogger("grpo.rewards")
@@ -78,23 +81,23 @@ def run(
         "folders": sorted({sys.base_prefix, sys.base_exec_prefix}),
     }
     try:
-        with _folder(isolation) as folder, tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as errors:
-            plain.send(given.fileno(), job)
-            plain.send(given.fileno(), tests)
-            given.seek(0)
-            guard = subprocess.Popen(
-                _COMMAND,
-                stdin=given,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd=folder,
-                env={"PYTHONHASHSEED": "0"},
-                start_new_session=True,
-            )
-            reports, code = _watch(guard, START_SECONDS + bounds.seconds, enough)
+        given = plain.message_bytes(job) + plain.message_bytes(tests)
+        ours, theirs = socket.socketpair()  # unlike a pipe or a file, nobody can open it anew through /proc
+        with _folder(isolation) as folder, ours, tempfile.TemporaryFile() as errors:
+            with theirs:
+                guard = subprocess.Popen(
+                    _COMMAND,
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=errors,
+                    cwd=folder,
+                    env={"PYTHONHASHSEED": "0"},
+                    start_new_session=True,
+                )
+            reports, code = _watch(guard, ours, given, START_SECONDS + bounds.seconds, enough)
             errors.seek(0)
             last = errors.read()[-2000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SandboxError(str(error)) from error
     failed = next((report["failed"] for report in reports if "failed" in report), None)
     if code == LEFT_OVER:
@@ -105,12 +108,16 @@ def run(
 
 
 def _watch(
-    guard: subprocess.Popen[bytes], seconds: float, enough: Callable[[dict[str, Any]], bool]
+    guard: subprocess.Popen[bytes],
+    line: socket.socket,
+    given: bytes,
+    seconds: float,
+    enough: Callable[[dict[str, Any]], bool],
 ) -> tuple[list[dict[str, Any]], int]:
     """What the guard reported, and its exit code; `DONE` when `enough` has stopped it."""
     stopped = True  # also by an exception
     try:
-        reports, stopped, late = _read(guard, seconds, enough)
+        reports, stopped, late = _talk(line, given, seconds, enough)
     finally:
         code = _end(guard, stopped)
     return reports, DONE if stopped and not late else code
@@ -121,6 +128,7 @@ def choose(isolation: Isolation) -> Literal["namespaces", "limits"]:
 
     Raises:
         SandboxError: it does not work.
+        UserError: "auto", and nothing here would keep a program from what is the user's.
     """
     with _lock:
         if isolation != "auto":
@@ -137,12 +145,17 @@ def _choose() -> Literal["namespaces", "limits"]:
     try:
         _check("namespaces")
     except SandboxError as error:
+        if not filters.available():
+            raise UserError(
+                f"reward 'code': no namespaces here ({error}), and no Landlock with system call filters to keep a "
+                "model's programs from this user's files and processes; allow one of them, or set isolation: limits "
+                "in a container made for it"
+            ) from error
         _check("limits")
         log.warning(
-            "code reward: no namespaces (%s): model programs run with resource limits only, can read files, use the "
-            "network%s; isolation: namespaces refuses that",
+            "code reward: no namespaces (%s): model programs run as processes of this machine, held by Landlock, a "
+            "system call filter and limits; isolation: namespaces refuses that",
             error,
-            "" if os.geteuid() == 0 else ", and end any process of this user",
         )
         return "limits"
     return "namespaces"
@@ -176,26 +189,36 @@ def _folder(isolation: str) -> Iterator[str]:
             log.warning("code reward: %s is too deep to be removed", folder.name)
 
 
-def _read(
-    guard: subprocess.Popen[bytes], seconds: float, enough: Callable[[dict[str, Any]], bool]
+def _talk(
+    line: socket.socket, given: bytes, seconds: float, enough: Callable[[dict[str, Any]], bool]
 ) -> tuple[list[dict[str, Any]], bool, bool]:
     """The guard's lines until it ends; whether it is to be stopped, and whether because the time is over."""
-    assert guard.stdout is not None
     reports: list[dict[str, Any]] = []
-    pending, deadline = bytearray(), time.monotonic() + seconds
+    rest, pending, deadline = memoryview(given), bytearray(), time.monotonic() + seconds
+    line.setblocking(False)
     with selectors.DefaultSelector() as selector:
-        selector.register(guard.stdout, selectors.EVENT_READ)
-        while selector.select(max(0.0, deadline - time.monotonic())):
-            chunk = os.read(guard.stdout.fileno(), 1 << 20)
+        selector.register(line, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        while ready := selector.select(max(0.0, deadline - time.monotonic())):
+            if ready[0][1] & selectors.EVENT_WRITE:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended: its output says why
+                    rest = rest[line.send(rest) :]
+                if not rest:
+                    selector.modify(line, selectors.EVENT_READ)
+            if not ready[0][1] & selectors.EVENT_READ:
+                continue
+            try:
+                chunk = line.recv(1 << 20)
+            except ConnectionResetError:  # it has ended before it had read all
+                return reports, False, False
             if not chunk:
                 return reports, False, False
             pending += chunk
             if b"\n" not in chunk:
                 continue
-            *lines, rest = pending.split(b"\n")
-            pending = bytearray(rest)
-            for line in lines:
-                reports.append(json.loads(line))
+            *lines, last = pending.split(b"\n")
+            pending = bytearray(last)
+            for text in lines:
+                reports.append(json.loads(text))
                 if enough(reports[-1]):
                     return reports, True, False
     return reports, True, True
@@ -203,8 +226,6 @@ def _read(
 
 def _end(guard: subprocess.Popen[bytes], stopped: bool) -> int:
     """The guard's exit code. One that has no reason to run is asked to clear up, then ended with all of its group."""
-    assert guard.stdout is not None
-    guard.stdout.close()
     if not stopped:  # its output has ended: it is clearing up
         with contextlib.suppress(subprocess.TimeoutExpired):
             return guard.wait(_CLEAR_UP_SECONDS)

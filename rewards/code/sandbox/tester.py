@@ -142,8 +142,12 @@ class _Candidate:
             raise OSError("the candidate's process did not start")
 
     def run(self, text: str) -> dict[str, Any]:
-        plain.send(self.requests, text)
-        return dict(plain.receive(self.replies))
+        """One run on one input. A keeper that is gone was ended by the program: nobody else can."""
+        try:
+            plain.send(self.requests, text)
+            return dict(plain.receive(self.replies))
+        except (OSError, EOFError):
+            return {"output": "", "ended_well": False}
 
     def ask(self, operation: str, reference: str | int, *values: Any) -> Any:
         """What an operation on an object of the candidate's gives; objects without a plain form give a `_Handle`."""
