@@ -16,8 +16,9 @@ from typing import Any
 
 from grpo.data.golds import last_boxes
 from grpo.data.rows import first_present
+from grpo.data.said import after_thought
 from grpo.errors import UserError
-from rewards.accuracy.extraction import completion_text
+from rewards.turns import turns
 
 MAX_CHARACTERS = 500
 _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
@@ -39,6 +40,8 @@ def countdown_reward(
     target: Sequence[Any],
     numbers: Sequence[Any] | None = None,
     nums: Sequence[Any] | None = None,
+    prompts: Sequence[Any] | None = None,
+    prefill: Sequence[str | None] | None = None,
     *,
     use_all: bool = True,
     log_error: Callable[[int, str], None] | None = None,
@@ -53,6 +56,8 @@ def countdown_reward(
         target: the number to make.
         numbers: the given ones of each row, a list or text such as "30,100,93".
         nums: the same; the name that the TinyZero data has.
+        prompts: with `prefill`, whether the template opened the thinking, which has no answer until it ends.
+        prefill: likewise.
         use_all: every number exactly once, as TinyZero's checker has it; false: at most once, as on television.
         log_error: given by the scoring layer, takes (row, reason).
 
@@ -66,7 +71,8 @@ def countdown_reward(
     if columns is None:
         raise UserError("reward 'countdown': the data has no column 'numbers' (or 'nums')")
     scores: list[float | None] = []
-    for row, (completion, goal, values) in enumerate(zip(completions, target, columns, strict=True)):
+    judged = zip(turns(completions, prompts, prefill), target, columns, strict=True)
+    for row, (turn, goal, values) in enumerate(judged):
         try:
             problem = read_problem(values, goal)
         except ValueError as error:
@@ -74,7 +80,7 @@ def countdown_reward(
             if log_error is not None:
                 log_error(row, str(error))
             continue
-        expression = find_expression(completion_text(completion))
+        expression = find_expression(turn)
         scores.append(float(expression is not None and solves(expression, *problem, use_all)))
     return scores
 
@@ -136,7 +142,7 @@ def _whole_numbers(value: Any) -> list[int]:
 
 def find_expression(text: str) -> str | None:
     """What stands in the last answer tag, or in the last box."""
-    text = text.rpartition("</think>")[2]
+    text = after_thought(text)
     before, tag, _ = text.rpartition("</answer>")
     if tag:
         _, opened, inside = before.rpartition("<answer>")

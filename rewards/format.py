@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 from grpo.errors import UserError
-from rewards.accuracy.extraction import completion_text
-
-Opened = bool | Literal["auto"]
+from rewards.turns import Opened, completion_text, turns
 
 ENOUGH_STEPS = 3
 _STEP = re.compile(
     r"^[ \t]*[*#]*[ \t]*(?:(?:step[ \t]\d+|first|second|third|next|then|finally)\b|\d{1,3}[.)][ \t])|^[ \t]*[-*][ \t]",
     re.IGNORECASE | re.MULTILINE,
+)
+
+_SPECIAL = re.compile(  # tokens of chat templates that mark an end
+    r"<[|｜][^|｜<>\n]{1,60}[|｜]>|</?s>|<\/?(?:eos|bos|pad|unk|eot|eom|im_end|end_of_turn|start_of_turn|endoftext)>"
+    r"|\[/?INST\]|\[(?:EOS|PAD|SEP|CLS)\]",
+    re.IGNORECASE,
 )
 
 
@@ -60,7 +64,7 @@ def format_reward(
     if opened not in (True, False, "auto"):
         raise UserError(f"reward 'format': opened is true, false or auto, not '{opened}'")
     scores = []
-    for turn in _turns(completions, prompts, prefill, think_tag, opened):
+    for turn in turns(completions, prompts, prefill, think_tag, opened):
         answer = read_answer(turn, think_tag, answer_tag, strict)
         scores.append(float(answer is not None and (code is None or _has_code(answer, code))))
     return scores
@@ -83,8 +87,8 @@ def tag_count(
     if opened not in (True, False, "auto"):
         raise UserError(f"reward 'tag_count': opened is true, false or auto, not '{opened}'")
     tags = _tags(think_tag, answer_tag)
-    turns = _turns(completions, prompts, prefill, think_tag, opened)
-    return [sum(turn.count(tag) == 1 for tag in tags) / len(tags) for turn in turns]
+    whole = turns(completions, prompts, prefill, think_tag, opened)
+    return [sum(turn.count(tag) == 1 for tag in tags) / len(tags) for turn in whole]
 
 
 def reasoning_steps(completions: Sequence[Any]) -> list[float]:
@@ -94,18 +98,6 @@ def reasoning_steps(completions: Sequence[Any]) -> list[float]:
     [0.6666666666666666, 0.0]
     """
     return [min(1.0, len(_STEP.findall(completion_text(c))) / ENOUGH_STEPS) for c in completions]
-
-
-def opening(prefill: str, prompt: Any, think: str = "think", opened: Opened = "auto") -> str:
-    """The part of the assistant's turn that the prompt already holds, from its thinking tag on; often empty."""
-    tag = f"<{think}>"
-    if opened != "auto":
-        return tag if opened else ""
-    if prefill:
-        _, found, after = prefill.rpartition(tag)  # may hold "</think>" too: a template that switches thinking off
-        return found + after if found else ""
-    text = prompt if isinstance(prompt, str) else _assistant_start(prompt)
-    return tag if text.rstrip().endswith(tag) else ""
 
 
 def read_answer(text: str, think: str = "think", answer: str | None = None, strict: bool = True) -> str | None:
@@ -126,19 +118,6 @@ def read_answer(text: str, think: str = "think", answer: str | None = None, stri
     return body
 
 
-def _turns(
-    completions: Sequence[Any],
-    prompts: Sequence[Any] | None,
-    prefill: Sequence[str | None] | None,
-    think: str,
-    opened: Opened,
-) -> Iterator[str]:
-    """The assistant turns, with what the template wrote of them."""
-    for row, completion in enumerate(completions):
-        before = (prefill[row] if prefill else None) or ""
-        yield opening(before, prompts[row] if prompts else "", think, opened) + completion_text(completion)
-
-
 def _tags(*names: str | None) -> list[str]:
     return [tag for name in names if name is not None for tag in (f"<{name}>", f"</{name}>")]
 
@@ -148,11 +127,6 @@ def _has_code(answer: str, language: str) -> bool:
     return block is not None and _says_something(block[1])
 
 
-def _assistant_start(messages: Any) -> str:
-    if messages and messages[-1]["role"] == "assistant":
-        return str(messages[-1]["content"])
-    return ""
-
-
 def _says_something(text: str) -> bool:
-    return any(unicodedata.category(char)[0] in "LNSP" for char in text)  # invisible characters are no answer
+    """Invisible characters are no answer, nor is the text of an end token."""
+    return any(unicodedata.category(char)[0] in "LNSP" for char in _SPECIAL.sub("", text))

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.accuracy.extraction import Strict, completion_text
+from rewards.accuracy.extraction import Strict
 from rewards.accuracy.reward import accuracy_reward
+from rewards.turns import completion_text
 
 LogError = Callable[[int, str], None]
 NO_TOKENS = "no completion_ids for a text that is not empty (grpo score: give --tokenizer)"
@@ -56,6 +57,8 @@ def cosine_length(
     completions: Sequence[Any],
     answer: Sequence[Any],
     completion_ids: Sequence[Sequence[int]],
+    prompts: Sequence[Any] | None = None,
+    prefill: Sequence[str | None] | None = None,
     *,
     max_length: int | None = None,
     min_value_wrong: float = -1.0,
@@ -75,6 +78,8 @@ def cosine_length(
         completions: strings, or lists of messages whose last one is read.
         answer: the golds, see `rewards.accuracy.reward.accuracy_reward`.
         completion_ids: the sampled tokens of each completion.
+        prompts: with `prefill`, whether the template opened the thinking, as in `accuracy_reward`.
+        prefill: likewise.
         max_length: tokens.
         strict: where the answer is read, as in `accuracy_reward`.
         log_error: given by the scoring layer, takes (row, reason).
@@ -92,7 +97,7 @@ def cosine_length(
     ):
         if low > high:
             raise UserError(f"reward 'cosine_length': min_value_{which} ({low}) is above max_value_{which} ({high})")
-    right = accuracy_reward(completions, answer, strict=strict, log_error=log_error)
+    right = accuracy_reward(completions, answer, prompts, prefill, strict=strict, log_error=log_error)
     lengths = _token_counts(completions, completion_ids, log_error)
     values: list[float | None] = []
     for score, count in zip(right, lengths, strict=True):
@@ -110,6 +115,7 @@ def length_reward(
     completions: Sequence[Any],
     answer: Sequence[Any],
     completion_ids: Sequence[Sequence[int]],
+    prefill: Sequence[str | None] | None = None,
     *,
     strict: Strict = False,
     log_error: LogError | None = None,
@@ -124,13 +130,14 @@ def length_reward(
         completions: strings, or lists of messages whose last one is read.
         answer: the golds, see `rewards.accuracy.reward.accuracy_reward`.
         completion_ids: the sampled tokens of each completion.
+        prefill: see `accuracy_reward`.
         strict: where the answer is read, as in `accuracy_reward`.
         log_error: given by the scoring layer, takes (row, reason).
 
     >>> length_reward(["?"] * 3, [r"\boxed{2}", r"\boxed{2}", r"\boxed{3}"], ["2"] * 3, [[1] * 4, [1] * 8, [1] * 4])
     [0.5, -0.5, 0.0]
     """
-    right = accuracy_reward(completions, answer, strict=strict, log_error=log_error)
+    right = accuracy_reward(completions, answer, prompts, prefill, strict=strict, log_error=log_error)
     lengths = _token_counts(completions, completion_ids, log_error)
     groups: dict[str, list[int]] = defaultdict(list)
     for prompt, count in zip(prompts, lengths, strict=True):

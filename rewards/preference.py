@@ -55,7 +55,10 @@ class RewardModel:
         if not rows:
             return values
         model, tokenizer, end = self._load()
-        ids = [response_ids(tokenizer, prompts[row], completions[row], self.part, end) for row in rows]
+        begun = columns.get("prefill") or [""] * len(prompts)
+        ids = [
+            response_ids(tokenizer, prompts[row], completions[row], self.part, end, begun[row] or "") for row in rows
+        ]
         for row, score in zip(rows, read_rewards(model, ids, tokenizer.pad_token_id, self.batch_size), strict=True):
             values[row] = 0.5 * (1.0 + math.tanh(score / 2.0)) if self.squash == "sigmoid" else score
         return values

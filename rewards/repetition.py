@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Literal
 
 from grpo.errors import UserError
-from rewards.accuracy.extraction import completion_text
 from rewards.language.words import SPACELESS, script_of
+from rewards.turns import completion_text
 
 Unit = Literal["words", "tokens"]
 WORD = 4  # what a word weighs, so that a letter of each script without spaces weighs a whole number

@@ -76,11 +76,13 @@ class Verdict:
 
 
 def judge(group: Group, filters: Sequence[Reward], keep: int) -> Iterator[Verdict]:
-    """The first `keep` different completions that ended by themselves and to which every filter gave 1.0."""
+    """The first `keep` different completions that ended by themselves and to which every filter that applies gave 1.0:
+    one that failed drops, one that gave None without an error (language, of numbers only) does not."""
     kept: set[str] = set()
     for rollout in group.rollouts:
         text = rollout.completion.text.strip()
-        failed = next((reward.name for reward in filters if rollout.rewards.get(reward.name) != 1.0), None)
+        values = {name: rollout.rewards.get(name) for name in (reward.name for reward in filters)}
+        failed = next((name for name, value in values.items() if value != 1.0 and _counts(name, value, rollout)), None)
         dropped = None
         if rollout.completion.finish_reason == "length":
             dropped = "cut at max_tokens"
@@ -93,6 +95,10 @@ def judge(group: Group, filters: Sequence[Reward], keep: int) -> Iterator[Verdic
         else:
             kept.add(text)
         yield Verdict(group.prompt, rollout, dropped)
+
+
+def _counts(name: str, value: float | None, rollout: Rollout) -> bool:
+    return value is not None or name in rollout.errors
 
 
 def sample(config: RejectionSamplingConfig, context: StageContext) -> None:

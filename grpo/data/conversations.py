@@ -15,7 +15,7 @@ from grpo.data.encoding import IGNORE as IGNORE
 from grpo.data.encoding import Example as Example
 from grpo.data.encoding import Piece, encode
 from grpo.data.layouts import read_messages
-from grpo.data.said import WEIGHTS, is_trained
+from grpo.data.said import WEIGHTS, after_thought, is_trained
 from grpo.data.templates import row_variables
 from grpo.data.turns import Template, build_turn, told
 from grpo.errors import UserError
@@ -75,7 +75,8 @@ def _drafts(
 Part = Literal["answer", "response"]
 
 
-def response_text(completion: Any, part: Part) -> str:
-    """What a reward model reads of a completion (string or messages): the final answer only, or the whole response."""
+def response_text(completion: Any, part: Part, prefill: str = "") -> str:
+    """What a reward model or a judge reads of a completion (string or messages): the final answer only (empty when its
+    thinking was cut, which `prefill` may have opened), or the whole response."""
     text = completion if isinstance(completion, str) else completion[-1]["content"]
-    return text.rpartition("</think>")[2].strip() if part == "answer" else text.strip()
+    return (after_thought(text, prefill) if part == "answer" else text).strip()

@@ -73,6 +73,18 @@ def is_trained(message: Message, where: str) -> bool:
     return all(message.get(name) != 0 for name in WEIGHTS)
 
 
+def after_thought(text: str, prefill: str = "") -> str:
+    """What an answer says after its thinking; empty when a thinking that `text` or the template's `prefill` has opened
+    never ends: it was cut, there is no answer.
+
+    >>> after_thought("<think>2+3</think> 5"), after_thought("5"), after_thought("so it is 5", "<think>\\n")
+    (' 5', '5', '')
+    """
+    _, closed, rest = text.rpartition(CLOSE)
+    opened = not closed and prefill.rfind(OPEN) > prefill.rfind(CLOSE)
+    return "" if opened or OPEN in rest else rest
+
+
 def split_thought(content: str) -> tuple[str, str, str, str]:
     """(before the reasoning, the reasoning, between, the answer) of a content that begins with one whole thought, whose
     opening tag may have been the prompt's; else it is all answer.

@@ -9,6 +9,7 @@ from typing import Any
 
 from grpo.config.data import EvalConfig
 from grpo.data.rows import Row
+from grpo.data.said import OPEN
 from grpo.errors import UserError
 from grpo.evaluation.statistics import maj_at_k, mean_interval, pass_at_k
 from grpo.scoring.table import Reward
@@ -48,7 +49,9 @@ def problem_row(group: Group, judges: Judges, tokens: Sequence[int | None] | Non
     correct = [ok and _is_one(rollout, "accuracy") for ok, rollout in zip(counts, rollouts, strict=True)]
     answers: list[str | None] = [None] * len(rollouts)
     if judges.extract_answer is not None:
-        answers = [judges.extract_answer(rollout.completion.text) for rollout in rollouts]
+        prefill = group.prompt.prefill
+        opened = prefill[prefill.rfind(OPEN) :] if OPEN in prefill else ""  # the thinking, by the template
+        answers = [judges.extract_answer(opened + rollout.completion.text) for rollout in rollouts]
     if tokens is None:
         tokens = [len(rollout.completion.token_ids) for rollout in rollouts]
     votes = [

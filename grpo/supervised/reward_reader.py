@@ -14,11 +14,13 @@ from grpo.model.loading.classifier import load_classifier
 from grpo.model.loading.exact import with_whole_attention
 
 
-def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: int) -> list[int]:
-    """Prompt through the chat template, the response, and the end token, on which the score is read."""
+def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: int, prefill: str = "") -> list[int]:
+    """Prompt through the chat template, the response (see `response_text`), and the end token, on which the score is
+    read."""
     opened = render(tokenizer, as_turns(prompt, "user", "prompt"), open_answer=True)
     prompt_ids = tokenizer(opened, add_special_tokens=False)["input_ids"]
-    return prompt_ids + tokenizer(response_text(completion, part), add_special_tokens=False)["input_ids"] + [end]
+    response = response_text(completion, part, prefill)
+    return prompt_ids + tokenizer(response, add_special_tokens=False)["input_ids"] + [end]
 
 
 def load_reward_model(path: str, tokenizer: Any, device: torch.device, *, new_head: bool = False) -> Any:

@@ -1,11 +1,12 @@
 r"""Where the final answer stands in a completion, or in a gold solution.
 
-Policy: if ``</think>`` occurs only the text after the last one counts. Then, in this order: the last non-empty
-``\boxed{}``, the last ``#### ...``, the last ``<answer>...</answer>``, the last final-answer phrase ("the answer is
-...", "Answer: ...", "A: ..."). Boxes joined only by commas, "and" or space at the very end form one answer; boxes
-joined by "or" are alternatives, which score 0. A number that stands anywhere else is not an answer, unless `anywhere`
-is asked for: then, where none of these places holds one, the last formula counts, or else the last number, or else the
-last lone letter A to J; for base models, which know no format. Every scan is linear in the length of the text.
+Policy: if ``</think>`` occurs only the text after the last one counts, and a thought that never ends has no answer.
+Then, in this order: the last non-empty ``\boxed{}``, the last ``#### ...``, the last ``<answer>...</answer>``, the last
+final-answer phrase ("the answer is ...", "Answer: ...", "A: ..."). Boxes joined only by commas, "and" or space at the
+very end form one answer; boxes joined by "or" are alternatives, which score 0. A number that stands anywhere else is
+not an answer, unless `anywhere` is asked for: then, where none of these places holds one, the last formula counts, or
+else the last number, or else the last lone letter A to J; for base models, which know no format. Every scan is linear
+in the length of the text.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from grpo.data.golds import after_hashes, last_boxes, read_gold
 from grpo.data.rows import is_nothing
+from grpo.data.said import after_thought
 
 Strict = bool | Literal["box", "answer"]  # True is "box"
 
@@ -39,14 +41,9 @@ _NEGATED = re.compile(r"(?i)\b(?:not|isn't|never|wrong|neither)\b")
 _MAX_CLAUSE = 2_000  # a phrase is followed by an answer, not by an essay
 
 
-def completion_text(completion: Any) -> str:
-    """The text of a completion: itself, or the content of its last message."""
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])
-
-
 def extract_answer(text: str, strict: Strict = False, anywhere: bool = False) -> str | None:
     """The final answer in `text`, or None. `strict`: True or "box" reads only the box, "answer" only the tag."""
-    text = text.rpartition("</think>")[2]
+    text = after_thought(text)
     if strict == "answer":
         return _last_tag(text)
     boxed = last_boxes(text)

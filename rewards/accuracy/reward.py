@@ -14,7 +14,8 @@ from typing import Any
 
 from grpo.errors import UserError, shorten
 from rewards.accuracy.equality import is_equal, is_parseable, pool_size
-from rewards.accuracy.extraction import Strict, completion_text, extract_answer, read_golds
+from rewards.accuracy.extraction import Strict, extract_answer, read_golds
+from rewards.turns import turns
 
 __all__ = ["accuracy_reward", "extract_answer", "gold_is_parseable", "grade"]
 
@@ -22,6 +23,8 @@ __all__ = ["accuracy_reward", "extract_answer", "gold_is_parseable", "grade"]
 def accuracy_reward(
     completions: Sequence[Any],
     answer: Sequence[Any],
+    prompts: Sequence[Any] | None = None,
+    prefill: Sequence[str | None] | None = None,
     *,
     strict: Strict = False,
     anywhere: bool = False,
@@ -32,6 +35,8 @@ def accuracy_reward(
     Args:
         completions: strings, or lists of messages whose last one is read.
         answer: the golds; a list gold means any of its items.
+        prompts: they tell whether the template opened the thinking: one that never ends has no answer.
+        prefill: likewise, see `rewards.format.format_reward`.
         strict: False reads a box, ``####``, ``<answer>`` or a final-answer phrase; True (or "box") only the box;
             "answer" only the ``<answer>`` tag.
         anywhere: where none of these is found, read the last formula, number or lone letter of the text.
@@ -47,7 +52,7 @@ def accuracy_reward(
         raise UserError(f"reward 'accuracy': strict is true, false, box or answer, not '{strict}'")
     if strict and anywhere:
         raise UserError(f"reward 'accuracy': strict={strict} reads one place only: leave out anywhere")
-    rows = list(zip(map(completion_text, completions), answer, strict=True))
+    rows = list(zip(turns(completions, prompts, prefill), answer, strict=True))
     with ThreadPoolExecutor(pool_size()) as threads:  # threads only wait: the work is in the worker processes
         scores = list(threads.map(lambda row: grade(row[0], row[1], strict, anywhere), rows))
     for index, score in enumerate(scores):

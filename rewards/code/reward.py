@@ -1,34 +1,32 @@
 """The code reward: 1.0 when the program in a completion passes its tests, else 0.0.
 
-The program is the last fenced block (``` or ```python; blocks in other languages are not programs) after the last
-``</think>``. A last block that is not closed was cut off: there is no program, and an earlier block does not stand in
-for it. Which tests there are is `rewards.code.tests`; where programs run and who decides is `rewards.code.sandbox`.
-What a program writes is compared line by line without the blanks at the end of lines and of the text, and it must exit
-with 0.
+Where the program stands in the answer is `rewards.code.blocks`; a thought that never ends has no answer. Which tests
+there are is `rewards.code.tests`; where programs run and who decides is `rewards.code.sandbox`. What a program writes
+is compared line by line without the blanks at the end of lines and of the text, and it must exit with 0.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
 from grpo.errors import UserError
-from rewards.accuracy.extraction import completion_text
+from rewards.code.blocks import extract_code
 from rewards.code.sandbox.run import Bounds, Isolation, Program, SandboxError, choose, run
 from rewards.code.tests import CodeTests, read_tests
+from rewards.turns import answers
 
-_FENCE = re.compile(r"([ \t]*)(`{3,})[ \t]*([^`\s]*)[^`]*")
-_LANGUAGES = ("", "python", "python3", "py")
 _SMALLEST_MB = 64  # an interpreter alone needs about half of it
 
 
 def code_reward(
     completions: Sequence[Any],
     tests: Sequence[Any],
+    prompts: Sequence[Any] | None = None,
+    prefill: Sequence[str | None] | None = None,
     *,
     partial: bool = False,
     timeout: float = 6.0,
@@ -41,6 +39,8 @@ def code_reward(
     Args:
         completions: strings, or lists of messages whose last one is read.
         tests: one entry a row, in a form of `rewards.code.tests`.
+        prompts: they tell whether the template opened the thinking: one that never ends has no program.
+        prefill: likewise, see `rewards.format.format_reward`.
         partial: give the share of tests that pass instead; those that the time does not suffice for do not.
         timeout: seconds of wall time for a program with all of its tests; each process gets as much CPU time.
         memory_mb: MiB of memory for all processes of a program.
@@ -62,36 +62,16 @@ def code_reward(
 
     def judge(row: tuple[Any, Any]) -> float | str:
         try:
-            return _score(completion_text(row[0]), read_tests(row[1]), bounds, isolation, partial)
+            return _score(row[0], read_tests(row[1]), bounds, isolation, partial)
         except (ValueError, SandboxError) as error:
             return " ".join(str(error).split())
 
     with ThreadPoolExecutor(_cpus()) as threads:  # they only wait
-        outcomes = list(threads.map(judge, zip(completions, tests, strict=True)))
+        outcomes = list(threads.map(judge, zip(answers(completions, prompts, prefill), tests, strict=True)))
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, str) and log_error is not None:
             log_error(index, outcome)
     return [None if isinstance(outcome, str) else outcome for outcome in outcomes]
-
-
-def extract_code(completion: str) -> str | None:
-    """The program in a completion, or None."""
-    found: str | None = None
-    block: list[str] = []
-    fence: tuple[int, str, str] | None = None  # indentation, marks, language of the open block
-    for line in completion.rpartition("</think>")[2].split("\n"):
-        line = line.rstrip("\r")
-        if fence is None:
-            opening = _FENCE.fullmatch(line)
-            if opening:
-                fence, block = (len(opening[1]), opening[2], opening[3].lower()), []
-        elif line.strip().startswith(fence[1]) and not line.strip().strip("`"):
-            if fence[2] in _LANGUAGES:
-                found = "\n".join(block) + "\n"
-            fence = None
-        else:
-            block.append(_without_indent(line, fence[0]))
-    return None if fence is not None and fence[2] in _LANGUAGES else found
 
 
 def _score(text: str, tests: CodeTests, bounds: Bounds, isolation: Isolation, partial: bool) -> float:
@@ -101,7 +81,7 @@ def _score(text: str, tests: CodeTests, bounds: Bounds, isolation: Isolation, pa
         SandboxError: it could not be run.
         ValueError: the tests cannot.
     """
-    code = extract_code(text)
+    code = extract_code(text, tests.names())
     if code is None:
         return 0.0
     mode = choose(isolation)
@@ -139,11 +119,6 @@ def _check_reports(reports: list[dict[str, Any]]) -> None:
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
-
-
-def _without_indent(line: str, width: int) -> str:
-    """Without as many leading blanks as the fence has: a block in a list item is indented as a whole."""
-    return line[min(width, len(line) - len(line.lstrip(" \t"))) :]
 
 
 def _check_options(partial: bool, timeout: float, memory_mb: int, isolation: str) -> None:

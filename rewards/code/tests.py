@@ -16,10 +16,14 @@ A data set is prepared by one line, `rows = [humaneval_row(row) for row in rows]
 
 from __future__ import annotations
 
+import ast
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from rewards.code.sandbox.tester import foreign_names
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,18 @@ class CodeTests:
 
     def __len__(self) -> int:
         return len(self.inputs) + len(self.asserts) + (self.check is not None)
+
+    def names(self) -> frozenset[str]:
+        """What the tests call of the program."""
+        return _names((self.setup, *self.asserts, self.check or ""), self.entry_point)
+
+
+@functools.lru_cache(1024)
+def _names(sources: tuple[str, ...], entry_point: str) -> frozenset[str]:
+    try:
+        return frozenset(foreign_names([ast.parse(source) for source in sources if source], entry_point))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # which the sandbox will say
+        return frozenset()
 
 
 def read_tests(value: Any) -> CodeTests:

@@ -122,12 +122,14 @@ class Judge(Section):
         if not rows:
             return values
         references = self._references(columns)
+        prefill = columns.get("prefill") or [""] * len(completions)
         reasons: dict[int, str] = {}
 
         async def judge(row: int) -> None:
             try:
                 reference = None if references is None else references[row]
-                values[row] = await self._value(client, self._case(prompts[row], completions[row], reference))
+                case = self._case(prompts[row], completions[row], reference, prefill[row] or "")
+                values[row] = await self._value(client, case)
             except (RequestFailed, Unreadable, NoReference) as failure:
                 reasons[row] = f"judge: {failure}"
 
@@ -148,12 +150,13 @@ class Judge(Section):
                 log_error(row, reason)
         return values
 
-    def _case(self, prompt: Any, completion: Any, reference: Any) -> Case:
+    def _case(self, prompt: Any, completion: Any, reference: Any, prefill: str) -> Case:
         if self.mode == "reference":
             reference = reference_answer(reference)
         elif self.mode == "pairwise":
             reference = reference_completion(reference, self.part)
-        texts = (cut_middle(text, self.max_chars) for text in (response_text(completion, self.part), reference or ""))
+        answer = response_text(completion, self.part, prefill)
+        texts = (cut_middle(text, self.max_chars) for text in (answer, reference or ""))
         return Case(as_text(prompt), *texts)
 
     async def _value(self, client: AsyncOpenAI, case: Case) -> float:
@@ -171,11 +174,12 @@ class Judge(Section):
         for _ in range(ASKS):
             expected, messages = self._request(case, first)
             reply = await self._endpoint.ask(client, messages)
+            cut = reply.finish_reason == "length"
             try:
-                return read_verdict(reply.content or "", self._verdict, expected)
+                return read_verdict(reply.content or "", self._verdict, expected, cut)
             except Unreadable as unreadable:
-                cut = f" (the reply was cut at max_tokens={self.max_tokens})" if reply.finish_reason == "length" else ""
-                problem = Unreadable(f"{unreadable}{cut}, asked {ASKS} times")
+                why = f" (the reply was cut at max_tokens={self.max_tokens})" if cut else ""
+                problem = Unreadable(f"{unreadable}{why}, asked {ASKS} times")
         raise problem
 
     def _request(self, case: Case, first: bool) -> tuple[str, list[dict[str, str]]]:

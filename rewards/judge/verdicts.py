@@ -7,16 +7,31 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 LOWEST, HIGHEST = 1, 7  # of a rubric's scores
 _LONGEST = 20_000  # characters of a reply that are read, from its end
 _DECODER = json.JSONDecoder(strict=False)  # line breaks inside of texts are common
-_BAD_ESCAPE = re.compile(r'\\(?!["\\/bfnrtu])')  # LaTeX in the analysis, \sqrt{2}, is no JSON
+_ESCAPE = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')  # \sqrt, \underline: LaTeX, no JSON
+_LAST_COMMA = re.compile(r",(?=\s*[}\]])")
+OPEN, CLOSE = "<think>", "</think>"
 
 
 class Unreadable(Exception):
     """The reply holds no verdict of the asked form."""
+
+
+def _word(value: Any) -> Any:
+    """Of the allowed words, whatever its capitals."""
+    words = {"correct": "correct", "incorrect": "incorrect", "a": "A", "b": "B", "tie": "tie"}
+    return words.get(value.strip().casefold(), value) if isinstance(value, str) else value
+
+
+def _number(value: Any) -> Any:
+    """A whole number also as a text ("6") or with a decimal point (6.0)."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,3}(?:\.0{1,3})?\s*", value):
+        value = float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class Verdict(BaseModel):
@@ -30,18 +45,18 @@ class Verdict(BaseModel):
 class ReferenceVerdict(Verdict):
     """Is the answer right, measured against the reference?"""
 
-    verdict: Literal["correct", "incorrect"]
+    verdict: Annotated[Literal["correct", "incorrect"], BeforeValidator(_word)]
 
 
 class PairVerdict(Verdict):
     """Which of two answers is better?"""
 
-    winner: Literal["A", "B", "tie"]
+    winner: Annotated[Literal["A", "B", "tie"], BeforeValidator(_word)]
 
 
 def rubric_verdict(criteria: Iterable[str]) -> type[Verdict]:
     """A verdict whose `scores` hold a whole number from 1 to 7 for every criterion."""
-    score = Annotated[int, Field(strict=True, ge=LOWEST, le=HIGHEST)]
+    score = Annotated[int, BeforeValidator(_number), Field(strict=True, ge=LOWEST, le=HIGHEST)]
     # Criteria may have any name, fields may not: hence aliases.
     fields: dict[str, Any] = {f"c{i}": (score, Field(alias=name)) for i, name in enumerate(criteria)}
     scores = create_model("Scores", __config__=ConfigDict(extra="forbid"), **fields)
@@ -58,34 +73,57 @@ def vote_value(verdict: Any, first: bool) -> float:
     return sum(score - LOWEST for score in scores) / (len(scores) * (HIGHEST - LOWEST))
 
 
-def read_verdict(reply: str, kind: type[Verdict], expected: str) -> Any:
-    """The last JSON object in a reply that is a verdict with the `expected` id; reasoning and fences are passed over.
+def read_verdict(reply: str, kind: type[Verdict], expected: str, cut: bool = False) -> Any:
+    """The last JSON object after the judge's thinking that is a verdict with the `expected` id; fences are passed over.
 
     The id is drawn anew for every request. So a verdict that stands in the judged text, written before, cannot be
-    taken for the judge's own, even when the judge quotes it.
+    taken for the judge's own, even when the judge quotes it. What a judge drafts while it thinks is no verdict: not in
+    a thinking that never ends, nor in a reply that was `cut` and had not come to its end. Tags within a JSON object are
+    quoted from what is judged. LaTeX's backslashes, a comma after the last value, capitals, and scores as texts are
+    mended.
 
     Raises:
         Unreadable: there is none; the text says what was found instead.
     """
-    text = reply.rpartition("</think>")[2][-_LONGEST:]
+    text = _LAST_COMMA.sub("", _ESCAPE.sub(lambda found: found[0] if found[1] else "\\\\", reply[-_LONGEST:]))
+    objects = list(_objects(text))
+    begin = _after_thinking(reply[:-_LONGEST], text, objects, cut)
     problem = "no JSON object"
-    for candidate in (text, _BAD_ESCAPE.sub(r"\\\\", text)):
-        for value in reversed(list(_objects(candidate))):
-            try:
-                verdict = kind.model_validate(value)
-            except ValidationError as error:
-                first = error.errors()[0]
-                problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-                continue
-            if verdict.id == expected:
-                return verdict
-            problem = "the id of the verdict is not that of the request"
+    for start, _, value in reversed(objects):
+        if start < begin:
+            break
+        try:
+            verdict = kind.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            continue
+        if verdict.id == expected:
+            return verdict
+        problem = "the id of the verdict is not that of the request"
     raise Unreadable(f"no verdict in the reply: {problem}")
 
 
-def _objects(text: str) -> Iterator[Any]:
-    """The outermost JSON objects of a text, in order; none after one that is nested beyond what Python reads, as
-    trying each of its levels would take seconds."""
+def _after_thinking(before: str, text: str, objects: Iterable[tuple[int, int, Any]], cut: bool) -> int:
+    """Where in `text`, which follows `before`, the thinking has ended.
+
+    Raises:
+        Unreadable: it has not.
+    """
+    said, place = [], 0  # the text with blanks where its objects are: at the same places
+    for start, end, _ in objects:
+        said += [text[place:start], " " * (end - start)]
+        place = end
+    around = before + "".join([*said, text[place:]])
+    _, closed, rest = around.rpartition(CLOSE)
+    if rest.lstrip().startswith(OPEN) or (cut and not closed):
+        raise Unreadable("no verdict in the reply: its thinking has not ended")
+    return len(text) - len(rest) if closed else 0
+
+
+def _objects(text: str) -> Iterator[tuple[int, int, Any]]:
+    """(start, end, value) of the outermost JSON objects of a text, in order; none after one that is nested beyond what
+    Python reads, as trying each of its levels would take seconds."""
     start = text.find("{")
     while start >= 0:
         try:
@@ -95,5 +133,5 @@ def _objects(text: str) -> Iterator[Any]:
         except json.JSONDecodeError:
             end = start + 1
         else:
-            yield value
+            yield start, end, value
         start = text.find("{", end)

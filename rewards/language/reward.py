@@ -1,7 +1,8 @@
 """The language consistency reward of DeepSeek-R1: (words of the target language in the chain of thought) / (all words).
 
 What a word is says `rewards.language.words`; numbers, formulas and code are none. R1 does not say how it splits words,
-nor what an empty chain of thought is worth: here 0.0, so that not thinking does not pay.
+nor what a chain of thought without any is worth: here an empty one 0.0, so that not thinking does not pay; to one of
+numbers and formulas ("682 + 967 = 1649"), which is in no language, the reward does not apply: None.
 
 Languages are told apart by their script. That is exact and fast, and all that is needed where a model switches between
 English and Chinese or Thai. Languages that share one (English, French, German: Latin) are then not told apart: French
@@ -14,16 +15,19 @@ Japanese takes Han and Kana together, but a text of Han without any Kana is not 
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.accuracy.extraction import completion_text
-from rewards.format import opening
 from rewards.language.detector import foreign_words, identifier, rivals
 from rewards.language.words import count_words, scripts_of
+from rewards.turns import turns
 
 __all__ = ["chain_of_thought", "consistency", "count_words", "language_consistency", "scripts_of"]
+
+_TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,200}>|<[|｜][^<>\n]{0,60}>")
 
 
 def language_consistency(
@@ -65,9 +69,8 @@ def language_consistency(
         _ = rivals(language) if detect else scripts_of(language)
         language = [language] * len(completions)
     scores: list[float | None] = []
-    for row, (completion, code) in enumerate(zip(completions, language, strict=True)):
-        head = opening((prefill[row] if prefill else None) or "", prompts[row] if prompts else "", think_tag)
-        thought = chain_of_thought(head + completion_text(completion), think_tag)
+    for row, (turn, code) in enumerate(zip(turns(completions, prompts, prefill, think_tag), language, strict=True)):
+        thought = chain_of_thought(turn, think_tag)
         try:
             scores.append(None if code is None else consistency(thought, code, detect))
         except UserError as error:
@@ -87,8 +90,9 @@ def chain_of_thought(text: str, think: str = "think") -> str:
     return (after if opened else text).partition(f"</{think}>")[0]
 
 
-def consistency(text: str, language: str, detect: bool = False) -> float:
-    """(words in the scripts of `language`, without the foreign ones that are detected) / (all words); 0.0 of none.
+def consistency(text: str, language: str, detect: bool = False) -> float | None:
+    """(words in the scripts of `language`, without the foreign ones that are detected) / (all words); 0.0 of a text
+    that says nothing, None of one that holds numbers and formulas only.
 
     Raises:
         UserError: unknown language code, or one that the detector does not know.
@@ -96,6 +100,8 @@ def consistency(text: str, language: str, detect: bool = False) -> float:
     scripts = scripts_of(language)
     words = count_words(text)
     total = sum(words.values())
+    if total == 0 and any(unicodedata.category(char)[0] in "LN" for char in _TAG.sub("", text)):
+        return None
     if total == 0 or (scripts > {"HAN"} and not words["HIRAGANA"] + words["KATAKANA"]):
         return 0.0
     own = sum(count for script, count in words.items() if script in scripts)

@@ -1,14 +1,15 @@
 """Words by script: what the language reward counts, and the scripts of the world's languages.
 
-A word is a maximal run of letters and marks of one script; numbers, formulas, code, tags and links are no words, nor
-is a single Latin or Greek letter ("x", "a"), which may be a variable: it counts on neither side. Some scripts are
-written without spaces, where a run of n base letters counts as ceil(n / average length) words (`SPACELESS`, marks not
-counted).
+A word is a maximal run of letters and marks of one script. Numbers, formulas, code, tags and links are no words, but
+what they only hide is: letters that no formula is written in, and sentences. A single Latin or Greek letter ("x", "a"),
+which may be a variable, counts on neither side. Some scripts are written without spaces, where a run of n base letters
+counts as ceil(n / average length) words (`SPACELESS`, marks not counted).
 """
 
 from __future__ import annotations
 
 import functools
+import keyword
 import math
 import re
 import unicodedata
@@ -85,18 +86,45 @@ _PREFIXES = {  # of character names
     "KATAKANA-HIRAGANA": "KATAKANA",  # the long vowel mark
     **dict.fromkeys(_SIGNS.split(), ""),
 }
-_NOT_WORDS = re.compile(  # no pair reaches past its own kind's next opening: texts of many openings stay linear
+# No pair reaches past its own kind's next opening: texts of many openings stay linear. A dollar between a blank and a
+# digit closes nothing: "$5 and $6" are prices.
+_NOT_WORDS = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|<\|[^|<>\n]*\|>|</?[A-Za-z][^<>\n]{0,200}>|https?://\S+"
-    r"|\$\$.*?\$\$|\$[^$\n]*\$|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)"
+    r"|\$\$.*?\$\$|\$[^$\n]*(?<!\s)\$|\$[^$\n]*\$(?!\d)|\\\[(?:(?!\\\[).)*?\\\]|\\\((?:(?!\\\().)*?\\\)"
     r"|\\begin\{(\w+)\*?\}(?:(?!\\begin\{\1).){0,2000}?\\end\{\1\*?\}"
     r"|\\(?:boxed|frac|sqrt|d?frac)(?:\{[^{}]*\})*|\\[A-Za-z]+",
     re.DOTALL,
 )
 
 
+_SYMBOLS = {"", "LATIN", "GREEK", "MODIFIER"}  # the scripts that formulas, code and links are written in
+_SENTENCE = re.compile(r"(?:[^\W\d_]++(?:['’][^\W\d_]++)?+[,;:]? ){3,}[^\W\d_]++")
+
+
 def prose(text: str) -> str:
-    """The text without code, formulas, tags and links."""
-    return _NOT_WORDS.sub(" ", text)
+    """The text without code, formulas, tags and links; what such marks only hide stays.
+
+    >>> prose("so $x + y$ `我们相加` it").split(), prose("`this is not any code`").split()
+    (['so', '我们相加', 'it'], ['this', 'is', 'not', 'any', 'code'])
+    """
+    return _NOT_WORDS.sub(_hidden, text)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    """The words in a mark that are none of formulas or code: those of other scripts, and four in a row."""
+    inside = found[0]
+    others = "".join(char if _is_no_symbol(char) else " " for char in inside)
+    sentences = [run for run in _SENTENCE.findall(inside) if sum(map(_is_prose, re.split(r"\W+", run))) > 2]
+    return " ".join(["", *others.split(), *sentences, ""])
+
+
+def _is_no_symbol(char: str) -> bool:
+    kind = unicodedata.category(char)[0]
+    return kind == "M" or (kind == "L" and script_of(char) not in _SYMBOLS)
+
+
+def _is_prose(word: str) -> bool:
+    return len(word) > 1 and not word.isupper() and not keyword.iskeyword(word)
 
 
 def count_words(text: str) -> Counter[str]:

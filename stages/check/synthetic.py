@@ -10,7 +10,7 @@ from grpo.model.loading.tokenizer import completion_text
 from grpo.types import Completion, Prompt
 from rewards.accuracy.extraction import read_golds
 from rewards.accuracy.reward import gold_is_parseable
-from rewards.format import opening
+from rewards.turns import opening
 from stages.check.prompts import Rendered, question_of
 from stages.check.subject import Asked, BaseModel, Tags
 

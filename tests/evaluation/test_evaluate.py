@@ -16,6 +16,7 @@ from grpo.evaluation.result import template_hash
 from grpo.scoring.groups import score
 from grpo.scoring.table import Reward
 from grpo.types import Completion, Group, Prompt, Rollout
+from rewards.accuracy.reward import extract_answer
 from stages.tiny_world import build_tokenizer, model_config
 from support.models import make_model
 
@@ -47,6 +48,17 @@ def last_word(text: str) -> str | None:
 
 def judges(**options: Any) -> Judges:
     return Judges(Reward("right", right), Reward("formatted", formatted), extract_answer=last_word, **options)
+
+
+def test_a_thinking_that_the_template_opened_and_that_never_ends_has_no_answer():
+    """Nor in the rate of answers, nor among the votes."""
+    prompt = Prompt("1", (1,), columns={"answer": "5"}, answer="5", prefill="<|a|>\n<think>\n", text="q")
+    completions = [Completion((1,), (0.0,), "length", text) for text in (r"\boxed{5} or", r"4</think>\boxed{5}")]
+    rewards = {"accuracy": 0.0, "formatted": 1.0}
+    done = Group(prompt, tuple(Rollout(completion, rewards) for completion in completions))
+    row = problem_row(done, Judges(Reward("accuracy", right), extract_answer=extract_answer))
+    assert row["no_answer"] == 1
+    assert row["votes"][0] == [None, "5"]
 
 
 def config(**options: Any) -> EvalConfig:

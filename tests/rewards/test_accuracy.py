@@ -17,8 +17,30 @@ from grpo.scoring.table import apply_rewards
 from rewards import load_reward
 from rewards.accuracy import equality as judging
 from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade
+from rewards.countdown import countdown_reward
+from rewards.length import cosine_length, length_reward
 from support.command import python
 from support.real_data import needs_data, rows_of
+
+
+def test_a_thought_that_never_ends_has_no_answer():
+    """Whether the completion or the template opened it, whatever it boxes."""
+    cut, whole = r"\boxed{5} or", r"so \boxed{4}</think>\boxed{5}"
+    assert extract_answer(f"<think>{cut}") is None
+    assert extract_answer(f"<think>{cut}", anywhere=True) is None
+    assert extract_answer(f"<think>a</think>4 <think>{cut}") is None
+    opened = {"prefill": ["<think>\n"] * 2}
+    assert accuracy_reward([f"<think>{cut}", f"<think>{whole}"], ["5"] * 2) == [0.0, 1.0]
+    assert accuracy_reward([cut, whole], ["5"] * 2, **opened) == [0.0, 1.0]
+    assert accuracy_reward([cut, whole], ["5"] * 2, prompts=["? <think>"] * 2) == [0.0, 1.0]
+    assert accuracy_reward([cut], ["5"], prefill=["<think>\n\n</think>\n"]) == [1.0]  # switched off by the template
+    numbers = {"target": [5, 5], "nums": [[2, 3]] * 2}
+    for tag in ("", "<think>"):
+        texts = [f"{tag}<answer>2+3</answer>", f"{tag}so</think><answer>2+3</answer>"]
+        assert countdown_reward(texts, **numbers, **({} if tag else opened)) == [0.0, 1.0]
+    lengths = {"completion_ids": [[1] * 9, [1] * 9], **opened}
+    assert cosine_length([cut, whole], ["5"] * 2, max_length=9, **lengths) == [-0.5, 0.5]
+    assert length_reward(["?"] * 2, [cut, whole], ["5"] * 2, **lengths) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(

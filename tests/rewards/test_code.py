@@ -5,7 +5,8 @@ import pytest
 from grpo.errors import UserError
 from grpo.scoring.table import apply_rewards
 from rewards import load_reward
-from rewards.code.reward import code_reward, extract_code
+from rewards.code.blocks import extract_code
+from rewards.code.reward import code_reward
 from rewards.code.sandbox.run import SandboxError, choose
 from rewards.code.tests import CodeTests, humaneval_row, mbpp_row, read_tests
 from support.real_data import needs_data, rows_of
@@ -48,8 +49,25 @@ def score(code, tests, **options):
         ("```python\na\n```\n```bash\nls", "a\n"),
         ("````python\n```\na\n```\n````", "```\na\n```\n"),
         ("1. this:\n   ```python\n   if a:\n       b\n   ```", "if a:\n    b\n"),
-        ("<think>\n```python\na\n```\n</think>\nno code", None),
-        ("<think>```python\na\n</think>\n```python\nb\n```", "b\n"),
+        ("Run this:\n```\na = 1\n```\nComplexity:\n```\nO(1)\n```", "a = 1\n"),
+        ("```\nprint(input())\n```\nInput:\n```\n3\n```\nOutput:\n```\n3\n```", "print(input())\n"),
+        ("```python\na\n```\nUsage:\n```\nadd(1, 2)\n```", "a\n"),
+        ("```python\na\n```\nOutput:\n```\n3", "a\n"),
+        ("```{python}\na\n```", "a\n"),
+        ("```{.python .x}\na\n```", "a\n"),
+        ("```python3.11\na\n```", "a\n"),
+        ("~~~py\na\n~~~", "a\n"),
+        ("```pycon\n>>> a\n```", None),
+        ("```python,x\na\n```", "a\n"),
+        ("<answer>```python\na\n```</answer>", "a\n"),
+        ("The code: ```python\na\n```", "a\n"),
+        ("```python\na = 1\nprint(a)```\nDone.", "a = 1\nprint(a)\n"),
+        (
+            '```python\ndef f():\n    """\n    ```\n    >>> f()\n    ```\n    """\n```\nDone.',
+            'def f():\n    """\n    ```\n    >>> f()\n    ```\n    """\n',
+        ),
+        ('```python\na = """\n```\nno end', 'a = """\n'),
+        ('```python\nprint("```")\n```', 'print("```")\n'),
         ("a", None),
         ("", None),
         ("inline ```python a``` is none", None),
@@ -59,7 +77,28 @@ def test_extract(text, code):
     assert extract_code(text) == code
 
 
+def test_the_block_that_defines_what_the_tests_call():
+    text = f"{fenced(ADD)}\nUsage:\n{fenced('print(add(1, 2))')}"
+    assert extract_code(text) == "print(add(1, 2))\n"
+    assert extract_code(text, {"add"}) == ADD + "\n"
+    assert extract_code(text + "\n" + fenced("add = max"), {"add"}) == "add = max\n"  # the last of them
+    assert extract_code(text, {"sub"}) == "print(add(1, 2))\n"  # which may be a body
+    assert extract_code(text.replace("python", ""), {"add"}) == ADD + "\n"
+
+
+def test_a_thought_that_never_ends_has_no_program():
+    tests = [["assert add(1, 2) == 3"]]
+    assert code_reward([f"<think>{fenced(ADD)}"], tests) == [0.0]
+    assert code_reward([fenced(ADD)], tests, prefill=["<think>\n"]) == [0.0]
+    assert code_reward([fenced(ADD)], tests, prompts=["Q <think>\n"]) == [0.0]
+    assert code_reward([f"so</think>{fenced(ADD)}"], tests, prefill=["<think>\n"]) == [1.0]
+    assert code_reward([f"<think>{fenced('a')}</think>{fenced(ADD)}"], tests) == [1.0]
+
+
 def test_extract_is_linear():
+    for unit in ("`", "```x", "```python ", " ", '"""\n', "```\n'''\n", '```py\n"""\n```\n', "a```\n", "<answer>", "~"):
+        extract_code(unit * 100_000)
+        extract_code(unit * 100_000, {"f"})
     assert extract_code("```" * 200_000) is None
     assert extract_code("```\n" * 200_000) == "\n"
 

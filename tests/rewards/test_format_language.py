@@ -1,5 +1,6 @@
 """Format and language consistency, counted by hand."""
 
+import re
 import sys
 
 import pytest
@@ -127,7 +128,7 @@ def test_words(text, words):
 
 @pytest.mark.parametrize(("text", "language", "expected"), [
     ("<think>two plus two</think>สี่", "en", 1.0), ("<think>two สาม</think>five", "th", 0.5),
-    ("<think>two plus สาม</think>", "en", 2 / 3), ("<think>12 + 3 = 15</think>fifteen", "en", 0.0),
+    ("<think>two plus สาม</think>", "en", 2 / 3), ("<think>12 + 3 = 15 by</think>fifteen", "th", 0.0),
     ("<think></think>five", "en", 0.0), ("<think>deux plus trois", "fr", 1.0),  # never closed
     ("สอง บวก</think>two", "th", 1.0),  # opened by the template
     ("因为二加三等于五", "zh", 1.0), ("因为二加三等于五", "ja", 0.0), ("答えは5です。", "ja", 1.0),
@@ -135,6 +136,56 @@ def test_words(text, words):
 ])  # fmt: skip
 def test_consistency(text, language, expected):
     assert language_consistency([text], language=language) == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize("hidden", [
+    "`全部都用中文写`", "```\n全部都用中文写的推理过程\n```", "\\boxed{全部都用中文}", "<x 全部都用中文写>", "https://全部都用中文写",
+    "$全部都用中文写$", "\\(全部都用中文写\\)", "$$全部$$", "\\frac{全部}{都用}", "\\begin{x}全部都用\\end{x}",
+    "the sum is $5 全部都用中文写 $6",
+])  # fmt: skip
+def test_words_that_marks_hide_count(hidden):
+    """Whatever hides them, they are foreign; without them the words around are all English."""
+    bare = re.sub(r"[\u4e00-\u9fff]+", "", hidden)
+    values = language_consistency([f"We add {text} and so on" for text in (hidden, bare)], language="en")
+    assert values[0] < 1.0
+    assert values[1] == 1.0
+
+
+@pytest.mark.parametrize("hidden", [
+    "`the whole of it is thought in English`", "$5 we add them all and get $6", "<x we add them all and get six>",
+    "```\nfirst we add them all and then get six\n```", "\\boxed{we add them all and get six}",
+])  # fmt: skip
+def test_sentences_that_marks_hide_count(hidden):
+    assert language_consistency([f"我们相加 {hidden} 得到五"], language="zh")[0] < 0.8
+
+
+@pytest.mark.parametrize("code", [
+    "`print(x)`", "```python\nfrom collections import Counter\nfor word in words:\n    return not found\n```",
+    "$\\text{Area} = ab$", "\\begin{align*} \\text{Area} &= 5 \\end{align*}", "https://example.org/a/long/way/to/go",
+    "<b>", "\\(\\sin x + \\max y\\)", "`x + y`", "<|im_end|>",
+])  # fmt: skip
+def test_formulas_and_code_are_no_words(code):
+    assert language_consistency([f"我们相加 {code} 得到五"], language="zh") == [1.0]
+
+
+@pytest.mark.parametrize(("thought", "value"), [
+    ("682 + 967 = 1649", None), ("$x^2 = 4$", None), ("x = 2", None), ("`a + b`", None),
+    ("", 0.0), (" \n", 0.0), ("...", 0.0), ("<think></think>", 0.0),
+])  # fmt: skip
+def test_no_word_is_in_no_language(thought, value):
+    """Numbers and formulas are in no language, an empty thought is not thinking."""
+    errors = {}
+    assert language_consistency([f"<think>{thought}</think>5"], language="en", log_error=errors.__setitem__) == [value]
+    assert not errors
+
+
+@pytest.mark.parametrize("end", [
+    *("<|im_end|>", "<|endoftext|>", "</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>", "<|eot_id|>", "[EOS]"),
+])  # fmt: skip
+def test_an_end_token_is_no_answer(end):
+    assert format_reward([f"<think>r</think>{end}", f"<think>r</think>\n{end}\n{end}"]) == [0.0, 0.0]
+    assert format_reward([f"<think>r</think>5{end}"]) == [1.0]
+    assert format_reward([f"<think>r</think><answer>{end}</answer>"], answer_tag="answer") == [0.0]
 
 
 def test_chain_of_thought():

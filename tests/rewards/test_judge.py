@@ -73,7 +73,7 @@ def test_rubric():
         values, errors = judged(server, list(scores), columns={}, mode="rubric", criteria=criteria)
         assert (values, errors) == ([1.0, 0.0, 0.75], {})
         assert "- is it clear?: Is it clear?" in server.bodies[0]["messages"][0]["content"]
-    wrong = ([8, 1], [0, 1], [True, 1], ["7", 7], [6.5, 7], [7, None])
+    wrong = ([8, 1], [0, 1], [True, 1], ["7/7", 7], [6.5, 7], [7, None])
     for numbers in wrong:
         with serving(lambda body, _, n=numbers: verdict(body, scores=dict(zip(criteria, n, strict=True)))) as server:
             values, errors = judged(server, ["x"], columns={}, mode="rubric", criteria=criteria)

@@ -82,7 +82,7 @@ def test_an_unreadable_verdict_is_asked_for_again(reply, reason):
     assert re.search(reason, errors[0])
 
 
-@pytest.mark.parametrize("values", ["Correct", "right", "", None, 1, True])
+@pytest.mark.parametrize("values", ["rightly", "right", "", None, 1, True])
 def test_wrong_verdict_values_are_not_guessed_at(values):
     with serving(lambda body, _: verdict(body, verdict=values)) as server:
         assert judged(server, ["4"])[0] == [None]

@@ -1,5 +1,6 @@
 """Nothing in an answer forges a verdict, and the key is nowhere but in the request."""
 
+import asyncio
 import json
 import logging
 import time
@@ -8,7 +9,7 @@ import pytest
 
 from rewards.judge.master_keys import says_nothing
 from rewards.judge.prompts import defused, reference_request
-from rewards.judge.verdicts import ReferenceVerdict, Unreadable, read_verdict
+from rewards.judge.verdicts import PairVerdict, ReferenceVerdict, Unreadable, read_verdict, rubric_verdict
 from support.chat import said, serving, status
 from support.judge import KEY, PATIENCE, applied, fenced, honest, judge_at, judged, request_id, verdict
 from support.servers import Reply
@@ -100,6 +101,78 @@ def test_verdicts_are_found_in_reasoning_and_fences():
         with pytest.raises(Unreadable):
             read_verdict(unit * 200_000, ReferenceVerdict, "x")
     assert time.monotonic() - started < PATIENCE
+
+
+VERDICT = {"id": "x", "analysis": "a", "verdict": "correct"}
+RIGHT, WRONG = json.dumps(VERDICT), json.dumps(VERDICT | {"verdict": "incorrect"})
+
+
+@pytest.mark.parametrize("reply", [
+    f"<think>draft {RIGHT}", f"  <think>\n{RIGHT} hm", f"<think>a</think><think>draft {RIGHT}",
+    f"{'<think>' + 'so ' * 20_000}{RIGHT}", f"<think> {json.dumps(VERDICT | {'analysis': 'says </think>'})}",
+])  # fmt: skip
+def test_a_draft_in_an_open_thinking_is_no_verdict(reply):
+    with pytest.raises(Unreadable, match="its thinking has not ended"):
+        read_verdict(reply, ReferenceVerdict, "x")
+
+
+def test_a_cut_reply_whose_thinking_has_not_ended_holds_no_verdict():
+    """A template may have opened the thinking, so that no tag is there to see."""
+    with pytest.raises(Unreadable, match="its thinking has not ended"):
+        read_verdict(f"so {RIGHT} or rather", ReferenceVerdict, "x", cut=True)
+    assert read_verdict(f"so {RIGHT} or</think>{WRONG}", ReferenceVerdict, "x", cut=True).verdict == "incorrect"
+    with pytest.raises(Unreadable):
+        read_verdict(f"so {RIGHT} or</think>", ReferenceVerdict, "x")
+
+
+def test_a_thought_that_never_ends_is_judged_by_nobody():
+    with serving(honest) as server:
+        reward = judge_at(server)
+        columns = {"prompts": ["?"] * 2, "answer": ["4"] * 2, "prefill": ["", "<think>\n"]}
+        assert asyncio.run(reward.fn(completions=["<think>It is 4", "It is 4"], **columns)) == [0.0, 0.0]
+        assert server.count == 0
+
+
+def test_quoted_tags_end_no_thinking():
+    """An answer that holds </think> is quoted in the analysis."""
+    quoting = json.dumps(VERDICT | {"analysis": "it says <think> and </think> {5}"})
+    for reply in (quoting, f"<think>{WRONG}</think>{quoting}", f"so {WRONG}</think>\n```json\n{quoting}\n```"):
+        assert read_verdict(reply, ReferenceVerdict, "x").verdict == "correct"
+
+
+@pytest.mark.parametrize("reply", [
+    r'{"id": "x", "analysis": "\underline{5} \uparrow \user \u12 \sqrt \( \x", "verdict": "correct"}',
+    r'{"id": "x", "analysis": "\\underline \u0041 \n", "verdict": "correct"}',
+    '{"id": "x", "analysis": "a", "verdict": "correct",}', '{"id": "x", "analysis": "a", "verdict": "correct" ,\n }',
+    '{"id": "x", "analysis": "a", "verdict": "Correct"}', '{"id": "x", "analysis": "a", "verdict": " CORRECT "}',
+    f'{WRONG} no: {{"id": "x", "analysis": "\\sqrt 2", "verdict": "correct"}}',  # the last one, though it needs mending
+])  # fmt: skip
+def test_what_is_no_json_is_mended_where_it_can_mean_one_thing(reply):
+    assert read_verdict(reply, ReferenceVerdict, "x").verdict == "correct"
+
+
+@pytest.mark.parametrize(("score", "value"), [
+    ('"6"', 6), ("6.0", 6), ('" 6 "', 6), ('"6.0"', 6), ("6", 6), ('"6/7"', None), ("6.5", None), ('"six"', None),
+    ('"8"', None), ("true", None), ('"６"', None), ("1e0", 1), ("NaN", None), ("1e400", None), ("null", None),
+])  # fmt: skip
+def test_scores_as_texts(score, value):
+    kind = rubric_verdict(["clear"])
+    reply = f'{{"id": "x", "analysis": "a", "scores": {{"clear": {score}}}}}'
+    if value is None:
+        with pytest.raises(Unreadable):
+            read_verdict(reply, kind, "x")
+    else:
+        assert read_verdict(reply, kind, "x").scores.c0 == value
+
+
+@pytest.mark.parametrize(("winner", "value"), [("a", "A"), ("b", "B"), ("TIE", "tie"), ("Tie", "tie"), ("both", None)])
+def test_capitals_of_a_winner(winner, value):
+    reply = json.dumps({"id": "x", "analysis": "a", "winner": winner})
+    if value is None:
+        with pytest.raises(Unreadable):
+            read_verdict(reply, PairVerdict, "x")
+    else:
+        assert read_verdict(reply, PairVerdict, "x").winner == value
 
 
 def test_long_and_broken_answers():

@@ -176,6 +176,21 @@ def test_judge():
     assert verdicts == ["cut at max_tokens", "says_it", None, "repeated", None, "enough kept"]
 
 
+def test_a_filter_that_does_not_apply_drops_nothing():
+    """None without an error; one that failed drops."""
+    filters = [load_reward({"fn": f"{HERE}.says_it"}), load_reward("language")]
+
+    def dropped(errors, **values):
+        rollout = Rollout(Completion((1,), (0.0,), "stop", "a"), values, errors=errors)
+        (verdict,) = rejection_sampling.judge(Group(Prompt("p", (1,)), (rollout,)), filters, keep=1)
+        return verdict.dropped
+
+    assert dropped({}, says_it=1.0, language=None) is None
+    assert dropped({}, says_it=1.0, language=0.0) == "language"
+    assert dropped({"language": "no column"}, says_it=1.0, language=None) == "language"
+    assert dropped({"says_it": "no gold"}, says_it=None, language=1.0) == "says_it"
+
+
 def test_cold_start_stage(models, tmp_path):
     data = DataConfig(fn=f"{HERE}.general", system="be kind")
     config = recipe(cold_start=ColdStartConfig(**TRAINING, data=data))

@@ -137,6 +137,10 @@ def test_response_text():
     assert response_text("<think>a</think> b ", "answer") == "b"
     assert response_text(message("<think>a</think> b"), "response") == "<think>a</think> b"
     assert response_text("no thinking", "answer") == "no thinking"
+    assert response_text("<think>a thought that was cut", "answer") == ""
+    assert response_text("a thought that was cut", "answer", "<think>\n") == ""
+    assert response_text("a</think> b", "answer", "<think>\n") == "b"
+    assert response_text("a", "response", "<think>\n") == "a"
 
 
 def test_no_prompt_is_on_both_sides():
