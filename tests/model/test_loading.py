@@ -58,11 +58,27 @@ def test_what_is_whole_is_loaded(kind, form, tmp_path):
     look_at_values(str(folder))
 
 
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_one_number_of_a_million_is_seen(value, tmp_path):
+    folder = save_model(tmp_path, "llama", vocab_size=40_000)
+
+    def spoil(weight: torch.Tensor) -> torch.Tensor:
+        weight[-2, 5] = value
+        return weight
+
+    broken.replaced("model.embed_tokens.weight", spoil)(folder)
+    with pytest.raises(UserError, match=r"model.embed_tokens.weight is not finite"):
+        look_at_values(str(folder))
+
+
 def test_the_same_weights_named_twice_are_one_model(tmp_path):
     folder = save_model(tmp_path, "llama")
     names = load_model(str(folder), CPU).state_dict()
     index = dict.fromkeys(names, "model.safetensors")
     (folder / "model.safetensors.index.json").write_text(broken.json.dumps({"weight_map": index}))
+    load_model(str(folder), CPU)
+    (folder / "model.safetensors.index.json").unlink()
+    broken.twice(folder, change=0.0)
     load_model(str(folder), CPU)
 
 

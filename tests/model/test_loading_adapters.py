@@ -14,6 +14,7 @@ from grpo.config.algorithm import LoraConfig
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.engines.choose import load_for_sampling, sampling_engine
 from grpo.errors import UserError
+from grpo.model.export import folder as export_folder
 from grpo.model.loading.path import check_model
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.model.loading.weights import examine, load_model, load_outline, look_at_values
@@ -134,7 +135,7 @@ def nan(held, first):
             lambda held, first: held | {first: held[first][:, :3].clone()},
             "does not fit its base model: .*size mismatch",
         ),
-        (nan, "are not finite"),
+        (nan, "is not finite"),
     ],
 )
 def test_an_adapter_that_does_not_fit(change, text, pair):
@@ -184,3 +185,83 @@ def test_an_adapter_that_a_run_left_on_a_mixture(name, tmp_path):
     examine(str(tmp_path / "run" / "adapter"))
     for left in ("adapter", "model"):
         assert (load_model(str(tmp_path / "run" / left), CPU)(input_ids=IDS).logits - logits).abs().max() < 1e-4
+
+
+def adapter_of(kind: str, folder: Path, *, change: float = 0.3, **settings) -> str:
+    """An adapter with these settings of peft's, every trained value moved."""
+    import peft
+
+    base = save_model(folder / "base", kind)
+    chosen = {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": False} | settings
+    adapted = peft.get_peft_model(make_model(kind), peft.LoraConfig(**chosen)).eval()
+    move(adapted, change, seed=0)
+    adapted.save_pretrained(folder / "adapter")
+    based_on(folder / "adapter", str(base))
+    return str(folder / "adapter")
+
+
+@pytest.mark.parametrize("settings", [{"target_modules": ["embed_tokens", "q_proj"]}, {"target_modules": ["lm_head"]}])
+def test_what_is_tied_and_adapted_apart_is_refused(settings, tmp_path):
+    """Merged, both would be changed, or one of them would be lost when it is saved."""
+    name = adapter_of("qwen2", tmp_path, **settings)
+    for look in (look_at_values, lambda name: load_model(name, CPU)):
+        with pytest.raises(UserError, match=r"shares its weight with another"):
+            look(name)
+
+
+def test_layers_that_an_adapter_repeats_are_no_model(tmp_path):
+    name = adapter_of("llama", tmp_path, layer_replication=[(0, 2), (0, 2)])
+    with pytest.raises(UserError, match="layer_replication cannot be merged"):
+        examine(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("llama", {"modules_to_save": ["lm_head", "embed_tokens"]}),
+        ("llama", {"target_modules": ["lm_head", "embed_tokens"], "use_rslora": True}),
+        ("qwen2", {"use_dora": True, "bias": "all"}),
+        ("qwen2", {"trainable_token_indices": [3, 5]}),
+        ("qwen2", {"modules_to_save": ["lm_head"]}),
+        ("qwen2", {"modules_to_save": ["embed_tokens"]}),
+        ("qwen2", {"modules_to_save": ["embed_tokens", "lm_head"]}),
+        ("qwen2", {"rank_pattern": {"q_proj": 4}, "layers_to_transform": [1]}),
+        ("llama", {"init_lora_weights": "pissa"}),
+    ],
+)
+def test_other_kinds_of_adapters_are_what_peft_makes_of_them(kind, settings, tmp_path):
+    import peft
+
+    name = adapter_of(kind, tmp_path, **settings)
+    examine(name)
+    theirs = peft.PeftModel.from_pretrained(make_model(kind), name).eval()(input_ids=IDS).logits
+    loaded = load_model(name, CPU)
+    export_folder.save_model(loaded, make_tokenizer(), tmp_path / "saved")
+    for model in (loaded, load_model(str(tmp_path / "saved"), CPU)):
+        assert (model(input_ids=IDS).logits - theirs).abs().max() < 1e-4
+    assert (make_model(kind)(input_ids=IDS).logits - theirs).abs().max() > 0.1
+
+
+def test_what_peft_does_not_know_of_an_adapter_is_not_left_out(tmp_path):
+    name = adapter_of("llama", tmp_path)
+    file = tmp_path / "adapter" / "adapter_config.json"
+    given = json.loads(file.read_text())
+    file.write_text(json.dumps(given | {"new_option": None, "newer_option": {}}))
+    examine(name)
+    file.write_text(json.dumps(given | {"use_magic": True}))
+    with pytest.raises(UserError, match=r"adapter_config.json sets use_magic, which this peft does not know"):
+        examine(name)
+    file.write_text(json.dumps(given | {"base_model_name_or_path": 5}))
+    with pytest.raises(UserError, match="is empty"):
+        load_tokenizer(name)
+
+
+def test_an_adapter_that_is_no_part_of_the_weights(tmp_path):
+    import peft
+
+    base = str(save_model(tmp_path / "base", "llama"))
+    settings = peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    peft.get_peft_model(make_model("llama"), settings).save_pretrained(tmp_path / "adapter")
+    based_on(tmp_path / "adapter", base)
+    with pytest.raises(UserError, match="PROMPT_TUNING cannot be merged into its base model"):
+        examine(str(tmp_path / "adapter"))

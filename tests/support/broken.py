@@ -83,6 +83,13 @@ def shard_missing(folder: Path) -> None:
     sharded(folder)[1].unlink()
 
 
+def twice(folder: Path, change: float = 1.0) -> None:
+    """One weight in both shards."""
+    files = sharded(folder)
+    first = load_file(files[0])
+    save_file(load_file(files[1]) | {min(first): first[min(first)] + change}, files[1], {"format": "pt"})
+
+
 def both(folder: Path) -> None:
     sharded(folder, keep_whole=True)
 
@@ -124,7 +131,7 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
     "int8": ("llama", replaced(DOWN, lambda t: (t * 100).to(torch.int8)), rf"{DOWN} is int8"),
     "float8": ("llama", replaced(DOWN, lambda t: t.to(torch.float8_e4m3fn)), rf"{DOWN} is float8_e4m3fn"),
     "all NaN": ("llama", tensors(lambda h: {n: t * torch.nan for n, t in h.items()}), "20 more weights are not finite"),
-    "one infinite": ("llama", replaced(NORM, lambda t: t / 0), f"{NORM} are not finite"),
+    "one infinite": ("llama", replaced(NORM, lambda t: t / 0), f"{NORM} is not finite"),
     "untied": (
         "qwen2",
         tensors(lambda held: held | {"lm_head.weight": held["model.embed_tokens.weight"] + 1}),
@@ -140,6 +147,7 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
         lambda f: (shard_missing(f), written("model.safetensors.index.json", "{")(f))[1],
         "index",
     ),
+    "in two shards": ("llama", twice, r"lm_head.weight is one in model-00001-of-00002.safetensors and another in"),
     "two models": ("llama", both, "holds two models, model.safetensors and the shards"),
     "bin cut": ("llama", lambda f: (pickled()(f), written("pytorch_model.bin", b"PK\x03\x04xx")(f))[1], "cut short"),
     "bin with code": ("llama", pickled(lambda held: held | {"x": Path("a")}), "more than weights, which is never run"),

@@ -7,12 +7,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from grpo.errors import UserError, first_line
 from grpo.model.loading.files import WHOLE, local_folder, refuse_no_numbers, refuse_placeholder, values
 from grpo.model.loading.path import is_local
 
 ADAPTER = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+LIMIT = 1e-3  # relative, of logits: rounding gives 1e-5
 
 
 def is_adapter(model: str) -> bool:
@@ -44,7 +47,7 @@ def base_of(adapter: str) -> str:
     except (ValueError, KeyError, TypeError) as error:
         problem = f"adapter '{adapter}': {ADAPTER} names no base_model_name_or_path"
         raise UserError(f"{problem} ({first_line(error, typed=True)})") from error
-    if not name:
+    if not name or not isinstance(name, str):
         raise UserError(f"adapter '{adapter}': base_model_name_or_path in {ADAPTER} is empty: put its base model there")
     near = next((place for place in (folder / name, Path(name)) if place.is_dir()), None)
     if near is not None and near.resolve() == folder.resolve():
@@ -93,17 +96,55 @@ def put_on(model: Any, adapter: str) -> Any:
         refuse_placeholder(file)
     try:
         settings = peft.PeftConfig.from_pretrained(str(folder))
+        _refuse_unknown(adapter, settings)
+        if next(model.parameters()).is_meta and hasattr(settings, "init_lora_weights"):
+            settings.init_lora_weights = False  # PiSSA's kind needs the base's values
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            repeated = getattr(settings, "layer_replication", None)
             adapted = peft.PeftModel(model, settings)
+            if repeated or not hasattr(adapted.base_model, "merge_and_unload"):
+                kind = "layer_replication" if repeated else settings.peft_type.value
+                raise UserError(f"adapter '{adapter}': {kind} cannot be merged into its base model")
             report = adapted.load_adapter(str(folder), "default", torch_device="cpu", autocast_adapter_dtype=False)
+    except UserError:
+        raise
     except Exception as error:
-        text = " ".join(str(error).split("\n")[:2]) or type(error).__name__
+        text = " ".join(str(error).split("\n")[:2])
+        text = text if isinstance(error, RuntimeError | ValueError) and text else first_line(error, typed=True)
         raise UserError(f"adapter '{adapter}': does not fit its base model: {' '.join(text.split())[:300]}") from error
     for names, what in ((report.missing_keys, "are missing from"), (report.unexpected_keys, "find no place from")):
         if names:
             raise UserError(f"adapter '{adapter}': {len(names)} weights {what} its file, e.g. {sorted(names)[0]}")
     refuse_no_numbers(values(files))
-    if not hasattr(adapted.base_model, "merge_and_unload"):
-        raise UserError(f"adapter '{adapter}': {settings.peft_type.value} cannot be merged into its base model")
-    return adapted
+    return adapted.eval()
+
+
+def _refuse_unknown(adapter: str, settings: Any) -> None:
+    """peft leaves out what it does not know; what is not set is nothing lost."""
+    given = json.loads((Path(local_folder(adapter) or adapter) / ADAPTER).read_text(encoding="utf-8"))
+    unknown = sorted(name for name, value in given.items() if value and not hasattr(settings, name))
+    if unknown:
+        problem = f"adapter '{adapter}': {ADAPTER} sets {unknown[0]}, which this peft does not know"
+        raise UserError(f"{problem}: update peft, or merge the adapter where it was made")
+
+
+@torch.no_grad()
+def merged(model: Any, adapter: str) -> Any:
+    """The model with the adapter in its weights.
+
+    Raises:
+        UserError: it would be another model: of two layers that share one weight, the adapter is on one.
+    """
+    adapted = put_on(model, adapter)
+    ids = torch.arange(1, 17)[None] * 7919 % model.get_input_embeddings().weight.shape[0]
+    before = adapted(input_ids=ids, use_cache=False).logits
+    whole = adapted.merge_and_unload(safe_merge=True)
+    after = whole(input_ids=ids, use_cache=False).logits
+    whole.all_tied_weights_keys = whole.get_expanded_tied_weights_keys(all_submodels=True)  # peft may untie them
+    shared = whole.all_tied_weights_keys.items()
+    apart = [name for name, other in shared if not torch.equal(whole.get_parameter(name), whole.get_parameter(other))]
+    if apart or not (before - after).norm() <= LIMIT * before.norm():
+        problem = f"adapter '{adapter}': merged into its base model it would be another one"
+        raise UserError(f"{problem}: it changes a layer that shares its weight with another (tied embeddings)")
+    return whole

@@ -84,11 +84,12 @@ def outline(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     """The tensors of the files by name, with their shapes and types and without their values.
 
     Raises:
-        UserError: a file is damaged, or no weights.
+        UserError: a file is damaged, or no weights; or two files hold different ones of one name.
     """
     from transformers.modeling_utils import load_state_dict
 
     tensors: dict[str, torch.Tensor] = {}
+    places: dict[str, Path] = {}
     for file in files:
         try:
             held = load_state_dict(str(file), map_location="meta")
@@ -99,14 +100,17 @@ def outline(files: Sequence[Path]) -> dict[str, torch.Tensor]:
             raise UserError(f"{file.name} is damaged or cut short ({first_line(error)}): copy it again") from error
         if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
             raise UserError(f"{file.name} holds other things than weights by name: save the model again")
+        for name in sorted(tensors.keys() & held.keys()):
+            first, second = (tensor for _, tensor in values((places[name], file), (name,)))
+            if not torch.equal(first, second):
+                raise UserError(f"{name} is one in {places[name].name} and another in {file.name}: leave one of them")
         tensors |= held
+        places |= dict.fromkeys(held, file)
     return tensors
 
 
-def values(
-    files: Sequence[Path], names: Sequence[str] | None = None, most: int = 0
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) of the files; `names`: of these alone. `most`: about as many numbers of each, 0 for all."""
+def values(files: Sequence[Path], names: Sequence[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of the files; `names`: of these alone."""
     from transformers.modeling_utils import load_state_dict
 
     for file in files:
@@ -116,11 +120,7 @@ def values(
             continue
         with safe_open(file, framework="pt") as stream:
             held = list(stream.keys())
-            for name in held if names is None else set(held).intersection(names):
-                part = stream.get_slice(name)
-                shape = part.get_shape()
-                rows = max(1, most // max(1, torch.Size(shape[1:]).numel())) if most and shape else None
-                yield name, part[:rows] if rows else part[...]
+            yield from ((name, stream.get_tensor(name)) for name in held if names is None or name in names)
 
 
 def refuse_no_numbers(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -130,5 +130,5 @@ def refuse_no_numbers(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """
     bad = sorted(name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all())
     if bad:
-        more = f" and {len(bad) - 1} more weights" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more} are not finite (NaN or infinite): the training that made it has failed")
+        more = f" and {len(bad) - 1} more weights are" if len(bad) > 1 else " is"
+        raise UserError(f"{bad[0]}{more} not finite (NaN or infinite): the training that made it has failed")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from grpo.errors import UserError, first_line
-from grpo.model.loading.adapter import base_of, is_adapter, put_on, whole_of
+from grpo.model.loading.adapter import base_of, is_adapter, merged, put_on, whole_of
 from grpo.model.loading.exact import with_whole_attention
 from grpo.model.loading.files import local_folder, outline, refuse_no_numbers, values, weight_files
 from grpo.model.loading.generation import mend_generation
@@ -24,8 +24,6 @@ from grpo.model.loading.report import Report, compare
 from grpo.model.loading.settings import causal_class, empty_model, read_config
 
 log = logging.getLogger("grpo")
-
-LOOKED_AT = 1 << 20  # numbers of each weight, where not all are read
 
 
 @contextmanager
@@ -69,8 +67,7 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
     """
     with loading(model):
         if is_adapter(model):
-            base = load_model(base_of(model), torch.device("cpu"))
-            loaded = put_on(base, model).merge_and_unload(safe_merge=True)
+            loaded = merged(load_model(base_of(model), torch.device("cpu")), model)
             for parameter in loaded.parameters():  # the sum is rounded once; buffers keep their precision
                 parameter.requires_grad_(True).data = parameter.data.to(dtype)
         else:
@@ -156,15 +153,18 @@ def refuse(problem: str | None) -> None:
 
 
 def look_at_values(model: str) -> None:
-    """The first numbers of every weight.
+    """Every number of its weights; an adapter is merged.
 
     Raises:
-        UserError: they are not finite.
+        UserError: they are not finite, or cannot be merged.
     """
+    if is_adapter(model):
+        load_model(model, torch.device("cpu"))
+        return
     with loading(model):
-        folder = local_folder(whole_of(model))
+        folder = local_folder(model)
         if folder is not None:
-            refuse_no_numbers(values(weight_files(folder, read_config(str(folder))), most=LOOKED_AT))
+            refuse_no_numbers(values(weight_files(folder, read_config(model))))
 
 
 def load_outline(model: str) -> Any:
