@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,47 @@ def test_truncation_and_padding_inside_the_file_act_nowhere(tmp_path):
     saved = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
     assert saved["truncation"] is None
     assert saved["padding"] is None
+
+
+def test_special_tokens_are_read_as_such_whatever_the_config_says(tmp_path):
+    model = folder_of(tmp_path / "model", LlamaConfig, byte_level(), split_special_tokens=True)
+    load_tokenizer(model).save_pretrained(tmp_path / "saved")
+    shutil.copy(tmp_path / "model" / "config.json", tmp_path / "saved")
+    for folder in ("model", "saved"):
+        assert_as_filed(load_tokenizer(str(tmp_path / folder)), tmp_path / "model" / "tokenizer.json")
+
+
+@pytest.mark.parametrize("name", ["LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", None])
+@pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig, Gemma2Config])
+def test_a_sentencepiece_model_alone_is_read_as_it_says(tmp_path, kind, name):
+    """By the class of the model's type there was no blank before a text."""
+    pieces = pytest.importorskip("sentencepiece")
+    (tmp_path / "corpus.txt").write_text("\n".join([*TEXTS, "the quick brown fox jumps over the lazy dog."] * 20))
+    settings = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}
+    pieces.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus.txt"), model_prefix=str(tmp_path / "tokenizer"), vocab_size=400, model_type="bpe",
+        minloglevel=2, **settings,
+    )  # fmt: skip
+    kind().save_pretrained(tmp_path)
+    named = {"tokenizer_class": name, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"} if name else {}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    tokenizer = load_tokenizer(str(tmp_path))
+    own = pieces.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    for text in TEXTS:
+        if not text.startswith(" "):  # of which there is one for both
+            assert tokenizer(text, add_special_tokens=False)["input_ids"] == own.encode(text), text
+    tokenizer.save_pretrained(tmp_path / "saved")
+    kind().save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(str(tmp_path / "saved"))
+    assert all(again(text)["input_ids"] == tokenizer(text)["input_ids"] for text in TEXTS)
+
+
+def test_a_sentencepiece_model_says_what_it_takes_to_read_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    LlamaConfig().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    with pytest.raises(UserError, match="takes: pip install sentencepiece protobuf"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_a_template_as_processors_have_it_is_found(tmp_path):

@@ -19,9 +19,10 @@ from grpo.model.loading.path import check_model
 
 log = logging.getLogger("grpo")
 
-FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+FILE, PIECES, CONFIG = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 PARTS = ("normalizer", "pre_tokenizer", "model", "decoder")  # of a tokenizer, between text and ids
-PROBE = "Say  it:\n\tif x_1 != 23.5: # <think>naïve ไทย 中文 🙂</think>\n\n"  # what differs shows in it
+PLAIN = "Say  it:\n\tif x_1 != 23.5: # naïve ไทย 中文 🙂\n\n"  # what differs shows in it
+PROBE = f"{PLAIN}<think>so</think>\n\n"
 
 
 def load_tokenizer(model: str) -> Any:
@@ -79,13 +80,33 @@ def same_reading(model: str, tokenizer: Any, filed: Any) -> bool:
 
 def _auto(model: str) -> Any:
     """As transformers builds it from older files: a SentencePiece model, vocabulary and merges."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, LlamaTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    pieces = _pieces(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    if pieces and _ids(tokenizer, PLAIN) != pieces:  # it may put no blank before what it is given
+        named, tokenizer = tokenizer, LlamaTokenizer.from_pretrained(model)
+        if _ids(tokenizer, PLAIN) != pieces:
+            raise ValueError(f"transformers reads it otherwise than its {PIECES} says")
+        _tell(model, type(named).__name__, PIECES, _ids(named, PLAIN), pieces)
     read = set(tokenizer("Hello 1", add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
     if not read:  # some classes are content without any file
         raise ValueError(f"there is no {FILE}, nor what one is made from")
     return tokenizer
+
+
+def _pieces(model: str) -> tuple[int, ...]:
+    """What a SentencePiece model itself makes of a text; nothing where there is none."""
+    path = model_file(model, PIECES)
+    if path is None or not path.read_bytes().startswith(b"\n"):  # Llama-3's is of another kind
+        return ()
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError as error:
+        raise ValueError(
+            f"there is no {FILE}, and to read {PIECES} takes: pip install sentencepiece protobuf"
+        ) from error
+    return tuple(SentencePieceProcessor(model_file=str(path)).encode(PLAIN))
 
 
 def _as_filed(model: str, path: Path) -> Any:
@@ -110,7 +131,7 @@ def _as_filed(model: str, path: Path) -> Any:
         if name not in own and token is not None and filed.token_to_id(token) is not None:
             setattr(tokenizer, name, token)
     if named is not None:
-        _tell(model, type(named).__name__, _ids(named), _ids(tokenizer))
+        _tell(model, type(named).__name__, FILE, _ids(named), _ids(tokenizer))
     return _uncut(tokenizer)
 
 
@@ -127,24 +148,26 @@ def _read(path: Path) -> Any:
 
 
 def _uncut(tokenizer: Any) -> Any:
-    """Without a file's own padding and truncation, which would be written into every stage's."""
+    """Without a file's own padding and truncation, which would be written into every stage's, nor a setting that reads
+    special tokens as ordinary text."""
+    tokenizer.split_special_tokens = False
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
-def _ids(tokenizer: Any) -> tuple[int, ...]:
+def _ids(tokenizer: Any, text: str = PROBE) -> tuple[int, ...]:
     try:
-        return tuple(tokenizer(PROBE, add_special_tokens=False)["input_ids"])
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     except Exception:  # noqa: BLE001 - a class can be so wrong that it reads nothing
         return ()
 
 
 @cache  # once a model
-def _tell(model: str, kind: str, named: tuple[int, ...], filed: tuple[int, ...]) -> None:
+def _tell(model: str, kind: str, file: str, named: tuple[int, ...], filed: tuple[int, ...]) -> None:
     if named != filed:
         text = "%s: transformers' %s reads its texts otherwise than its %s (%d tokens for %d): taken as the file says"
-        log.warning(text, model, kind, FILE, len(named), len(filed))
+        log.warning(text, model, kind, file, len(named), len(filed))
 
 
 def _settings(model: str) -> dict[str, Any]:
