@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,8 @@ from grpo.learner.learner import Learner
 from grpo.model.reference import Reference
 from grpo.rollout.completions import drop_completions
 from grpo.rollout.source import RolloutSource
-from grpo.system.files import must_write, write_text
+from grpo.system.files import must_write
+from grpo.system.records import read_record, write_record
 from grpo.system.world import is_main
 from grpo.types import TrainState
 
@@ -70,7 +70,7 @@ def begin_anew(out: Path, identity: Mapping[str, Any]) -> None:
     """
     file, model = out / IDENTITY, out / "model"
     if model.is_dir():
-        recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        recorded = read_record(file, "give another output folder") if file.is_file() else None
         other = ["what made it was not kept"] if recorded is None else differences(ABSENT | recorded, identity).matter
         if other:
             raise UserError(
@@ -83,9 +83,8 @@ def begin_anew(out: Path, identity: Mapping[str, Any]) -> None:
 
 def write_identity(out: Path, identity: Mapping[str, Any]) -> None:
     """What the run in this folder follows from, for when it is finished and has no checkpoint."""
-    text = json.dumps(identity, indent=2) + "\n"
-    with must_write(out / IDENTITY, len(text)):
-        write_text(out / IDENTITY, text)
+    with must_write(out / IDENTITY, len(str(identity))):
+        write_record(out / IDENTITY, identity)
 
 
 def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) -> list[str]:

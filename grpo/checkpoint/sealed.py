@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from grpo.system.files import as_os_error, flush, write_text
 from grpo.system.fingerprint import checksum
+from grpo.system.records import sealed_text
 
 MANIFEST = "manifest.json"
 VERSION = "version of this program"
@@ -69,12 +70,7 @@ def seal(folder: Path, form: int) -> None:
     for file in sorted(folder.iterdir()):
         flush(file)
         files[file.name] = {"bytes": file.stat().st_size, "sha256": checksum(file)}
-    write_text(folder / MANIFEST, _manifest({"format": form, "files": files}))
-
-
-def _manifest(content: Mapping[str, Any]) -> str:
-    """The text, which ends in a checksum of its own: a flipped bit in it is not taken for one in another file."""
-    return json.dumps({**content, "sha256": checksum(json.dumps(content, sort_keys=True))}, indent=1) + "\n"
+    write_text(folder / MANIFEST, sealed_text({"format": form, "files": files}, 1))
 
 
 def damage(folder: Path, *forms: int) -> str | None:
@@ -83,10 +79,10 @@ def damage(folder: Path, *forms: int) -> str | None:
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")
         content = json.loads(text)
-        whole = text == _manifest({key: value for key, value in content.items() if key != "sha256"})
+        whole = text == sealed_text(content, 1)
     except OSError as error:
         return f"'{MANIFEST}': {error.strerror}"
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         whole = False
     if not whole:
         return f"'{MANIFEST}' was changed or cut short"

@@ -9,9 +9,8 @@ from safetensors import SafetensorError, safe_open
 
 from grpo.errors import UserError
 from grpo.system.files import flush_folder
-from grpo.system.fingerprint import file_hash
 from grpo.system.world import World
-from stages.recipe.lineage import read_json
+from stages.recipe.lineage import check_unchanged, model_files, read_json
 
 
 def sealed(folder: Path) -> dict[str, str]:
@@ -26,7 +25,7 @@ def sealed(folder: Path) -> dict[str, str]:
 def _sealed(model: Path) -> dict[str, str]:
     flush_folder(model)
     _check_readable(model)
-    return _hashes(model)
+    return model_files(model)
 
 
 def check_sealed(folder: Path, files: Mapping[str, str] | None, key: str) -> None:
@@ -35,28 +34,12 @@ def check_sealed(folder: Path, files: Mapping[str, str] | None, key: str) -> Non
     Raises:
         UserError: a file was edited, damaged or removed.
     """
-    World.current().main_finds(lambda: None if files is None else _check_unchanged(folder, files, key))
+    World.current().main_finds(lambda: check_unchanged(folder, files, key))
 
 
 def check_parent(folder: Path, key: str) -> None:
     """`check_sealed` of a finished stage, by its manifest."""
     check_sealed(folder, read_json(folder / "manifest.json").get("model_files"), key)
-
-
-def _check_unchanged(folder: Path, files: Mapping[str, str], key: str) -> None:
-    there = _hashes(folder / "model")
-    names = [name for name in sorted(files.keys() | there.keys()) if files.get(name) != there.get(name)]
-    if not names:
-        return
-    what = "is gone" if names[0] not in there else "was not there" if names[0] not in files else "was changed"
-    raise UserError(
-        f"'{folder / 'model'}' is not what stage {key} left: '{names[0]}' {what}: put it back, rerun the stage with "
-        f"grpo run --from {key}, or give the edited model to the next stage's script by --init from another folder"
-    )
-
-
-def _hashes(model: Path) -> dict[str, str]:
-    return {str(file.relative_to(model)): file_hash(file) for file in sorted(model.rglob("*")) if file.is_file()}
 
 
 def _check_readable(model: Path) -> None:

@@ -6,7 +6,6 @@ stage's own settings, the contents of its local data files and its parents' hash
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,17 @@ from grpo.config.section import flatten
 from grpo.data.folders import every_file
 from grpo.errors import UserError
 from grpo.system.fingerprint import changes, digest, file_hash
+from grpo.system.records import Kind, read_record
 from stages.recipe.config import RecipeConfig, RLStageConfig
+from stages.recipe.table import STAGES
 
 # How often a stage saves and how it cuts its batches change nothing of what it computes: who runs out of memory may
 # lower them and go on.
 IRRELEVANT = ("checkpoint", "micro_batch_size", "micro_batch_tokens", "gradient_checkpointing")
+KINDS: dict[str, Kind] = {  # of what is read of a record
+    **dict.fromkeys(("settings", "inputs", "parents", "metrics"), dict),
+    **{"hash": str, "seconds": (int, float), "evaluation_hash": (str, type(None))},
+}
 
 
 @dataclass(frozen=True)
@@ -129,21 +134,56 @@ def _kind(key: str, value: Any, known: Mapping[str, str]) -> str | None:
 
 
 def model_hash(model: str) -> str:
-    """Identity of a model that no stage of this run made: its manifest's hash, its files, or its hub name."""
+    """Identity of a model that no stage of this run made: its manifest's hash, its files, or its hub name.
+
+    Raises:
+        UserError: it, or its manifest, is no longer what a stage of another run left.
+    """
     folder = Path(model)
     if not folder.is_dir():
         return digest(["hub", model])
-    made = _stage_hash(folder.parent / "manifest.json")
+    made = _stage_hash(folder)
     return made or digest([(file.name, file_hash(file)) for file in sorted(folder.iterdir()) if file.is_file()])
 
 
-def _stage_hash(manifest: Path) -> str | None:
-    """The hash in a stage's manifest; None when there is none, or another program's file of that name."""
-    try:
-        content = read_json(manifest)
-    except (OSError, UserError):
+def _stage_hash(model: Path) -> str | None:
+    """The hash in the manifest of the stage that left this model; None: no stage did. Another program may have a file
+    of that name."""
+    manifest = model.parent / "manifest.json"
+    if model.name != "model" or not manifest.is_file():
         return None
-    return str(content["hash"]) if {"stage", "hash", "parents"} <= content.keys() else None
+    text = manifest.read_text(encoding="utf-8", errors="replace")
+    if not all(f'"{key}": ' in text for key in ("stage", "hash", "parents")):
+        return None
+    content = read_json(manifest, "hash")
+    check_unchanged(model.parent, content.get("model_files"), str(content.get("stage")))
+    return str(content["hash"])
+
+
+def check_unchanged(folder: Path, files: Mapping[str, str] | None, name: str) -> None:
+    """Is the model of stage `name` what the stage left in its `folder`? `files`: hashes of them as they were; None: an
+    older version kept none.
+
+    Raises:
+        UserError: a file was edited, damaged or removed.
+    """
+    if files is None:
+        return
+    there = model_files(folder / "model")
+    names = [name for name in sorted(files.keys() | there.keys()) if files.get(name) != there.get(name)]
+    if names:
+        what = "is gone" if names[0] not in there else "was not there" if names[0] not in files else "was changed"
+        key = next((stage.key for stage in STAGES.values() if name in (stage.key, stage.folder)), name)
+        raise UserError(
+            f"'{folder / 'model'}' is not what stage {key} left: '{names[0]}' {what}: put it back, rerun the stage "
+            f"with grpo run --from {key}, or give the edited model to the next stage's script by --init from another "
+            "folder"
+        )
+
+
+def model_files(model: Path) -> dict[str, str]:
+    """Hashes of the files of a model's folder."""
+    return {str(file.relative_to(model)): file_hash(file) for file in sorted(model.rglob("*")) if file.is_file()}
 
 
 def changed(old: Mapping[str, Any], new: Lineage) -> list[str]:
@@ -156,12 +196,6 @@ def changed(old: Mapping[str, Any], new: Lineage) -> list[str]:
     return phrases + [f"parent {phrase}" for phrase in changes(old["parents"], new.parents).values()]
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file of a run folder; damage is the user's to know."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"'{file}': not valid JSON ({error}); rerun its stage with --from") from error
-    if not isinstance(value, dict):
-        raise UserError(f"'{file}': expected a JSON object")
-    return value
+def read_json(file: Path, *needed: str) -> dict[str, Any]:
+    """A JSON record of a run folder, with these keys in it; damage is the user's to know."""
+    return read_record(file, "rerun its stage with --from", {key: KINDS[key] for key in needed})

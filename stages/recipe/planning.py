@@ -45,7 +45,8 @@ class PlannedStage:
         """Whether the model of a finished stage has to be evaluated again."""
         if self.evaluation is None:  # numbers of an evaluation that the config no longer has stay
             return False
-        return bool(read_json(self.folder / "manifest.json")["evaluation_hash"] != self.evaluation)
+        manifest = read_json(self.folder / "manifest.json", "evaluation_hash")
+        return bool(manifest["evaluation_hash"] != self.evaluation)
 
 
 def is_finished(folder: Path) -> bool:
@@ -144,7 +145,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     file = folder / "stage.json"
     if not file.is_file() or all(path.name in NOTHING_YET for path in folder.iterdir()):
         return None
-    return read_json(file)
+    return read_json(file, "hash", "settings", "inputs", "parents")
 
 
 def _refuse_changes(stage: Stage, folder: Path, found: list[str], finished: bool) -> None:

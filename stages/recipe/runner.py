@@ -18,8 +18,8 @@ from grpo.data.folders import is_path
 from grpo.data.rendering import dated
 from grpo.data.rows import load_rows
 from grpo.errors import UserError
-from grpo.system.files import write_json
 from grpo.system.fingerprint import PACKAGES, digest, versions
+from grpo.system.records import write_record
 from grpo.system.runtime import apply_quietly
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig, find, training_settings
@@ -134,7 +134,7 @@ def _begin(planned: PlannedStage) -> dict[str, Any]:
     lineage = {"hash": planned.lineage.hash, **asdict(planned.lineage)}
     record = {"stage": planned.stage.folder, **lineage, "accepted_changes": accepted}
     planned.folder.mkdir(parents=True, exist_ok=True)
-    write_json(planned.folder / "stage.json", record)
+    write_record(planned.folder / "stage.json", record)
     return record
 
 
@@ -151,7 +151,7 @@ def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[
     if lost := left_out(context.folder / "data"):
         result = {**result, "decontaminated": lost}
     record = {**record, "result": result, "seconds": seconds, "model_files": sealed(context.folder)}
-    write_json(context.folder / "stage.json", record)
+    write_record(context.folder / "stage.json", record)
     settings = training_settings(context.config, context.key)
     # Where none were asked for, those that a signal saved go, now that the model is there.
     if is_main() and (settings is None or settings.checkpoint.every is None):
@@ -198,6 +198,6 @@ def _evaluated(config: RecipeConfig, planned: PlannedStage, manifest: dict[str, 
     manifest["evaluation_hash"] = planned.evaluation
     check_sealed(planned.folder, manifest.get("model_files"), planned.stage.key)
     manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(planned.folder / "manifest.json", manifest)
+    write_record(planned.folder / "manifest.json", manifest)
     World.current().wait()
     return manifest

@@ -30,7 +30,7 @@ def summarise(config: RecipeConfig, run: Path, name: str) -> dict[str, Any]:
     for stage in active_stages(config):
         if not is_finished(run / stage.folder):
             continue
-        manifest = read_json(run / stage.folder / "manifest.json")
+        manifest = read_json(run / stage.folder / "manifest.json", "metrics", "seconds")
         metrics = manifest["metrics"]
         seconds = round(manifest["seconds"] + (metrics.get("seconds") or 0.0), 1)
         total += seconds

@@ -1,0 +1,3 @@
+"""Fixtures of the tests of attacks and bad luck."""
+
+from support.pipeline import pipeline, recipe  # noqa: F401
