@@ -24,7 +24,9 @@ from stages.recipe.table import STAGES
 IRRELEVANT = ("checkpoint", "micro_batch_size", "micro_batch_tokens", "gradient_checkpointing")
 KINDS: dict[str, Kind] = {  # of what is read of a record
     **dict.fromkeys(("settings", "inputs", "parents", "metrics"), dict),
-    **{"hash": str, "seconds": (int, float), "evaluation_hash": (str, type(None))},
+    "hash": str,
+    "seconds": (int, float),
+    "evaluation_hash": (str, type(None)),
 }
 
 
