@@ -15,6 +15,7 @@ import lzma
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, time, timedelta
@@ -116,7 +117,7 @@ def _is_object(line: str) -> bool:
 
 def _parsed(text: str, where: str, line: int) -> Any:
     try:
-        value = json.loads(text.rstrip())
+        value = json.loads(text.rstrip(), object_pairs_hook=_object)
         if _HALF.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -126,6 +127,13 @@ def _parsed(text: str, where: str, line: int) -> Any:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}, line {line}: not valid JSON: {first_line(error)}") from error
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"a key stands twice in an object of {', '.join(name for name, _ in pairs)}")
+    return fields
 
 
 def _objects(value: Any, file: Path) -> list[dict[str, Any]]:
@@ -157,6 +165,7 @@ def _read_csv(file: Path) -> list[dict[str, Any]]:
         try:
             cells = csv.reader(lines, delimiter=mark, strict=True)
             names = [name.strip() for name in next(cells, [])]
+            names[:1] = [name or "Unnamed: 0" for name in names[:1]]  # the numbers that pandas puts before the rows
             if len(set(names)) < len(names) or "" in names:
                 raise UserError(f"data '{file}': each column needs a name of its own in the first line, got {names}")
             rows = []
@@ -195,6 +204,8 @@ def _read_arrow(file: Path) -> list[dict[str, Any]]:
 
 def table_rows(table: Any, source: Path | str) -> list[dict[str, Any]]:
     """The rows of an arrow table, in values that JSON has."""
+    if twice := [name for name, count in Counter(table.column_names).items() if count > 1]:
+        raise UserError(f"data '{source}': there are several columns '{twice[0]}': rename them")
     rows = [json_values(row) for row in table.to_pylist()]
     for name in table.column_names:
         if any(_holds_bytes(row[name]) for row in rows):
@@ -206,7 +217,7 @@ def json_values(value: Any) -> Any:
     """What JSON has no word for, as text or lists; bytes that are no text, and anything else, stay."""
     if isinstance(value, dict):
         return {name: json_values(item) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [json_values(item) for item in value]
     if isinstance(value, (date, time, timedelta, Decimal)):
         return str(value)

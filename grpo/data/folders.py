@@ -69,7 +69,8 @@ def folder_splits(folder: Path, subset: str | None = None) -> dict[str, list[Pat
     except (EmptyDatasetError, OSError, ValueError) as error:
         raise UserError(f"data '{folder}': no data files: {first_line(error)}; give {FORMS}") from error
     files = {
-        split: [Path(file) for file in dict.fromkeys(names) if kind_of(Path(file))] for split, names in found.items()
+        str(split): [Path(file) for file in dict.fromkeys(names) if kind_of(Path(file))]
+        for split, names in found.items()
     }
     return {split: named for split, named in files.items() if named}
 

@@ -6,19 +6,17 @@ Beside them may stand a system message, the turns before (`history`) and Alpaca'
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from grpo.config.data import DataConfig
+from grpo.data.messages import MEDIUM, SPOKEN, TURNS, as_turns, holds, listed_text
 from grpo.data.rows import Row, first_present, load_rows
 from grpo.data.transcripts import read_transcript
-from grpo.errors import UserError, shorten
+from grpo.errors import UserError
 from grpo.types import Message
 
-TURNS = ("messages", "conversations", "conversation")
 PROMPT_COLUMNS = ("prompt", "question", "problem", "messages", "conversations", "conversation", "instruction", "query")
 ASKED = ("prompt", "instruction", "query", "question", "problem", "input")
 ANSWERED = ("completion", "response", "output", "solution", "answer")
@@ -27,17 +25,12 @@ PAIRS = tuple(dict.fromkeys([*_FIRST, *((asked, answered) for asked in ASKED for
 FORMS = "messages, conversations, prompt + completion, instruction + output, question + answer, query + response"
 SYSTEM = ("system", "system_prompt")
 BELOW = ("input", "context")  # Alpaca's and Dolly's, below the instruction
-BESIDE = (*BELOW, "choices", "options")  # of a question: in the messages that are made of a row, or refused
+PASSAGES = ("passage", "paragraph", "article", "story", "body", "background", "premise")
+BESIDE = ("instruction", *BELOW, "choices", "options", "A", *PASSAGES)  # a question's: in its messages, or refused
+THOUGHT = "reasoning_content"  # a column that is trained as the thought before the answer beside it
+THOUGHTS = (THOUGHT, "reasoning", "thinking", "think", "thought", "cot", "chain_of_thought", "rationale")
+FEW = 3  # words: what is no longer is a setting ("on"), not a thought
 LONG = 8  # characters: a text that is not in another by chance
-MEDIA = ("image", "images", "video", "videos", "audio", "audios")
-ROLES = {
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "function_call", "tool_call"), "assistant"),
-    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
-    **{name: name for name in ("system", "developer")},
-}  # ShareGPT's and others' names
-_CALLS = ("function_call", "tool_call")  # roles of a turn whose text is the call
-SPOKEN = ("tool_calls", "reasoning_content", "reasoning", "thinking")  # what an assistant may say instead of content
 
 
 def read_messages(row: Row, where: str) -> list[Message]:
@@ -50,17 +43,22 @@ def read_messages(row: Row, where: str) -> list[Message]:
     asked, answered = next((pair for pair in PAIRS if all(row.get(name) is not None for name in pair)), ("", ""))
     if turns:
         messages = as_turns(row[turns[0]], "", where, turns[0])
+        beside: tuple[str, ...] = THOUGHTS
         for other in [*turns[1:], *([asked] if asked else [])]:
             if not _within(_questions(row[other], where, other), messages):
                 raise UserError(f"{where}: '{turns[0]}' and '{other}' are two conversations: remove or rename one")
     elif asked:
         messages = as_turns(with_input(row, row[asked], asked), "user", where, asked)
-        messages += as_turns(row[answered], "assistant", where, answered)
+        answer = as_turns(row[answered], "assistant", where, answered)
+        if holds(row, THOUGHT) and not answer[-1].get(THOUGHT):
+            answer[-1] = {**answer[-1], THOUGHT: row[THOUGHT]}
+        messages += answer
+        beside = (*ASKED, *THOUGHTS)
     elif isinstance(row.get("text"), str) and read_transcript(row["text"], f"{where}: 'text'"):
-        messages = as_turns(row["text"], "", where, "text")
+        messages, beside = as_turns(row["text"], "", where, "text"), THOUGHTS
     else:
         raise UserError(f"{where}: expected {FORMS} (it has: {', '.join(row) or 'nothing'}); data.columns renames")
-    messages = with_context(row, messages, where)
+    messages = with_context(row, messages, where, beside)
     if not any(message["role"] == "assistant" for message in messages):
         raise UserError(f"{where}: no assistant message, nothing to train on")
     if messages[0]["role"] == "assistant":
@@ -74,13 +72,15 @@ def read_prompt(row: Row, where: str, *, as_text: bool = False) -> tuple[str, st
     The assistant's last turn of a conversation is what is to be learnt, no part of the prompt. `as_text`: for a
     plain-text template, which wants nothing else.
     """
-    column, value = first_present(row, PROMPT_COLUMNS)
+    column, value = first_present(row, [name for name in PROMPT_COLUMNS if not _is_blank(row.get(name))])
+    if column is None and (empty := [name for name in PROMPT_COLUMNS if name in row]):
+        raise UserError(f"{where}: '{empty[0]}' is empty")
     if column is None:
         wanted, more = " | ".join(PROMPT_COLUMNS[:4]), ", ".join(PROMPT_COLUMNS[4:])
         has = f"(it has: {', '.join(row) or 'nothing'}); also read: {more}; data.columns renames"
         raise UserError(f"{where}: no column {wanted} {has}")
     value = with_input(row, value, column) if column in ("instruction", "query") else value
-    listed = isinstance(value, str) and (_listed_text(value) is not None or column in TURNS)
+    listed = isinstance(value, str) and (listed_text(value) is not None or column in TURNS)
     read = read_transcript(value, f"{where}: '{column}'") if isinstance(value, str) and not as_text else None
     if isinstance(value, str) and not listed and read is None:
         messages = with_context(row, [{"role": "user", "content": value}], where)
@@ -98,85 +98,13 @@ def read_prompt(row: Row, where: str, *, as_text: bool = False) -> tuple[str, st
         if not messages:
             raise UserError(f"{where}: '{column}' has no message before the assistant's")
         prompt = with_context(row, messages, where)
+        if messages[-1]["role"] == "user" and _is_blank(messages[-1]["content"]):
+            raise UserError(f"{where}: '{column}' ends in a message that is empty")
     if as_text and holds(row, "tools"):
         raise UserError(f"{where}: column 'tools' is for a chat template, and data.template is none")
     if as_text and not isinstance(prompt, str):
         raise UserError(f"{where}: '{column}' holds messages, but 'template' wants a string")
     return column, prompt
-
-
-def as_turns(value: Any, role: str, where: str, column: str = "prompt") -> list[Message]:
-    """Text becomes one message of `role`, unless it is a list of messages in JSON or what a chat template wrote."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, str):
-        listed, read = _listed_text(value), read_transcript(value, f"{where}: '{column}'")
-        if role and listed is None and read is None:
-            return [{"role": role, "content": value}]
-        if read is not None and read[1]:
-            raise UserError(f"{where}: '{column}' ends before its last turn does")
-        value = listed if read is None else read[0]
-    if not isinstance(value, (list, tuple)) or not value:
-        text = "" if column in TURNS else "a string or "
-        raise UserError(f"{where}: '{column}' must be {text}a list of messages that is not empty")
-    return [read_message(item, f"{where}, '{column}'") for item in value]
-
-
-def read_message(item: Any, where: str) -> Message:
-    """One message under its usual names, whatever else it holds kept; a table's empty cells are left out."""
-    fields = {key: value for key, value in item.items() if value is not None} if isinstance(item, dict) else {}
-    named = fields.pop("from", None), fields.pop("value", None)
-    role, content = fields.pop("role", named[0]), fields.pop("content", named[1])
-    if isinstance(content, (list, tuple)) and content and all(isinstance(part, dict) for part in content):
-        spoken = ROLES.get(str(role).strip().lower()) == "assistant"
-        thoughts = list(takewhile(lambda part: part.get("type") == "thinking" and spoken, content))
-        content = "".join(_text_part(part, where) for part in content[len(thoughts) :])
-        thought = "".join(_thought(part, where) for part in thoughts)
-        if thought and fields.setdefault("thinking", thought) != thought:
-            raise UserError(f"{where}: a message holds a 'thinking' block and another 'thinking': keep one")
-    if content is None and any(fields.get(name) for name in (*SPOKEN, "function_call")):
-        content = ""
-    if not isinstance(role, str) or not isinstance(content, str):
-        wanted = "each message needs the strings 'role' and 'content' (or 'from' and 'value')"
-        raise UserError(f"{where}: {wanted}, got {shorten(repr(item), 200)}")
-    name = role.strip().lower()
-    if name not in ROLES:
-        raise UserError(f"{where}: role '{role}' is none of {', '.join(ROLES)}")
-    if name in _CALLS or "function_call" in fields:
-        called = content if name in _CALLS else fields.pop("function_call")
-        fields["tool_calls"], content = _calls(called, where), "" if name in _CALLS else content
-    return {"role": ROLES[name], "content": content, **fields}
-
-
-def _thought(part: dict[str, Any], where: str) -> str:
-    """Of a block as Anthropic has it, a text, or Mistral, which makes it of blocks of text."""
-    thought = part.get("thinking")
-    return (
-        _text_part({"text": thought}, where)
-        if not isinstance(thought, list)
-        else "".join(_text_part(inner, where) for inner in thought)
-    )
-
-
-def _text_part(part: dict[str, Any], where: str) -> str:
-    text = part.get("text")
-    if part.get("type", "text") not in ("text", "input_text", "output_text") or not isinstance(text, str):
-        raise UserError(f"{where}: a message holds {part.get('type', 'something')!r}: only text can be trained on")
-    return text
-
-
-def _calls(called: Any, where: str) -> list[dict[str, Any]]:
-    """`{name, arguments}`, or a list of them, as JSON or not, as the calls that templates know."""
-    try:
-        called = json.loads(called) if isinstance(called, str) else called
-        calls = [dict(call) for call in (called if isinstance(called, list) else [called])]
-        for call in calls:
-            arguments = call["arguments"]
-            call["arguments"] = json.loads(arguments) if isinstance(arguments, str) else arguments
-            assert isinstance(call["name"], str)
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
-        text = f"a call must be JSON of {{name, arguments}}, got {shorten(repr(called), 200)}"
-        raise UserError(f"{where}: {text}") from error
-    return [{"type": "function", "function": call} for call in calls]
 
 
 def _begun(message: Message) -> bool:
@@ -192,8 +120,8 @@ def with_input(row: Row, asked: Any, column: str) -> Any:
     return "\n\n".join([asked, *texts]) if isinstance(asked, str) else asked
 
 
-def with_context(row: Row, messages: list[Message], where: str) -> list[Message]:
-    """The messages after the row's system message and earlier turns, each once.
+def with_context(row: Row, messages: list[Message], where: str, more: Sequence[str] = ()) -> list[Message]:
+    """The messages after the row's system message and earlier turns, each once. `more`: columns that must be in them.
 
     Raises:
         UserError: something that belongs to a conversation is in a column of its own, and not in the messages.
@@ -207,12 +135,15 @@ def with_context(row: Row, messages: list[Message], where: str) -> list[Message]
         if holds(row, name) and not first:
             messages, first = [*as_turns(row[name], "system", where, name), *messages], 1
     lost = [name for name in SYSTEM if holds(row, name) and not _within([row[name]], messages[:1])]
-    lost += [name for name in BESIDE if holds(row, name) and not _within([row[name]], messages)]
-    lost += [name for name in (*MEDIA, "functions") if holds(row, name)]
+    lost += [name for name in (*BESIDE, *more) if holds(row, name) and not _within([row[name]], messages)]
+    lost = [name for name in lost if name not in THOUGHTS or len(str(row[name]).split()) > FEW]
+    lost += [name for name in row if (name == "functions" or MEDIUM.fullmatch(name)) and holds(row, name)]
     if lost:
-        what = "is not text" if lost[0] in MEDIA else "is no part of the messages made of this row"
+        what = "is not text" if MEDIUM.fullmatch(lost[0]) else "is no part of the messages made of this row"
+        train = f"train it as the thought with data.columns {{{THOUGHT}: {lost[0]}}}"
+        put = train if lost[0] in THOUGHTS[1:] else "put it into the messages"
         raise UserError(
-            f"{where}: column '{lost[0]}' {what}: nothing would see it; put it into the messages, or say with "
+            f"{where}: column '{lost[0]}' {what}: nothing would see it; {put}, or say with "
             f"data.columns {{unused: {lost[0]}}} that it is not meant to be seen"
         )
     return messages
@@ -220,7 +151,7 @@ def with_context(row: Row, messages: list[Message], where: str) -> list[Message]
 
 def _history(value: Any, where: str) -> list[Message]:
     """Earlier turns: Alpaca's [question, answer] pairs, or messages."""
-    value = (_listed_text(value, of=list) or value) if isinstance(value, str) else value
+    value = (listed_text(value, of=list) or value) if isinstance(value, str) else value
     if isinstance(value, (list, tuple)) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value):
         roles = ("user", "assistant")
         value = [{"role": role, "content": text} for pair in value for role, text in zip(roles, pair, strict=True)]
@@ -235,23 +166,14 @@ def _questions(value: Any, where: str, column: str) -> list[str]:
         return [str(value)]
 
 
-def _listed_text(text: str, of: type = dict) -> list[Any] | None:
-    """The list of messages that a text holds as JSON; None where it is something else."""
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    messages = isinstance(value, list) and value and all(isinstance(item, (of, dict)) for item in value)
-    named = messages and all({"role", "from"} & item.keys() for item in value if not isinstance(item, list))
-    return value if named else None
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
-def holds(row: Row, name: str) -> bool:
-    """Whether a column is there and not empty."""
-    value = first_present(row, (name,))[1]
-    return value is not None and not (isinstance(value, (str, list, tuple, dict)) and not value)
+def unseen(row: Row, messages: list[Message]) -> list[str]:
+    """The columns with a text, of several words, that no message holds."""
+    texts = {name: value for name, value in row.items() if isinstance(value, str) and len(value.split()) > FEW}
+    return [name for name, text in texts.items() if not _within([text], messages)]
 
 
 def _within(values: Iterable[Any], messages: list[Message]) -> bool:

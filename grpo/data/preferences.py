@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.data.layouts import PROMPT_COLUMNS, SPOKEN, TURNS, as_turns, read_message, read_messages, read_prompt
+from grpo.data.layouts import PROMPT_COLUMNS, read_messages, read_prompt, with_context
+from grpo.data.messages import SPOKEN, TURNS, as_turns, read_message
 from grpo.data.rows import Row, first_present
+from grpo.data.templates import row_variables
 from grpo.errors import UserError
 from grpo.types import Message
 
 PAIR = ("prompt", "chosen", "rejected")
 BETTER = ("better_response_id", "safer_response_id")  # PKU-SafeRLHF's, of response_0 and response_1
-LABELS = ("label", "is_safe")
+LABELS = ("label", "is_safe", "kto_tag")
 _VALUES = {**dict.fromkeys(("1", "1.0", "true", "safe"), 1.0), **dict.fromkeys(("0", "0.0", "false", "unsafe"), 0.0)}
 
 
@@ -37,6 +39,8 @@ def read_pair(row: Row, where: str) -> Row:
     if first_present(row, PROMPT_COLUMNS)[0] is not None:
         prompt = read_prompt(row, where)[1]
         asked = as_turns(prompt, "user", where)
+        if chosen[0] == rejected[0] and chosen[0]["role"] == "system" != asked[0]["role"]:
+            prompt = asked = [chosen[0], *asked]  # which only the answers have
         chosen, rejected = _after(chosen, asked, where), _after(rejected, asked, where)
     most = min(len(chosen), len(rejected)) - 1
     common = next((place for place in range(most) if chosen[place] != rejected[place]), most)
@@ -44,6 +48,9 @@ def read_pair(row: Row, where: str) -> Row:
         prompt = [*as_turns(prompt, "user", where), *chosen[:common]] if prompt else chosen[:common]
     if not prompt:
         raise UserError(f"{where}: column 'prompt' is missing, and 'chosen' and 'rejected' do not begin with one")
+    if first_present(row, PROMPT_COLUMNS)[0] is None:
+        prompt = with_context(row, prompt, where)
+    _refuse_variables(row, where)
     answers = {"chosen": _answer(chosen[common:], where, "chosen")}
     answers |= {"rejected": _answer(rejected[common:], where, "rejected")}
     return {**row, **answers, "prompt": prompt}
@@ -51,8 +58,10 @@ def read_pair(row: Row, where: str) -> Row:
 
 def read_judged(row: Row, where: str) -> Row:
     """The row with a `prompt`, the `completion` that answers it as a text, and its `label`, 1.0 or 0.0."""
-    name, label = first_present(row, LABELS)
+    _, label = first_present(row, LABELS)
     column, answer = first_present(row, ("completion", "response"))
+    if label is None:
+        raise UserError(f"{where}: column 'label' is missing; rows need prompt, completion, label")
     if answer is None and any(row.get(turns) is not None for turns in TURNS):
         messages = read_messages(row, where)
         prompt: Any = messages[:-1]
@@ -63,10 +72,16 @@ def read_judged(row: Row, where: str) -> Row:
             raise UserError(f"{where}: column '{missing[0]}' is missing; rows need {', '.join(given)}")
         prompt = read_prompt(row, where)[1]
         answered = _after(_turns(answer, where, str(column)), as_turns(prompt, "user", where), where)
+    _refuse_variables(row, where)
     key = str(label).lower()
     if key not in _VALUES:
-        raise UserError(f"{where}: {name or 'label'} {label!r}; use 1 or 0, true or false, safe or unsafe")
+        raise UserError(f"{where}: label {label!r}; use 1 or 0, true or false, safe or unsafe")
     return {**row, "prompt": prompt, "completion": _answer(answered, where, "completion"), "label": _VALUES[key]}
+
+
+def _refuse_variables(row: Row, where: str) -> None:
+    if found := row_variables(row, where):
+        raise UserError(f"{where}: a reward model would not see column '{next(iter(found))}': remove or rename it")
 
 
 def _turns(value: Any, where: str, column: str) -> list[Message]:

@@ -17,7 +17,7 @@ from grpo.types import Message
 
 FIELDS = ("reasoning_content", "thinking", "reasoning")  # what data and templates call the reasoning
 BLOCKS = "content blocks"  # Mistral's: content is a list of {"type": "thinking"} and {"type": "text"}
-WEIGHTS = ("weight", "train")  # not the template's: whether a turn is trained
+WEIGHTS = ("weight", "train", "training", "loss")  # not the template's: whether a turn is trained
 OPEN, CLOSE = "<think>", "</think>"
 Calls = list[Any]
 

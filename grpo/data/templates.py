@@ -36,16 +36,35 @@ def row_variables(row: dict[str, Any], where: str) -> dict[str, Any]:
                 value = json.loads(value)
             except ValueError as error:
                 raise UserError(f"{where}: '{name}' is not JSON: {error}") from error
-        if isinstance(value, kind) and value:
+        if (isinstance(value, str) and value) or (value and not isinstance(value, kind)):
+            what = f"must be a {'list' if kind is list else 'dict'}, got {shorten(repr(value))}"
+            raise UserError(f"{where}: '{name}' {what}; data.columns {{unused: {name}}} if it is not meant to be seen")
+        if value:
             found[name] = value
     return {**found, **found.pop("chat_template_kwargs", {})}
 
 
-def check_rendered(messages: Sequence[Message], text: str, where: str, tools: Sequence[Any] = (), **_: Any) -> None:
+def check_rendered(
+    messages: Sequence[Message],
+    text: str,
+    where: str,
+    tools: Sequence[Any] = (),
+    documents: Sequence[Any] = (),
+    **_: Any,
+) -> None:
     """
     Raises:
-        UserError: the template left out what the user or the system says, or a tool.
+        UserError: the template left out what the user or the system says, a tool, or a document.
     """
+    for document in documents:
+        longest = max(document.values() if isinstance(document, dict) else [document], key=lambda part: len(str(part)))
+        start = str(longest).strip().partition("\n")[0][:40]
+        if start not in text and json.dumps(start, ensure_ascii=False)[1:-1] not in text:
+            raise UserError(
+                f"{where}: the model's chat template does not write column 'documents' ({shorten(repr(start))}): use "
+                "one that does (base.chat_template), or say with data.columns {unused: documents} that it is not "
+                "meant to be seen"
+            )
     for message in messages:
         if message["role"] == "assistant":
             continue

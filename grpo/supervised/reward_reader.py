@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from grpo.data.conversations import Part, response_text
-from grpo.data.layouts import as_turns
+from grpo.data.messages import as_turns
 from grpo.data.templates import render
 from grpo.model.loading.classifier import load_classifier
 from grpo.model.loading.exact import with_whole_attention

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from grpo.config.data import DataConfig
 from grpo.config.training import SFTConfig
 from grpo.data.conversations import build_examples
-from grpo.data.layouts import PROMPT_COLUMNS, read_messages, read_prompt
+from grpo.data.layouts import PROMPT_COLUMNS, read_messages, read_prompt, unseen
 from grpo.data.prompts import build_prompts, canonical_answer
 from grpo.data.rows import Row, first_present
 from grpo.errors import UserError
@@ -23,6 +24,7 @@ from stages.recipe.leaks import complaint, ranges
 
 MEASURED = 10_000  # rows that are rendered and measured; of more, so many evenly spread ones
 MEASURED_CONVERSATIONS = 2_000
+LOOKED_AT = 100  # rows whose other columns are looked at
 MANY = 0.1  # share of repeated, dropped or cut rows from which it is a warning
 
 
@@ -176,8 +178,10 @@ def near_copies(subject: Subject, rows: Sequence[Row]) -> str:
 def conversations(rows: list[Row], data: DataConfig, config: SFTConfig, model: BaseModel) -> str:
     """Demonstrations: rendered by the template, with the end token trained, and how many are too long."""
     numbers = spread(rows, MEASURED_CONVERSATIONS)
+    aside: Counter[str] = Counter()
     for number, row in enumerate(rows):  # all of them: one that cannot be read stops the stage
-        read_messages(row, f"data '{data.path or data.fn}', row {number}")
+        messages = read_messages(row, f"data '{data.path or data.fn}', row {number}")
+        aside.update(unseen(row, messages) if number < LOOKED_AT else ())
     examples = build_examples([rows[number] for number in numbers], model.tokenizer, str(data.path or data.fn))
     counts = sorted(len(example.input_ids) for example in examples)
     over = sum(count > config.max_tokens for count in counts)
@@ -185,6 +189,8 @@ def conversations(rows: list[Row], data: DataConfig, config: SFTConfig, model: B
         f"conversations of {counts[len(counts) // 2]} (median), {counts[-1]} (most) tokens in {len(numbers)} of "
         f"{len(rows)} rows, {over} over max_tokens={config.max_tokens}"
     )
+    if aside:
+        text += f"; not trained on: what is in {', '.join(aside)}"
     if over == len(counts):
         raise UserError(f"{text}: raise max_tokens")
     if over >= MANY * len(counts):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig
-from grpo.data.layouts import PROMPT_COLUMNS, as_turns, read_messages, read_prompt
+from grpo.data.layouts import PROMPT_COLUMNS, read_messages, read_prompt
+from grpo.data.messages import as_turns
 from grpo.data.preferences import read_pair
 from grpo.data.rows import Row, load_rows, read_jsonl
 from grpo.errors import UserError, shorten

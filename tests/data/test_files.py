@@ -87,6 +87,7 @@ BROKEN = {
     "ragged.csv": (b"question,answer\na,b,c\n", "line 2: 3 cells, but the first line names 2"),
     "spaces.csv": (b"question answer\na,b\n", "line 2: 2 cells, but the first line names 1"),
     "twice.csv": (b"question,question\na,b\n", "a name of its own"),
+    "twice.jsonl": (b'{"question": "a", "question": "b"}\n', "line 1: not valid JSON: a key stands twice"),
     "quote.csv": (b'question\n"a', "line 2"),
     "d.txt": (b"text", "give .jsonl, .json, .csv"), "d.pkl": (b"x", "give .jsonl"),
     "d.parquet.gz": (b"x", "give .jsonl"),
@@ -113,6 +114,13 @@ def test_mixed_types_and_keys_stay_as_they_are(tmp_path):
     rows = [{"answer": 1}, {"answer": "one", "date": "2024-01-01"}, {"answer": [1.0, None], "x": {"y": True}}]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [list(row.items()) for row in load(tmp_path / "d.jsonl")] == [list(row.items()) for row in rows]
+
+
+def test_the_index_of_pandas_is_a_column_and_equal_columns_are_refused(tmp_path):
+    (tmp_path / "d.csv").write_text(",question\n0,1+1\n")
+    assert load(tmp_path / "d.csv") == [{"Unnamed: 0": "0", "question": "1+1"}]
+    pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"]], names=["prompt", "prompt"]), tmp_path / "d.parquet")
+    refused(tmp_path / "d.parquet", "several columns 'prompt'")
 
 
 def test_an_empty_cell_is_nothing(tmp_path):
@@ -166,6 +174,8 @@ def test_folders(tmp_path):
     refused(mixed, "several kinds (.csv, .jsonl)", "**/*.csv'")
     refused(tmp_path / "mixed" / "*", "several kinds")
     refused(tmp_path / "none-*.jsonl", "no file fits")
+    (mixed / "test.jsonl").write_text(LINES)
+    refused(mixed, "no split 'train' in this folder (it has: test)")  # as the hub has it
     (tmp_path / "bare").mkdir()
     refused(tmp_path / "bare", "no data files")
     refused(mixed / "a.jsonl", "'split' is of a folder", split="test")

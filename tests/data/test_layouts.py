@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grpo.config.data import DataConfig
-from grpo.data.layouts import conversation_rows, read_messages, read_prompt
+from grpo.data.layouts import conversation_rows, read_messages, read_prompt, unseen
 from grpo.data.prompts import build_prompts, canonical_answer, chat_prompts
 from grpo.data.rows import load_rows, write_jsonl
 from grpo.errors import UserError
@@ -91,7 +91,25 @@ def test_conversations(row, messages):
     assert read_messages(row, "row 0") == messages
 
 
+CONVERSATIONS |= {
+    "a thought in a column": ({"question": "Q", "reasoning_content": "one and one is two", "answer": "A"},
+                              [Q, {**A, "reasoning_content": "one and one is two"}]),
+    "a thought that the answer holds": ({"question": "Q", "reasoning": "one and one is two", "answer":
+                                         "<think>one and one is two</think>A"},
+                                        [Q, assistant("<think>one and one is two</think>A")]),
+    "reasoning as a setting": ({"messages": TALK, "reasoning": "on", "image": None, "images": []}, TALK),
+    "the question in two columns": ({"prompt": "Q", "question": "Q", "completion": "A", "instruction": "Q"}, TALK),
+}  # fmt: skip
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a thought beside a pair": ({"question": "Q", "cot": "one and one is two", "answer": "A"},
+                                "train it as the thought with data.columns {reasoning_content: cot}"),
+    "a thought beside messages": ({"messages": TALK, "thinking": "one and one is two"}, "column 'thinking' is no"),
+    "an instruction and a question": ({"instruction": "Answer.", "question": "Q", "output": "A"}, "column 'question'"),
+    "a prompt and a question": ({"prompt": "You help.", "question": "Q", "response": "A"}, "column 'question' is no"),
+    "a passage": ({"passage": "Long ago", "question": "Q", "answer": "A"}, "column 'passage' is no part"),
+    "choices in columns": ({"question": "Q", "A": "one more", "B": "y", "answer": "A"}, "column 'A' is no part"),
+    "an image's path": ({"messages": TALK, "image_path": "a.png"}, "column 'image_path' is not text"),
+    "images in a message": ({"messages": [{**Q, "images": ["a.png"]}, A]}, "a message holds 'images'"),
     "an image column": ({"messages": TALK, "images": ["a.png"]}, "column 'images' is not text"),
     "an image part": ({"messages": [{"role": "user", "content": [{"type": "image"}]}, A]}, "holds 'image'"),
     "two systems": ({"messages": SYSTEM, "system": "other"}, "column 'system' is no part"),
@@ -154,7 +172,13 @@ def test_prompts(row, prompt):
     assert read_prompt(row, "row 0")[1] == prompt
 
 
+PROMPTS["blank first column"] = ({"prompt": " ", "question": "Q"}, "Q")
 REFUSED_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
+    "blank": ({"question": " \n", "answer": "1"}, "'question' is empty"),
+    "an empty cell": ({"question": None, "answer": "1"}, "'question' is empty"),
+    "an empty message": ({"prompt": [user(" ")]}, "'prompt' ends in a message that is empty"),
+    "an instruction beside": ({"instruction": "Solve it", "problem": "2 + 2"}, "column 'instruction' is no part"),
+    "a problem's body": ({"body": "I had three.", "question": "How many?"}, "column 'body' is no part"),
     "prefill": ({"prompt": [Q, assistant("The answer is")]}, "the assistant has begun to say"),
     "marked as one": ({"messages": [Q, {**assistant("So"), "prefix": True}]}, "the assistant has begun to say"),
     "an opened thought": ({"messages": [Q, assistant("<think>\n")]}, "the assistant has begun to say"),
@@ -234,6 +258,16 @@ def test_tools_reach_the_model_or_are_refused():
             refused()
 
 
+@pytest.mark.parametrize(("column", "value"), [
+    ("tools", "search, python"), ("tools", '{"name": "add"}'), ("documents", {"text": "a page"}),
+    ("documents", [{"title": "t", "text": "what no template shows"}]), ("chat_template_kwargs", "think"),
+])  # fmt: skip
+def test_what_the_template_would_not_get_is_refused(column, value):
+    with pytest.raises(UserError, match=f"row 0.*'{column}'"):
+        built({"prompt": "1", column: value})
+    assert built({"prompt": "1", column: type(value)()}).text
+
+
 def test_a_column_that_is_not_meant_to_be_seen_is_named_so(tmp_path):
     write_jsonl(tmp_path / "d.jsonl", [{"question": "Q", "context": "C", "image": "a.png"}])
     data = DataConfig(path=str(tmp_path / "d.jsonl"), columns={"unused": "context", "unused_image": "image"})
@@ -250,3 +284,8 @@ def test_the_configs_system_message_does_not_hide_what_a_row_has(tmp_path):
     write_jsonl(tmp_path / "d.jsonl", [gpt("human", "Q", "gpt", "A", system="S"), gpt("human", "Q", "gpt", "A")])
     rows = conversation_rows(DataConfig(path=str(tmp_path / "d.jsonl"), system="C"))
     assert [read_messages(row, "row") for row in rows] == [SYSTEM, [system("C"), Q, A]]
+
+
+def test_columns_that_no_message_holds_are_named():
+    row = {"question": "Q", "answer": "A", "attempt": "a text of words", "source": "math", "text": "Q and then A it is"}
+    assert unseen(row, [user("Q and then A it is"), A]) == ["attempt"]

@@ -30,6 +30,9 @@ PAIRS: dict[str, tuple[dict[str, Any], Any]] = {
     "orca without a system": ({"system": "", "question": "Q", "chosen": "good", "rejected": "bad"}, "Q"),
     "PKU-SafeRLHF": ({"prompt": "Q", "response_0": "bad", "response_1": "good", "better_response_id": 1,
                       "safer_response_id": 0}, "Q"),
+    "a system message in the answers": ({"prompt": "Q", "chosen": [system("S"), Q, GOOD],
+                                         "rejected": [system("S"), Q, BAD]}, [system("S"), Q]),
+    "a system message beside": ({"system": "S", "chosen": [Q, GOOD], "rejected": [Q, BAD]}, [system("S"), Q]),
     "only the safer": ({"prompt": "Q", "response_0": "good", "response_1": "bad", "safer_response_id": 0}, "Q"),
 }  # fmt: skip
 
@@ -58,6 +61,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "reasoning beside": ({"prompt": "Q", "chosen": [{**GOOD, "reasoning_content": "r"}], "rejected": [BAD]},
                          "not its reasoning_content"),
     "an image": ({"prompt": "Q", "images": ["x"], "chosen": "good", "rejected": "bad"}, "'images' is not text"),
+    "an image of an implicit prompt": ({"images": ["x"], "chosen": [Q, GOOD], "rejected": [Q, BAD]}, "'images'"),
+    "tools": ({"prompt": "Q", "tools": [{"name": "f"}], "chosen": "good", "rejected": "bad"}, "column 'tools'"),
     "PKU without a choice": ({"prompt": "Q", "response_0": "a", "response_1": "b"}, "column 'chosen' is missing"),
 }  # fmt: skip
 
@@ -74,6 +79,7 @@ def test_pairs_that_are_refused(row, part):
     ({"prompt": [Q], "completion": [GOOD], "label": "unsafe"}, [Q], 0.0),
     ({"prompt": "Q", "response": "good", "is_safe": True}, "Q", 1.0),  # BeaverTails
     ({"question": "Q", "completion": [Q, GOOD], "label": "True"}, "Q", 1.0),
+    ({"messages": [Q, GOOD], "kto_tag": True}, [Q], 1.0),  # LLaMA-Factory
     ({"messages": [*BEFORE, Q, GOOD], "label": False}, [*BEFORE, Q], 0.0),
 ])  # fmt: skip
 def test_judged_rows(row, prompt, label):
@@ -85,7 +91,8 @@ def test_judged_rows(row, prompt, label):
     ({"prompt": "Q", "completion": "x"}, "column 'label' is missing; rows need prompt, completion, label"),
     ({"prompt": "Q", "completion": "x", "label": float("nan")}, "column 'label' is missing"),
     ({"prompt": "Q", "completion": "x", "label": 0.5}, "label 0.5; use 1 or 0"),
-    ({"messages": [Q, GOOD]}, "label None; use 1 or 0"),
+    ({"messages": [Q, GOOD]}, "column 'label' is missing"),
+    ({"prompt": "Q", "documents": ["d"], "completion": "x", "label": 1}, "column 'documents'"),
     ({"prompt": "Q", "completion": "x", "label": [1]}, "label [1]; use 1 or 0"),
 ])  # fmt: skip
 def test_judged_rows_that_are_refused(row, part):

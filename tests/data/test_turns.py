@@ -111,7 +111,7 @@ def test_what_cannot_be_trained_is_said(messages, problem):
     assert problem in str(error.value)
 
 
-@pytest.mark.parametrize("untrained", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"train": 0}])
+@pytest.mark.parametrize("untrained", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"train": 0}, {"loss": False}])
 def test_a_turn_of_weight_0_is_read_and_not_trained(untrained):
     messages = [
         assistant("The first") | untrained,
