@@ -55,7 +55,7 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     # The same training loop, on documents in which every token counts.
     shared = ("batch_size", "micro_batch_size", "max_tokens", "optimizer", "checkpoint")
     sft = SFTConfig(steps=config.steps, **{name: getattr(settings, name) for name in shared})
-    training = Training(sft, context.folder, seed, runtime, "base")
+    training = Training(sft, context.folder, seed, runtime, "base", context.accept_changes)
     numbers = train_on_tokens(model, tokenizer, examples, training)
     hashes = {"corpus": rows_hash(rows)}
     return {**numbers, "parameters": model.num_parameters(), "documents": len(texts), "data_hashes": hashes}

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from grpo.checkpoint.identity import reward_identity
 from grpo.data.layouts import conversation_rows, read_messages
 from grpo.data.prompts import build_prompts, token_ids
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
@@ -19,11 +21,12 @@ from grpo.model.loading.limits import check_fit
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.scoring.groups import column_names, score
 from grpo.scoring.table import Reward
+from grpo.system.files import write_text
 from grpo.system.fingerprint import digest
 from grpo.system.progress import progress
 from grpo.system.world import World
 from grpo.types import Group, Prompt, Rollout
-from rewards.loader import load_rewards
+from rewards.loader import find_reward, is_ours, load_reward, load_rewards
 from stages.commands.run import stage_main
 from stages.recipe.config import RecipeConfig, RejectionSamplingConfig
 from stages.recipe.lineage import model_hash
@@ -35,6 +38,7 @@ from stages.recipe.training import train_sft
 log = logging.getLogger("grpo")
 
 PROMPTS_AT_A_TIME = 128
+ORIGIN = "origin.txt"  # beside the samples: what they follow from
 
 
 def run(context: StageContext) -> dict[str, Any]:
@@ -45,9 +49,12 @@ def run(context: StageContext) -> dict[str, Any]:
     general = context.write_data("general", conversation_rows(config.general) if config.general else [])
     for number, row in enumerate(general):
         read_messages(row, f"rejection_sampling.general, row {number}")
+    rows = context.write_data("prompts", load_rows(config.data))
     if not (data / "reasoning.jsonl").is_file():  # it appears whole, after completions/ did
         check_sampled(context.config, load_tokenizer(context.base))
-        sample(config, context)
+        sample(config, context, rows)
+    else:
+        World.current().main_finds(lambda: check_origin(data / ORIGIN, _origin(config, context, rows), context))
     World.current().wait()  # the main process has written it
     reasoning = read_jsonl(data / "reasoning.jsonl")
     # Again from the base model, as R1 did.
@@ -101,13 +108,11 @@ def _counts(name: str, value: float | None, rollout: Rollout) -> bool:
     return value is not None or name in rollout.errors
 
 
-def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
+def sample(config: RejectionSamplingConfig, context: StageContext, rows: list[Row]) -> None:
     """Writes completions/sampled.jsonl, then data/reasoning.jsonl. Goes on with the parts that are there."""
     filters = load_rewards(config.filters)
     runtime = context.config.runtime
     tokenizer = load_tokenizer(context.init)
-    rows = load_rows(config.data)
-    rows = context.write_data("prompts", rows)
     prompts = build_prompts(rows, config.data, tokenizer, "reasoning")
     model = load_for_sampling(context.init, context.config.engine, runtime)
     sampling = config.sampling.of(config.group_size)
@@ -123,7 +128,8 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
             return []
         return score(groups, filters, columns=columns)[0]  # what a filter cannot judge is not kept, and said below
 
-    parts = Parts(context.folder / "completions" / "parts", _origin(config, context, rows))
+    origin = _origin(config, context, rows)
+    parts = Parts(context.folder / "completions" / "parts", origin)
     done, judged = world.main_finds(parts.read)
     if done:
         log.warning("rejection sampling: going on after %d of %d prompts", done, len(prompts))
@@ -144,15 +150,33 @@ def sample(config: RejectionSamplingConfig, context: StageContext) -> None:
         counts = Counter(str(row["sampled"]["dropped"]) for row in judged).most_common()
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts)
         raise UserError(f"rejection_sampling: none of {len(judged)} samples passed the filters ({reasons})")
+    write_text(context.folder / "data" / ORIGIN, origin + "\n")
     write_jsonl(context.folder / "data" / "reasoning.jsonl", _kept(judged))
     parts.drop()
+
+
+def check_origin(file: Path, origin: str, context: StageContext) -> None:
+    """Are the samples that are there those that would be drawn and kept now? Older versions did not say.
+
+    Raises:
+        UserError: rows, model or a filter are others, which is not accepted.
+    """
+    if context.accept_changes or not file.is_file() or file.read_text(encoding="utf-8").strip() == origin:
+        return
+    raise UserError(
+        f"rejection_sampling: the samples in '{context.folder}' were drawn or filtered by something else (the rows of "
+        "a data function, or the code of a filter): go on all the same with --accept-changes, or sample anew with "
+        "grpo run --from rejection_sampling"
+    )
 
 
 def _origin(config: RejectionSamplingConfig, context: StageContext, rows: Sequence[Row]) -> str:
     """What the samples follow from: with `--accept-changes` a stage may go on with other settings or another model."""
     settings = config.model_dump(mode="json", include={"sampling", "group_size", "filters", "keep_per_prompt", "data"})
     recipe = context.config
-    return digest([settings, rows_hash(rows), model_hash(context.init), recipe.seed, recipe.engine.kind])
+    # Of the user's own filters their code too; those that ship belong to the version.
+    code = [reward_identity(load_reward(spec)) for spec in config.filters if not is_ours(find_reward(spec)[1])]
+    return digest([settings, rows_hash(rows), model_hash(context.init), recipe.seed, recipe.engine.kind, *code])
 
 
 def _kept(judged: Sequence[Row]) -> list[Row]:

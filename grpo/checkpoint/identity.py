@@ -25,6 +25,7 @@ import torch
 from grpo.checkpoint.reward_state import reward_state
 from grpo.config.section import flatten
 from grpo.config.training import RLConfig, TrainConfig
+from grpo.errors import UserError
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.fingerprint import PACKAGES, changes, checksum, digest, processor, version, versions
@@ -55,7 +56,7 @@ MOVED = {
     "60e8ac21dac5e61d": "c2c13bd347bef5f6",  # safety_oracle
     "d7253cbeabec679f": "437aa3af53c8c7d0",  # over_refusal_oracle
 }
-STATES = "states"  # says that the identity holds the states of rewards
+STATES = "states"  # says how the identity holds the states of rewards
 SHOWN = 10  # differences in a message
 
 
@@ -78,7 +79,7 @@ def identify(config: TrainConfig, tasks: Mapping[str, Task], kind: str, world: W
         "runtime": config.runtime.model_dump(mode="json"),
         "tasks": {name: _task(task) for name, task in tasks.items()},
         "grpo": version("grpo"),
-        STATES: True,
+        STATES: 2,
     }
     flat = json.loads(json.dumps(flatten(tree)))  # as it will be read back
     return {key: value for key, value in flat.items() if not _under(key, FREE)} | conditions(world)
@@ -99,14 +100,31 @@ def conditions(world: World) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
     """What a run that was `old` would go on with as `new`."""
     texts = {key: MOVED[value] for key, value in old.items() if key.endswith(".source") and value in MOVED}
-    if STATES not in old:  # from before a reward's state was kept
-        new = {key: value for key, value in new.items() if key != STATES and ".state" not in key}
-    phrases = changes({**old, **texts}, new)
+    old = {**old, **texts}
+    if old.get(STATES) != new.get(STATES):  # from before a reward's state was kept so
+        old, new = ({key: value for key, value in one.items() if not _is_state(key)} for one in (old, new))
+    phrases = changes(old, new)
     return Differences(
         [phrase for key, phrase in phrases.items() if not _under(key, ROUNDING)],
         [phrase for key, phrase in phrases.items() if _under(key, ROUNDING)],
         [key.split(".")[1] for key in phrases if key.startswith("tasks.") and key.endswith(".prompts")],
     )
+
+
+def check_same(checkpoint: Path, found: Differences, accept_changes: bool) -> None:
+    """Whether a run may go on from there; what it goes on with that is not the same is said.
+
+    Raises:
+        UserError: the checkpoint was made with something else, which is not accepted.
+    """
+    if found.matter and not accept_changes:
+        raise UserError(
+            f"the checkpoint '{checkpoint}' was made with something else ({shown(found.matter)}): give another output "
+            "folder, or go on all the same with --accept-changes (in Python: accept_changes=True)"
+        )
+    if found.matter:
+        log.warning("going on with changes: %s", shown(found.matter))
+    warn_of_rounding(found.rounding)
 
 
 def warn_of_rounding(phrases: list[str]) -> None:
@@ -124,6 +142,10 @@ def shown(phrases: list[str]) -> str:
     return "; ".join(phrases[:SHOWN]) + more
 
 
+def _is_state(key: str) -> bool:
+    return key == STATES or (key.startswith("tasks.") and ".state" in key)
+
+
 def _under(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
@@ -134,11 +156,11 @@ def _task(task: Task) -> dict[str, Any]:
         "prompts": digest(prompts),
         "share": task.share,
         "last_steps": task.last_steps,
-        "rewards": {reward.name: _reward(reward) for reward in task.rewards},
+        "rewards": {reward.name: reward_identity(reward) for reward in task.rewards},
     }
 
 
-def _reward(reward: Reward) -> dict[str, Any]:
+def reward_identity(reward: Reward) -> dict[str, Any]:
     """Its weight and columns, what is bound to it, and its source: an edited function judges otherwise."""
     target: Any = reward.fn
     target, bound = (target.func, target.keywords) if isinstance(target, functools.partial) else (target, {})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo.checkpoint.identity import ABSENT, differences, shown, warn_of_rounding
+from grpo.checkpoint.identity import ABSENT, check_same, differences, shown
 from grpo.checkpoint.pack import restore_rng
 from grpo.checkpoint.store import last_good, load_behaviour, load_checkpoint, read_state, tidy
 from grpo.config.training import CheckpointConfig
@@ -94,12 +94,5 @@ def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) 
         UserError: the checkpoint was made with something else.
     """
     changes = differences(ABSENT | read_state(last).identity, identity)
-    if changes.matter and not accept_changes:
-        raise UserError(
-            f"the checkpoint '{last}' was made with something else ({shown(changes.matter)}): give another output "
-            "folder, or go on all the same with --accept-changes (in Python: accept_changes=True)"
-        )
-    if changes.matter:
-        log.warning("going on with changes: %s", shown(changes.matter))
-    warn_of_rounding(changes.rounding)
+    check_same(last, changes, accept_changes)
     return changes.data

@@ -1,5 +1,5 @@
 """What a reward judges by beside its own text: what is bound to it, what its instance and closure hold, what it reads
-of its module, and the texts of the functions it calls there.
+of its module, the texts of the functions it calls there, and the user's other modules that theirs imports.
 
 Of objects of libraries only the kind counts: they hold locks, clients and counters. What has `cache` in its name may
 change, and so may what a class names in `not_compared`. Texts are hashed, since an instance may hold a key.
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
-import sysconfig
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from grpo.checkpoint.user_modules import is_users, names_in, told_modules, top
 from grpo.system.fingerprint import digest, file_hash
 from grpo.system.imports import OURS
 
@@ -24,7 +23,6 @@ OPERATION = (  # options of rewards that ship which say how and where, and chang
     *("base_url", "key_env", "concurrency", "timeout", "retries", "backoff", "breaker_failures", "cooldown"),
     *("max_seconds", "batch_size", "device"),
 )
-LIBRARY = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
 SCALAR = (str, int, float, type(None))
 MOST = 1_000_000  # numbers of an array that are hashed
 
@@ -41,10 +39,14 @@ def reward_state(fn: Any) -> dict[str, Any]:
         fn = fn.__func__
     elif not inspect.isroutine(fn):
         parts |= {f"self.{name}": value for name, value in _fields(fn)}
+        parts |= {f"method.{name}": value for name, value in _methods(type(fn)) if name != "__call__"}
         fn = type(fn).__call__
+    fn = inspect.unwrap(fn) if callable(fn) else fn
     if isinstance(fn, types.FunctionType):
         parts |= dict(_reads(fn))
-    return {name: _short(value) for name, value in sorted(parts.items()) if "cache" not in name.lower()}
+    state = {name: _short(value) for name, value in sorted(parts.items()) if "cache" not in name.lower()}
+    modules = told_modules(fn, lambda value: _plain(value, {}))
+    return state | {f"module.{name}": told for name, told in sorted(modules.items())}
 
 
 def _short(value: Any) -> Any:
@@ -54,7 +56,7 @@ def _short(value: Any) -> Any:
 def _fields(instance: Any) -> Iterator[tuple[str, Any]]:
     """Its attributes; of a class of this program's only the options, and a model's folder by its content."""
     left_out = getattr(type(instance), "not_compared", ())
-    ours = _top(type(instance)) in OURS
+    ours = top(type(instance)) in OURS
     for name, value in getattr(instance, "__dict__", {}).items():
         if name in left_out or (ours and (name.startswith("_") or name in OPERATION)):
             continue
@@ -65,22 +67,26 @@ def _fields(instance: Any) -> Iterator[tuple[str, Any]]:
 
 def _reads(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """What a function of the user's has for its free names and defaults."""
-    if not _is_users(function):
+    if not is_users(function):
         return
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # not filled yet
             yield f"closure.{name}", cell.cell_contents
-    for name in sorted(_names(function.__code__) & function.__globals__.keys()):
-        yield f"global.{name}", function.__globals__[name]
+    for name in sorted(names_in(function.__code__) & function.__globals__.keys()):
+        if not inspect.ismodule(function.__globals__[name]):  # `told_modules`
+            yield f"global.{name}", function.__globals__[name]
     for name, parameter in inspect.signature(function, follow_wrapped=False).parameters.items():
         if parameter.default is not parameter.empty:
             yield f"default.{name}", parameter.default
 
 
-def _names(code: types.CodeType) -> set[str]:
-    """Also those in its lambdas and comprehensions."""
-    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return set(code.co_names).union(*map(_names, inner))
+def _methods(kind: type) -> Iterator[tuple[str, Any]]:
+    """The functions of a class of the user's, also those of its bases, and of properties."""
+    for owner in filter(is_users, reversed(kind.__mro__)):
+        for name, value in vars(owner).items():
+            method = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+            if isinstance(method, types.FunctionType):
+                yield name, method
 
 
 def _plain(value: Any, seen: dict[int, Any], depth: int = 0) -> Any:
@@ -106,9 +112,11 @@ def _plain(value: Any, seen: dict[int, Any], depth: int = 0) -> Any:
     if isinstance(value, types.FunctionType):
         return [value.__qualname__, _text(value), go(dict(_reads(value)))]
     if inspect.isclass(value):
-        return [value.__qualname__, _text(value)]
+        return [value.__qualname__, _text(value), {name: go(method) for name, method in _methods(value)}]
+    if hasattr(value, "__wrapped__"):  # functools.lru_cache
+        return go(value.__wrapped__)
     kind = type(value)
-    fields = dict(_fields(value)) if _is_users(kind) or _top(kind) in OURS else {}
+    fields = dict(_fields(value)) if is_users(kind) or top(kind) in OURS else {}
     return [kind.__qualname__, _text(kind), go(fields), str(value) if kind.__module__ in PRINTED else None]
 
 
@@ -119,17 +127,6 @@ PRINTED = ("decimal", "fractions", "pathlib", "re", "datetime")  # whose objects
 def _text(kind: Any) -> str | None:
     """Of a function or class of the user's own."""
     try:
-        return digest(inspect.getsource(kind)) if _is_users(kind) else None
+        return digest(inspect.getsource(kind)) if is_users(kind) else None
     except (OSError, TypeError):
         return None
-
-
-def _is_users(kind: Any) -> bool:
-    module = sys.modules.get(getattr(kind, "__module__", None) or "")
-    file = getattr(module, "__file__", None) or ""
-    installed = _top(kind) in ("builtins", *sys.stdlib_module_names) or any(name in file for name in LIBRARY)
-    return not installed and _top(kind) not in OURS
-
-
-def _top(kind: Any) -> str:
-    return str(getattr(kind, "__module__", None) or "").partition(".")[0]

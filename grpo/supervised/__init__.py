@@ -18,3 +18,4 @@ class Training:
     seed: int
     runtime: RuntimeConfig
     title: str  # on the console and in messages
+    accept_changes: bool = False  # go on from a checkpoint that was made with other rows

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from grpo.checkpoint.identity import conditions, differences, warn_of_rounding
+from grpo.checkpoint.identity import check_same, conditions, differences
 from grpo.checkpoint.sealed import seal_as
 from grpo.checkpoint.store import last_good, retain, tidy, warn_of_no_checkpoint
 from grpo.config.training import CheckpointConfig
@@ -24,7 +24,8 @@ from grpo.system.world import World, is_main
 log = logging.getLogger("grpo")
 
 FORMAT = 1  # of a checkpoint: the Trainer's files, CONDITIONS, and the manifest of `grpo.checkpoint.sealed`
-CONDITIONS = "conditions.json"  # what its sums were rounded by
+CONDITIONS = "conditions.json"  # what its sums were rounded by, and the rows that were trained on
+ROWS = "rows"
 OVERHEAD = 1 << 16  # bytes of the files beside the tensors, about
 
 
@@ -33,6 +34,7 @@ class Saved:
     warning and the training goes on. Nothing else is written, and no usage reported (TRL's trainers would)."""
 
     keeping: CheckpointConfig  # how many stay
+    rows_hash: str  # of what the training is made from
 
     def _send_telemetry(self) -> None:
         return
@@ -78,28 +80,36 @@ def _conditions(trainer: Any) -> dict[str, Any]:
     return conditions(World.current()) | {
         "micro_batch_size": trainer.args.per_device_train_batch_size,
         "device": trainer.args.device.type,
+        ROWS: trainer.rows_hash,
     }
 
 
-def checkpoint_to_resume(folder: Path, trainer: Any, keeping: CheckpointConfig) -> Path | None:
+def checkpoint_to_resume(folder: Path, trainer: Any, keeping: CheckpointConfig, accept_changes: bool) -> Path | None:
     """The newest checkpoint that is whole, as the main process finds it; None: begin. Half-written ones are removed.
 
     Raises:
-        UserError: there are some, but every one is damaged.
+        UserError: there are some, but every one is damaged, or the one was made with other rows.
     """
-    good = World.current().main_finds(lambda: _last_whole(folder, keeping))
+
+    def find() -> Path | None:
+        for partial in folder.glob("checkpoint-*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        good = last_good(folder, (FORMAT,))
+        if good is not None:
+            tidy(good, keeping)
+            _check_conditions(good, _conditions(trainer), accept_changes)
+        return good
+
+    good = World.current().main_finds(find)
     if good is not None:
-        file = good / CONDITIONS
-        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        warn_of_rounding(differences(before, _conditions(trainer) if before else {}).rounding)
         log.warning("going on from %s", good)
     return good
 
 
-def _last_whole(folder: Path, keeping: CheckpointConfig) -> Path | None:
-    for partial in folder.glob("checkpoint-*"):
-        shutil.rmtree(partial, ignore_errors=True)
-    good = last_good(folder, (FORMAT,))
-    if good is not None:
-        tidy(good, keeping)
-    return good
+def _check_conditions(good: Path, now: dict[str, Any], accept_changes: bool) -> None:
+    """Of what it was made with and what it goes on with; older checkpoints do not say all of it."""
+    file = good / CONDITIONS
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        now = {key: value for key, value in now.items() if key in before or key != ROWS}
+        check_same(good, differences(before, now), accept_changes)

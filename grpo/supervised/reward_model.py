@@ -123,7 +123,7 @@ def train_reward_model(
         restore()
         save_model(model, load_tokenizer(model_path), training.out / "model", dtype=training.runtime.save_dtype)
 
-    numbers = fit(trainer, model, fitting, lengths, training, save)
+    numbers = fit(trainer, model, fitting, lengths, training, save, held)
     pad = model.config.get_text_config().pad_token_id
     at_a_time = training.config.micro_batch_size or training.config.batch_size
     hits = kind.correct(held, lambda name: read_rewards(model, [row[name] for row in held], pad, at_a_time))

@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from grpo.config.training import OptimizerConfig
-from grpo.data.rows import Row
+from grpo.data.rows import Row, rows_hash
 from grpo.errors import UserError
 from grpo.learner.decay import decay_groups
 from grpo.learner.gate import check_weights
@@ -130,15 +130,17 @@ def fit(
     lengths: Sequence[int],
     training: Training,
     save: Callable[[], None],
+    held_out: Sequence[Row] = (),
 ) -> dict[str, Any]:
     """Train `model` in place, or go on from the last checkpoint, and `save` it; metrics to metrics.jsonl.
 
     `make_trainer` takes the arguments, and by name the model, `train_dataset` and `optimizers`. `lengths`: of the rows.
+    `held_out`: rows that the model is tried on afterwards.
 
     Returns steps, passes over the rows, loss (mean of the last 20 steps), tokens, seconds.
 
     Raises:
-        UserError: the checkpoints are damaged, or the loss, a gradient or the weights are no numbers.
+        UserError: the checkpoints are damaged or of other rows, or the loss, a gradient or the weights are no numbers.
         Stopped: by a signal, after the step; it is saved.
     """
     check_fit(model, (ids for row in rows for ids in row.values() if isinstance(ids, list)), f"{training.title}: a row")
@@ -155,8 +157,8 @@ def fit(
         optimizers=make_optimizer(model, config.optimizer, steps),
     )
     tokens = [sum(lengths[row] for row in batch) for batch in order]
-    trainer.keeping = config.checkpoint
-    checkpoint = checkpoint_to_resume(out / "checkpoints", trainer, config.checkpoint)
+    trainer.keeping, trainer.rows_hash = config.checkpoint, rows_hash([*rows, *held_out])
+    checkpoint = checkpoint_to_resume(out / "checkpoints", trainer, config.checkpoint, training.accept_changes)
     done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     trainer.remove_callback(PrinterCallback)
     began = time.perf_counter()

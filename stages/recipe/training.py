@@ -94,4 +94,4 @@ def training_of(context: StageContext, title: str) -> Training:
     from grpo.supervised import Training
 
     config = context.config
-    return Training(context.section, context.folder, config.seed, config.runtime, title)
+    return Training(context.section, context.folder, config.seed, config.runtime, title, context.accept_changes)

@@ -7,7 +7,7 @@ import torch
 
 from grpo.config.data import DataConfig, EvalConfig, RewardConfig
 from grpo.config.training import OptimizerConfig, SFTConfig
-from grpo.data.rows import read_jsonl
+from grpo.data.rows import load_rows, read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.model.loading.tokenizer import load_tokenizer
@@ -119,7 +119,7 @@ def test_rows_already_sampled_are_kept(models, tmp_path, monkeypatch, spoil, sam
     def sample(name, **changes):
         config = rejection((RewardConfig(fn=f"{HERE}.says_it"),), data=DataConfig(fn=f"{HERE}.many"), **changes)
         stage = context(config, "rejection_sampling", tmp_path / name, models)
-        rejection_sampling.sample(config.rejection_sampling, stage)
+        rejection_sampling.sample(config.rejection_sampling, stage, load_rows(config.rejection_sampling.data))
 
     sample("whole")
     prompts, stop = [], True
