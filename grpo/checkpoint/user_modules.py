@@ -107,4 +107,4 @@ def _values(name: str) -> Iterator[tuple[str, Any]]:
 def names_in(code: types.CodeType) -> set[str]:
     """Also those in its lambdas and comprehensions."""
     inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-    return set(code.conames_in).union(*map(names_in, inner))
+    return set(code.co_names).union(*map(names_in, inner))
