@@ -117,7 +117,11 @@ def _plain(value: Any, seen: dict[int, Any], depth: int = 0) -> Any:
         return go(value.__wrapped__)
     kind = type(value)
     fields = dict(_fields(value)) if is_users(kind) or top(kind) in OURS else {}
-    return [kind.__qualname__, _text(kind), go(fields), str(value) if kind.__module__ in PRINTED else None]
+    return [
+        go(kind) if is_users(kind) else kind.__qualname__,
+        go(fields),
+        str(value) if kind.__module__ in PRINTED else None,
+    ]
 
 
 DEEP = 50  # containers in each other, of which one may hold itself
