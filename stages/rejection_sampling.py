@@ -28,10 +28,10 @@ from grpo.system.world import World
 from grpo.types import Group, Prompt, Rollout
 from rewards.loader import find_reward, is_ours, load_reward, load_rewards
 from stages.commands.run import stage_main
-from stages.recipe.config import RecipeConfig, RejectionSamplingConfig
+from stages.recipe.config import RejectionSamplingConfig
 from stages.recipe.lineage import model_hash
 from stages.recipe.parts import Parts
-from stages.recipe.sampled import check_sampled, conversation
+from stages.recipe.sampled import after_prompt, check_sampled, conversation
 from stages.recipe.table import StageContext
 from stages.recipe.training import train_sft
 
@@ -113,6 +113,7 @@ def sample(config: RejectionSamplingConfig, context: StageContext, rows: list[Ro
     filters = load_rewards(config.filters)
     runtime = context.config.runtime
     tokenizer = load_tokenizer(context.init)
+    template = load_tokenizer(context.base).chat_template
     prompts = build_prompts(rows, config.data, tokenizer, "reasoning")
     model = load_for_sampling(context.init, context.config.engine, runtime)
     sampling = config.sampling.of(config.group_size)
@@ -128,6 +129,14 @@ def sample(config: RejectionSamplingConfig, context: StageContext, rows: list[Ro
             return []
         return score(groups, filters, columns=columns)[0]  # what a filter cannot judge is not kept, and said below
 
+    def training_row(verdict: Verdict) -> Row:
+        """The prompt's own columns and the conversation."""
+        prompt = verdict.prompt
+        columns = {name: value for name, value in prompt.columns.items() if _plain(value)}
+        text = after_prompt(prompt, verdict.rollout.completion, tokenizer)
+        messages = conversation(prompt, text, context.config, verbatim=tokenizer.chat_template == template)
+        return {**columns, "id": prompt.id, "messages": messages}
+
     origin = _origin(config, context, rows)
     parts = Parts(context.folder / "completions" / "parts", origin)
     done, judged = world.main_finds(parts.read)
@@ -138,10 +147,7 @@ def sample(config: RejectionSamplingConfig, context: StageContext, rows: list[Ro
             chosen = prompts[start : start + at_a_time]
             scored = world.spread(chosen, sampled)
             verdicts = [verdict for group in scored for verdict in judge(group, filters, config.keep_per_prompt)]
-            new = [
-                {"sampled": _record(one), "kept": None if one.dropped else _training_row(one, context.config)}
-                for one in verdicts
-            ]
+            new = [{"sampled": _record(one), "kept": None if one.dropped else training_row(one)} for one in verdicts]
             parts.add(start, len(chosen), new)
             judged += new
             bar.advance(len(chosen), f"{len(_kept(judged))} of {len(judged)} kept")
@@ -194,14 +200,6 @@ def _record(verdict: Verdict) -> Row:
         "errors": rollout.errors,
         "dropped": verdict.dropped,
     }
-
-
-def _training_row(verdict: Verdict, recipe: RecipeConfig) -> Row:
-    """The prompt's own columns and the conversation."""
-    prompt = verdict.prompt
-    columns = {name: value for name, value in prompt.columns.items() if _plain(value)}
-    messages = conversation(prompt, verdict.rollout.completion.text, recipe)
-    return {**columns, "id": prompt.id, "messages": messages}
 
 
 def _plain(value: Any) -> bool:

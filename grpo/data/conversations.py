@@ -15,9 +15,9 @@ from grpo.data.encoding import IGNORE as IGNORE
 from grpo.data.encoding import Example as Example
 from grpo.data.encoding import Piece, encode
 from grpo.data.layouts import read_messages
-from grpo.data.said import WEIGHTS, after_thought, is_trained
+from grpo.data.said import after_thought, is_trained
 from grpo.data.templates import row_variables
-from grpo.data.turns import Template, build_turn, told
+from grpo.data.turns import Template, bare, build_turn, told
 from grpo.errors import UserError
 from grpo.types import Message
 
@@ -55,7 +55,7 @@ def _drafts(
     for number, message in enumerate(messages):
         place = f"{where}, message {number}"
         if message["role"] != "assistant":
-            history.append({key: value for key, value in message.items() if value is not None and key not in WEIGHTS})
+            history.append(bare(message))
             continue
         if not is_trained(message, place):
             history.append(told(template, history, message, variables, place))

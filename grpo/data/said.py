@@ -18,6 +18,7 @@ from grpo.types import Message
 FIELDS = ("reasoning_content", "thinking", "reasoning")  # what data and templates call the reasoning
 BLOCKS = "content blocks"  # Mistral's: content is a list of {"type": "thinking"} and {"type": "text"}
 WEIGHTS = ("weight", "train", "training", "loss")  # not the template's: whether a turn is trained
+VERBATIM = "verbatim"  # nor this: the content is all that the model wrote after the prompt, tags and channels included
 OPEN, CLOSE = "<think>", "</think>"
 Calls = list[Any]
 
@@ -124,7 +125,7 @@ class Way:
 
 def ways(said: Said, message: Message, fields: Sequence[str]) -> Iterator[Way]:
     """Messages that say it, for a template which reads the reasoning in `fields`; where it has none, in the content."""
-    other = (*FIELDS, *WEIGHTS, "content", "tool_calls")
+    other = (*FIELDS, *WEIGHTS, VERBATIM, "content", "tool_calls")
     rest = {key: value for key, value in message.items() if key not in other and value is not None}
     before, between = said.layout
     chosen = [Way(rest, field) for field in fields] if said.thought else []

@@ -16,7 +16,7 @@ from typing import Any
 
 from grpo.data.baked import split_values
 from grpo.data.layouts import SPOKEN
-from grpo.data.said import BLOCKS, FIELDS, WEIGHTS, Calls, Said, Way, leaves, read_said, ways
+from grpo.data.said import BLOCKS, FIELDS, VERBATIM, WEIGHTS, Calls, Said, Way, leaves, read_said, ways
 from grpo.data.templates import End, check_rendered, end_of_turn, render
 from grpo.data.writing import ANSWER, EMPTY_THOUGHT, REASONING, Lost, Writing
 from grpo.errors import UserError
@@ -89,11 +89,14 @@ def build_turn(
     Raises:
         UserError: the template cannot be brought to write all of it after its generation prompt, and nothing else.
     """
-    said = read_said(message, where)
+    verbatim = bool(message.get(VERBATIM))
+    said = read_said(message, where) if not verbatim else Said("", message["content"], [])
     end = template.end(said.calls, where)
     _check_ends(said, {end.text, template.tokenizer.eos_token}, where)
     own = _writing(template, history, row, end, where)
     check_rendered(history, own.prompt, where, **row)
+    if verbatim:
+        return Turn(own.prompt, said.answer + end.text, bare(message))
     if said.thought and (empty := EMPTY_THOUGHT.search(own.opening)):
         raise UserError(
             f"{where}: the generation prompt closes the thought ({empty[0]!r}), and this message has a reasoning: "
@@ -119,7 +122,7 @@ def as_told(template: Template, messages: list[Message], row: Mapping[str, Any],
     history: list[Message] = []
     for message in messages:
         spoken = message["role"] == "assistant" and any(message.get(name) for name in SPOKEN)
-        history.append(told(template, history, message, row, where) if spoken else _bare(message))
+        history.append(told(template, history, message, row, where) if spoken else bare(message))
     return history
 
 
@@ -128,11 +131,12 @@ def told(template: Template, history: list[Message], message: Message, row: Mapp
     try:
         return build_turn(template, history, message, row, where).message
     except UserError:
-        return _bare(message)
+        return bare(message)
 
 
-def _bare(message: Message) -> Message:
-    return {key: value for key, value in message.items() if value is not None and key not in WEIGHTS}
+def bare(message: Message) -> Message:
+    """What the template is given of a message that is told as it came."""
+    return {key: value for key, value in message.items() if value is not None and key not in (*WEIGHTS, VERBATIM)}
 
 
 def _writing(template: Template, history: list[Message], row: Mapping[str, Any], end: End, where: str) -> Writing:

@@ -1,5 +1,8 @@
 """A sampled completion as a conversation to train on, and whether the base's chat template can write it.
 
+After the chat template that it was sampled with it is trained as it was sampled: told to the template again, what the
+model wrote of channels or tags around its response would be doubled, or refused.
+
 A completion to a plain-text template (R1-Zero's "User: ... Assistant: <think>") leaves that template: the question is
 the row's own, and the tags around the answer go, unless what is judged afterwards wants them.
 """
@@ -12,23 +15,34 @@ from typing import Any
 
 from grpo.config.data import RewardConfig
 from grpo.data.baked import give_template
-from grpo.data.conversations import IGNORE, build_examples
+from grpo.data.conversations import build_examples
 from grpo.data.layouts import read_prompt
 from grpo.data.prompts import as_messages, build_prompts
-from grpo.model.loading.tokenizer import completion_text, load_tokenizer
-from grpo.types import Message, Prompt
+from grpo.data.said import VERBATIM
+from grpo.model.loading.tokenizer import decoded, load_tokenizer
+from grpo.types import Completion, Message, Prompt
 from stages.recipe.config import RecipeConfig, RejectionSamplingConfig
 
-THOUGHT, ANSWER = "I add the two numbers.", r"\boxed{5}"
 QUESTION = {"prompt": "What is 2 + 3?"}
 
 
-def conversation(prompt: Prompt, text: str, recipe: RecipeConfig) -> list[Message]:
-    """The question and the answer, a `<think>` that the template opened included, a stop text left out."""
+def after_prompt(prompt: Prompt, completion: Completion, tokenizer: Any) -> str:
+    """The completion's text with the blank that it begins with, which some tokenizers lose when it is decoded alone."""
+    before = decoded(tokenizer, prompt.token_ids)
+    whole = decoded(tokenizer, [*prompt.token_ids, *completion.token_ids]).removeprefix(before)
+    blank = whole.partition(completion.text)[0]
+    return blank + completion.text if blank.isspace() else completion.text
+
+
+def conversation(prompt: Prompt, text: str, recipe: RecipeConfig, *, verbatim: bool = True) -> list[Message]:
+    """The question and the answer, a stop text left out. `verbatim`: the base has the chat template that the prompt was
+    written with; else a `<think>` that the prompt opened is part of the answer."""
     config = recipe.rejection_sampling
     assert config is not None
     for stop in config.sampling.stop:
         text = text.removesuffix(stop)
+    if verbatim and prompt.messages is not None:
+        return [*prompt.messages, {"role": "assistant", "content": text, VERBATIM: True}]
     opened = prompt.prefill[prompt.prefill.find("<think>") :] if "<think>" in prompt.prefill else ""
     question, answer = prompt.messages, opened + text
     if question is None:
@@ -57,7 +71,7 @@ def answer_tag(judges: Iterable[RewardConfig]) -> str | None:
 
 
 def check_sampled(recipe: RecipeConfig, tokenizer: Any = None) -> None:
-    """An answer with its thinking, as the model would write it, can be trained: else all sampling is for nothing.
+    """An answer as the model would write it can be trained: else all sampling is for nothing.
     `tokenizer`: the base's; None: that of the model it is given as.
 
     Raises:
@@ -71,19 +85,6 @@ def check_sampled(recipe: RecipeConfig, tokenizer: Any = None) -> None:
     where = "what would be sampled"
     data = config.data.model_copy(update={"max_prompt_tokens": None, "columns": {}})
     (prompt,) = build_prompts([QUESTION], data, tokenizer)
-    written = f"<think>\n{THOUGHT}\n</think>\n\n{ANSWER}"
-    if prompt.messages is not None:  # as its own template writes it
-        (*_, example) = build_examples([_row(prompt, [*prompt.messages, _said(written)])], tokenizer, where)
-        ids = [label for label in example.labels if label != IGNORE]
-        written = completion_text(tokenizer, ids, [ids[-1]])
-    elif "<think>" in prompt.prefill:
-        written = written.removeprefix("<think>")
-    build_examples([_row(prompt, conversation(prompt, written, recipe))], tokenizer, where)
-
-
-def _said(text: str) -> Message:
-    return {"role": "assistant", "content": text}
-
-
-def _row(prompt: Prompt, messages: list[Message]) -> dict[str, Any]:
-    return {"id": prompt.id, "messages": messages}
+    opening = "" if "<think>" in prompt.prefill else "<think>"
+    text = f"{opening}\nI add the two numbers.\n</think>\n\n\\boxed{{5}}"
+    build_examples([{"id": prompt.id, "messages": conversation(prompt, text, recipe)}], tokenizer, where)

@@ -5,21 +5,21 @@ import pytest
 from grpo.config.data import DataConfig, EvalConfig
 from grpo.data.conversations import build_examples
 from grpo.data.prompts import build_prompts
-from grpo.errors import UserError
+from grpo.types import Completion
 from stages import rejection_sampling
 from stages.cli import main
 from stages.recipe.config import BaseConfig, EvaluationConfig, RecipeConfig, RejectionSamplingConfig
-from stages.recipe.sampled import check_sampled, conversation
+from stages.recipe.sampled import after_prompt, check_sampled, conversation
 from stages.tiny_world import build_tokenizer
 from support.models import word_model
+from support.templates import metaspace_tokenizer
 
 ZERO = "A chat.\nUser: {prompt}\nAssistant: <think>"
 TAGGED = {"fn": "format", "kwargs": {"answer_tag": "answer"}}
 ROW = {"question": "What is 1 + 1?", "answer": "2", "id": "a"}
-SILENT = (  # no answer is written at all
-    "{% for m in messages %}{% set said = '' if m['role'] == 'assistant' else m['content'] %}"
-    "<|im_start|>{{ m['role'] }}\n{{ said }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+ENDLESS = (  # no turn has an end
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 CHANNELS = (  # as gpt-oss has it: what the model writes of itself is refused in a message
     "{% for m in messages %}{% if '<|channel|>' in m['content'] %}{{ raise_exception('no channels, please') }}"
@@ -87,7 +87,7 @@ def test_a_chat_keeps_its_messages_and_what_was_written(tokenizer):
     said = talk(config, tokenizer, "<think>so</think><answer>2</answer>")
     assert said == [
         {"role": "user", "content": "What is 1 + 1?"},
-        {"role": "assistant", "content": "<think>so</think><answer>2</answer>"},
+        {"role": "assistant", "content": "<think>so</think><answer>2</answer>", "verbatim": True},
     ]
 
 
@@ -96,18 +96,48 @@ def test_a_template_that_can_write_samples_passes(tokenizer, data):
     check_sampled(recipe(data), tokenizer)
 
 
-def test_a_template_that_refuses_what_its_model_writes_is_told_of_before(tokenizer):
+RESPONSES = (  # as Command R7B has it: the template writes the tags around an answer itself
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ '<|channel|>' if m['role'] == 'assistant' }}"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think></think>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHANNELS, RESPONSES])
+@pytest.mark.parametrize("text", ["<|channel|>so</think><|channel|>2", "<|channel|>2", "<think>so</think>2"])
+def test_what_was_sampled_is_trained_as_it_was_sampled(tokenizer, template, text):
+    """Told to the template as an answer, its tags were doubled, or refused when all was sampled."""
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|channel|>"]})
-    tokenizer.chat_template = CHANNELS
-    build_examples([{"prompt": "What is 1 + 1?", "completion": "2"}], tokenizer)  # other rows it can train
-    with pytest.raises(UserError, match=r"what would be sampled.*no channels, please"):
-        check_sampled(recipe(), tokenizer)
+    tokenizer.chat_template = template
+    config = recipe()
+    check_sampled(config, tokenizer)
+    (prompt,) = build_prompts([ROW], config.rejection_sampling.data, tokenizer)
+    (example,) = build_examples([{"messages": conversation(prompt, text, config)}], tokenizer)
+    assert example.input_ids[: len(prompt.token_ids)] == list(prompt.token_ids)
+    assert tokenizer.decode(example.input_ids[len(prompt.token_ids) :]) == f"{text}<|im_end|>"
+    assert all(label != -100 for label in example.labels[len(prompt.token_ids) :])
+
+
+def test_after_another_template_it_goes_through_the_bases(tokenizer):
+    config = recipe()
+    (prompt,) = build_prompts([ROW], config.rejection_sampling.data, tokenizer)
+    *_, said = conversation(prompt, "so", config, verbatim=False)
+    assert said == {"role": "assistant", "content": "so"}
+
+
+def test_the_blank_that_a_tokenizer_loses_is_kept():
+    tokenizer = metaspace_tokenizer("<s>[INST] {{ messages[0]['content'] }} [/INST]")
+    (prompt,) = build_prompts([ROW], DataConfig(path="d"), tokenizer)
+    for text in (" two plus", "two plus"):
+        ids = tokenizer(prompt.text + text, add_special_tokens=False)["input_ids"][len(prompt.token_ids) :]
+        completion = Completion(tuple(ids), (0.0,) * len(ids), "stop", tokenizer.decode(ids))
+        assert after_prompt(prompt, completion, tokenizer) == text
 
 
 def test_check_and_the_run_say_so_before_anything_is_trained(tmp_path, monkeypatch, capsys):
     """It came out after the RL and the sampling."""
     base = word_model(texts(), 400, tmp_path / "base")
-    (tmp_path / "base" / "chat_template.jinja").write_text(SILENT)
+    (tmp_path / "base" / "chat_template.jinja").write_text(ENDLESS)
     (tmp_path / "rows.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
     (tmp_path / "c.yaml").write_text(
         f"base: {{model: {base}}}\nreasoning_rl: {{steps: 1, tasks: {{math: {{data: {{path: rows.jsonl}}, "
