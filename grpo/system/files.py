@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -10,12 +11,17 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import SafetensorError
 
 from grpo.errors import UserError
 from grpo.system.world import is_main
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  (not POSIX)
+    fcntl = None  # type: ignore[assignment]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
@@ -49,16 +55,30 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as out:
+        with _alone(partial) as out:
             out.writelines(lines)
             out.flush()
             os.fsync(out.fileno())
-        os.replace(partial, file)
+            os.replace(partial, file)
     except OSError as error:
         partial.unlink(missing_ok=True)  # on a full disk it would be in the way of the next try
         error.filename = str(file)  # which a failed write does not know
         raise
     flush(file.parent)  # the rename itself
+
+
+def _alone(partial: Path) -> IO[str]:
+    """The file, empty, for this process alone: two stages of one run write its config and its summary at once."""
+    while True:
+        out = partial.open("a", encoding="utf-8")
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a disk without locks
+                fcntl.lockf(out, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(out.fileno()), os.stat(partial)):
+                out.truncate(0)
+                return out
+        out.close()  # the other one was done first, and has renamed it
 
 
 def write_text(file: Path, text: str) -> None:

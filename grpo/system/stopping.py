@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a run stops where nothing is lost, within a set time, and says how to go on.
+"""SIGINT, SIGTERM and SIGHUP: a run stops where nothing is lost, within a set time, and says how to go on.
 
 The first signal raises `Stopped` in the main thread, at once where work can be dropped, and inside `later` at the next
 `check`. The second one, or the end of the grace time, ends the process there and then: what is on the disk is whole at
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 GRACE = 25.0  # seconds
 ECHO = 1.0  # seconds: Ctrl-C reaches a process from the terminal and once more from the launcher it passes through
 DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+HANGUP = getattr(signal, "SIGHUP", None)  # of a terminal that is closed; nohup has it ignored, and so it stays
+if HANGUP is not None:
+    DEFAULTS[HANGUP] = signal.SIG_DFL
 
 
 class Stopped(KeyboardInterrupt):
@@ -136,9 +140,22 @@ def asked() -> bool:
     return _state.asked is not None
 
 
+def _let_go_of_the_terminal() -> None:
+    """It was closed: to write to it is an error from now on, which would end the run before it has saved."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
 def _on_signal(number: int, frame: Any) -> None:
+    if number == HANGUP:
+        _let_go_of_the_terminal()
     if _state.asked is not None:
-        if launched() and time.monotonic() - _state.at < ECHO:
+        # The shell sends SIGHUP as well as the terminal: that is no impatience.
+        if number == HANGUP or (launched() and time.monotonic() - _state.at < ECHO):
             return
         if _state.ends:
             os._exit(128 + number)

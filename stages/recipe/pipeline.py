@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from grpo.config.yaml import dump_yaml
 from grpo.errors import UserError, nearest
 from grpo.system.files import check_out, write_text
 from grpo.system.lock import lock_run
+from grpo.system.records import read_record, write_record
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig
 from stages.recipe.planning import plan_stage
@@ -18,6 +21,8 @@ from stages.recipe.summary import print_table, summarise
 from stages.recipe.table import Stage, active_stages
 
 log = logging.getLogger("grpo")
+
+BEGUN = "from.json"  # in the run's folder while a run with --from is not done: how it was called
 
 
 def run_pipeline(
@@ -31,8 +36,8 @@ def run_pipeline(
     """Run every stage of `config` in `run`, skipping the finished ones; returns what summary.json holds.
 
     Everything that lies there is compared with the config before anything is written. `from_stage` runs that stage
-    and all later ones anew and moves what was there to `old-<time>/`. `accept_changes`: an unfinished stage goes on
-    with the settings it is given now.
+    and all later ones anew and moves what was there to `old-<time>/`; stopped, the same call goes on with what it
+    began. `accept_changes`: an unfinished stage goes on with the settings it is given now.
     """
     check_out(run)
     world = World.current()
@@ -43,20 +48,38 @@ def run_pipeline(
         if from_stage and last < first:
             raise UserError(f"--from {from_stage} comes after --until {until}: nothing to run")
         wanted, anew = stages[: last + 1], frozenset(stage.key for stage in stages[first:])
+        call: dict[str, Any] = {"from": from_stage, "until": until, "config": config.model_dump(mode="json")}
+        going_on: bool = bool(anew) and world.main_finds(lambda: _began(run, call))
+        if going_on:
+            going = "going on with what this command began and did not finish; to begin once more, first move '%s' away"
+            log.warning(f"--from %s: {going}", from_stage, run / stages[first].folder)
+            anew = frozenset()
         # Both refuse before anything is touched.
         planned = [plan_stage(config, stage, run, anew=anew, accept_changes=accept_changes) for stage in wanted]
         check_ready(config, planned)
         world.wait()
         if anew and is_main():
+            (run / BEGUN).unlink(missing_ok=True)
             move_aside(run, stages[first:])
+            write_record(run / BEGUN, call)  # after that: else what is to be moved would be gone on with
         world.wait()
         save_config(config, run)
         say_engine(config)
         for stage in wanted:
             run_stage(config, plan_stage(config, stage, run, accept_changes=accept_changes))
+        if from_stage and is_main():
+            (run / BEGUN).unlink(missing_ok=True)
         summary = summarise(config, run, name)
         print_table(summary, config)
         return summary
+
+
+def _began(run: Path, call: dict[str, Any]) -> bool:
+    """Whether just this call with `--from` was the last one here, and did not end."""
+    try:
+        return bool(read_record(run / BEGUN, "") == json.loads(json.dumps(call)))
+    except (OSError, UserError):
+        return False
 
 
 def _position(stages: list[Stage], key: str, option: str) -> int:

@@ -26,7 +26,11 @@ from stages.recipe.table import STAGES, Stage, active_parents
 
 ENGINES = ("local", "vllm", "vllm-server")  # what a stage may have been begun with that goes on with `engine: auto`
 
-NOTHING_YET = ("stage.json", LOCK)  # a folder with no more than that: the stage stopped before it made anything
+NOTHING_YET = (
+    "stage.json",
+    "stage.json.partial",
+    LOCK,
+)  # a folder with no more than that: the stage stopped before it made anything
 
 
 @dataclass(frozen=True)

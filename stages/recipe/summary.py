@@ -24,7 +24,15 @@ HEADINGS = ("pass@1", "format", "language", "general", "helpful", "safe", "over-
 
 
 def summarise(config: RecipeConfig, run: Path, name: str) -> dict[str, Any]:
-    """Collect the finished stages' manifests into summary.json; every key always there, null when not measured."""
+    """The finished stages' manifests as summary.json; every key always there, null when not measured."""
+    written = None
+    while (summary := _collected(config, run, name)) != written:  # another stage may have been finished meanwhile
+        write_json(run / "summary.json", summary)
+        written = summary
+    return summary
+
+
+def _collected(config: RecipeConfig, run: Path, name: str) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     total = 0.0
     for stage in active_stages(config):
@@ -37,9 +45,7 @@ def summarise(config: RecipeConfig, run: Path, name: str) -> dict[str, Any]:
         if stage.evaluated:
             measured = {key: metrics.get(key) for key in KEYS}
             rows.append({"stage": stage.folder, "seconds": seconds, **measured})
-    summary = {"config": name, "seed": config.seed, "seconds": round(total, 1), "stages": rows}
-    write_json(run / "summary.json", summary)
-    return summary
+    return {"config": name, "seed": config.seed, "seconds": round(total, 1), "stages": rows}
 
 
 def print_table(summary: dict[str, Any], config: RecipeConfig) -> None:
