@@ -22,10 +22,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.real_data import data_folder, rows_of  # noqa: E402
-from rewards.accuracy.equality import pool_size  # noqa: E402
+from rewards.accuracy.choices import same_choice  # noqa: E402
+from rewards.accuracy.compare import quick_verdict  # noqa: E402
 from rewards.accuracy.extraction import read_golds  # noqa: E402
-from rewards.accuracy.normalise import plain, quick_verdict, same_choice  # noqa: E402
+from rewards.accuracy.normalise import plain  # noqa: E402
 from rewards.accuracy.reward import extract_answer, gold_is_parseable, grade  # noqa: E402
+from rewards.accuracy.workers import pool_size  # noqa: E402
 
 ANSWER_KINDS = ("math", "math_anyof", "math_after_think", "choice")
 

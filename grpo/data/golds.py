@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 _BRACES = re.compile(r"(?P<box>\\+(?:boxed|fbox)\s*\{)|\\\\|\\[{}]|[{}]")
-_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{}$\\]+)")  # plain TeX: \boxed 42
+_BARE_BOX = re.compile(  # plain TeX: \boxed 42; not "in \boxed form"
+    r"\\(?:boxed|fbox)\s+([-+]?[$]?[.\d][^\s{}$\\]*|[A-Zxyn](?![^\W_]))"
+)
 _MATH_MARK = r"\$|\\[()\[\]]|\\q?quad(?![a-z])|\\[,;!]"
-_OR = r"or|\\(?:text|mbox|mathrm)\{\s*or\s*\}"
+_OR = r"or|/|\||\\(?:text|mbox|mathrm)\{\s*or\s*\}"
 _AND = r"and|\\(?:text|mbox|mathrm)\{\s*,?\s*and\s*\}"
-_JOINED = re.compile(rf"(?:[\s,]|{_MATH_MARK}|{_AND}|(?P<alternative>{_OR}))*")
+_JOINED = re.compile(rf"(?:[\s,;&]|{_MATH_MARK}|{_AND}|(?P<alternative>{_OR}))*")
 _NOTHING_MORE = re.compile(rf"(?:[\s.,;:!*_`'\")\]]|{_MATH_MARK}|<\|[^|<>]*\|>|\\end\{{[a-z]+\*?\}})*")
 _HASHES = re.compile(r"####(?!#)[ \t]*([^\n]+)")
 _HEADING = re.compile(r"(?i)(?:step|final|answer|solution|conclusion|explanation|verification)\b|\d+\.\s+[a-z]")

@@ -1,216 +1,40 @@
-"""Whether an answer equals a gold: quick and exact where that is possible, else in a worker process that can be killed.
-
-Works in threads, in forked and spawned processes and in async code: no signals, no event loop, one request at a time
-to each worker. Every verdict that a worker gave is cached; that it died is none, and never cached: whatever killed it,
-the same comparison later may live.
-"""
+"""Whether an answer equals a gold, and whether a gold can be judged against."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import functools
-import json
-import logging
-import os
-import queue
 import re
-import selectors
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal
 
-from rewards.accuracy.normalise import (
-    has_alternatives,
-    has_ellipsis,
-    is_prose,
-    is_text,
-    parse_value,
-    plain,
-    quick_verdict,
-    same_choice,
-    words,
-)
+from rewards.accuracy.compare import MAX_LENGTH, for_worker, quick_verdict, same, spelt
+from rewards.accuracy.numbers import parse_value
+from rewards.accuracy.relations import both_signs, without_conditions
+from rewards.accuracy.texts import has_ellipsis, is_formula, is_prose, is_text
+from rewards.accuracy.times import parse_clock
+from rewards.accuracy.workers import ask, pool_size
 
-log = logging.getLogger("grpo.rewards")
-# Seconds of CPU time, so that a busy machine does not change a score: to see whether a gold can be read, and to compare
-# an answer with it. On an idle machine a verdict comes within 2 s.
-GOLD_SECONDS, SECONDS = 0.6, 1.3
-WALL_SECONDS = 60.0  # of waiting for either
-MAX_LENGTH = 2_000  # characters; longer answers are compared as strings and numbers only
-START_SECONDS = 60.0  # importing sympy on a busy machine
-Verdict = Literal["equal", "unequal", "unparseable", "died"]
+__all__ = ["is_equal", "is_parseable", "pool_size", "quick_verdict"]
 
 
 def is_equal(gold: str, answer: str) -> bool:
     """Whether `answer` is right. The gold is known to be parseable; the two are never swapped."""
-    expected, given = plain(gold), plain(answer)
-    if has_alternatives(given) and same_choice(expected, given) is None:
-        if not has_alternatives(expected):  # "7 or 5" is no answer, "1/2 or 0.5" is; a gold with "or" lists solutions
-            parts = [part for part in re.split(r"\bor\b", words(given)) if part.strip(" ,")]
-            return len(parts) > 1 and all(is_equal(gold, part.strip(" ,")) for part in parts)
-        expected, given = (_listed(text) for text in (expected, given))
-    quick = quick_verdict(expected, given)
-    if quick is not None:
-        return quick
-    if len(expected) > MAX_LENGTH or len(given) > MAX_LENGTH:
-        return False
-    return _ask(expected, given) == "equal"
+    expected, given = spelt(gold), spelt(answer)
+    return same(expected, given, _worker_says_equal)
 
 
 def is_parseable(gold: str) -> bool:
     """Whether a gold can be judged against: a number, a choice, a text, or mathematics that the parser reads."""
-    text = plain(gold)
-    if not text:
-        return False
-    if parse_value(text) is not None or is_text(text) or has_ellipsis(text):
+    text = spelt(gold)
+    if not text or len(text) > MAX_LENGTH:
+        return bool(text)
+    if parse_value(text) is not None or is_text(text) or has_ellipsis(text) or parse_clock(text) is not None:
         return True
     if is_prose(gold) and "\\" not in gold:
         return False
-    # A gold that no worker can evaluate (a tower of powers) equals what is spelt the same.
-    return len(text) <= MAX_LENGTH and _ask(text, None) != "unparseable"
+    # A gold that no worker can evaluate (a tower of powers), or that is notation it does not read (p \to q), equals
+    # what is spelt the same.
+    formula = for_worker(both_signs(without_conditions(text)))
+    whole = formula.count("{") == formula.count("}") and re.search(r"\\[a-zA-Z]|_", formula) is not None
+    return (whole and is_formula(formula)) or ask(formula, None) != "unparseable"
 
 
-def _listed(text: str) -> str:
-    return text.replace(r"\text{ or }", ",").replace(r"\text{or}", ",").replace(" or ", ", ")
-
-
-class _Died(Exception):
-    """Nothing that a cache keeps."""
-
-
-def _ask(gold: str, answer: str | None) -> Verdict:
-    """What a worker says; `answer` None asks only whether the gold can be read."""
-    try:
-        return _lasting(gold, answer)
-    except _Died:
-        return "died"
-
-
-@functools.lru_cache(maxsize=100_000)
-def _lasting(gold: str, answer: str | None) -> Verdict:
-    with _borrowed() as worker:
-        verdict = worker.ask(gold, answer)
-    if verdict == "died":
-        raise _Died
-    return verdict
-
-
-class _Worker:
-    """One child process. It limits itself; should it fail to, it is killed and started anew at the next request."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self.pending = b""
-
-    def ask(self, gold: str, answer: str | None) -> Verdict:
-        for _ in range(2):  # the process may have been killed from outside since the last request
-            try:
-                self._start()
-                return self._request(gold, answer)
-            except (BrokenPipeError, EOFError):
-                self.stop()
-        raise RuntimeError("the math grader's worker process does not stay alive (is math-verify installed?)")
-
-    def _request(self, gold: str, answer: str | None) -> Verdict:
-        assert self.process is not None
-        assert self.process.stdin is not None
-        cpu = GOLD_SECONDS if answer is None else SECONDS
-        message = json.dumps({"gold": gold, "answer": answer, "cpu": cpu, "wall": WALL_SECONDS})
-        self.process.stdin.write(message.encode() + b"\n")
-        self.process.stdin.flush()
-        reply = self._read_line(WALL_SECONDS + 1.0)
-        if reply is None:
-            log.warning("the math grader's worker did not answer; it is replaced")
-            self.stop()
-            return "died"
-        return reply  # type: ignore[return-value]
-
-    def _start(self) -> None:
-        if self.process is not None:
-            return
-        script = str(Path(__file__).with_name("worker.py"))
-        # -P: the modules beside the script (format, code, ...) must not shadow the standard library's
-        command = [sys.executable, "-P", script]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.pending = b""
-        if self._read_line(START_SECONDS) != "ready":
-            raise EOFError
-
-    def _read_line(self, seconds: float) -> str | None:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self.pending:
-                if not selector.select(seconds):
-                    return None
-                chunk = os.read(self.process.stdout.fileno(), 65536)
-                if not chunk:
-                    raise EOFError
-                self.pending += chunk
-        line, _, self.pending = self.pending.partition(b"\n")
-        return line.decode()
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()  # its fork sees the closed pipe, or its own timer ends it
-            for pipe in (self.process.stdin, self.process.stdout):
-                with contextlib.suppress(BrokenPipeError):
-                    if pipe is not None:
-                        pipe.close()
-            self.process.wait()
-        self.process = None
-
-
-class _Pool:
-    """A few workers, started when first needed; a caller waits while all are busy."""
-
-    def __init__(self) -> None:
-        self.workers = [_Worker() for _ in range(pool_size())]
-        self.free: queue.LifoQueue[_Worker] = queue.LifoQueue()
-        for worker in self.workers:
-            self.free.put(worker)
-
-
-def pool_size() -> int:
-    """How many answers are judged at a time."""
-    return min(4, os.cpu_count() or 1)
-
-
-_lock = threading.Lock()
-_pool: _Pool | None = None
-
-
-@contextlib.contextmanager
-def _borrowed() -> Iterator[_Worker]:
-    global _pool
-    with _lock:
-        if _pool is None:
-            _pool = _Pool()
-        pool = _pool
-    worker = pool.free.get()
-    try:
-        yield worker
-    finally:
-        pool.free.put(worker)
-
-
-def _forget() -> None:
-    """In a forked child: the parent's workers are not ours, two writers on a pipe would mix up their answers."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
-
-
-@atexit.register
-def close() -> None:
-    """End the worker processes; the next question starts new ones."""
-    if _pool is not None:
-        for worker in _pool.workers:
-            worker.stop()
-
-
-os.register_at_fork(after_in_child=_forget)
+def _worker_says_equal(gold: str, answer: str) -> bool:
+    return ask(gold, answer) == "equal"

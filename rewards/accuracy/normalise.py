@@ -1,8 +1,7 @@
-r"""Answers that need no computer algebra: exact numbers, fractions, letters of a choice, and texts.
+r"""One spelling for answers that only look different: signs, digits of other scripts, decoration, plain ASCII formulas.
 
-`plain` brings the spellings of one answer together (``\dfrac``, full-width digits, ``\left``, units of spacing);
-`quick_verdict` decides what can be decided exactly, and leaves the rest to the worker (`rewards.accuracy.equality`).
-Numbers are compared as exact decimals and fractions: 1e-7 is not 2e-7, however small the difference.
+Nothing here decides; what is left after `plain` is read by the kinds (numbers, times, texts, relations) and compared
+by `rewards.accuracy.compare`. Callers cut what is longer than an answer, so that no pattern meets 100,000 characters.
 """
 
 from __future__ import annotations
@@ -11,212 +10,175 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from fractions import Fraction
 
+DOLLAR = "＄"  # a dollar sign that was written as one, `\$`; the bare sign may be a mark of mathematics
 _SIGNS = str.maketrans(
-    {"−": "-", "–": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty "}
-    | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "°": ""}
-    | {"½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"}
-    | {0x3000: " ", 0xA0: " ", 0x202F: " "}
+    {"−": "-", "–": "-", "—": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi "}
+    | {"≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap "}
+    | {"∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "∞": r"\infty ", "≈": r"\approx ", "∅": r"\emptyset "}
+    | {"°": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F", "∨": r" or ", "→": r"\to ", "⟨": "(", "⟩": ")"}
+    | {"∶": ":", "⁄": "/", "٬": ",", "٫": ".", "∠": r"\angle ", "△": r"\triangle ", "θ": r"\theta "}
+    | {0x3000: " ", 0xA0: " ", 0x202F: " ", 0x2009: " "}
 )
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_EXPONENT = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_EXPONENT, _INDEX = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+"), re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 # 4.5e33: to the LaTeX parser, e is 2.718
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,4})(?!\w|\.\d)")
 _REPEATING = re.compile(  # 0.1\overline{6}
     r"(?<![\d.,])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot) ?(?:\{(\d{1,20})\}|(\d))"
 )
 _DOUBLE_FACTORIAL = re.compile(r"(?<![\w.])(\d{1,2})!!(?!!)")  # the LaTeX parser reads (5!)!
+_WRAPPERS = (  # say how something looks, not what it is
+    "boldsymbol|bm|pmb|bold|textsf|texttt|mathsf|mathtt|mathit|mathnormal|emph|underline|uline|ensuremath|fbox|boxed"
+    "|Large|LARGE|large|huge|Huge|small|normalsize|tiny|bf|rm|it|sf|tt|displaystyle|textstyle|mathbf|overrightarrow|vec"
+)
+_WRAPPER = re.compile(rf"\\(?:{_WRAPPERS})(?![a-zA-Z])")
+_SPACING = r"\\(?:h|v|hs|vs)?(?:phantom|pace)\*?\s*\{[^{}]*\}"
+_COLOUR = r"\\(?:textcolor|colorbox|fcolorbox|color)\s*(?:\[[^][{}]*\])?\s*\{[^{}]*\}"
+_FUNCTION = r"arc(?:sin|cos|tan)|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt"
+_TRIG = re.compile(r"\\(?:operatorname\{cis\}|(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z]))")
+_DEGREE = r"\^\s*\\circ(?![a-zA-Z])|\^\{\s*\\circ\s*\}|\\degrees?(?![a-zA-Z])"
+_IN_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)\s*\}}?\s*(?:{_DEGREE})")
 _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (re.compile(r"^\s*(?:\*\*|__)(.*?)(?:\*\*|__)\s*$", re.DOTALL), r"\1"),
+    (re.compile(rf"{_COLOUR}|{_SPACING}"), ""),
+    (re.compile(r"\\mathbb\s*\{(\d+)\}"), r"\1"),
+    (re.compile(r"\\(?:therefore|because|thinspace|enspace|limits|nolimits|hfill)(?![a-zA-Z])"), " "),
+    (re.compile(r"\\\\\s*$|^\s*\\\\"), ""),
+    (re.compile(r"(?<![A-Za-z\\])(?:np|numpy|math|sympy)\.(?=[a-z])"), ""),
+    (re.compile(rf"(?<![A-Za-z\\])({_FUNCTION})(?![A-Za-z])(?=\s*[({{\d\\_^]|\s+[a-z\d]\b|[a-z]\b)"), r"\\\1"),
+    (re.compile(r"(?<![A-Za-z\\])(pi|theta)(?![A-Za-z])"), r"\\\1 "),
+    (re.compile(r"\*\*"), "^"),
     (re.compile(r"√\s*\(([^()]*)\)|√\s*(\d+|[a-z])"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
-    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),  # \sqrt(2) would be read as the root of nothing
-    (re.compile(r"\\[dtc]frac(?![a-z])"), r"\\frac"),
+    (re.compile(r"\\(sqrt|exp)\s*\(((?:[^()]|\([^()]*\))*)\)"), r"\\\1{\2}"),  # \sqrt(2): the root of nothing
+    (re.compile(r"\\exp\s*\{((?:[^{}]|\{[^{}]*\})*)\}"), r"e^{\1}"),
+    (re.compile(r"\^\s*\(((?:[^()]|\([^()]*\))*)\)"), r"^{\1}"),
+    (re.compile(r"\\log\s*_\s*\{?\s*e\s*\}?"), r"\\ln "),
+    (re.compile(r"\\lg(?![a-zA-Z])"), r"\\log_{10}"),
+    (re.compile(r"\\(?:[dtc]|nice|s|x)frac(?![a-z])"), r"\\frac"),
+    (re.compile(r"(?<![\w}])\^\s*\{?(\d+)\}?\s*/\s*_?\s*\{?(\d+)\}?"), r"\\frac{\1}{\2}"),  # ^3/_4
     (re.compile(r"\\frac\s*(\\[a-z]+)\s*(\d)"), r"\\frac{\1}{\2}"),  # \frac\pi4
-    (re.compile(r"^\s*\\approx(?![a-z])"), ""),
+    (re.compile(r"^\s*\\(?:approx|sim|simeq)(?![a-z])"), ""),
     (re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\})(?=\d{3})"), ""),  # 10{,}000 and 32,\!349
     (re.compile(r"\\mathrm\s*\{([a-z])\}"), r"\1"),  # math-verify loses the sign before \mathrm{e}
-    (re.compile(r"\\(?:left|right|displaystyle|big|Big)(?![a-zA-Z])\.?"), ""),
-    (re.compile(r"\^\{?\s*\\circ\s*\}?|\\degrees?(?![a-z])"), ""),
-    (re.compile(r"(?<!\\)\\\$|(?<!\\)\$|\\[()\[\]]"), ""),
+    (re.compile(r"\\(?:left|right|big|Big|bigg|Bigg)(?![a-zA-Z])\.?"), ""),
+    (re.compile(r"\\[lr]angle(?![a-zA-Z])"), lambda m: "()"[m[0] == r"\rangle"]),
+    (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
+    (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), " or "),
+    (re.compile(r"\\(geq|leq|neq)(?:slant)?(?![a-zA-Z])"), lambda m: rf"\{m[1][:2]} "),
+    (re.compile(r"(?<!\\)\\\$|＄"), DOLLAR),
+    (re.compile(r"(?<!\\)\$|\\[()\[\]]"), ""),
     (re.compile(r"(?<!\\)\\%"), "%"),
-    (re.compile(r"(?<!\\)\\(?:[,;:! ]|q?quad(?![a-z]))|~"), " "),
+    (re.compile(r"(?<!\\)\\(?:[,;:! >]|q?quad)|~"), " "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r"(?<!!)!="), r"\\ne "),
+    (re.compile(r"(?<=\d) ?x ?(?=10 ?\^)"), r"\\times "),
     (_SCIENTIFIC, r"\1\\times 10^{\2}"),
     (_REPEATING, lambda m: _repeating(m[1], m[2], m[3] or m[4])),
     (_DOUBLE_FACTORIAL, lambda m: str(math.prod(range(int(m[1]), 0, -2)))),
+    (re.compile(r"(?<!\\)\\$"), ""),
     (re.compile(r"\s+"), " "),
 ]
-_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit)\s*\{([^{}]*)\}")
-_DECIMAL = r"(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+|\.)?"
-_POWER = r"(?: ?\\(?:times|cdot) ?10 ?\^ ?(?:\{ ?(?P<power>[+-]?\d{1,3}) ?\}|(?P<bare>[+-]?\d{1,3})))?"
-_VALUE = re.compile(
-    rf"(?P<sign>[+-]?) ?[€£¥₹฿]? ?(?:(?P<whole>\d+)? ?\\frac ?(?:\{{(?P<a>\d+)\}} ?\{{(?P<b>\d+)\}}|(?P<c>\d)(?P<d>\d))"
-    rf"|(?:(?P<units>\d+) )?(?P<p>\d+) ?/ ?(?P<q>\d+)|(?P<decimal>{_DECIMAL}){_POWER}) ?[€£¥₹฿]?(?P<rest>.*)",
-    re.DOTALL,
-)
-_UNIT = re.compile(r" ?(?:[^\W\d_]+[./]?(?: ?\^ ?\{?[23]\}?)?[ -]?){1,4}\.?")
-_WORDS = re.compile(r"\w+")
-_SHORT_UNITS = frozenset(_WORDS.findall("m s g l h km cm mm kg mg ml min hr hrs mph ft in lb oz usd am pm"))
-_ELLIPSIS = re.compile(r"\\[lcd]?dots|\.\.\.|…")
-_ADJACENT_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ ,;:']+[^\W\d_]{2,})+")
-_NOT_UNITS = frozenset(
-    _WORDS.findall(
-        "is are was be not no or and but wrong if than then plus minus times over mod pi sqrt sin cos tan log ln exp "
-        "infty infinity hundred thousand million billion trillion dozen half third squared cubed more less"
-    )
-)
-_JOINS = frozenset(_WORDS.findall("and or sin cos tan log ln exp sqrt pi if"))
-_CHOICE = re.compile(  # "(B) 5", "B: 5", and of a sentence "D, it can't be A"
-    r"(?:(?:for sure|definitely|clearly|certainly|probably) )?\(?([A-J])"
-    r"(?=\)?[.:。]?$|\)[.:]?\s|[.:]\s|。|, | ?不是| not | non )"
-)
-_HEDGE = re.compile(r"\)?\.?\s*(?:[,;/&]\s*(?:or\b|and\b)?|or\b|and\b|(?=\())\s*\(?[A-J](?!\w)")  # "A, B", "A or B"
-_MAX_DIGITS = 400  # of numbers that are compared as fractions
-
-
-@dataclass(frozen=True)
-class Value:
-    """An exactly known number."""
-
-    number: Decimal | Fraction
-    percent: bool
+TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit|textup|operatorname)\s*\{([^{}]*)\}")
 
 
 def plain(text: str) -> str:
     """One spelling for what only looks different. The result is for comparison and for the worker, not for people."""
     text = _EXPONENT.sub(lambda found: f"^{{{found[0].translate(_RAISED)}}}", text)
+    text = _INDEX.sub(lambda found: f"_{{{found[0].translate(_LOWERED)}}}", text)
     text = "".join(_ascii(char) for char in text.translate(_SIGNS) if unicodedata.category(char) != "Cf")
+    text = unwrapped(text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    return text.strip().rstrip(".,;").strip()
+    text = bare(text.strip().rstrip(".,;").strip())
+    return _radians(text) if _TRIG.search(text) else text
 
 
 def words(text: str) -> str:
     r"""`text` with ``\text{}`` and its kin opened."""
-    return " ".join(_TEXT.sub(r" \1 ", text).split())
+    return " ".join(TEXT.sub(r" \1 ", text).split())
 
 
-def parse_value(text: str) -> Value | None:
-    """The number that `text` (already `plain`) writes, with its unit dropped; None when it is anything else."""
-    match = _VALUE.fullmatch(words(text))
-    if match is None:
-        return None
-    rest = match["rest"].strip()
-    percent = re.fullmatch(r"%|percent|percentage|pct", rest, re.IGNORECASE) is not None
-    if rest and not percent and not _is_unit(match["rest"]):
-        return None
-    number = _number(match)
-    return None if number is None else Value(number, percent)
+def unspaced(text: str) -> str:
+    """Without spaces that mean nothing (2 1/4 is not 21/4), and with one sign between the parts of a list."""
+    text = re.sub(r",(?: ?and\b)?|;|\band\b", ",", words(text)).replace(DOLLAR, "")
+    return re.sub(r"(?<!\d) +| +(?!\d)", "", text)
 
 
-def quick_verdict(gold: str, answer: str) -> bool | None:
-    """Whether two `plain` answers are the same, when that can be told exactly; None: ask the worker."""
-    if gold == answer or _unspaced(gold) == _unspaced(answer):
-        return True
-    expected, given = parse_value(gold), parse_value(answer)
-    if expected is not None and given is not None:
-        return _same_number(expected, given)
-    chosen = same_choice(gold, answer)
-    if chosen is not None:
-        return chosen
-    if has_ellipsis(gold) or has_ellipsis(
-        answer
-    ):  # sequences are not read element by element: only equal when spelt the same
-        return False
-    if is_text(gold):
-        return _letters(gold) == _letters(answer)
-    if is_prose(answer):  # a sentence in the box is no formula, whatever digits it holds
-        return False
-    return None
+def unwrapped(text: str) -> str:
+    r"""Without ``\boldsymbol{...}`` and other wrappers; one pass over the braces."""
+    if not _WRAPPER.search(text):
+        return text
+    kept: list[str] = []
+    drops: list[bool] = []  # of each open brace, whether it goes
+    position = 0
+    for mark in re.finditer(rf"{_WRAPPER.pattern}\s*(?P<brace>\{{)?|\\.|[{{}}]", text, re.DOTALL):
+        kept.append(text[position : mark.start()])
+        position = mark.end()
+        if mark[0] == "{":
+            drops.append(False)
+            kept.append("{")
+        elif mark[0] == "}":
+            kept.append("" if drops and drops.pop() else "}")
+        elif mark["brace"]:
+            drops.append(True)
+            kept.append(" ")
+        else:
+            kept.append(" " if _WRAPPER.fullmatch(mark[0].strip()) else mark[0])
+    return "".join(kept) + text[position:]
 
 
-def vote(answer: str) -> Fraction | str:
-    """What answers share that are the same number, or the same but for spelling: 1/2, 0.5 and 50%.
-
-    A quicker and rougher judgement than `quick_verdict`'s, for counting answers of which none may be right.
-    """
-    text = plain(answer)
-    value = parse_value(text)
-    if value is None or (isinstance(value.number, Decimal) and abs(value.number.adjusted()) > _MAX_DIGITS):
-        return _unspaced(text).casefold()
-    return Fraction(value.number) / (100 if value.percent else 1)
-
-
-def _unspaced(text: str) -> str:
-    """Without spaces, and with one sign between the parts of a list."""
-    return re.sub(r",(?:and\b)?|;|\band\b", ",", words(text)).replace(" ", "")
+def bare(text: str) -> str:
+    r"""Without the braces around all of it: {42}, and ``\text{}`` around a formula."""
+    while True:
+        begin = re.match(r"(?:\\text(?:rm|bf|it)? ?)?\{", text)
+        if begin is None or matching(text, begin.end() - 1) != len(text) - 1:
+            return text
+        if begin[0] != "{" and "\\" not in text[begin.end() :]:
+            return text
+        text = text[begin.end() : -1].strip()
 
 
-def same_choice(gold: str, answer: str) -> bool | None:
-    """Whether two choices name the same letter; None when either is no choice."""
-    expected, given = _choice(gold), _choice(answer)
-    return None if expected is None or given is None else expected == given
-
-
-def is_text(text: str) -> bool:
-    r"""An answer in words: ``\text{Monday}``, ``\text{two lines}``, or one bare word of at least four letters."""
-    wrapped = _TEXT.fullmatch(text)
-    if wrapped is not None:
-        return any(map(str.isalpha, wrapped[1]))
-    return re.fullmatch(r"[^\W\d_]{4,}", text) is not None
-
-
-def is_prose(text: str) -> bool:
-    r"""Two or more words in a row that are neither units behind a number nor LaTeX nor joins such as "and"."""
-    if parse_value(text) is not None:
-        return False
-    bare = re.sub(r"\\(?:begin|end)\s*\{[a-z]+\*?\}|\\[a-zA-Z]+", "+", words(text))
-    runs = (re.findall(r"[^\W\d_]+", run) for run in _ADJACENT_WORDS.findall(bare))
-    return any(sum(word.lower() not in _JOINS and not word.isupper() for word in run) >= 2 for run in runs)
-
-
-def has_alternatives(text: str) -> bool:
-    """Whether the answer hedges: "7 or 5"."""
-    return re.search(r"(?i)\bor\b", words(text)) is not None
-
-
-def has_ellipsis(text: str) -> bool:
-    """Whether the answer is a sequence that goes on: "1, 2, ..., n"."""
-    return _ELLIPSIS.search(text) is not None
+def matching(text: str, start: int) -> int:
+    """Where the bracket at `start` closes, or -1."""
+    depth = 0
+    for index in range(start, len(text)):
+        depth += (text[index] in "([{") - (text[index] in ")]}")
+        if depth == 0:
+            return index
+    return -1
 
 
 def _ascii(char: str) -> str:
-    """Full-width forms and the digits of other scripts as ASCII."""
+    """Full-width forms, the digits of other scripts, ½ and ㎡ as ASCII."""
+    if char <= "\x7f" or char == DOLLAR:
+        return char
     if "！" <= char <= "～":
         return chr(ord(char) - 0xFEE0)
-    return str(unicodedata.decimal(char)) if char > "\x7f" and unicodedata.category(char) == "Nd" else char
+    if unicodedata.category(char) == "Nd":
+        return str(unicodedata.decimal(char))
+    shape = unicodedata.decomposition(char)
+    if shape.startswith("<fraction>"):
+        over, _, under = unicodedata.normalize("NFKC", char).partition("⁄")
+        return rf"\frac{{{over}}}{{{under}}}"
+    return unicodedata.normalize("NFKC", char) if shape.startswith("<square>") else char
 
 
-def _number(match: re.Match[str]) -> Decimal | Fraction | None:
-    over, under = match["a"] or match["c"] or match["p"], match["b"] or match["d"] or match["q"]
-    if over is not None:
-        whole = match["whole"] or match["units"] or "0"
-        if max(len(over), len(under), len(whole)) > _MAX_DIGITS or not int(under):
-            return None
-        value = int(whole) + Fraction(int(over), int(under))
-        return -value if match["sign"] == "-" else value
-    try:  # from text, which is exact: arithmetic would round to 28 digits
-        return Decimal(f"{match['sign']}{re.sub('[ ,]', '', match['decimal'])}e{match['power'] or match['bare'] or 0}")
-    except InvalidOperation:  # no digits at all
-        return None
+DEGREE_SIGN = re.compile(_DEGREE)
 
 
-def _same_number(gold: Value, answer: Value) -> bool:
-    if gold.percent == answer.percent:
-        return _equal(gold.number, answer.number)
-    percent, other = (gold.number, answer.number) if gold.percent else (answer.number, gold.number)
-    return _equal(percent, other) or _equal(percent, _hundredfold(other))  # 28% answers 28 and 0.28
-
-
-def _hundredfold(number: Decimal | Fraction) -> Decimal | Fraction:
-    if isinstance(number, Fraction):
-        return number * 100
-    sign, digits, exponent = number.as_tuple()
-    return Decimal((sign, digits, int(exponent) + 2))
+def _radians(text: str) -> str:
+    r"""Degrees of an angle as a number, which ``\sin 30^\circ`` needs, and ``\operatorname{cis}`` written out."""
+    text = _IN_DEGREES.sub(
+        lambda m: rf"\frac{{{m[1]}\pi}}{{180}}" + ("}" if "}" in m[0].partition("^")[0] else ""), text
+    )
+    return re.sub(
+        r"\\operatorname\{cis\}\s*(\\frac\{(?:[^{}]|\\pi)*\}\{[^{}]*\}|\([^()]*\)|\\?[a-z]+|\d+)",
+        r"(\\cos(\1)+i\\sin(\1))",
+        text,
+    )
 
 
 def _repeating(whole: str, fixed: str, period: str) -> str:
@@ -224,47 +186,3 @@ def _repeating(whole: str, fixed: str, period: str) -> str:
     before = int(f"0{whole}{fixed}")
     nines = 10 ** len(period) - 1
     return rf"\frac{{{before * nines + int(period)}}}{{{nines * 10 ** len(fixed)}}}"
-
-
-def _equal(a: Decimal | Fraction, b: Decimal | Fraction) -> bool:
-    if isinstance(a, Decimal) and isinstance(b, Decimal):
-        return a == b
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    decimal, fraction = (a, b) if isinstance(a, Decimal) else (b, a)
-    assert isinstance(decimal, Decimal)
-    assert isinstance(fraction, Fraction)
-    digits, exponent = len(decimal.as_tuple().digits), int(decimal.as_tuple().exponent)
-    if digits > _MAX_DIGITS:
-        return False
-    difference = abs(Fraction(decimal) - fraction)
-    # A decimal stands for a fraction that has no end when it is that fraction rounded to six digits or more.
-    rounded = digits >= 6 and exponent < 0 and not _ends(fraction)
-    return difference == 0 or (rounded and difference <= Fraction(1, 2) * Fraction(10) ** exponent)
-
-
-def _ends(fraction: Fraction) -> bool:
-    """Whether it can be written as a decimal: its denominator is a product of 2s and 5s."""
-    power = fraction.denominator.bit_length()  # no less than either occurs
-    return 10**power % fraction.denominator == 0
-
-
-def _is_unit(rest: str) -> bool:
-    text = rest.strip()
-    if not _UNIT.fullmatch(rest):
-        return False
-    names = [word.lower() for word in re.findall(r"[^\W\d_]+", text)]
-    if rest[:1] != " " and names[0] not in _SHORT_UNITS and len(names[0]) < 4:
-        return False  # 5x and 3ab are products
-    return all(name not in _NOT_UNITS and (len(name) > 1 or name in _SHORT_UNITS) for name in names)
-
-
-def _choice(text: str) -> str | None:
-    """The letter that a choice names, with or without its text; none when it names several."""
-    text = words(text)
-    match = _CHOICE.match(text)
-    return None if match is None or _HEDGE.match(text, match.end()) else match[1]
-
-
-def _letters(text: str) -> str:
-    return "".join(char for char in words(text).casefold() if char.isalnum())

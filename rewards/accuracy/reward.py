@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from grpo.errors import UserError, shorten
-from rewards.accuracy.equality import is_equal, is_parseable, pool_size
+from rewards.accuracy.equality import is_equal, is_parseable
 from rewards.accuracy.extraction import Strict, extract_answer, read_golds
+from rewards.accuracy.workers import pool_size
 from rewards.turns import turns
 
 __all__ = ["accuracy_reward", "extract_answer", "gold_is_parseable", "grade"]

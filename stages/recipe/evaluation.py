@@ -9,7 +9,7 @@ from typing import Any
 from grpo.config.data import EvalConfig
 from grpo.evaluation.evaluate import GeneralEval, evaluate
 from grpo.evaluation.metrics import GENERAL_METRICS, Judges
-from rewards.accuracy.normalise import vote
+from rewards.accuracy.compare import vote
 from rewards.accuracy.reward import extract_answer
 from rewards.loader import load_reward
 from stages.recipe.config import GeneralEvalConfig, RecipeConfig

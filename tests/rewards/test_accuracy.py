@@ -15,7 +15,7 @@ import pytest
 from grpo.errors import UserError
 from grpo.scoring.table import apply_rewards
 from rewards import load_reward
-from rewards.accuracy import equality as judging
+from rewards.accuracy import workers as judging
 from rewards.accuracy.reward import accuracy_reward, extract_answer, gold_is_parseable, grade
 from rewards.countdown import countdown_reward
 from rewards.length import cosine_length, length_reward
@@ -68,7 +68,7 @@ def test_a_thought_that_never_ends_has_no_answer():
         ("The final answer to the question is **12**.", "12"),
         ("A: 18.00", "18.00"),
         ("A: .5", ".5"),
-        ("The luminosity is large, so the answer is 4.5e33 ergs.", "4.5e33"),
+        ("The luminosity is large, so the answer is 4.5e33 ergs.", "4.5e33 ergs"),
         ("Answer: $x$ is $3.5$", "3.5"),
         ("The answer is 9 - 4 = 5.", "5"),
         ("คำตอบคือ 12", "12"),

@@ -8,7 +8,7 @@ import pytest
 
 from grpo.data.prompts import canonical_answer
 from grpo.errors import UserError
-from rewards.accuracy.normalise import vote
+from rewards.accuracy.compare import vote
 from rewards.accuracy.reward import accuracy_reward, gold_is_parseable
 from rewards.loader import load_reward
 from stages.commands.eval import data_settings, named_set
