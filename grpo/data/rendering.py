@@ -6,7 +6,7 @@ would train on other prompts than it began with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from grpo.errors import UserError, describe
 from grpo.system.files import write_text
 from grpo.types import Message
 
+MOST_TURNS = 1_000_000  # of the loops over ranges in a template
 DATE = "date.txt"  # of a run folder whose templates have asked for it
 _run: Path | None = None
 
@@ -32,13 +33,28 @@ def apply_template(tokenizer: Any, messages: Sequence[Message], where: str, **va
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(sorted(template))
         raise UserError(f"{where}: the model has chat templates ({names}) and none of them is the default: name it so")
-    variables = {"strftime_now": lambda pattern: template_date().strftime(pattern), **variables}
+    own = {"strftime_now": lambda pattern: template_date().strftime(pattern), "range": _counted_range()}
+    variables = {**own, **variables}
     try:
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, **variables)
     except Exception as error:
         reason = describe(error)
         raise UserError(f"{where}: the model's chat template refuses this conversation: {reason}") from error
     return encodable(text, where)
+
+
+def _counted_range() -> Callable[..., range]:
+    """For one rendering: jinja bounds each range, and not that they stand inside each other."""
+    left = MOST_TURNS
+
+    def counted(*bounds: int) -> range:
+        nonlocal left
+        left -= len(numbers := range(*bounds))
+        if left < 0:
+            raise OverflowError(f"its loops take more than {MOST_TURNS} turns")
+        return numbers
+
+    return counted
 
 
 def encodable(text: str, where: str) -> str:

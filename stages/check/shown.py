@@ -33,13 +33,13 @@ def show(rendered: Rendered) -> str:
 
 def show_trained(path: str, rows: Sequence[Row], model: BaseModel) -> str:
     """What of the first conversation is trained, read from its labels."""
-    example = build_examples(rows[:1], model.tokenizer, path)[0]
+    examples = build_examples(rows[:1], model.tokenizer, path)  # a template that rewrites history takes several
     parts: list[list[int]] = [[]]
-    for label in example.labels:
+    for label in (label for example in examples for label in [*example.labels, IGNORE]):
         parts[-1].append(label) if label != IGNORE else parts.append([])
     trained = [visible(decoded(model.tokenizer, part)) for part in parts if part]
-    count = sum(map(len, parts))
-    title = f"--- {path}, row 0: what is trained of it, {count} of {len(example.labels)} tokens"
+    count, total = sum(map(len, parts)), sum(len(example.labels) for example in examples)
+    title = f"--- {path}, row 0: what is trained of it, {count} of {total} tokens"
     return "\n".join([title, *trained])
 
 

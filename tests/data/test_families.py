@@ -1,11 +1,14 @@
 """What kinds of templates do besides the ones that ship: each was refused with a false reason, or trained wrongly."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from grpo.config.data import DataConfig
 from grpo.data.conversations import IGNORE, build_examples
 from grpo.data.prompts import build_prompts
 from grpo.errors import UserError
+from stages.check.shown import show_trained
 from support.chat import assistant, system, user
 from support.templates import byte_tokenizer
 
@@ -63,6 +66,12 @@ def test_a_system_message_that_stands_with_the_last_question():
     first, second = written(MISTRAL, system("Be kind"), user("Q"), assistant("A"), user("R"), assistant("B"))
     assert first == ("<s>[INST]Be kind\n\nQ[/INST]", "A</s>")
     assert second == ("<s>[INST]Q[/INST]A</s>[INST]Be kind\n\nR[/INST]", "B</s>")
+
+
+def test_check_shows_what_is_trained_of_a_row_in_all_its_examples():
+    rows = [{"messages": [system("Be kind"), user("Q"), assistant("A"), user("R"), assistant("B")]}]
+    shown = show_trained("d", rows, SimpleNamespace(tokenizer=byte_tokenizer(MISTRAL)))
+    assert shown.splitlines()[1:] == ["A</s>", "B</s>"]
 
 
 def test_an_end_that_only_what_follows_writes():

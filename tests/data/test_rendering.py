@@ -30,6 +30,7 @@ REFUSING = {
     "a missing key": "{{ {}['x'].y }}",
     "an error of Python": "{{ messages[0]['content'].index('absent') }}",
     "a division": "{{ 1 / 0 }}",
+    "loops for ever": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "without end": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "not jinja": "{% for m in messages %}{{ m }",
     "unsafe": "{{ messages.__class__.__mro__ }}{{ messages.append(1) }}",
