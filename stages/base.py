@@ -15,6 +15,7 @@ from grpo.data.rows import Row, load_rows, rows_hash
 from grpo.errors import UserError
 from grpo.model.export.folder import save_model
 from grpo.model.loading.device import pick_device
+from grpo.model.loading.limits import check_special, embeddings
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.model.loading.weights import load_model
 from grpo.supervised import Training
@@ -35,6 +36,7 @@ def _adopt(model: str, config: BaseConfig, context: StageContext) -> dict[str, A
     """An existing model becomes the run's own copy, so that the run stays whole when the original moves."""
     tokenizer = give_template(load_tokenizer(model), config.chat_template, config.template_kwargs)
     loaded = load_model(model, pick_device(context.config.runtime))
+    check_special(tokenizer, embeddings(loaded), loaded.generation_config.eos_token_id)
     save_model(loaded, tokenizer, context.folder / "model", dtype=context.config.runtime.save_dtype)
     return {"source": model, "parameters": loaded.num_parameters(), "tokens": 0}
 

@@ -70,6 +70,10 @@ def check_causal(model: Any) -> None:
     except Exception as error:
         text = first_line(error, typed=True)
         raise UserError(f"{name} does not take tokens alone, as a language model does: {text}") from error
+    if not (before.isfinite().all() and after.isfinite().all()):
+        raise UserError(
+            f"{name} gives logits that are not finite (NaN or infinite): its config.json or weights are wrong"
+        )
     if not (before - after).norm() <= LIMIT * before.norm():
         raise UserError(
             f"{name} is not causal: what it says of a token changes with later ones; nothing can be sampled"

@@ -14,6 +14,7 @@ from grpo.data.rows import Row, write_jsonl
 from grpo.errors import UserError
 from grpo.model.export.folder import save_model
 from grpo.model.loading.device import pick_device
+from grpo.model.loading.limits import check_special, embeddings
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.model.loading.weights import load_model
 from grpo.supervised import Training
@@ -31,6 +32,7 @@ def supervised(model_path: str, rows: Sequence[Row], training: Training) -> dict
     examples = drop_overlong(everything, lambda example: len(example.input_ids), training)
     write_jsonl(training.out / "data" / "sft.jsonl", rows)
     model = load_model(model_path, pick_device(training.runtime))
+    check_special(tokenizer, embeddings(model), model.generation_config.eos_token_id)
     for token in last_trained(examples):
         add_end_token(model, token)
     numbers = train_on_tokens(model, tokenizer, examples, training)

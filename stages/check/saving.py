@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError
 from stages.check.subject import Check, Skipped, Subject, Warned
 
 
@@ -18,16 +18,10 @@ def saving_checks(subject: Subject) -> Iterator[Check]:
 
 
 def generation(model: str) -> str:
-    from transformers import GenerationConfig
-
     from grpo.model.loading.generation import mended
+    from grpo.model.loading.weights import load_outline
 
-    try:
-        changes = mended(GenerationConfig.from_pretrained(model))
-    except OSError as error:
-        raise Skipped("there is none") from error
-    except ValueError as error:
-        raise UserError(f"generation_config.json: {first_line(error)}") from error
+    changes = mended(load_outline(model).generation_config)
     if changes:
         raise Warned(f"transformers would refuse to save it: {changes}")
     return ""

@@ -16,7 +16,7 @@ from typing import Any
 from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.folders import is_path
 from grpo.data.rows import Row, load_rows
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError
 from grpo.model.loading.path import check_model
 from grpo.types import Prompt
 from stages.recipe.config import RecipeConfig, RLStageConfig
@@ -199,9 +199,8 @@ def on_hub(data: DataConfig) -> bool:
 
 def existing_model(name: str) -> BaseModel:
     """A model of a folder or the hub; its weights are not read."""
-    from transformers import GenerationConfig
-
     from grpo.model.loading.adapter import whole_of
+    from grpo.model.loading.generation import read_generation
     from grpo.model.loading.settings import read_config
     from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer
 
@@ -210,11 +209,9 @@ def existing_model(name: str) -> BaseModel:
     whole = whole_of(name)
     settings = read_config(whole)
     try:
-        generation = GenerationConfig.from_pretrained(whole)
-    except OSError:  # there is no such file: transformers takes the model's own settings
-        generation = GenerationConfig.from_model_config(settings)
-    except ValueError as error:
-        raise UserError(f"model '{name}': its generation_config.json cannot be read: {first_line(error)}") from error
+        generation = read_generation(whole, settings)
+    except UserError as error:
+        raise UserError(f"model '{name}': {error}") from error
     return BaseModel(tokenizer, settings, end_token_ids(SimpleNamespace(generation_config=generation), tokenizer))
 
 

@@ -199,6 +199,12 @@ GREEDY = {"do_sample": False, "temperature": 0.9, "top_p": 0.6, "eos_token_id": 
         (GREEDY, "do_sample is set to true", {"do_sample": True, "temperature": 0.9, "top_p": 0.6}),
         ({"temperature": 0.7, "eos_token_id": [2, 3]}, "do_sample is set to true", {"temperature": 0.7}),
         ({"early_stopping": True, "repetition_penalty": 1.1, "eos_token_id": [2, 3]}, "early_stopping left out", {}),
+        (
+            {"temperature": 0.0, "do_sample": False, "eos_token_id": [2, 3]},
+            "temperature left out",
+            {"do_sample": False},
+        ),
+        ({"pad_token_id": -1, "eos_token_id": [2, 3]}, "pad_token_id left out", {"pad_token_id": None}),
         ({"output_scores": True, "temperature": 0.5, "eos_token_id": [2, 3]}, "left out", {}),
     ],
 )

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from grpo.errors import UserError
+from grpo.model.fit import check_causal
 from grpo.model.loading.classifier import examine_classifier, load_classifier
 from grpo.model.loading.weights import examine, load_model, look_at_values
 from matrix.trial import make_folder
@@ -69,6 +70,19 @@ def test_one_number_of_a_million_is_seen(value, tmp_path):
     broken.replaced("model.embed_tokens.weight", spoil)(folder)
     with pytest.raises(UserError, match=r"model.embed_tokens.weight is not finite"):
         look_at_values(str(folder))
+
+
+def test_logits_that_are_no_numbers_are_called_so(tmp_path):
+    folder = save_model(tmp_path, "llama")
+    broken.settings(rms_norm_eps=-1.0)(folder)
+    with pytest.raises(UserError, match="LlamaForCausalLM gives logits that are not finite"):
+        check_causal(load_model(str(folder), CPU))
+
+
+def test_tuples_that_an_old_config_asks_for_are_not_given(tmp_path):
+    folder = save_model(tmp_path, "llama")
+    broken.settings(return_dict=False)(folder)
+    assert load_model(str(folder), CPU)(torch.tensor([[5, 6]])).logits.shape[1] == 2
 
 
 def test_the_same_weights_named_twice_are_one_model(tmp_path):

@@ -102,9 +102,11 @@ def test_ends_and_padding_without_an_embedding():
     for configured in ([EOS, VOCAB_SIZE], VOCAB_SIZE):
         with pytest.raises(UserError, match=f"eos_token_id is {VOCAB_SIZE}, and the model has {VOCAB_SIZE} embeddings"):
             check_special(tokenizer, VOCAB_SIZE, configured)
-    tokenizer.add_special_tokens({"pad_token": "<new>"})
-    with pytest.raises(UserError, match=rf"the tokenizer's pad_token is {VOCAB_SIZE}"):
-        check_special(tokenizer, VOCAB_SIZE, [EOS])
+    for name in ("pad_token", "bos_token"):
+        tokenizer = make_tokenizer()
+        tokenizer.add_special_tokens({name: "<new>"})
+        with pytest.raises(UserError, match=rf"the tokenizer's {name} is {VOCAB_SIZE}"):
+            check_special(tokenizer, VOCAB_SIZE, [EOS])
 
 
 def test_a_padding_of_the_config_without_an_embedding(tmp_path):

@@ -25,7 +25,8 @@ from grpo.supervised.training import StepLog, training_order
 from grpo.system import stopping
 from support.chat import user
 from support.files import Bomb, flip, limited_files, line_of, little_room, reseal
-from support.models import word_model
+from support.models import make_tokenizer, word_model
+from support.models import save_model as save_tiny
 from support.processes import send
 from support.runs import CPU, assert_equal, checkpointed
 
@@ -321,3 +322,15 @@ def test_a_half_precision_model_stays_one(model, tmp_path):
     save_model(loaded, tokenizer, tmp_path / "half", dtype="bfloat16")
     train(str(tmp_path / "half"), tmp_path / "out")
     assert {tensor.dtype for tensor in weights_of(tmp_path / "out").values()} == {torch.bfloat16}
+
+
+def test_a_padding_without_an_embedding_is_refused_before_training(tmp_path):
+    model = save_tiny(tmp_path / "model", "llama")
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    tokenizer.save_pretrained(model)
+    settings = SFTConfig(steps=1, batch_size=2, max_tokens=64, optimizer={"lr": 1e-3})
+    rows = [{"prompt": "1+1?", "completion": "2"}] * 2
+    with pytest.raises(UserError, match="the tokenizer's pad_token is"):
+        supervised(str(model), rows, Training(settings, tmp_path / "out", 0, CPU, "SFT"))
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()

@@ -59,6 +59,10 @@ def written(name: str, content: str | bytes) -> Break:
     return apply
 
 
+def generation(**changes: Any) -> Break:
+    return written("generation_config.json", json.dumps({"eos_token_id": 2} | changes))
+
+
 def cut(folder: Path) -> None:
     whole = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
@@ -183,6 +187,35 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
     "fp8": ("llama", settings(quantization_config={"quant_method": "fp8"}), r"quantised \(fp8\)"),
     "mxfp4": ("gpt-oss", settings(quantization_config={"quant_method": "mxfp4"}), r"quantised \(mxfp4\)"),
     "unknown codes": ("llama", settings(quantization_config={"quant_method": "mine"}), r"quantised \(mine\)"),
+    "ends of words": ("llama", generation(eos_token_id="</s>"), "eos_token_id is '</s>' in generation_config.json"),
+    "end beyond": (
+        "llama",
+        generation(eos_token_id=[2, 500]),
+        "eos_token_id is 500 in generation_config.json, and the",
+    ),
+    "end negative": ("llama", generation(eos_token_id=-1), "eos_token_id is -1 in generation_config.json"),
+    "begin beyond": ("llama", generation(bos_token_id=500), "bos_token_id is 500 in generation_config.json"),
+    "padding beyond": ("qwen2", generation(pad_token_id=500), "pad_token_id is 500 in generation_config.json"),
+    "generation cut": (
+        "llama",
+        written("generation_config.json", "{"),
+        "generation_config.json cannot be read: .*JSON",
+    ),
+    "generation a list": (
+        "llama",
+        written("generation_config.json", "[1]"),
+        "generation_config.json cannot be read: T",
+    ),
+    "generation odd": (
+        "llama",
+        generation(watermarking_config={"odd": 1}),
+        "generation_config.json cannot be read: TypeError: Watermarking",
+    ),
+    "generation of several": (
+        "llama",
+        generation(num_return_sequences=3),
+        "generation_config.json cannot be read: Greedy methods",
+    ),
     "adapter beside": ("llama", adapter_beside, r"whole weights \(model.safetensors\) and an adapter"),
 }
 

@@ -1,16 +1,42 @@
-"""Generation settings that transformers would refuse to save with the model, mended when they are read."""
+"""Generation settings: read, and mended where transformers would refuse to save them with the model."""
 
 from __future__ import annotations
 
 import copy
 import logging
+import math
 from typing import Any
 
-from grpo.errors import first_line
+from grpo.errors import UserError, first_line
 
 log = logging.getLogger("grpo")
 
-TOKENS = {"eos_token_id", "bos_token_id", "pad_token_id", "transformers_version"}
+TOKENS = {"eos_token_id", "bos_token_id", "transformers_version"}
+
+
+def read_generation(model: str, config: Any) -> Any:
+    """What generation_config.json of a model says, or else its config.
+
+    Raises:
+        UserError: it cannot be read, or its tokens have no embedding.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        settings = GenerationConfig.from_pretrained(model)
+    except Exception as error:
+        if isinstance(error, OSError) and "valid JSON" not in str(error):  # there is none
+            return GenerationConfig.from_model_config(config)
+        text = first_line(error, typed=not isinstance(error, OSError | ValueError))
+        raise UserError(f"its generation_config.json cannot be read: {text}") from error
+    rows = getattr(config.get_text_config(), "vocab_size", math.inf)
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        value = getattr(settings, name)
+        for index in value if isinstance(value, list) else [value]:
+            unset = index is None or (name == "pad_token_id" and index == -1)
+            if not unset and (type(index) is not int or not 0 <= index < rows):
+                raise UserError(f"{name} is {index!r} in generation_config.json, and the model has {rows} tokens")
+    return settings
 
 
 def mend_generation(model: Any) -> None:
@@ -28,7 +54,11 @@ def mended(settings: Any) -> str:
     """
     if (refusal := _refusal(settings)) is None:
         return ""
-    if settings.do_sample is not True and _refusal(_with(settings, {"do_sample": True})) is None:
+    if (
+        settings.do_sample is not True
+        and settings.temperature != 0
+        and _refusal(_with(settings, {"do_sample": True})) is None
+    ):
         settings.do_sample = True
         return f"do_sample is set to true ({refusal})"
     given = {name: value for name, value in settings.to_diff_dict().items() if name not in TOKENS}

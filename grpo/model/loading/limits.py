@@ -83,11 +83,12 @@ def _has_table(model: Any, positions: int) -> bool:
 def check_special(tokenizer: Any, rows: int, configured: Any) -> None:
     """
     Raises:
-        UserError: a token that ends or pads a sequence is beyond the model's `rows` of embeddings.
+        UserError: a token that begins, ends or pads a sequence is beyond the model's `rows` of embeddings.
     """
     ends = configured if isinstance(configured, list | tuple) else [configured]
     named = {"eos_token_id": ends, "the tokenizer's eos_token": [tokenizer.eos_token_id]}
     named["the tokenizer's pad_token"] = [tokenizer.pad_token_id]
+    named["the tokenizer's bos_token"] = [tokenizer.bos_token_id]
     for name, ids in named.items():
         beyond = [index for index in ids if index is not None and index >= rows]
         if beyond:

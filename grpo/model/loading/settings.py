@@ -15,7 +15,7 @@ def read_config(model: str, what: str = "model") -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=False)
+        return AutoConfig.from_pretrained(model, trust_remote_code=False, return_dict=True)  # what all code here reads
     except Exception as error:
         text = " ".join(str(error).split()) if type(error).__name__.startswith("StrictDataclass") else first_line(error)
         if "custom code" in text:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from grpo.errors import UserError, first_line
 from grpo.model.loading.adapter import base_of, is_adapter, merged, put_on, whole_of
 from grpo.model.loading.exact import with_whole_attention
 from grpo.model.loading.files import local_folder, outline, refuse_no_numbers, values, weight_files
-from grpo.model.loading.generation import mend_generation
+from grpo.model.loading.generation import mend_generation, read_generation
 from grpo.model.loading.path import check_model
 from grpo.model.loading.quantised import refuse_quantised
 from grpo.model.loading.report import Report, compare
@@ -127,6 +127,7 @@ def examine(model: str) -> Report:
         config = read_config(model)
         kind, report = compared(causal_class(config), model, config)
         refuse(report.problem(kind, config))
+        read_generation(model, config)
         return report
 
 
@@ -173,13 +174,10 @@ def load_outline(model: str) -> Any:
     Raises:
         UserError: its config cannot be loaded.
     """
-    from transformers import GenerationConfig
-
     with loading(model):
         whole = whole_of(model)
         config = read_config(whole)
         empty = empty_model(config)
-    with loading(model), suppress(OSError):  # without one, what its config says of end tokens is there already
-        empty.generation_config = GenerationConfig.from_pretrained(whole)
+        empty.generation_config = read_generation(whole, config)
     empty.name_or_path = model
     return empty
