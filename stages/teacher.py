@@ -12,7 +12,8 @@ A data function, for `cold_start.data` or any other section that takes conversat
           file: teacher.jsonl
           max_tokens: 4096
 
-The teacher is asked once: its answers stay in `file`, which later stages, checks and resumed runs read.
+The teacher is asked once: its answers stay in `file`, which later stages, checks and resumed runs read. Until all are
+there each is in `<file>.asked` as soon as it comes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from grpo.config.section import Section
 from grpo.data.prompts import chat_prompts
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
-from grpo.evaluation.endpoint import Served, group_of, serve
+from grpo.evaluation.endpoint import Kept, Served, group_of, serve
 from grpo.evaluation.judging import judge_groups
 from grpo.system.fingerprint import digest
 from grpo.system.world import World
@@ -39,6 +40,10 @@ from grpo.types import Group, Prompt, Sampling
 from rewards.loader import load_rewards
 
 log = logging.getLogger("grpo")
+
+
+ASKED = ".asked"  # what the file is called with, in which the answers are while they are asked for
+OF_ANSWERS = ("accept", "keep_per_prompt", "samples")  # what decides which are kept, not what they are
 
 
 class TeacherConfig(Section):
@@ -72,12 +77,17 @@ def demonstrations(**settings: Any) -> list[Row]:
     prompts = chat_prompts(questions, config.questions)
     sampling = Sampling(config.samples, config.max_tokens, config.temperature, config.top_p)
     rewards = load_rewards(config.accept)
-    served = serve(config.endpoint, prompts, sampling, config.seed)
+    kept = Kept(file.with_name(file.name + ASKED), _made_with(config, questions, *OF_ANSWERS))
+    served = serve(config.endpoint, prompts, sampling, config.seed, kept)
     rows = _accepted(_groups(prompts, served), rewards, config.keep_per_prompt)
     log.warning("teacher: %d of %d answers kept, of %d questions", len(rows), len(served.answers), len(prompts))
     if not rows:
-        raise UserError(f"stages.teacher.demonstrations: none of {len(served.answers)} answers passed 'accept'")
+        raise UserError(
+            f"stages.teacher.demonstrations: none of {len(served.answers)} answers passed 'accept'; they are in "
+            f"'{kept.file}', and are not asked for again when 'accept' is another"
+        )
     write_jsonl(file, [{**row, "made_with": made_with} for row in rows])
+    kept.file.unlink()
     return rows
 
 
@@ -101,9 +111,10 @@ def first_answer(**settings: Any) -> str:
     )
 
 
-def _made_with(config: TeacherConfig, questions: Sequence[Row]) -> str:
-    """Hash of all that the answers follow from: not of where the server is, nor of how it is asked."""
-    own = config.model_dump(mode="json", exclude={"file", "endpoint", "questions"})
+def _made_with(config: TeacherConfig, questions: Sequence[Row], *but: str) -> str:
+    """Hash of all that the rows follow from: not of where the server is, nor of how it is asked. `but`: settings that
+    do not count."""
+    own = config.model_dump(mode="json", exclude={"file", "endpoint", "questions", *but})
     asked = [config.endpoint.model, config.endpoint.fields, config.questions.system, config.questions.suffix]
     return digest([own, asked, rows_hash(questions)])
 

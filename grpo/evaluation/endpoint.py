@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import time
 from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from grpo.config.engine import EndpointConfig
 from grpo.errors import UserError, one_line
+from grpo.system.files import append_text, whole_rows
 from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, holds_secret, is_address, patiently
 from grpo.system.progress import progress
 from grpo.types import Completion, FinishReason, Group, Prompt, Rollout, Sampling
@@ -59,41 +62,74 @@ class Served:
         return rows
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A file in which each answer is written as it comes: who is stopped pays for none of them again."""
+
+    file: Path
+    made_with: str  # hash of all that the answers follow from
+
+    def read(self) -> dict[tuple[str, int], Answer]:
+        """{(prompt's id, sample): answer}.
+
+        Raises:
+            UserError: they were asked with something else.
+        """
+        rows = [row for _, row in whole_rows(self.file)] if self.file.exists() else []
+        if any(row.get("made_with") != self.made_with for row in rows):
+            text = "these answers were asked with other settings or questions: move the file away"
+            raise UserError(f"'{self.file}': {text}")
+        if rows:
+            append_text(self.file, "\n")  # a kill may have cut the last line short
+        return {(row["id"], row["sample"]): Answer(**row["answer"]) for row in rows}
+
+    def add(self, key: tuple[str, int], answer: Answer) -> None:
+        row = {"made_with": self.made_with, "id": key[0], "sample": key[1], "answer": asdict(answer)}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        append_text(self.file, json.dumps(row) + "\n")
+
+
 def group_of(prompt: Prompt, answers: Sequence[Answer]) -> Group:
     """Completions without tokens: the server's are not known."""
     completions = (Completion((), (), answer.finish_reason, answer.text) for answer in answers)
     return Group(prompt, tuple(map(Rollout, completions)))
 
 
-def serve(config: EndpointConfig, prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> Served:
-    """Ask for `sampling.group_size` completions of every prompt.
+def serve(
+    config: EndpointConfig, prompts: Sequence[Prompt], sampling: Sampling, seed: int, kept: Kept | None = None
+) -> Served:
+    """Ask for `sampling.group_size` completions of every prompt, but for those that are `kept` of an earlier try.
 
     Raises:
         UserError: the endpoint refuses, cannot be reached, or more than `MAX_FAILED` of the requests have no answer;
             no key where one is needed, or an address that is none.
     """
-    return asyncio.run(_serve(_Server(config, sampling, seed), prompts))
+    return asyncio.run(_serve(_Server(config, sampling, seed), prompts, kept))
 
 
-async def _serve(server: _Server, prompts: Sequence[Prompt]) -> Served:
+async def _serve(server: _Server, prompts: Sequence[Prompt], kept: Kept | None) -> Served:
     samples = range(server.sampling.group_size)
-    jobs = iter([(number, sample) for number in range(len(prompts)) for sample in samples])
-    total = len(prompts) * len(samples)
-    served = Served()
+    everything = [(number, sample) for number in range(len(prompts)) for sample in samples]
+    before = kept.read() if kept else {}
+    served = Served({job: before[key] for job in everything if (key := (prompts[job[0]].id, job[1])) in before})
+    asked = [job for job in everything if job not in served.answers]
+    jobs, total, done = iter(asked), len(everything), len(served.answers)
     start = time.monotonic()
 
     async def work() -> None:
         for job in jobs:  # shared by all workers
             try:
-                served.answers[job] = await server.ask(prompts[job[0]], job[1])
+                answer = served.answers[job] = await server.ask(prompts[job[0]], job[1])
+                if kept:
+                    kept.add((prompts[job[0]].id, job[1]), answer)
             except RequestFailed as failure:
                 _count(served, failure, total, server.name)
             bar.advance(1)
 
-    with progress("endpoint", total=total) as bar:
+    with progress("endpoint", total=total, done=done) as bar:
         async with server.client:
             await asyncio.gather(*(work() for _ in range(min(server.config.concurrency, total))))
-    served.seconds, served.retries = time.monotonic() - start, server.attempts - total
+    served.seconds, served.retries = time.monotonic() - start, server.attempts - len(asked)
     return served
 
 
@@ -158,6 +194,11 @@ class _Server:
         return one_line(text.replace(self.key, "***") if self.key else text)
 
 
+def mended(text: str) -> str:
+    """The halves of a character that was cut in two put together; one alone is no character that a file could hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 async def read_stream(chunks: AsyncIterable[Any], start: float) -> Answer:
     """Put a stream together. Thinking that the server sends apart goes into the tags that it took away.
 
@@ -180,9 +221,9 @@ async def read_stream(chunks: AsyncIterable[Any], start: float) -> Answer:
             finish = choice.finish_reason or finish
     if finish is None:
         raise ValueError("it ends before the completion does")
-    thoughts = "".join(thinking)
+    thoughts, said = mended("".join(thinking)), mended("".join(content))
     return Answer(
-        text=f"<think>\n{thoughts.strip()}\n</think>\n{''.join(content)}" if thoughts else "".join(content),
+        text=f"<think>\n{thoughts.strip()}\n</think>\n{said}" if thoughts else said,
         finish_reason="length" if finish == "length" else "stop",
         prompt_tokens=getattr(usage, "prompt_tokens", None),
         tokens=getattr(usage, "completion_tokens", None),
