@@ -109,6 +109,15 @@ def test_masks_of_old_checkpoints_are_no_weights(tmp_path):
     load_model(str(folder), CPU)
 
 
+def test_heads_for_further_tokens_are_left_out_with_a_word(tmp_path, caplog):
+    folder = make_folder("qwen3_next", tmp_path)
+    load_model(str(folder), CPU)
+    assert not caplog.text
+    broken.tensors(lambda held: held | {"mtp.fc.weight": torch.ones(2, 2)})(folder)
+    load_model(str(folder), CPU)
+    assert "1 weights of heads for further tokens are left out, neither trained nor saved: mtp.fc.weight" in caplog.text
+
+
 def test_a_vision_tower_is_not_lost_without_a_word(tmp_path):
     """A Qwen3.5 checkpoint is of text and vision, and transformers declares that its text model leaves out the latter.
     Saved as text alone it is whole."""

@@ -21,7 +21,7 @@ from grpo.model.loading.files import values
 NAMED = 3  # weights that a message names one by one
 # What transformers declares to leave out, and may: masks and rotary tables that it computes, heads that predict
 # further tokens and are not trained here.
-_SPARE = re.compile(r"(^|\.)mtp|inv_freq|\.(attn|attention)\.(masked_)?bias$|position_ids|\.version$")
+_COMPUTED = re.compile(r"inv_freq|\.(attn|attention)\.(masked_)?bias$|position_ids|\.version$")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool)
 
@@ -34,6 +34,11 @@ class Report:
     unused: Collection[str] = ()
     misshapen: Mapping[str, tuple[Any, Any]] | None = None
     spare: Collection[str] = ()  # unused as well, but nothing is lost with them
+
+    @property
+    def heads(self) -> list[str]:
+        """Of the spare ones those that were trained: they predict further tokens."""
+        return sorted(name for name in self.spare if not _COMPUTED.search(name))
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Report:
@@ -103,7 +108,9 @@ def compare(model: Any, tensors: Mapping[str, torch.Tensor], files: Sequence[Pat
 
 def _is_spare(name: str, layers: int) -> bool:
     layer = _LAYER.search(name)
-    return bool(_SPARE.search(name)) or (layer is not None and int(layer[1]) >= layers)
+    return bool(re.search(r"(^|\.)mtp", name) or _COMPUTED.search(name)) or (
+        layer is not None and int(layer[1]) >= layers
+    )
 
 
 def _places(model: Any, names: Iterable[str], mapping: Sequence[Any]) -> dict[str, str]:

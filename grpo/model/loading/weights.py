@@ -78,8 +78,10 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
 
 
 def _load(model: str, dtype: torch.dtype) -> Any:
-    if local_folder(model) is not None:
-        examine(model)
+    heads = examine(model).heads if local_folder(model) is not None else []
+    if heads:
+        text = "'%s': %d weights of heads for further tokens are left out, neither trained nor saved: %s for one"
+        log.warning(text, model, len(heads), heads[0])
     config = read_config(model)
     loaded, report = from_files(causal_class(config), model, config, dtype)
     refuse(report.problem(type(loaded).__name__, config))
