@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.real_data import data_folder, rows_of
 from rewards.code.reward import code_reward
-from rewards.code.tests import humaneval_row, mbpp_row
+from rewards.code.sets import humaneval_row, mbpp_row
 
 SETS = {"humaneval": humaneval_row, "mbpp": mbpp_row, "mbpp_sanitized": mbpp_row}
 

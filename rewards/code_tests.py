@@ -1,5 +1,8 @@
-"""The documented home of `rewards.code.tests`."""
+"""The documented home of `rewards.code.tests` and `rewards.code.sets`."""
 
-from rewards.code.tests import CodeTests, humaneval_row, mbpp_row, read_tests
+from rewards.code.sets import apps_row, code_contests_row, humaneval_row, livecodebench_row, mbpp_row
+from rewards.code.tests import CodeTests, read_tests
 
-__all__ = ["CodeTests", "humaneval_row", "mbpp_row", "read_tests"]
+__all__ = [
+    "CodeTests", "apps_row", "code_contests_row", "humaneval_row", "livecodebench_row", "mbpp_row", "read_tests",
+]  # fmt: skip

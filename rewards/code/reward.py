@@ -2,7 +2,7 @@
 
 Where the program stands in the answer is `rewards.code.blocks`; a thought that never ends has no answer. Which tests
 there are is `rewards.code.tests`; where programs run and who decides is `rewards.code.sandbox`. What a program writes
-is compared line by line without the blanks at the end of lines and of the text, and it must exit with 0.
+is compared by `rewards.code.sandbox.compare`, or by the row's checker, and it must exit with 0.
 """
 
 from __future__ import annotations
@@ -11,14 +11,29 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from grpo.errors import UserError
 from rewards.code.blocks import extract_code
+from rewards.code.sandbox import plain
+from rewards.code.sandbox.compare import same_text
 from rewards.code.sandbox.run import Bounds, Isolation, Program, SandboxError, choose, run
 from rewards.code.tests import CodeTests, read_tests
 from rewards.turns import answers
 
+# What LeetCode's tasks take as imported.
+PRELUDE = """\
+from bisect import *
+from collections import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import *
+from typing import *
+from builtins import pow
+import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
+"""
 _SMALLEST_MB = 64  # an interpreter alone needs about half of it
 
 
@@ -29,6 +44,8 @@ def code_reward(
     prefill: Sequence[str | None] | None = None,
     *,
     partial: bool = False,
+    tolerance: float | None = None,
+    unordered: bool = False,
     timeout: float = 6.0,
     memory_mb: int = 512,
     isolation: Isolation = "auto",
@@ -42,6 +59,9 @@ def code_reward(
         prompts: they tell whether the template opened the thinking: one that never ends has no program.
         prefill: likewise, see `rewards.format.format_reward`.
         partial: give the share of tests that pass instead; those that the time does not suffice for do not.
+        tolerance: numbers in outputs, and values of calls, may differ from the expected one by so much, or by that
+            share of it where it is above 1; by default they have to be the same text, or the same value.
+        unordered: lines of outputs, and items of lists that calls give, may come in any order.
         timeout: seconds of wall time for a program with all of its tests; each process gets as much CPU time.
         memory_mb: MiB of memory for all processes of a program.
         isolation: "auto" uses namespaces where the kernel allows, else Landlock and a system call filter with a
@@ -58,11 +78,12 @@ def code_reward(
     if isolation == "auto":
         with contextlib.suppress(SandboxError):  # which each row will say
             choose(isolation)
-    bounds = Bounds(timeout, memory_mb)
+    rules, bounds = Rules(partial, tolerance, unordered), Bounds(timeout, memory_mb)
+    rules.check()
 
     def judge(row: tuple[Any, Any]) -> float | str:
         try:
-            return _score(row[0], read_tests(row[1]), bounds, isolation, partial)
+            return _score(row[0], read_tests(row[1]), bounds, isolation, rules)
         except (ValueError, SandboxError) as error:
             return " ".join(str(error).split())
 
@@ -74,7 +95,23 @@ def code_reward(
     return [None if isinstance(outcome, str) else outcome for outcome in outcomes]
 
 
-def _score(text: str, tests: CodeTests, bounds: Bounds, isolation: Isolation, partial: bool) -> float:
+@dataclass(frozen=True)
+class Rules:
+    """What a score is, and what counts as the expected output."""
+
+    partial: bool
+    tolerance: float | None
+    unordered: bool
+
+    def check(self) -> None:
+        number = isinstance(self.tolerance, (int, float)) and not isinstance(self.tolerance, bool)
+        if self.tolerance is not None and not (number and 0 < self.tolerance < 1):
+            raise UserError(f"reward 'code': tolerance is a number between 0 and 1, or null, not '{self.tolerance}'")
+        if not isinstance(self.unordered, bool):
+            raise UserError(f"reward 'code': unordered is true or false, not '{self.unordered}'")
+
+
+def _score(text: str, tests: CodeTests, bounds: Bounds, isolation: Isolation, rules: Rules) -> float:
     """The score of one program.
 
     Raises:
@@ -85,7 +122,10 @@ def _score(text: str, tests: CodeTests, bounds: Bounds, isolation: Isolation, pa
     if code is None:
         return 0.0
     mode = choose(isolation)
-    program = Program(code, tests.header, tests.entry_point, stdio=bool(tests.inputs))
+    header = PRELUDE if tests.calls else tests.header
+    program = Program(code, header, tests.entry_point, stdio=bool(tests.inputs))
+    longest = max((len(output.encode("utf-8", "replace")) for output in tests.outputs), default=0)
+    bounds = replace(bounds, output=max(bounds.output, 2 * longest))
     results: list[bool] = []
 
     def enough(report: dict[str, Any]) -> bool:
@@ -93,20 +133,30 @@ def _score(text: str, tests: CodeTests, bounds: Bounds, isolation: Isolation, pa
             results.append(report["passed"])
         elif "output" in report:
             expected = tests.outputs[len(results)]
-            results.append(report["ended_well"] and _lines(report["output"]) == _lines(expected))
-        return not partial and not all(results)
+            fits = report["ended_well"] and same_text(report["output"], expected, rules.tolerance, rules.unordered)
+            results.append(fits)
+        return not rules.partial and not all(results)
 
-    reports = run(program, _inside(tests), bounds, mode, partial=partial, enough=enough)
+    reports = run(program, _inside(tests, rules), bounds, mode, partial=rules.partial, enough=enough)
     _check_reports(reports)
-    return sum(results) / len(tests) if partial else float(len(results) == len(tests) and all(results))
+    return sum(results) / len(tests) if rules.partial else float(len(results) == len(tests) and all(results))
 
 
-def _inside(tests: CodeTests) -> dict[str, Any]:
-    """What of the tests enters the sandbox: no expected output."""
+def _inside(tests: CodeTests, rules: Rules) -> dict[str, Any]:
+    """What of the tests enters the sandbox: no expected output, unless a checker judges there."""
     if tests.inputs:
-        return {"inputs": tests.inputs}
+        return {"inputs": tests.inputs} | (
+            {"outputs": tests.outputs, "checker": tests.checker} if tests.checker else {}
+        )
+    if tests.calls:
+        calls = [plain.encode(call, _no_value) for call in tests.calls]
+        return {"calls": calls, **{name: getattr(tests, name) for name in ("fn_name", "wrapped")}, **asdict(rules)}
     parts = ("setup", "asserts", "check", "entry_point")
     return {part: getattr(tests, part) for part in parts}
+
+
+def _no_value(value: Any) -> list[Any]:
+    raise ValueError(f"tests: {type(value).__name__} is no value that JSON has")
 
 
 def _check_reports(reports: list[dict[str, Any]]) -> None:
@@ -115,10 +165,6 @@ def _check_reports(reports: list[dict[str, Any]]) -> None:
             raise ValueError(f"tests: cannot be run: {report['broken']}")
         if report.get("started") is False:
             raise SandboxError("the program's process did not start")
-
-
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
 def _check_options(partial: bool, timeout: float, memory_mb: int, isolation: str) -> None:

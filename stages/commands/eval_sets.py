@@ -13,7 +13,7 @@ from typing import Any
 
 from grpo.data.rows import Row
 from grpo.errors import UserError
-from rewards.code.tests import humaneval_row, mbpp_row
+from rewards.code.sets import humaneval_row, mbpp_row
 from rewards.countdown import row_problem
 
 BOX = "\nPlease reason step by step, and put your final answer within \\boxed{}."

@@ -26,8 +26,8 @@ asks for "limits" by name gets what the kernel has: guard, tester and keeper are
 each other goes through what nobody can open anew; but files that the user may read can be read, and that user's other
 processes ended.
 
-Limits to know. Arguments go by value: a test that a function changes its argument in place fails. The kernel is shared.
-What a returned object without a plain form (a generator, an instance) says about itself is not
-believed beyond its truth, except for instances of classes that the test itself names. Hard-coding an answer that the
-prompt shows is not seen: keep some tests out of the prompt. Programs see the standard library only, with hash seed 0.
+Limits to know. Arguments go by value, but for those that a test looks at after the call. The kernel is shared. What a
+returned object without a plain form (a generator, an instance) says about being equal to a value, or holding one, is
+not believed (`stand_ins`). Hard-coding an answer that the prompt shows is not seen: keep some tests out of the prompt.
+Programs see the standard library only, with hash seed 0.
 """

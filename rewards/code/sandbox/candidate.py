@@ -33,10 +33,10 @@ def keep(job: dict[str, Any], requests: int, replies: int) -> None:
         plain.send(replies, READY)
         while True:
             try:
-                text = plain.receive(requests)
+                text = plain.receive(requests, plain.OURS)
             except EOFError:
                 return
-            plain.send(replies, _run(job, text))
+            plain.send(replies, _run(job, text), plain.OURS)
     child = os.fork()
     if child == 0:
         _become_candidate(job, {requests: program.REQUESTS, replies: program.REPLIES})
@@ -91,6 +91,8 @@ def _run(job: dict[str, Any], text: str) -> dict[str, Any]:
     """One run of the program on one input: what it wrote before it ended, and whether it ended well."""
     given, source = os.pipe()
     output, target = os.pipe()
+    for number in (given, target):
+        os.fchmod(number, 0o666)  # the candidate, another user, may open /dev/stdin and /dev/stdout
     started, ready = os.pipe()
     child = os.fork()
     if child == 0:
@@ -102,7 +104,7 @@ def _run(job: dict[str, Any], text: str) -> dict[str, Any]:
         os.close(number)
     has_started = os.read(started, 1) == b"1"
     os.close(started)
-    pump = program.Pump(source, output, text.encode("utf-8", "replace"))
+    pump = program.Pump(source, output, text.encode("utf-8", "replace"), job["output"])
     status, watch = None, _Watch(job["memory"])
     while status is None and not pump.too_much and not watch():
         pump.move(0.01)

@@ -25,6 +25,7 @@ def main() -> NoReturn:
     """Read a job from standard input and do it."""
     signal.signal(signal.SIGTERM, _stop)
     os.umask(0o022)
+    sys.set_int_max_str_digits(0)
     linux = sys.platform == "linux"
     job: dict[str, Any] = {"linux": linux, "candidate_user": None, "tester_user": None, "library_fds": []}
     try:
@@ -103,7 +104,7 @@ def _test(job: dict[str, Any]) -> int:
             _keep(job, requests[0], replies[1])
         os.close(requests[0])
         os.close(replies[1])
-        tests = plain.receive(0)
+        tests = plain.receive(0, plain.OURS)
         _silence()
         tester.main(job, tests, (replies[0], requests[1]), lambda message: _report(reports, message))
     except EOFError:

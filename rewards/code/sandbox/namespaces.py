@@ -120,6 +120,8 @@ def make_root(folders: list[str], *, processes: bool) -> None:
     for name in _DEVICES:
         os.close(os.open(f"{root}/dev/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
         _mount(f"/dev/{name}", f"{root}/dev/{name}", None, _BIND)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        os.symlink(f"/proc/self/fd/{number}", f"{root}/dev/{name}")
     _set_attributes(root, _RDONLY | _NOSUID, 0, _AT_RECURSIVE)
     _set_attributes(f"{root}/tmp", 0, _RDONLY, 0)
     if processes:

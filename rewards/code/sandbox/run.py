@@ -49,10 +49,12 @@ class Program:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Seconds of wall time for a program and all of its tests, MiB of memory for all of its processes."""
+    """Seconds of wall time for a program and all of its tests, MiB of memory for all of its processes, bytes of output
+    of one run."""
 
     seconds: float
     memory_mb: int
+    output: int = 4 << 20
 
 
 def run(
@@ -66,7 +68,8 @@ def run(
 ) -> list[dict[str, Any]]:
     """What each test gave, in order, up to the first for which `enough` says so, or the end of the time.
 
-    `tests` are {"inputs"} for scripts, else {"setup", "asserts", "check", "entry_point"}.
+    `tests` are {"inputs"} (and {"outputs", "checker"}) for scripts, {"fn_name", "calls", ...} or {"setup", "asserts",
+    "check", "entry_point"} for functions.
 
     Raises:
         SandboxError: the sandbox could not start, or died.
@@ -77,11 +80,12 @@ def run(
         "seconds": bounds.seconds,
         "cpu_seconds": int(bounds.seconds) + 1,
         "memory": bounds.memory_mb << 20,
+        "output": bounds.output,
         "partial": partial,
         "folders": sorted({sys.base_prefix, sys.base_exec_prefix}),
     }
     try:
-        given = plain.message_bytes(job) + plain.message_bytes(tests)
+        given = plain.message_bytes(job) + plain.message_bytes(tests, plain.OURS)
         ours, theirs = socket.socketpair()  # unlike a pipe or a file, nobody can open it anew through /proc
         with _folder(isolation) as folder, ours, tempfile.TemporaryFile() as errors:
             with theirs:

@@ -10,27 +10,17 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import importlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from . import limits, namespaces, plain
 from .candidate import READY
-
-_EXCEPTIONS = (  # that a test may expect; StopIteration is not among them, it would silently end a loop of the test
-    *("ArithmeticError", "AssertionError", "AttributeError", "IndexError", "KeyError", "LookupError"),
-    *("NotImplementedError", "OverflowError", "RuntimeError", "TypeError", "ValueError", "ZeroDivisionError"),
-)
-
-
-class Failed(Exception):
-    """The candidate did not answer a call with a value."""
-
-
-class BrokenTest(Exception):
-    """The test cannot be run whatever the candidate is."""
+from .compare import same
+from .stand_ins import BrokenTest, Candidate, Failed, Handle, Named, in_place, is_instance, type_of
 
 
 def main(job: dict[str, Any], tests: dict[str, Any], pipes: tuple[int, int], report: Callable[[Any], None]) -> None:
@@ -42,15 +32,19 @@ def main(job: dict[str, Any], tests: dict[str, Any], pipes: tuple[int, int], rep
         namespaces.hide_memory()
         namespaces.die_with_parent(signal.SIGKILL)
     limits.set_limits(job["cpu_seconds"], job["memory"], 0)  # tests start no processes
-    candidate = _Candidate(*pipes)
-    candidate.expect_ready()
-    if job["stdio"]:
+    candidate = Candidate(*pipes)
+    if plain.receive(candidate.replies) != READY:  # up to here only code of ours has run
+        raise OSError("the candidate's process did not start")
+    if job["stdio"] and "checker" not in tests:
         for text in tests["inputs"]:
             report(candidate.run(text))
         return
     try:
-        runs = list(_prepare(tests, candidate))
-        candidate.reply()  # that the code is loaded
+        if job["stdio"]:
+            runs = list(_checked(tests, candidate))
+        else:
+            runs = list(_calls(tests, candidate) if "calls" in tests else _prepare(tests, candidate))
+            candidate.reply()  # that the code is loaded
         for run in runs:
             passed = _passes(run)
             report({"passed": passed})
@@ -72,27 +66,140 @@ def _passes(run: Callable[[], None]) -> bool:
     return True
 
 
-def _prepare(tests: dict[str, Any], candidate: _Candidate) -> Iterator[Callable[[], None]]:
+def _checked(tests: dict[str, Any], candidate: Candidate) -> Iterator[Callable[[], None]]:
+    """One function for each input: whether the data set's `check(input, output, expected)` takes the output."""
+    own: dict[str, Any] = {"__name__": "tests"}
+    exec(compile(_parse(tests["checker"]), "checker", "exec", dont_inherit=True), own)  # noqa: S102 - the data set's
+
+    def run(given: str, expected: str) -> None:
+        done = candidate.run(given)
+        if not (done["ended_well"] and own["check"](given, done["output"], expected)):
+            raise Failed("the checker refuses it")
+
+    for given, expected in zip(tests["inputs"], tests["outputs"], strict=True):
+        yield lambda given=given, expected=expected: run(given, expected)  # type: ignore[misc]
+
+
+def _calls(tests: dict[str, Any], candidate: Candidate) -> Iterator[Callable[[], None]]:
+    """One function for each call with the value that it should give. Where data sets wrap values in a list of one, as
+    APPS does, one reading has to do for all."""
+    readings = {"as it is", "wrapped"} if tests["wrapped"] else {"as it is"}
+
+    def run(args: list[Any], expected: Any) -> None:
+        value = candidate.ask("call", tests["fn_name"], args, {})
+        fits = {"as it is"} if same(value, expected, tests["tolerance"], tests["unordered"]) else set()
+        if tests["wrapped"] and same(value, expected[0], tests["tolerance"], tests["unordered"]):
+            fits.add("wrapped")
+        if not fits & readings:
+            raise Failed("another value")
+        readings.intersection_update(fits)
+
+    for form in tests["calls"]:
+        args, expected = plain.decode(form, _refuse)
+        yield lambda args=args, expected=expected: run(args, expected)  # type: ignore[misc]
+
+
+def _prepare(tests: dict[str, Any], candidate: Candidate) -> Iterator[Callable[[], None]]:
     """One function for each test; setup code runs anew for each."""
     setup, check, entry = tests["setup"], tests["check"], tests["entry_point"]
     sources = tests["asserts"] if check is None else [check]
     trees = [_parse(source) for source in (setup, *sources)]
     names = foreign_names(trees, entry)
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    constants = names - {
+        entry,
+        *(node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)),
+    }
+    candidate.exceptions |= {name: type(name, (Failed,), {}) for name in names & _expected(nodes)}
+    trees = [_InPlace(tree).visit(tree) for tree in trees]
+    _share_seeds(candidate)
 
     def run(code: Any) -> None:
         own: dict[str, Any] = {"__name__": "tests"}
         own |= {name: importlib.import_module(name) for name in names if name != entry and _is_module(name, trees)}
-        stand_ins = {name: _Named(candidate, name) for name in names if name not in own}
-        own |= stand_ins
+        stand_ins = {name: _stand_in(candidate, name, constants) for name in names if name not in own}
+        own |= stand_ins | candidate.exceptions | {"__in_place__": in_place, "isinstance": is_instance, "type": type_of}
         for part in (compiled[0], code):
             exec(part, own)  # noqa: S102 - the data set's own test, in a sandbox too
             own |= {entry: stand_ins[entry]} if entry else {}  # a header may hold a stub of it
         if check is not None:
             own["check"](stand_ins[entry])
 
-    compiled = [compile(tree, "tests", "exec", dont_inherit=True) for tree in trees]
+    compiled = [compile(tree, "tests", "exec", dont_inherit=True) for tree in map(ast.fix_missing_locations, trees)]
     for code in compiled[1:]:
         yield lambda code=code: run(code)  # type: ignore[misc]
+
+
+def _refuse(*_: Any) -> Any:
+    raise ValueError("not a plain value")
+
+
+def _stand_in(candidate: Candidate, name: str, constants: Collection[str]) -> Any:
+    """A function or class; what is never called, and is a plain value, is that value."""
+    stand_in = Named(candidate, name)
+    if name in constants and name not in candidate.exceptions:
+        with contextlib.suppress(Failed):
+            value = candidate.ask("value", name)
+            return stand_in if isinstance(value, Handle) else value
+    return stand_in
+
+
+def _expected(nodes: Sequence[ast.AST]) -> set[str]:
+    """The names of exceptions that the tests catch."""
+    kinds = [node.type for node in nodes if isinstance(node, ast.ExceptHandler) and node.type]
+    raises = ("assertRaises", "assertRaisesRegex", "raises", "suppress")
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    kinds += [call.args[0] for call in calls if call.args and call.func.attr in raises]  # type: ignore[attr-defined]
+    return {name for kind in kinds for name in names_of(kind)}
+
+
+def _share_seeds(candidate: Candidate) -> None:
+    """Where a test seeds `random`, the candidate's is seeded too."""
+    import random
+
+    own = random.seed
+
+    def seed(*args: Any, **kwargs: Any) -> None:
+        own(*args, **kwargs)
+        candidate.ask("seed", None, *args)
+
+    random.seed = seed
+
+
+class _InPlace(ast.NodeTransformer):
+    """Calls whose arguments a test looks at afterwards: those whose value it does not use, and those with an argument
+    that an assertion compares with something else. Others get copies: a program that empties its argument must not
+    make the test compute an empty expectation from it."""
+
+    def __init__(self, tree: ast.AST) -> None:
+        tests = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+        compares = [(_root(test.left), test.comparators) for test in tests if isinstance(test, ast.Compare)]
+        self.compared = {name for name, sides in compares if name and not any(name in names_of(side) for side in sides)}
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr:
+        if isinstance(node.value, ast.Call):
+            node.value = self._looked_at(node.value)
+        return node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.Assign:
+        call = node.value
+        if isinstance(call, ast.Call) and any(isinstance(a, ast.Name) and a.id in self.compared for a in call.args):
+            node.value = self._looked_at(call)
+        return node
+
+    def _looked_at(self, call: ast.Call) -> ast.Call:
+        return ast.Call(ast.Name("__in_place__", ast.Load()), [call.func, *call.args], call.keywords)
+
+
+def names_of(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def _root(node: ast.AST) -> str | None:
+    """The name in `name[:k]`."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
 
 
 def foreign_names(trees: list[ast.Module], entry_point: str) -> set[str]:
@@ -128,119 +235,3 @@ def _parse(source: str) -> ast.Module:
         return ast.parse(source)
     except (SyntaxError, ValueError) as error:
         raise BrokenTest(f"{type(error).__name__}: {error}") from error
-
-
-class _Candidate:
-    """The other end of the pipes."""
-
-    def __init__(self, replies: int, requests: int) -> None:
-        self.replies, self.requests, self.gone = replies, requests, False
-
-    def expect_ready(self) -> None:
-        """Up to here only code of ours has run: anything else is a sandbox that did not start."""
-        if plain.receive(self.replies) != READY:
-            raise OSError("the candidate's process did not start")
-
-    def run(self, text: str) -> dict[str, Any]:
-        """One run on one input. A keeper that is gone was ended by the program: nobody else can."""
-        try:
-            plain.send(self.requests, text)
-            return dict(plain.receive(self.replies))
-        except (OSError, EOFError):
-            return {"output": "", "ended_well": False}
-
-    def ask(self, operation: str, reference: str | int, *values: Any) -> Any:
-        """What an operation on an object of the candidate's gives; objects without a plain form give a `_Handle`."""
-        if self.gone:
-            raise Failed("the program has ended")
-        try:
-            forms = [plain.encode(value, _number) for value in values]
-            plain.send(self.requests, [operation, reference, *forms])
-        except OSError:
-            self.gone = True
-            raise Failed("the program has ended") from None
-        return self.reply(_Instance if operation == "get" or str(reference)[0].isupper() else _Handle)
-
-    def reply(self, kind: type[_Handle] | None = None) -> Any:
-        try:
-            tag, form = plain.receive(self.replies)
-            value = plain.decode(form, lambda number, truth: (kind or _Handle)(self, int(number), truth is True))
-        except Exception as error:
-            self.gone = True  # and we may not be of one mind any more about whose turn it is
-            raise Failed("no answer") from error
-        if tag == "value":
-            return value
-        raise _failure(value)
-
-
-def _failure(name: Any) -> Failed:
-    """An exception that `except ValueError` catches when that is what the candidate raised."""
-    if name in _EXCEPTIONS:
-        return type(name, (Failed, getattr(builtins, name)), {})()
-    stopped = type("Stopped", (Failed,), {})
-    return (stopped if name == "StopIteration" else Failed)(str(name))
-
-
-def _number(value: Any) -> list[Any]:
-    if type(value) in (_Handle, _Instance):
-        return [value._reference]
-    raise BrokenTest(f"cannot pass a {type(value).__name__} to the candidate")
-
-
-class _Handle:
-    """An object of the candidate's that has no plain form: it can be passed back, iterated over, and is true or false.
-
-    That it is equal to something or contains it would be its own word: only plain values are compared.
-    """
-
-    _candidate: _Candidate
-    _reference: str | int
-    _truth: bool
-
-    def __init__(self, candidate: _Candidate, reference: str | int, truth: bool = True) -> None:
-        object.__setattr__(self, "_candidate", candidate)
-        object.__setattr__(self, "_reference", reference)
-        object.__setattr__(self, "_truth", truth)
-
-    def __bool__(self) -> bool:
-        return bool(self._truth)
-
-    def __iter__(self) -> Iterator[Any]:
-        iterator = self._candidate.ask("iterate", self._reference)
-        if type(iterator) is not _Handle:
-            raise Failed("not iterable")
-        while True:
-            try:
-                item = self._candidate.ask("next", iterator._reference)
-            except Failed as failure:
-                if type(failure).__name__ == "Stopped":
-                    return
-                raise
-            yield item
-
-    def _refuse(self, *_: Any) -> Any:
-        raise Failed("not a plain value")
-
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __hash__ = _refuse
-
-
-class _Instance(_Handle):
-    """Of a class that the tests name (`Node(1)`): what its attributes and methods are is the candidate's to say."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._candidate.ask("get", self._reference, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._candidate.ask("set", self._reference, name, value)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._candidate.ask("call", self._reference, list(args), kwargs)
-
-
-class _Named(_Handle):
-    """A function or class by its name in the candidate's module."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._candidate.ask("call", self._reference, list(args), kwargs)
