@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, Gemma2Config, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
@@ -182,10 +183,9 @@ def test_special_tokens_are_read_as_such_whatever_the_config_says(tmp_path):
 @pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig, Gemma2Config])
 def test_a_sentencepiece_model_alone_is_read_as_it_says(tmp_path, kind, name):
     """By the class of the model's type there was no blank before a text."""
-    pieces = pytest.importorskip("sentencepiece")
     (tmp_path / "corpus.txt").write_text("\n".join([*TEXTS, "the quick brown fox jumps over the lazy dog."] * 20))
     settings = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}
-    pieces.SentencePieceTrainer.train(
+    sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "corpus.txt"), model_prefix=str(tmp_path / "tokenizer"), vocab_size=400, model_type="bpe",
         minloglevel=2, **settings,
     )  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_sentencepiece_model_alone_is_read_as_it_says(tmp_path, kind, name):
     named = {"tokenizer_class": name, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"} if name else {}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
     tokenizer = load_tokenizer(str(tmp_path))
-    own = pieces.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     for text in TEXTS:
         if not text.startswith(" "):  # of which there is one for both
             assert tokenizer(text, add_special_tokens=False)["input_ids"] == own.encode(text), text
