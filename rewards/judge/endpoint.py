@@ -17,6 +17,8 @@ from grpo.errors import UserError, one_line
 from grpo.system.http import Breaker, RequestFailed, bad_status, holds_secret, is_address, patiently
 from grpo.types import Message
 
+OPENAI, KEY_ENV = "https://api.openai.com/v1", "OPENAI_API_KEY"
+
 
 class Reply(BaseModel):
     """What is needed of a chat completion; the client library does not validate what it gets."""
@@ -34,7 +36,7 @@ class Endpoint:
         UserError: a base_url that is none or holds a secret, a `key_env` that names no set variable.
     """
 
-    base_url: str
+    base_url: str | None
     key_env: str | None  # the variable is read anew for every client
     fields: Mapping[str, Any]  # what every request holds besides its messages: model, temperature, ...
     concurrency: int  # per event loop
@@ -46,17 +48,26 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Nothing of a wrong address is repeated: it may hold a password."""
-        if not is_address(self.base_url):
-            raise UserError("base_url must be an address like http://localhost:8000/v1")
-        if holds_secret(self.base_url):
-            raise UserError("base_url must not hold a user, a password, a query or a fragment; a key goes into key_env")
+        given = os.environ.get("OPENAI_BASE_URL", "").strip()
+        name = "base_url" if self.base_url or not given else "OPENAI_BASE_URL"
+        address = self.base_url or given or OPENAI
+        if not is_address(address):
+            raise UserError(f"{name} must be an address like http://localhost:8000/v1")
+        if holds_secret(address):
+            raise UserError(f"{name} must not hold a user, a password, a query or a fragment; a key goes into key_env")
+        # The environment's key is for the environment's service, and never goes to another address.
+        if self.key_env is None and address in (given or OPENAI, OPENAI):
+            self.key_env = KEY_ENV if os.environ.get(KEY_ENV, "").strip() else None
+        if address == OPENAI and self.key_env is None:
+            raise UserError(f"give base_url (or set OPENAI_BASE_URL), or set {KEY_ENV} for OpenAI's own service")
+        self.base_url = address
         self._key()
 
     def client(self) -> AsyncOpenAI:
         """A client for one batch of requests in the running event loop, to be closed by `async with`.
 
         The library would take key, organisation and project from OPENAI_... variables, and with them send one
-        service's credentials to another: only `key_env` counts here.
+        service's credentials to another: only `key_env` counts here (see `__post_init__` for what it is by default).
         """
         key = self._key() or "none"  # a server without keys ignores it
         headers = {"Authorization": f"Bearer {key}"}  # explicit, so that OPENAI_CUSTOM_HEADERS cannot replace it

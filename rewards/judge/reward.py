@@ -58,9 +58,10 @@ class Judge(Section):
         UserError: wrong options, or rows without the needed column.
     """
 
-    base_url: str  # up to and including the version
+    base_url: str | None = None  # up to and including the version; None: OPENAI_BASE_URL, else OpenAI's own
     model: str = Field(min_length=1)
-    key_env: str | None = None  # name of the environment variable with the key; None: a server without keys
+    # Name of the environment variable with the key; None: OPENAI_API_KEY at the address above, else no key.
+    key_env: str | None = None
     mode: Literal["reference", "rubric", "pairwise"] = "reference"
     criteria: dict[str, str] = {}  # {name: what it asks for}
     reference: str | None = None  # column: right answers (None: `answer`), or the other completion (pairwise)

@@ -153,7 +153,7 @@ URL = "http://localhost:8000/v1"
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"mode": "refrence"}, "reward 'judge': 'mode': Input should be 'reference', 'rubric' or 'pairwise', got"),
-    ({"base_url": None}, "'base_url'"), ({"model": ""}, "'model'"),
+    ({"base_url": None}, "give base_url"), ({"model": ""}, "'model'"),
     ({"base_url": "localhost:8000"}, "base_url must be an address like"),
     ({"base_url": "http://me:hunter2@host/v1"}, "base_url must not hold a user, a password"),
     ({"base_url": "http://host/v1?api-key=hunter2"}, "must not hold .* a query"),
@@ -175,6 +175,8 @@ URL = "http://localhost:8000/v1"
 ])  # fmt: skip
 def test_wrong_options(options, message, monkeypatch):
     monkeypatch.setenv("BAD_KEY", "hunter2 ü")
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     kwargs = {"base_url": URL, "model": "m", **options}
     for make in (lambda: Judge(**kwargs), lambda: load_reward({"fn": "judge", "kwargs": kwargs})):
         with pytest.raises(UserError, match=message) as found:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from rewards import load_reward
 from rewards.judge.master_keys import says_nothing
 from rewards.judge.prompts import defused, reference_request
 from rewards.judge.verdicts import PairVerdict, ReferenceVerdict, Unreadable, read_verdict, rubric_verdict
@@ -212,6 +213,16 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(monkeypatch, caplog, tmp_
     for text in (*told, caplog.text, *(str(vars(record)) for record in caplog.records)):
         assert KEY not in text
         assert KEY[:12] not in text
+    with serving(honest) as server:  # the environment's own service
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        reward = load_reward({"fn": "judge", "kwargs": {"model": "m"}})
+        assert applied(reward, ["4"]) == ([1.0], {})
+        assert server.headers[0]["authorization"] == "Bearer another-secret"
+        assert "another-secret" not in str(vars(reward.fn)) + repr(vars(reward.fn._endpoint))
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert applied(load_reward({"fn": "judge", "kwargs": {"model": "m"}}), ["4"]) == ([1.0], {})
+        assert server.headers[1]["authorization"] == "Bearer none"
+        monkeypatch.setenv("OPENAI_API_KEY", "another-secret")
     with serving(honest) as server:  # no key_env: no key of some other service
         judged(server, ["4"])
         assert server.headers[0]["authorization"] == "Bearer none"
