@@ -115,6 +115,8 @@ def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:
     }
     for override in chosen.overrides:
         apply_override(tree, override)
+    if not tree["eval"]["accuracy"]["fn"]:
+        raise UserError(f"--data {name}: no judge ships for this set; name a function of yours: eval.accuracy.fn=PATH")
     return validate(EvalCommandConfig, tree, "grpo eval")
 
 

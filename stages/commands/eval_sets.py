@@ -7,13 +7,14 @@ answer in the form that its judge reads: ``\boxed{}``, or a fenced program.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from grpo.data.rows import Row
-from grpo.errors import UserError
-from rewards.code.sets import humaneval_row, mbpp_row
+from grpo.errors import UserError, shorten
+from rewards.code.sets import humaneval_row, livecodebench_row, mbpp_row
 from rewards.countdown import row_problem
 
 BOX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -64,15 +65,23 @@ def mgsm(language: str | None) -> RowFunction:
     return read
 
 
-def with_choices(row: Row, choices: Sequence[str], right: int) -> Row:
+LETTERS = "ABCDEFGHIJ"
+
+
+def with_choices(row: Row, choices: Sequence[Any], right: int) -> Row:
     """The choices below the question as A, B, ...; the answer as a letter."""
-    lines = [f"{letter}. {choice}" for letter, choice in zip("ABCDEFGHIJ", choices, strict=False)]
+    if not 0 <= right < len(choices) <= len(LETTERS) or any(choice in (None, "") for choice in choices):
+        raise ValueError(f"answer {right} of the choices {shorten(repr(choices))}: ten at most, one of them right")
+    lines = [f"{letter}. {str(choice).strip()}" for letter, choice in zip(LETTERS, choices, strict=False)]
     question = row["question"] if "question" in row else row["Question"]
-    return {**row, "question": "\n".join([question.strip(), *lines]), "answer": "ABCDEFGHIJ"[right]}
+    return {**row, "question": "\n".join([question.strip(), *lines]), "answer": LETTERS[right]}
 
 
 def mmlu(row: Row) -> Row:
-    return with_choices(row, row["choices"], int(row["answer"]))
+    """MMLU of any subject, and MMLU-Pro: `choices`, `options` or columns A to D; the answer as a place or a letter."""
+    choices = row.get("options") or ([row[letter] for letter in "ABCD"] if "A" in row else row["choices"])
+    answer = str(row["answer"]).strip()
+    return with_choices(row, choices, LETTERS.index(answer) if answer in [*LETTERS] else int(answer))
 
 
 def gpqa(row: Row) -> Row:
@@ -80,11 +89,16 @@ def gpqa(row: Row) -> Row:
     right = row["Correct Answer"]
     wrong = [row[f"Incorrect Answer {number}"] for number in (1, 2, 3)]
 
-    def place(choice: str) -> bytes:
+    def place(choice: Any) -> bytes:
         return hashlib.blake2b(f"{row['Question']}\n{choice}".encode(), digest_size=8).digest()
 
     choices = sorted([right, *wrong], key=place)
-    return with_choices(row, [choice.strip() for choice in choices], choices.index(right))
+    return with_choices(row, choices, choices.index(right))
+
+
+def ifeval(row: Row) -> Row:
+    """The prompt as it is; what judges it reads the columns `instruction_id_list` and `kwargs`."""
+    return {"prompt": row["prompt"], **{name: row[name] for name in ("key", "instruction_id_list", "kwargs")}}
 
 
 def mbpp(row: Row) -> Row | None:
@@ -110,7 +124,7 @@ class EvalSet:
     hub: dict[str, Any] = field(default_factory=dict)  # path, subset, split; empty: files only
     row: RowFunction = dict  # columns that `grpo.data.prompts` understands stay as they are
     suffix: str = BOX
-    accuracy: str = "accuracy"  # the reward that judges
+    accuracy: str = "accuracy"  # the reward that judges; empty: none ships
 
 
 SETS: dict[str, EvalSet] = {
@@ -129,9 +143,13 @@ SETS: dict[str, EvalSet] = {
         for code in ASK
     },
     "mmlu_stem": EvalSet({"path": "TIGER-Lab/MMLU-STEM", "split": "test"}, mmlu, LETTER),
+    "mmlu": EvalSet({"path": "cais/mmlu", "subset": "all", "split": "test"}, mmlu, LETTER),
+    "mmlu_pro": EvalSet({"path": "TIGER-Lab/MMLU-Pro", "split": "test"}, mmlu, LETTER),
     "gpqa": EvalSet({"path": "Idavidrein/gpqa", "subset": "gpqa_diamond", "split": "train"}, gpqa, LETTER),
     "humaneval": EvalSet({"path": "openai/openai_humaneval", "split": "test"}, humaneval_row, CODE, "code"),
     "mbpp": EvalSet({"path": "google-research-datasets/mbpp", "subset": "full", "split": "test"}, mbpp, CODE, "code"),
+    "livecodebench": EvalSet(row=livecodebench_row, suffix=CODE, accuracy="code"),
+    "ifeval": EvalSet({"path": "google/IFEval", "split": "train"}, ifeval, "", ""),
     "countdown": EvalSet({"path": "Jiayi-Pan/Countdown-Tasks-3to4", "split": "train"}, countdown, BOX, "countdown"),
 }
 
@@ -148,7 +166,7 @@ def read_rows(name: str, rows: Iterable[Row]) -> list[Row]:
             mapped = SETS[name].row(row)
         except KeyError as error:
             raise UserError(f"--data {name}: row {number} has no column {error} (it has: {', '.join(row)})") from error
-        except (TypeError, ValueError, IndexError, AttributeError) as error:
+        except (TypeError, ValueError, IndexError, AttributeError, zlib.error) as error:
             raise UserError(f"--data {name}: row {number}: {type(error).__name__}: {error}") from error
         if mapped is not None:
             read.append(mapped)

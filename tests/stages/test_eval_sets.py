@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from grpo.config.data import DataConfig
 from grpo.data.prompts import canonical_answer
+from grpo.data.rows import load_rows
 from grpo.errors import UserError
 from rewards.accuracy.compare import vote
 from rewards.accuracy.reward import accuracy_reward, gold_is_parseable
 from rewards.loader import load_reward
+from stages.cli import main
 from stages.commands.eval import data_settings, named_set
 from stages.commands.eval_sets import ASK, SETS, read_rows
 from support.real_data import needs_data, rows_of
@@ -19,6 +22,7 @@ FILES = {
     "gsm8k": ("gsm8k_test", 1319), "math500": ("math500", 500), "aime24": ("aime24", 30), "aime25": ("aime25", 30),
     "amc23": ("amc23", 40), "minerva": ("minerva_math", 272), "olympiadbench": ("olympiadbench", 675),
     "mgsm": ("mgsm", 2750), "mgsm-th": ("mgsm", 250), "mgsm-en": ("mgsm", 250), "mmlu_stem": ("mmlu_stem", 3018),
+    "mmlu": ("mmlu_stem", 3018),
 }  # fmt: skip
 # Golds in prose or program text, such as "$f(x)=ax+b$, where $b$ is ..." and "np.arcsin(10/13)".
 UNREADABLE = {"minerva": 4, "olympiadbench": 3}
@@ -52,6 +56,66 @@ def test_multiple_choice():
     [read] = read_rows("mmlu_stem", [row])
     assert (read["question"], read["answer"]) == ("Which?\nA. red\nB. green\nC. blue\nD. grey", "C")
     assert accuracy_reward([r"\boxed{C}", r"\boxed{(C) blue}", r"\boxed{B}"], ["C"] * 3) == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(("name", "row", "letter"), [
+    ("mmlu", {"question": "Which?", "subject": "law", "choices": ["a", "b", "c", "d"], "answer": 3}, "D"),
+    ("mmlu", {"question": "Which?", "A": "a", "B": "b", "C": "c", "D": "d", "answer": "D"}, "D"),
+    ("mmlu", {"question": "Which?", "choices": [1, 2.5, "c", "d"], "answer": "3"}, "D"),
+    ("mmlu_pro", {"question": "Which?", "options": list("abcdefghij"), "answer": "J", "answer_index": 9}, "J"),
+    ("mmlu_pro", {"question": "Which?", "options": list("abc"), "answer": "C"}, "C"),
+])  # fmt: skip
+def test_choices_of_all_subjects(name, row, letter):
+    [read] = read_rows(name, [row])
+    assert read["answer"] == letter
+    assert read["question"].splitlines()[-1].startswith(f"{'D' if letter == 'D' else letter}. ")
+    assert SETS[name].suffix.count("\\boxed{}") == 1
+
+
+@pytest.mark.parametrize("spoilt", [{"answer": 4}, {"answer": -1}, {"answer": "E"}, {"choices": ["a", None, "c", "d"]}])
+def test_choices_that_do_not_fit_are_refused(spoilt):
+    row = {"question": "Which?", "choices": ["a", "b", "c", "d"], "answer": 3, **spoilt}
+    with pytest.raises(UserError, match=r"--data mmlu: row 0: ValueError: answer .* of the choices"):
+        read_rows("mmlu", [row])
+
+
+def test_gpqa_in_its_own_csv(tmp_path):
+    file = tmp_path / "gpqa_diamond.csv"
+    file.write_text(
+        "Pre-Revision Question,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,ID\n"
+        'q,"Which, ""of""\nthese?",5,4,"3, 2",1e5,rec1\n'
+    )
+    config = DataConfig(**{key: value for key, value in data_settings(f"gpqa={file}").items() if key == "path"})
+    [read] = read_rows("gpqa", load_rows(config))
+    assert f"\n{read['answer']}. 5" in read["question"]
+    assert read["question"].startswith('Which, "of"\nthese?\nA. ')
+
+
+def test_programs_of_livecodebench():
+    row = {
+        "question_content": "Add.", "starter_code": "class Solution:\n    def add(self, a, b):",
+        "metadata": '{"func_name": "add"}',
+        "public_test_cases": '[{"input": "1\\n2", "output": "3", "testtype": "functional"}]',
+        "private_test_cases": "[]",
+    }  # fmt: skip
+    [read] = read_rows("livecodebench", [row])
+    assert "def add(self, a, b):" in read["prompt"]
+    assert load_reward(SETS["livecodebench"].accuracy).fn(
+        completions=["```python\nclass Solution:\n    def add(self, a, b): return a + b\n```"], tests=[read["tests"]]
+    ) == [1.0]
+    with pytest.raises(UserError, match="--data livecodebench: row 0"):
+        read_rows("livecodebench", [row | {"private_test_cases": "junk"}])
+    with pytest.raises(UserError, match="needs a file: livecodebench=FILE"):
+        data_settings("livecodebench")
+
+
+@needs_data
+def test_ifeval_has_rows_and_no_judge(capsys):
+    rows = read_rows("ifeval", rows_of("sets/ifeval.jsonl"))
+    assert len(rows) == 541
+    assert set(rows[0]) == {"prompt", "key", "instruction_id_list", "kwargs"}
+    assert main(["eval", "MODEL", "--data", "ifeval"]) == 2
+    assert "no judge ships for this set; name a function of yours: eval.accuracy.fn=PATH" in capsys.readouterr().err
 
 
 def test_gpqa_is_shuffled_by_its_texts_alone():

@@ -25,6 +25,13 @@ def settings(tmp_path):
     }
 
 
+def test_the_address_and_the_key_come_from_the_environment(chat_server, settings, monkeypatch):
+    server = chat_server(right)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    demonstrations(**settings, endpoint={"model": "m"})
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
 def test_right_answers_become_conversations_and_are_asked_once(chat_server, settings):
     def reply(request, number):
         question = request["messages"][-1]["content"]
