@@ -28,6 +28,7 @@ from grpo.rollout.ahead import Ahead
 from grpo.rollout.completions import save_completions
 from grpo.rollout.sampler import PromptSampler, Task
 from grpo.rollout.source import RolloutSource
+from grpo.scoring.table import check_arguments
 from grpo.system.clock import Clock
 from grpo.system.files import flush_folder, must_write
 from grpo.system.lock import RunLock
@@ -172,8 +173,10 @@ def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dic
     """The weight of each reward of each task.
 
     Raises:
-        UserError: an option names a reward that no task has.
+        UserError: an option names a reward that no task has; a reward needs a column that the data do not have.
     """
+    for task in tasks.values():
+        check_arguments(task.rewards, task.columns)
     weights = {name: {reward.name: reward.weight for reward in task.rewards} for name, task in tasks.items()}
     try:
         config.check_names({name for of_task in weights.values() for name in of_task})

@@ -69,6 +69,9 @@ def find_reward(spec: Any) -> tuple[str, Any]:
     label = spec.fn if isinstance(spec.fn, str) else getattr(inner, "__name__", type(inner).__name__)
     if not callable(target):
         raise UserError(f"reward '{label}': {type(target).__name__} is not a function or a class")
+    calls = any("__call__" in vars(kind) for kind in getattr(target, "__mro__", ()))
+    if inspect.isclass(target) and target.__new__ is object.__new__ and not calls:
+        raise UserError(f"reward '{label}': instances of this class have no __call__")
     check_kwargs(label, target, spec.kwargs)
     if not makes_reward(target, spec.kwargs):
         check_columns(label, target, spec.columns, spec.kwargs)

@@ -18,6 +18,7 @@ from grpo.learner.schedule import lr_factor
 from grpo.learner.update import update
 from grpo.model.policy import load_policy
 from grpo.model.reference import Reference
+from grpo.scoring.table import Reward
 from support.models import move
 from support.runs import (
     COSINE,
@@ -336,6 +337,21 @@ def test_an_option_on_a_reward_that_is_not_there_names_the_nearest(section, tiny
     with pytest.raises(UserError, match=rf"'{section}.reward': no task has a reward 'digit' \(did you mean 'digits'"):
         run(tiny_model_folder, tmp_path, config_of(**{section: {"reward": "digit"}}))
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_column_that_no_row_has_is_missed_before_anything_is_loaded(tiny_model_folder, tmp_path, monkeypatch):
+    """It was missed after the first rollout."""
+
+    def unit(completions: list[str], unit: list[str]) -> list[float]:
+        raise AssertionError
+
+    monkeypatch.setattr("grpo.run.load_policy", None)
+    for reward, words in (
+        (Reward("r", unit), "reward 'r' needs 'unit', which the data does not have"),
+        (Reward("r", equal, columns={"gold": "unit"}), "columns: the data has no column 'unit'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run(tiny_model_folder, tmp_path, config_of(), {"default": replace(task_of(), rewards=[reward])})
 
 
 def test_completions_are_saved_with_their_rewards(tiny_model_folder, tmp_path):

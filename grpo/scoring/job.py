@@ -59,9 +59,6 @@ class Job:
     def __post_init__(self) -> None:
         self.values: list[float | None] = [None] * self.table.rows
         self.table.values[self.reward.name] = self.values
-        for source in self.reward.columns.values():
-            if source not in self.data:
-                raise UserError(f"reward '{self.reward.name}': columns: the data has no column '{source}'")
         self.data = {**self.data, **{wanted: self.data[source] for wanted, source in self.reward.columns.items()}}
 
     def call(self, rows: Sequence[int]) -> Call:

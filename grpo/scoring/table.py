@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from grpo.errors import UserError
-from grpo.scoring.calls import call_async, call_sync, is_async
+from grpo.scoring.calls import call_async, call_sync, is_async, select_arguments
 from grpo.scoring.job import Job
+
+GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")  # TRL's, and a column
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def apply_rewards(
     table = RewardTable(rows=len(prompts))
     data = {**columns, "prompts": prompts, "completions": completions, "completion_ids": completion_ids}
     parts = [[row] for row in range(table.rows)] if groups is None else groups
+    for reward in rewards:
+        check_sources(reward, data)
     jobs = [Job(reward, data, trainer_state, table, parts, timeout, max_failed) for reward in rewards]
     if table.rows:
         whole = [job.call(range(table.rows)) for job in jobs]  # a missing column is found before anything is computed
@@ -96,6 +100,27 @@ def apply_rewards(
             if not is_async(job.reward.fn):
                 job.finish(call, call_sync(job.reward.fn, call.arguments, timeout))
     return table
+
+
+def check_arguments(rewards: Sequence[Reward], columns: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: a function needs a column that is none of `columns`, those that `score` will offer.
+    """
+    given = dict.fromkeys((*columns, *GIVEN))
+    for reward in rewards:
+        check_sources(reward, given)
+        select_arguments(reward.name, reward.fn, given | dict.fromkeys(reward.columns), {"log_error": None})
+
+
+def check_sources(reward: Reward, columns: Collection[str]) -> None:
+    """
+    Raises:
+        UserError: what is to be renamed is not there.
+    """
+    for source in reward.columns.values():
+        if source not in columns:
+            raise UserError(f"reward '{reward.name}': columns: the data has no column '{source}'")
 
 
 def check_names(rewards: Sequence[Reward]) -> None:

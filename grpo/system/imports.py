@@ -38,9 +38,14 @@ def _import(path: str, what: str) -> Any:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
+    module: Any
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        outer, _, inner = module_name.rpartition(".")
+        module = getattr(sys.modules.get(outer), inner, None)
+        if inspect.isclass(module) and error.name == module_name:
+            return _attribute(module, f"class '{module_name}'", name, f"{what} '{path}'")
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise UserError(f"{what} '{path}': no module named '{error.name}' (looked in {here} too)") from error
         raise UserError(f"{what} '{path}': importing it needs the missing module '{error.name}'") from error
@@ -48,10 +53,14 @@ def _import(path: str, what: str) -> Any:
         raise UserError(
             f"{what} '{path}': importing '{module_name}' failed: {type(error).__name__}: {error}"
         ) from error
-    if not hasattr(module, name):
-        hint = nearest(name, [item for item in dir(module) if not item.startswith("_")])
-        raise UserError(f"{what} '{path}': module '{module_name}' has no '{name}'{hint}")
-    return getattr(module, name)
+    return _attribute(module, f"module '{module_name}'", name, f"{what} '{path}'")
+
+
+def _attribute(holder: Any, called: str, name: str, where: str) -> Any:
+    if not hasattr(holder, name):
+        hint = nearest(name, [item for item in dir(holder) if not item.startswith("_")])
+        raise UserError(f"{where}: {called} has no '{name}'{hint}")
+    return getattr(holder, name)
 
 
 def check_switches(signature: inspect.Signature, options: Mapping[str, Any], what: str) -> None:

@@ -127,8 +127,9 @@ def _total_errors(asked: Asked, tried: Tried) -> Iterator[str]:
     silent = any(spec.weight for spec in asked.rewards if spec.label in tried.untried) or unknown
     if len(everything) == 1 and not silent:
         yield f"the sum of the rewards is {_number(everything.pop())} whatever the completion says: nothing to learn"
-    gold, wrong = mean(tried.total[GOLD]), mean(tried.total[WRONG])
-    if gold is not None and wrong is not None and gold < wrong:
+    pairs = zip(tried.total[GOLD], tried.total[WRONG], strict=True)
+    both = [(gold, wrong) for gold, wrong in pairs if gold is not None and wrong is not None]
+    if both and fmean(gold for gold, _ in both) < fmean(wrong for _, wrong in both):
         yield "in sum, a wrong answer is worth more than the gold"
 
 

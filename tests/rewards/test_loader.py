@@ -35,6 +35,15 @@ class Counter:
     def __call__(self, completions):
         return [text.count(self.letter) for text in completions]
 
+class Ways:
+    @staticmethod
+    def plain(completions):
+        return [float(len(text)) for text in completions]
+
+    @classmethod
+    def scaled(cls, completions, by=1.0):
+        return [by * len(text) for text in completions]
+
 value = 3
 """
 
@@ -63,6 +72,8 @@ def test_own_rewards(own_module):
     assert values(reward, ["ab", "b"], bonus=[7, 7]) == [3.0, 0.0]  # the config wins over a column
     counter = {"fn": "my_rewards_file.Counter", "kwargs": {"letter": "a"}, "name": "n"}
     assert values(load_reward(counter), ["banana"]) == [3]
+    assert values(load_reward("my_rewards_file.Ways.plain"), ["ab"]) == [2.0]
+    assert values(load_reward({"fn": "my_rewards_file.Ways.scaled", "kwargs": {"by": 3}}), ["ab"]) == [6.0]
     assert values(load_reward("my_rewards_file.later"), ["5", "6"], answer=["5", "5"]) == [1.0, 0.0]
     assert values(load_reward(lambda completions: [2] * len(completions)), ["x"]) == [2.0]
 
@@ -72,6 +83,8 @@ def test_own_rewards(own_module):
     ("no_such_module.f", "no module named 'no_such_module'"),
     ("my_rewards_file.Countr", r"has no 'Countr' \(did you mean 'Counter'\?\)"),
     ("my_rewards_file.value", "int is not a function or a class"),
+    ("my_rewards_file.Ways.scale", r"class 'my_rewards_file.Ways' has no 'scale' \(did you mean 'scaled'\?\)"),
+    ("my_rewards_file.Ways", "instances of this class have no __call__"),
     ("my_broken_file.f", "ZeroDivisionError: division by zero"),
     ({"fn": "accuracy", "kwargs": {"strct": True}}, r"no option 'strct' \(did you mean 'strict'\?\)"),
     ({"fn": "accuracy", "wight": 1}, r"unknown key 'wight' \(did you mean 'weight'\?\)"),
