@@ -203,8 +203,9 @@ def test_a_sentencepiece_model_alone_is_read_as_it_says(tmp_path, kind, name):
     assert all(again(text)["input_ids"] == tokenizer(text)["input_ids"] for text in TEXTS)
 
 
-def test_a_sentencepiece_model_says_what_it_takes_to_read_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+@pytest.mark.parametrize("missing", ["sentencepiece", "google.protobuf"])
+def test_a_sentencepiece_model_says_what_it_takes_to_read_it(tmp_path, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
     LlamaConfig().save_pretrained(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
     with pytest.raises(UserError, match="takes: pip install sentencepiece protobuf"):

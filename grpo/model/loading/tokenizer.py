@@ -101,6 +101,7 @@ def _pieces(model: str) -> tuple[int, ...]:
     if path is None or not path.read_bytes().startswith(b"\n"):  # Llama-3's is of another kind
         return ()
     try:
+        import google.protobuf  # noqa: F401 (transformers reads it with this)
         from sentencepiece import SentencePieceProcessor
     except ImportError as error:
         raise ValueError(
