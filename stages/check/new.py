@@ -13,6 +13,7 @@ from grpo.config.file import validate
 from grpo.config.yaml import load_yaml
 from grpo.data.conversations import build_examples
 from grpo.data.layouts import read_messages
+from grpo.data.preferences import read_judged
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.system.files import write_text
@@ -83,7 +84,9 @@ def recipe(data: DataConfig, rows: list[Row], model: BaseModel, name: str, rewar
     seen = some(rows)
     judged = rewards_for(seen, rewards)
     if not rewards and all(row.get("chosen") is not None and row.get("rejected") is not None for row in seen):
-        yield from _pairs(data, rows)
+        yield from _reward_model("helpfulness", "preference pairs: a reward model that prefers chosen", data, rows)
+    elif not rewards and all(map(_is_judged, seen)):
+        yield from _reward_model("safety", "judged answers: a reward model that tells label 1 from 0", data, rows)
     elif judged:
         yield from _prompts(asks(data, seen, judged, model), rows)
     elif all(map(_is_conversation, seen)):
@@ -105,6 +108,13 @@ def _of_model(model: BaseModel) -> str:
 def _is_conversation(row: Row) -> bool:
     try:
         return bool(read_messages(row, "row"))
+    except UserError:
+        return False
+
+
+def _is_judged(row: Row) -> bool:
+    try:
+        return row.get("answer") is None and bool(read_judged(row, "row"))
     except UserError:
         return False
 
@@ -158,9 +168,9 @@ def _conversations(data: DataConfig, rows: list[Row], seen: list[Row], model: Ba
     yield line("  # optimizer:", "{lr: 2e-5}", "the default")
 
 
-def _pairs(data: DataConfig, rows: list[Row]) -> Iterator[str]:
-    yield "helpfulness_model:"
-    yield line("  data:", quoted(data.path), "preference pairs: a reward model that prefers chosen to rejected")
+def _reward_model(kind: str, of: str, data: DataConfig, rows: list[Row]) -> Iterator[str]:
+    yield f"{kind}_model:"
+    yield line("  data:", quoted(data.path), of)
     yield line("  epochs:", 1, f"passes over the {len(rows)} rows; or steps: N")
     yield line("  batch_size:", min(PER_STEP, len(rows)))
 

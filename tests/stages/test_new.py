@@ -103,6 +103,7 @@ def test_prompts_that_the_model_has_no_room_for_are_dropped(new, capsys):
      "cold_start", None),
     ([{"instruction": f"Say {n}", "output": "It is a thing of beauty."} for n in range(9)], "cold_start", None),
     ([{"prompt": f"{n}?", "chosen": "Yes.", "rejected": "No!!"} for n in range(9)], "helpfulness_model", None),
+    ([{"prompt": f"{n}?", "completion": "Yes.", "label": n % 2 == 0} for n in range(9)], "safety_model", None),
 ])  # fmt: skip
 def test_what_the_rows_are_for(new, capsys, rows, stage, rewards):
     code, said = new(rows)
