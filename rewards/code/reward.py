@@ -58,11 +58,12 @@ def code_reward(
         tests: one entry a row, in a form of `rewards.code.tests`.
         prompts: they tell whether the template opened the thinking: one that never ends has no program.
         prefill: likewise, see `rewards.format.format_reward`.
-        partial: give the share of tests that pass instead; those that the time does not suffice for do not.
+        partial: give the share of tests that pass instead; those from the first that takes too long on do not.
         tolerance: numbers in outputs, and values of calls, may differ from the expected one by so much, or by that
             share of it where it is above 1; by default they have to be the same text, or the same value.
         unordered: lines of outputs, and items of lists that calls give, may come in any order.
-        timeout: seconds of wall time for a program with all of its tests; each process gets as much CPU time.
+        timeout: seconds for each test: what all processes of a program compute, and what they sleep, without what
+            they wait for a processor.
         memory_mb: MiB of memory for all processes of a program.
         isolation: "auto" uses namespaces where the kernel allows, else Landlock and a system call filter with a
             warning, and is refused where it has neither; "namespaces" refuses to do without; "limits" does without.

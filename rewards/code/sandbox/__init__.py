@@ -12,9 +12,9 @@ apart would not. The candidate is forked off before the tests are read, so they 
 
 What holds it in, on Linux where the kernel allows: own user, process, network, IPC, host name and mount namespaces, of
 the candidate within those of the tester; a root folder with read-only system folders, /tmp in memory and its own /proc;
-no capabilities and no way to get any, no further user namespaces; limits on CPU and wall time, memory of each process
-and of all together, processes, open files, file size and output. The end of the first process of a namespace is the end
-of all others, which the guard waits for. Root's candidate is a user id of its own.
+no capabilities and no way to get any, no further user namespaces; limits on the time that a test takes, memory of each
+process and of all together, processes, open files, file size and output. The end of the first process of a namespace is
+the end of all others, which the guard waits for. Root's candidate is a user id of its own.
 
 A filter of system calls refuses what namespaces leave open: memory that no process holds (memfd, System V, queues,
 shared anonymous maps), keyrings, tracing, priorities and limits of other processes, new sessions.

@@ -12,16 +12,17 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from typing import Any
 
 from . import filters, limits, namespaces, plain, program
+from .watch import Clock, Watch, open_proc
 
 READY = "ready"
 
 
-def keep(job: dict[str, Any], requests: int, replies: int) -> None:
+def keep(job: dict[str, Any], requests: int, replies: int, clock: Clock) -> None:
     """The keeper's life; the pipes lead from and to the tester."""
+    proc = open_proc() if job["linux"] else None
     for kind in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
         signal.signal(kind, signal.SIG_IGN)  # also as the first process: a handler of Python's would be called
     if job["linux"]:
@@ -29,6 +30,11 @@ def keep(job: dict[str, Any], requests: int, replies: int) -> None:
         namespaces.adopt_orphans()
     if job["namespaces"]:
         namespaces.make_root(job["folders"], processes=True)
+        proc = open_proc() if os.path.exists("/proc/self") else proc  # our own is shorter
+    if job["linux"]:
+        clock.keep_from_children()
+    folder = None if job["namespaces"] else "."
+    watch = Watch(proc, job["seconds"], job["memory"], limits.PROCESSES, folder)
     if job["stdio"]:
         plain.send(replies, READY)
         while True:
@@ -36,7 +42,7 @@ def keep(job: dict[str, Any], requests: int, replies: int) -> None:
                 text = plain.receive(requests, plain.OURS)
             except EOFError:
                 return
-            plain.send(replies, _run(job, text), plain.OURS)
+            plain.send(replies, _run(job, text, watch), plain.OURS)
     child = os.fork()
     if child == 0:
         _become_candidate(job, {requests: program.REQUESTS, replies: program.REPLIES})
@@ -44,21 +50,9 @@ def keep(job: dict[str, Any], requests: int, replies: int) -> None:
         program.serve(job["code"], job["header"], job["entry_point"])
     os.close(requests)
     os.close(replies)
-    limits.wait_for(child, job["seconds"], _Watch(job["memory"]))
+    watch.begin(clock)
+    limits.wait_for(child, watch)
     limits.kill_rest()
-
-
-class _Watch:
-    """True when all processes of the program together hold more memory than one may."""
-
-    def __init__(self, memory: int) -> None:
-        self.memory, self.next = memory, time.monotonic() + 0.1
-
-    def __call__(self) -> bool:
-        if time.monotonic() < self.next:
-            return False
-        self.next = time.monotonic() + 0.1
-        return limits.resident_memory() > self.memory
 
 
 def _become_candidate(job: dict[str, Any], pipes: dict[int, int]) -> None:
@@ -83,17 +77,19 @@ def _become_candidate(job: dict[str, Any], pipes: dict[int, int]) -> None:
         namespaces.give_up_privileges(job["candidate_user"])
         if not job["namespaces"]:
             filters.show_only(job["folders"], ".", job["library_fds"])
+        namespaces.die_with_parent(signal.SIGKILL)  # a keeper that fails leaves nobody unwatched
         filters.install(namespaced=job["namespaces"])
     sys.argv = ["solution.py"]
 
 
-def _run(job: dict[str, Any], text: str) -> dict[str, Any]:
-    """One run of the program on one input: what it wrote before it ended, and whether it ended well."""
+def _run(job: dict[str, Any], text: str, watch: Watch) -> dict[str, Any]:
+    """One run of the program on one input: what it wrote before it ended, whether it ended well, and whether at all."""
     given, source = os.pipe()
     output, target = os.pipe()
     for number in (given, target):
         os.fchmod(number, 0o666)  # the candidate, another user, may open /dev/stdin and /dev/stdout
     started, ready = os.pipe()
+    watch.begin()
     child = os.fork()
     if child == 0:
         _become_candidate(job, {given: 0, target: 1, ready: program.REPLIES})
@@ -105,11 +101,13 @@ def _run(job: dict[str, Any], text: str) -> dict[str, Any]:
     has_started = os.read(started, 1) == b"1"
     os.close(started)
     pump = program.Pump(source, output, text.encode("utf-8", "replace"), job["output"])
-    status, watch = None, _Watch(job["memory"])
-    while status is None and not pump.too_much and not watch():
+    status, stopped = None, False
+    while status is None and not pump.too_much and not stopped:
         pump.move(0.01)
         found, ended = os.waitpid(child, os.WNOHANG)
         status = ended if found else None
+        stopped = status is None and watch()
     limits.kill_rest()
     pump.finish()
-    return {"output": pump.text(), "ended_well": status == 0 and not pump.too_much, "started": has_started}
+    well = status == 0 and not pump.too_much
+    return {"output": pump.text(), "ended_well": well, "started": has_started, "stopped": stopped}

@@ -16,8 +16,10 @@ import sys
 from typing import Any, NoReturn
 
 from . import candidate, limits, namespaces, plain, tester
+from .stand_ins import Candidate, KeeperFailedError
+from .watch import Clock
 
-DONE, TIME_OUT, NO_START, DIED, LEFT_OVER = 0, 3, 4, 5, 6  # exit codes
+DONE, NO_START, DIED, LEFT_OVER = 0, 4, 5, 6  # exit codes
 _stopped = False
 
 
@@ -48,13 +50,13 @@ def main() -> NoReturn:
     if child == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os._exit(_test(job))
-    status = limits.wait_for(child, job["seconds"], lambda: _stopped)
+    status = limits.wait_for(child, lambda: _stopped)
     if status is None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)  # in a namespace it returns when every process in it is gone
     if not job["namespaces"] and not limits.kill_rest():
         os._exit(LEFT_OVER)
-    os._exit(TIME_OUT if status is None else status >> 8 if status in (DONE, NO_START << 8) else DIED)
+    os._exit(status >> 8 if status is not None and status in (DONE, NO_START << 8) else DIED)
 
 
 def _choose_users(job: dict[str, Any]) -> None:
@@ -74,7 +76,7 @@ def _choose_users(job: dict[str, Any]) -> None:
     elif os.geteuid() == 0:
         raise OSError("root has no other user here for a program to run as; run as an ordinary user")
     else:
-        job["processes"] += limits.tasks_of_user()
+        job["processes"] += limits.tasks_of_user() + limits.PROCESSES * (os.cpu_count() or 1)  # its neighbours'
 
 
 def _open_libraries(job: dict[str, Any]) -> None:
@@ -94,21 +96,26 @@ def _test(job: dict[str, Any]) -> int:
     """The tester's process: the keeper is forked off before the tests are read, so that it cannot hold them."""
     requests, replies = os.pipe(), os.pipe()
     reports = os.dup(1)
+    clock = Clock()
     try:
         if job["namespaces"]:
             namespaces.unshare(namespaces.NEWPID)
-        if os.fork() == 0:
+        keeper = os.fork()
+        if keeper == 0:
             os.close(reports)
             os.close(requests[1])
             os.close(replies[0])
-            _keep(job, requests[0], replies[1])
+            _keep(job, requests[0], replies[1], clock)
         os.close(requests[0])
         os.close(replies[1])
         tests = plain.receive(0, plain.OURS)
         _silence()
-        tester.main(job, tests, (replies[0], requests[1]), lambda message: _report(reports, message))
+        program = Candidate(replies[0], requests[1], keeper, clock)
+        tester.main(job, tests, program, lambda message: _report(reports, message))
     except EOFError:
         _report(reports, {"failed": "the candidate's process did not start"})
+        return NO_START
+    except KeeperFailedError:  # its error output says why
         return NO_START
     except Exception as error:  # noqa: BLE001 - a tester that cannot go on gives no verdict
         _report(reports, {"failed": f"{type(error).__name__}: {error}"})
@@ -116,12 +123,13 @@ def _test(job: dict[str, Any]) -> int:
     return DONE
 
 
-def _keep(job: dict[str, Any], requests: int, replies: int) -> NoReturn:
+def _keep(job: dict[str, Any], requests: int, replies: int, clock: Clock) -> NoReturn:
     _silence(errors=False)
     try:
-        candidate.keep(job, requests, replies)
-    except OSError as error:
-        print(f"sandbox: {error}", file=sys.stderr, flush=True)
+        candidate.keep(job, requests, replies, clock)
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001 - what goes wrong in the keeper is no verdict on the program
+        print(f"sandbox: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     finally:
         os._exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -10,20 +11,23 @@ import sys
 import time
 from collections.abc import Callable
 
+from . import watch
+
 PROCESSES = 64  # and threads, of one run
 OPEN_FILES = 128
 FILE_SIZE = 16 << 20  # bytes
 _KILL_SECONDS = 5.0
 
 
-def set_limits(cpu_seconds: int, memory: int, processes: int | None) -> None:
-    """Hard limits of this process and those it starts; `processes` None leaves that one."""
+def set_limits(cpu_seconds: int | None, memory: int, processes: int | None) -> None:
+    """Hard limits of this process and those it starts; None leaves one."""
     limits = {
-        resource.RLIMIT_CPU: cpu_seconds,
         resource.RLIMIT_FSIZE: FILE_SIZE,
         resource.RLIMIT_NOFILE: OPEN_FILES,
         resource.RLIMIT_CORE: 0,
     }
+    if cpu_seconds is not None:
+        limits[resource.RLIMIT_CPU] = cpu_seconds
     if sys.platform == "linux":  # macOS refuses a limit below what is mapped already
         limits[resource.RLIMIT_AS] = memory
         if processes is not None:
@@ -34,10 +38,18 @@ def set_limits(cpu_seconds: int, memory: int, processes: int | None) -> None:
         resource.setrlimit(kind, (value, value))
 
 
-def wait_for(pid: int, seconds: float, give_up: Callable[[], bool]) -> int | None:
-    """The exit status of a child, reaping others meanwhile; None after `seconds` or when `give_up` says so."""
-    deadline, pause = time.monotonic() + seconds, 0.0005
-    while time.monotonic() < deadline and not give_up():
+def allow_seconds(seconds: float) -> None:
+    """From now on this process may compute so long; then it gets SIGXCPU, once a second."""
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    soft = math.ceil(used + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def wait_for(pid: int, give_up: Callable[[], bool]) -> int | None:
+    """The exit status of a child, reaping others meanwhile; None when `give_up` says so."""
+    pause = 0.0005
+    while not give_up():
         try:
             found, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
@@ -61,45 +73,25 @@ def kill_rest() -> bool:
         while _reap(0):
             pass
         return True
-    deadline = time.monotonic() + _KILL_SECONDS
-    while time.monotonic() < deadline:
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in descendants():
-                _signal(pid, number)
-        while _reap(os.WNOHANG):
-            pass
-        if not descendants():
-            return True
-        time.sleep(0.002)
+    proc, deadline = watch.open_proc(), time.monotonic() + _KILL_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for pid in _descendants(proc):
+                    _signal(pid, number)
+            while _reap(os.WNOHANG):
+                pass
+            if not _descendants(proc):
+                return True
+            time.sleep(0.002)
+    finally:
+        if proc is not None:
+            os.close(proc)
     return False
 
 
-def descendants() -> list[int]:
-    """Process ids of all descendants of this process; empty where there is no /proc."""
-    parents: dict[int, int] = {}
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
-            except OSError:  # it ended meanwhile
-                continue
-    found = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sorted(found - {os.getpid()})
-
-
-def resident_memory() -> int:
-    """Bytes that all descendants hold in memory; 0 where there is no /proc."""
-    pages = 0
-    for pid in descendants():
-        try:
-            with open(f"/proc/{pid}/statm", "rb") as file:
-                pages += int(file.read().split()[1])
-        except (OSError, IndexError):
-            continue
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _descendants(proc: int | None) -> list[int]:
+    return [] if proc is None else [process.pid for process in watch.descendants(proc)]
 
 
 def tasks_of_user() -> int:

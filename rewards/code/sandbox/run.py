@@ -23,12 +23,13 @@ from typing import Any, Literal
 from grpo.errors import UserError
 
 from . import filters, plain
-from .inside import DIED, DONE, LEFT_OVER, TIME_OUT
+from .inside import DIED, DONE, LEFT_OVER
 
 log = logging.getLogger("grpo.rewards")
 Isolation = Literal["auto", "namespaces", "limits"]
 _CLEAR_UP_SECONDS = 10.0
 START_SECONDS = 60.0  # of a few interpreter starts on a busy machine, beside the program's own time
+_FAR = 10  # times its own time a program may take by the clock
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from sandbox.inside import main; del sys.path[0]; main()"
 _COMMAND = [sys.executable, "-s", "-S", "-P", "-X", "utf8", "-c", _BOOT, str(Path(__file__).parent.parent)]
 
@@ -49,8 +50,8 @@ class Program:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Seconds of wall time for a program and all of its tests, MiB of memory for all of its processes, bytes of output
-    of one run."""
+    """Seconds for each test, without those of waiting for a processor; MiB of memory for all processes of a program;
+    bytes of output of one run."""
 
     seconds: float
     memory_mb: int
@@ -66,19 +67,20 @@ def run(
     partial: bool = False,
     enough: Callable[[dict[str, Any]], bool] = lambda report: False,
 ) -> list[dict[str, Any]]:
-    """What each test gave, in order, up to the first for which `enough` says so, or the end of the time.
+    """What each test gave, in order, up to the first for which `enough` says so, or that takes too long.
 
     `tests` are {"inputs"} (and {"outputs", "checker"}) for scripts, {"fn_name", "calls", ...} or {"setup", "asserts",
     "check", "entry_point"} for functions.
 
     Raises:
-        SandboxError: the sandbox could not start, or died.
+        SandboxError: the sandbox could not start, or died, or the machine was too busy to get it done.
     """
+    count = len(tests.get("inputs") or tests.get("calls") or tests.get("asserts") or [tests])
     job = asdict(program) | {
         "namespaces": isolation == "namespaces",
         "trainer": os.getpid(),
         "seconds": bounds.seconds,
-        "cpu_seconds": int(bounds.seconds) + 1,
+        "cpu_seconds": int(bounds.seconds * (1 if program.stdio else count + 1)) + 1,
         "memory": bounds.memory_mb << 20,
         "output": bounds.output,
         "partial": partial,
@@ -98,7 +100,7 @@ def run(
                     env={"PYTHONHASHSEED": "0"},
                     start_new_session=True,
                 )
-            reports, code = _watch(guard, ours, given, START_SECONDS + bounds.seconds, enough)
+            reports, code = _watch(guard, ours, given, START_SECONDS + _FAR * bounds.seconds * (count + 1), enough)
             errors.seek(0)
             last = errors.read()[-2000:].decode("utf-8", "replace").strip().rpartition("\n")[2]
     except (OSError, ValueError) as error:
@@ -106,7 +108,7 @@ def run(
     failed = next((report["failed"] for report in reports if "failed" in report), None)
     if code == LEFT_OVER:
         log.warning("code reward: a program's processes could not all be ended")
-    if failed is None and code in (DONE, TIME_OUT, LEFT_OVER):
+    if failed is None and code in (DONE, LEFT_OVER):
         return reports
     raise SandboxError(failed or last or ("the tester died" if code == DIED else f"the sandbox ended with {code}"))
 
@@ -124,7 +126,9 @@ def _watch(
         reports, stopped, late = _talk(line, given, seconds, enough)
     finally:
         code = _end(guard, stopped)
-    return reports, DONE if stopped and not late else code
+    if late:
+        raise SandboxError(f"no verdict after {seconds:.0f} s: the machine is too busy")
+    return reports, DONE if stopped else code
 
 
 def choose(isolation: Isolation) -> Literal["namespaces", "limits"]:

@@ -9,12 +9,14 @@ asked where both are the candidate's objects, of a class that the tests name.
 from __future__ import annotations
 
 import builtins
+import os
 import re
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import plain
+from .watch import Clock
 
 _EXCEPTIONS = (  # that a test may expect; StopIteration is not among them, it would silently end a loop of the test
     *("ArithmeticError", "AssertionError", "AttributeError", "IndexError", "KeyError", "LookupError"),
@@ -34,21 +36,28 @@ class BrokenTest(Exception):
     """The test cannot be run whatever the candidate is."""
 
 
+class KeeperFailedError(BaseException):
+    """What stands between the program and us has ended by an error of its own; no test may catch that."""
+
+
 class Candidate:
     """The other end of the pipes."""
 
-    def __init__(self, replies: int, requests: int) -> None:
-        self.replies, self.requests, self.gone = replies, requests, False
+    def __init__(self, replies: int, requests: int, keeper: int, clock: Clock) -> None:
+        self.replies, self.requests, self.keeper, self.clock, self.gone = replies, requests, keeper, clock, False
         self.exceptions: dict[str, type[Failed]] = {}  # of its own, that the tests expect
         self.functions: list[Callable[..., Any]] = []  # of the tests, that were passed to it
 
     def run(self, text: str) -> dict[str, Any]:
-        """One run on one input. A keeper that is gone was ended by the program: nobody else can."""
+        """One run on one input."""
         try:
             plain.send(self.requests, text, plain.OURS)
-            return dict(plain.receive(self.replies, plain.OURS))
+            result = dict(plain.receive(self.replies, plain.OURS))
         except (OSError, EOFError):
+            self._lose()
             return {"output": "", "ended_well": False}
+        self.gone = result["stopped"]  # one that took too long gets no further input
+        return result
 
     def ask(self, operation: str, reference: str | int | None, *values: Any, level: int = 0) -> Any:
         """What an operation on an object of the candidate's gives; objects without a plain form give a `Handle`."""
@@ -60,14 +69,19 @@ class Candidate:
     def reply(self, level: int = 0) -> Any:
         """The next value; functions of the tests that it calls meanwhile are called."""
         while True:
+            self.clock.turn(of_program=True)
             try:
                 tag, form = plain.receive(self.replies)
+                self.clock.turn(of_program=False)
                 value = plain.decode(form, lambda *kept: self._handle(level, *kept))
                 if tag == "error":
                     names, text = value
                 elif tag == "callback":
                     number, args, kwargs = value
                     function = self.functions[number]
+            except (OSError, EOFError):
+                self._lose()
+                raise Failed("the program has ended") from None
             except Exception as error:
                 self.gone = True  # and we may not be of one mind any more about whose turn it is
                 raise Failed("no answer") from error
@@ -76,6 +90,17 @@ class Candidate:
             if tag == "error":
                 raise self._failure(names, text)
             self._call_back(function, args, kwargs)
+
+    def _lose(self) -> None:
+        """The other end is closed: the program has ended, or has ended its keeper, and has failed.
+
+        Raises:
+            KeeperFailedError: the keeper did, by itself.
+        """
+        self.gone = True
+        _, status = os.waitpid(self.keeper, 0)
+        if os.waitstatus_to_exitcode(status) > 0:
+            raise KeeperFailedError
 
     def _call_back(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> None:
         try:
@@ -89,10 +114,11 @@ class Candidate:
             self._send(lambda: ["value", plain.encode(value, self._kept)])
 
     def _send(self, message: Callable[[], list[Any]]) -> None:
+        self.clock.turn(of_program=True)
         try:
             plain.send(self.requests, message())
         except OSError:
-            self.gone = True
+            self._lose()
             raise Failed("the program has ended") from None
 
     def _kept(self, value: Any) -> list[Any]:

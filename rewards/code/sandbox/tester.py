@@ -12,10 +12,11 @@ import ast
 import builtins
 import contextlib
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from . import limits, namespaces, plain
 from .candidate import READY
@@ -23,22 +24,30 @@ from .compare import same
 from .stand_ins import BrokenTest, Candidate, Failed, Handle, Named, in_place, is_instance, type_of
 
 
-def main(job: dict[str, Any], tests: dict[str, Any], pipes: tuple[int, int], report: Callable[[Any], None]) -> None:
-    """Run all tests (up to the first that fails, unless `partial`) and report each."""
+def main(job: dict[str, Any], tests: dict[str, Any], candidate: Candidate, report: Callable[[Any], None]) -> None:
+    """Run all tests (up to the first that fails, unless `partial`, or that takes too long) and report each."""
     if job["linux"]:
         if job["namespaces"]:
             namespaces.make_root(job["folders"], processes=False)
         namespaces.give_up_privileges(job["tester_user"])
         namespaces.hide_memory()
         namespaces.die_with_parent(signal.SIGKILL)
-    limits.set_limits(job["cpu_seconds"], job["memory"], 0)  # tests start no processes
-    candidate = Candidate(*pipes)
+    limits.set_limits(None, job["memory"], 0)  # tests start no processes
     if plain.receive(candidate.replies) != READY:  # up to here only code of ours has run
         raise OSError("the candidate's process did not start")
     if job["stdio"] and "checker" not in tests:
         for text in tests["inputs"]:
             report(candidate.run(text))
+            if candidate.gone:
+                return
         return
+
+    def too_long(*_: Any) -> NoReturn:  # what the program gave is more than the test can be done with
+        report({"passed": False})
+        os._exit(0)
+
+    signal.signal(signal.SIGXCPU, too_long)
+    limits.allow_seconds(job["seconds"])
     try:
         if job["stdio"]:
             runs = list(_checked(tests, candidate))
@@ -46,9 +55,11 @@ def main(job: dict[str, Any], tests: dict[str, Any], pipes: tuple[int, int], rep
             runs = list(_calls(tests, candidate) if "calls" in tests else _prepare(tests, candidate))
             candidate.reply()  # that the code is loaded
         for run in runs:
+            candidate.clock.next_test()
+            limits.allow_seconds(job["seconds"])
             passed = _passes(run)
             report({"passed": passed})
-            if not passed and not job["partial"]:
+            if not passed and (candidate.gone or not job["partial"]):
                 return
     except BrokenTest as error:
         report({"broken": str(error)})
