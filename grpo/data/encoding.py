@@ -113,7 +113,7 @@ def _decoded(tokenizer: Any, ids: list[int]) -> str:
 
 def _added_tokens(tokenizer: Any) -> re.Pattern[str]:
     tokens = sorted({str(token) for token in tokenizer.added_tokens_decoder.values() if str(token).strip()}, key=len)
-    return re.compile(rf"\s*({'|'.join(map(re.escape, reversed(tokens)))})\s*" if tokens else r"(\b\B)")
+    return re.compile(rf"(?:(?<!\s)\s+)?({'|'.join(map(re.escape, reversed(tokens)))})\s*" if tokens else r"(\b\B)")
 
 
 def _check_labels(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_BRACES = re.compile(r"(?P<box>\\+(?:boxed|fbox)\s*\{)|\\\\|\\[{}]|[{}]")
+_BRACES = re.compile(r"(?P<box>(?<!\\)\\+(?:boxed|fbox)\s*\{)|\\\\|\\[{}]|[{}]")
 _BARE_BOX = re.compile(  # plain TeX: \boxed 42; not "in \boxed form"
     r"\\(?:boxed|fbox)\s+([-+]?[$]?[.\d][^\s{}$\\]*|[A-Zxyn](?![^\W_]))"
 )

@@ -11,11 +11,11 @@ import re
 from grpo.errors import UserError
 from grpo.types import Message
 
-_BOS = r"(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)?"
+_BOS = r"<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>"
 _CHATML = re.compile(r"<\|im_start\|>(?P<role>\w+)\n(?P<said>.*?)(?:(?P<end><\|im_end\|>)\s*|\Z)", re.DOTALL)
 _TURNS = re.compile(r"\n\n(Human|Assistant): ?")
 _TEMPLATED = re.compile(
-    rf"\s*{_BOS}\s*(<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|turn>|\[INST\]|\[SYSTEM_PROMPT\]|<\|start\|>"
+    rf"\s*(?:(?:{_BOS})\s*)?(<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|turn>|\[INST\]|\[SYSTEM_PROMPT\]|<\|start\|>"
     r"|<\|(?:system|user|assistant)\|>|<｜(?:User|Assistant)｜>|<\|(?:START_OF_TURN|START_OF_ROLE|start_of_role)[^>]*>)"
 )
 

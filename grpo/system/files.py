@@ -23,6 +23,7 @@ try:
 except ImportError:  # pragma: no cover  (not POSIX)
     fcntl = None  # type: ignore[assignment]
 
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
 
@@ -68,9 +69,12 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
 
 
 def _alone(partial: Path) -> IO[str]:
-    """The file, empty, for this process alone: two stages of one run write its config and its summary at once."""
+    """The file, empty, for this process alone: two stages of one run write its config and its summary at once. A link in
+    its place, through which another file would be written, is removed."""
     while True:
-        out = partial.open("a", encoding="utf-8")
+        if partial.is_symlink() or (partial.exists() and partial.stat().st_nlink > 1):
+            partial.unlink(missing_ok=True)
+        out = open(partial, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | _NO_LINK, 0o666))
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a disk without locks
                 fcntl.lockf(out, fcntl.LOCK_EX)

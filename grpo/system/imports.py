@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from grpo.errors import UserError, nearest
 
@@ -17,7 +19,8 @@ SWITCH_WORDS = ("yes", "no", "on", "off", "y", "n")  # of YAML 1.1
 
 
 def import_path(path: str, what: str = "import path") -> Any:
-    """The object at ``package.module.name``; the folder the command runs in is importable.
+    """The object at ``package.module.name``; the folder the command runs in is importable, after all that is installed:
+    a ``torch.py`` there must not take torch's place.
 
     Raises `UserError` naming the part that failed: no such module, an error while importing it, or no such name in it.
     """
@@ -26,9 +29,15 @@ def import_path(path: str, what: str = "import path") -> Any:
     except UserError as error:
         top = path.partition(".")[0]
         if top in OURS and Path(f"{top}.py").is_file():
-            taken = f"'{top}.py' in {os.getcwd()} cannot be used, the name is taken by this program: rename the file"
-            raise UserError(f"{what} '{path}': {taken}") from error
+            _refuse_taken(path, what, "this program", error)
         raise
+
+
+def _refuse_taken(path: str, what: str, by: str, error: Exception | None = None) -> NoReturn:
+    top = path.partition(".")[0]
+    file = f"{top}.py" if Path(f"{top}.py").is_file() else f"{top}/"
+    taken = f"'{file}' in {os.getcwd()} cannot be used, the name is taken by {by}: rename it"
+    raise UserError(f"{what} '{path}': {taken}") from error
 
 
 def _import(path: str, what: str) -> Any:
@@ -37,7 +46,15 @@ def _import(path: str, what: str) -> Any:
         raise UserError(f"{what} '{path}': write it as package.module.name")
     here = os.getcwd()
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
+    top = module_name.partition(".")[0]
+    own = next((file for file in (Path(f"{top}.py"), Path(top, "__init__.py")) if file.is_file()), None)
+    if own is not None and top not in OURS:
+        spec = None
+        with suppress(ValueError):  # a module without one
+            spec = importlib.util.find_spec(top)
+        if spec is None or spec.origin is None or not (Path(spec.origin).is_file() and own.samefile(spec.origin)):
+            _refuse_taken(path, what, f"'{spec.origin if spec and spec.origin else top}'")
     module: Any
     try:
         module = importlib.import_module(module_name)

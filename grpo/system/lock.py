@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ except ImportError:  # pragma: no cover  (not POSIX)
 
 log = logging.getLogger("grpo")
 
-LOCK = ".lock"
+LOCK, MARK = ".lock", b"process "  # its name, and how its text begins
 TAKEN = (errno.EACCES, errno.EAGAIN)
 _held: set[Path] = set()  # by this process: a pipeline holds what its stages ask for again
 
@@ -95,7 +96,7 @@ def _take(folder: Path, shared: bool) -> int:
     while True:
         with must_write(folder / LOCK, 100):
             folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = _open(folder / LOCK)
         try:
             fcntl.lockf(handle, kind | fcntl.LOCK_NB)
         except OSError as error:
@@ -114,6 +115,31 @@ def _take(folder: Path, shared: bool) -> int:
         os.truncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return handle
+
+
+def _open(file: Path) -> int:
+    """A lock file of ours: what it holds will be replaced.
+
+    Raises:
+        UserError: it is a link, also a hard one, or somebody's file.
+    """
+    with contextlib.suppress(FileExistsError):
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    refusal = UserError(f"'{file}' is not the lock of a run: remove it, or give another folder")
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return _open(file)  # the run that held it has just ended
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise refusal from error
+        raise
+    state = os.fstat(handle)
+    alone = stat.S_ISREG(state.st_mode) and state.st_nlink <= 1  # 0: it has just been removed
+    if alone and os.pread(handle, len(MARK), 0) == MARK[: state.st_size]:
+        return handle
+    os.close(handle)
+    raise refusal
 
 
 def _identity(file: Path | int) -> tuple[int, int] | None:

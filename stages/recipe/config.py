@@ -20,12 +20,14 @@ from grpo.config.training import (
     SFTCheckpointConfig,
     SFTConfig,
 )
+from grpo.errors import shorten
 
 _OF_PROMPTS = ("suffix", "template", "max_prompt_tokens")
 Conversations = Annotated[DataConfig, without(*_OF_PROMPTS, because="it is for prompts, and these are conversations")]
 PlainRows = Annotated[DataConfig, without(*_OF_PROMPTS, "system", because="it is for prompts, and these rows are none")]
 Filters = Annotated[tuple[Annotated[RewardConfig, without("weight", because="a filter keeps or drops")], ...], *Several]
 ONLY = "default"  # the name of a stage's only task, in the short form
+LONGEST_NAME = 200  # bytes of a task's name
 
 
 class PretrainConfig(Section):
@@ -124,6 +126,12 @@ class RLStageConfig(RLConfig):
 
     @model_validator(mode="after")
     def _tasks(self) -> RLStageConfig:
+        for name in self.tasks:  # the rows of a task are in data/<name>.jsonl
+            plain = name.isprintable() and not {*name} & {*"/\\"} and name[:1] not in ("", ".", " ")
+            if not plain or len(name.encode()) > LONGEST_NAME:
+                raise ValueError(
+                    f"'tasks': {shorten(repr(name))} cannot be the name of a file: use letters, digits, - and _"
+                )
         if all(task.last_steps is not None for task in self.tasks.values()):
             raise ValueError("every task has 'last_steps': nothing to train on before them")
         self.check_names({reward.label for task in self.tasks.values() for reward in task.rewards})

@@ -14,7 +14,7 @@ from stages.view.run_folder import Sample, SampleGroup
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "=": operator.eq, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
-CONDITION = re.compile(rf"(.+?)\s*({'|'.join(COMPARE)})\s*(\S+)")
+CONDITION = re.compile(rf"(.*?\S)\s*({'|'.join(COMPARE)})\s*(\S+)")
 TOTALS = ("reward", "advantage")
 FORM = "expected NAME<NUMBER (or <=, >, >=, =, !=), in quotes, such as 'accuracy<0.5', or NAME=none"
 

@@ -101,7 +101,7 @@ def test_a_file_of_the_users_with_a_name_of_ours(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for path in (f"{name}.starts_with_a", f"{name}.nothing.starts_with_a"):
-        with pytest.raises(UserError, match=rf"'{name}\.py' in .* the name is taken by this program: rename the file"):
+        with pytest.raises(UserError, match=rf"'{name}\.py' in .* the name is taken by this program: rename it"):
             load_reward(path)
     assert load_reward("rewards.accuracy.accuracy_reward").name == "accuracy_reward"
 
@@ -111,7 +111,7 @@ def test_a_file_of_the_users_that_comes_before_ours(tmp_path):
     (tmp_path / "rewards.py").write_text("def mine(completions):\n    return [1.0] * len(completions)\n")
     code = "from grpo.system.imports import import_path; import_path('rewards.loader.load_reward')"
     done = python("-c", code, cwd=tmp_path)
-    assert "the name is taken by this program: rename the file" in done.stderr
+    assert "the name is taken by this program: rename it" in done.stderr
 
 
 def chat_group(*texts, answer):

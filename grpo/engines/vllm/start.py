@@ -80,7 +80,7 @@ def environment() -> dict[str, str]:
 
 
 def start(config: EngineConfig, served: ServedModel, folder: Path) -> Any:
-    """vLLM's `LLM` in this process; with tensor parallelism its workers are others, which read weights in `folder`.
+    """vLLM's `LLM` in this process; with tensor parallelism its workers are others, which read weights below `folder`.
 
     Raises:
         UserError: it cannot start with these settings.

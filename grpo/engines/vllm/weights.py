@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from grpo.engines.vllm.client import Server, new_client, run
 from grpo.errors import UserError
 from grpo.system.http import RequestFailed
+from grpo.system.private import private_folder, write_private
 
 if TYPE_CHECKING:
     import torch
@@ -32,33 +34,38 @@ Call = Callable[["AsyncClient", Server], Awaitable[Any]]
 def send_by_files(
     tensors: Iterator[tuple[str, torch.Tensor]], servers: Sequence[Server], folder: Path, version: str
 ) -> None:
-    """All tensors to all servers, a file at a time.
+    """All tensors to all servers, a file at a time, in a folder of our own inside of `folder`.
 
     Raises:
-        UserError: a server refuses them, or none is left.
+        UserError: a server refuses them, or none is left; the folder does not take them.
     """
     pause(servers)
     post_all(servers, "/start_weight_update")
-    for part in weight_files(tensors, folder, version):
-        post_all(servers, "/update_weights", {"update_info": part})
+    try:
+        with private_folder(folder) as own:
+            for part in weight_files(tensors, own):
+                post_all(servers, "/update_weights", {"update_info": part})
+    except OSError as error:
+        raise UserError(f"'{folder}': {error.strerror or error} (engine.server.folder)") from error
     post_all(servers, "/finish_weight_update", {"weight_version": version})
     resume(servers, version)
 
 
-def weight_files(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, version: str) -> Iterator[dict[str, str]]:
-    """What vLLM's `update_weights` is told of each file, which is there until the next one is asked for.
+def weight_files(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) -> Iterator[dict[str, str]]:
+    """What vLLM's `update_weights` is told of each file of a `private_folder`, which is there until the next one is
+    asked for.
 
     Raises:
         UserError: the folder does not take it.
     """
     from safetensors.torch import save
 
-    for number, chunk in enumerate(chunks(tensors)):
-        file = folder / f"grpo-{version}-{number}{SUFFIX}"
+    for chunk in chunks(tensors):
+        file = folder / f"{secrets.token_hex(16)}{SUFFIX}"
         content = save(chunk)
         try:
-            file.write_bytes(content)
-            yield {"name": file.name, "sha256": hashlib.sha256(content).hexdigest()}
+            write_private(folder, file.name, content)
+            yield {"name": f"{folder.name}/{file.name}", "sha256": hashlib.sha256(content).hexdigest()}
         except OSError as error:
             raise UserError(f"'{file}': {error.strerror or error} (weights on their way to vLLM)") from error
         finally:

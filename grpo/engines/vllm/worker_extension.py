@@ -20,6 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, SUFFIX, unpack_experts
+from grpo.system.private import read_private
 
 
 @dataclass
@@ -31,7 +32,7 @@ class FilesInit(WeightTransferInitInfo):
 class FilesUpdate(WeightTransferUpdateInfo):
     """One file of tensors under their Hugging Face names."""
 
-    name: str  # of the file, in the folder that the server was started with
+    name: str  # FOLDER/FILE, in the folder that the server was started with
     sha256: str
 
 
@@ -69,12 +70,12 @@ class FilesEngine(WeightTransferEngine[FilesInit, FilesUpdate]):
             ValueError: the file is not one of the trainer's, or not what it wrote.
         """
         name = update_info.name
-        file = self.folder / name
-        if Path(name).name != name or not name.endswith(SUFFIX) or file.is_symlink():
+        folder, _, file = name.partition("/")
+        if not name.endswith(SUFFIX):
             raise ValueError(f"not a file of weights in {self.folder}: {name!r}")
-        content = file.read_bytes()  # into memory: the trainer deletes the file
+        content = read_private(self.folder, folder, file)  # into memory: the trainer deletes the file
         if hashlib.sha256(content).hexdigest() != update_info.sha256:
-            raise ValueError(f"{file}: not what the trainer wrote")
+            raise ValueError(f"{self.folder / name}: not what the trainer wrote")
         tensors = {key: tensor.to(self.device) for key, tensor in load(content).items()}
         self.loaded |= self.model.load_weights(tensors.items())
 
