@@ -53,7 +53,7 @@ loss.beta=0.1 loss.kl.placement=reward advantage.combine=normalise_then_sum |
     'loss.kl.placement: reward' needs advantage.combine: sum_then_normalise
 truncated=penalise tasks.math.rewards.1.name=overlong | a reward is called 'overlong'
 preset=dapo tasks.math.rewards.1.name=overlong | a reward is called 'overlong'
-tasks.a/b.data=x.jsonl tasks.a/b.rewards=accuracy | cannot be the name of a file
+tasks={a/b: {data: {path: x.jsonl}, rewards: [accuracy]}} | cannot be the name of a file
 tasks.math.last_steps=9 | every task has 'last_steps'
 tasks.math.rewards.0.weight=0 tasks.math.rewards.1.weight=0 | tasks.math': 'rewards': each has weight 0
 tasks.math.rewards.1.fn=other.accuracy | tasks.math.rewards': two of them are called 'accuracy'
