@@ -23,6 +23,8 @@ from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, holds_secre
 from grpo.system.progress import progress
 from grpo.types import Completion, FinishReason, Group, Prompt, Rollout, Sampling
 
+OPENAI = "https://api.openai.com/v1"  # where requests go without an address
+MAX_STREAM = 256 * 2**20  # bytes: each token comes in some hundred
 MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none
 REFUSED = (401, 403, 404)  # key, permission, address or model: no request will do better
 
@@ -152,12 +154,15 @@ class _Server:
     def __init__(self, config: EndpointConfig, sampling: Sampling, seed: int) -> None:
         import openai
 
+        from grpo.system.bounded import bounded_client
+
         self.config, self.sampling, self.seed, self.attempts = config, sampling, seed, 0
         address = base_url(config)
         self.name = f"openai:{config.model}" + (f" at {address}" if address else "")
         self.key = _key(address)
         key = self.key or "none"  # a server without keys ignores it
-        self.client = openai.AsyncOpenAI(api_key=key, base_url=address, max_retries=0, timeout=None)
+        client = bounded_client(address or OPENAI, MAX_STREAM)
+        self.client = openai.AsyncOpenAI(api_key=key, base_url=address, max_retries=0, timeout=None, http_client=client)
 
     async def ask(self, prompt: Prompt, sample: int) -> Answer:
         seed = hashlib.blake2b(f"{self.seed}/{prompt.id}/{sample}".encode(), digest_size=4).digest()
@@ -169,6 +174,8 @@ class _Server:
     async def _attempt(self, messages: Any, fields: dict[str, Any]) -> Answer:
         import httpx2
         import openai
+
+        from grpo.system.bounded import Refused
 
         self.attempts += 1
         try:
@@ -185,7 +192,8 @@ class _Server:
             raise bad_status(error.status_code, text + hint, error.response.headers.get("retry-after")) from None
         except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             reason = error.__cause__ or error
-            raise RequestFailed(self._line(f"{type(reason).__name__}: {reason}")) from None
+            again = not isinstance(reason, Refused)
+            raise RequestFailed(self._line(f"{type(reason).__name__}: {reason}"), again=again) from None
         except (ValueError, TypeError, AttributeError) as error:  # the client does not validate what it is sent
             raise RequestFailed(self._line(f"not a stream of completions: {error}")) from None
 

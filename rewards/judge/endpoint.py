@@ -14,10 +14,12 @@ from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from grpo.errors import UserError, one_line
+from grpo.system.bounded import MIB, Refused, bounded_client
 from grpo.system.http import Breaker, RequestFailed, bad_status, holds_secret, is_address, patiently
 from grpo.types import Message
 
 OPENAI, KEY_ENV = "https://api.openai.com/v1", "OPENAI_API_KEY"
+MAX_REPLY = 16 * MIB  # a verdict has a few thousand characters
 
 
 class Reply(BaseModel):
@@ -71,7 +73,14 @@ class Endpoint:
         """
         key = self._key() or "none"  # a server without keys ignores it
         headers = {"Authorization": f"Bearer {key}"}  # explicit, so that OPENAI_CUSTOM_HEADERS cannot replace it
-        client = AsyncOpenAI(api_key=key, base_url=self.base_url, max_retries=0, timeout=None, default_headers=headers)
+        client = AsyncOpenAI(
+            api_key=key,
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=None,
+            default_headers=headers,
+            http_client=bounded_client(self.base_url, MAX_REPLY),
+        )
         client.organization = client.project = None
         return client
 
@@ -101,7 +110,11 @@ class Endpoint:
             text = self._line(f"HTTP {error.status_code}: {reason or 'no reason given'}")
             raise bad_status(error.status_code, text, error.response.headers.get("retry-after")) from None
         except APIConnectionError as error:
+            if isinstance(error.__cause__, Refused):
+                raise RequestFailed(self._line(str(error.__cause__)), again=False) from None
             raise RequestFailed(self._line(f"no connection: {error.__cause__}")) from None
+        except Refused as error:  # while the reply was read
+            raise RequestFailed(self._line(str(error)), again=False) from None
         except OpenAIError as error:
             raise RequestFailed(self._line(f"{type(error).__name__}: {error}"), again=False) from None
         try:
