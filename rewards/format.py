@@ -20,7 +20,8 @@ from rewards.turns import Opened, completion_text, turns
 
 ENOUGH_STEPS = 3
 _STEP = re.compile(
-    r"^[ \t]*(?:[*#]+[ \t]*)?(?:(?:step[ \t]\d+|first|second|third|next|then|finally)\b|\d{1,3}[.)][ \t])|^[ \t]*[-*][ \t]",
+    r"^[ \t]*(?:[*#]+[ \t]*)?(?:(?:step[ \t]\d+|first|second|third|next|then|finally)\b|\d{1,3}[.)][ \t])"
+    r"|^[ \t]*[-*][ \t]",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -69,12 +69,13 @@ def write_lines(file: Path, lines: Iterable[str]) -> None:
 
 
 def _alone(partial: Path) -> IO[str]:
-    """The file, empty, for this process alone: two stages of one run write its config and its summary at once. A link in
-    its place, through which another file would be written, is removed."""
+    """The file, empty, for this process alone: two stages of one run write its config and its summary at once. A
+    link in its place, through which another file would be written, is removed."""
     while True:
         if partial.is_symlink() or (partial.exists() and partial.stat().st_nlink > 1):
             partial.unlink(missing_ok=True)
-        out = open(partial, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | _NO_LINK, 0o666))
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
+        out = os.fdopen(handle, "a", encoding="utf-8")
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a disk without locks
                 fcntl.lockf(out, fcntl.LOCK_EX)

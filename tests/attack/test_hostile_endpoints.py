@@ -51,7 +51,7 @@ def test_a_packed_reply_is_not_unpacked(packing):
 
 @pytest.mark.parametrize("status", [200, 500, 400])
 def test_a_huge_reply_is_not_read_to_its_end(status):
-    value, reason, server, seconds, grown = asked(Reply(status=status, body=b" " * (200 * MIB)))
+    value, reason, server, seconds, _ = asked(Reply(status=status, body=b" " * (200 * MIB)))
     assert (value, reason) == (None, "judge: the reply is larger than 16 MiB")
     assert server.count == 1
     assert seconds < 20

@@ -80,7 +80,8 @@ def patterns() -> dict[str, tuple[re.Pattern[str], set[str]]]:
             if isinstance(call, ast.Call) and re.fullmatch(r"re\.[a-z]+", ast.unparse(call.func)) and call.args:
                 use = call.func.attr  # type: ignore[attr-defined]
                 if use in (*USES, "compile"):
-                    value = eval(ast.unparse(call.args[0]), {**vars(module), **MADE_WITH.get(module.__name__, {})})
+                    names = {**vars(module), **MADE_WITH.get(module.__name__, {})}
+                    value = eval(ast.unparse(call.args[0]), names)  # noqa: S307 - of our own code
                     pattern = value if isinstance(value, re.Pattern) else re.compile(value)
                     known = found.setdefault(pattern.pattern, (pattern, set()))[1]
                     known.update({use} if use != "compile" else set() if known else {"findall"})
@@ -117,6 +118,11 @@ def test_every_pattern_is_linear():
     assert not slow, "\n".join(slow)
 
 
+def unreadable(text: str) -> None:
+    with pytest.raises(Unreadable):
+        read_verdict(text, ReferenceVerdict, "id")
+
+
 READERS: dict[str, Callable[[str], Any]] = {
     "accuracy": lambda text: accuracy_reward([text], ["42"]),
     "accuracy anywhere": lambda text: accuracy_reward([text], ["x + 1"], anywhere=True),
@@ -132,7 +138,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "tag_count": lambda text: tag_count([text]),
     "answer to a judge": says_nothing,
     "question to a judge": lambda text: reference_request(text, text, "42"),
-    "verdict": lambda text: pytest.raises(Unreadable, read_verdict, text, ReferenceVerdict, "id"),
+    "verdict": unreadable,
     "gold": read_gold,
     "transcript": lambda text: read_transcript(text, "row 0"),
 }
