@@ -50,7 +50,7 @@ def bounded_client(address: str, limit: int) -> httpx2.AsyncClient:
             raise Refused(f"the reply is packed ({packed}), which was not asked for")
         response.stream = _Counted(response.stream, limit)
 
-    hooks = {"request": [asked], "response": [answered]}
+    hooks: dict[str, list[Any]] = {"request": [asked], "response": [answered]}
     return DefaultAsyncHttpxClient(timeout=None, headers={"Accept-Encoding": "identity"}, event_hooks=hooks)
 
 

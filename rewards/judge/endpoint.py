@@ -79,7 +79,7 @@ class Endpoint:
             max_retries=0,
             timeout=None,
             default_headers=headers,
-            http_client=bounded_client(self.base_url, MAX_REPLY),
+            http_client=bounded_client(str(self.base_url), MAX_REPLY),
         )
         client.organization = client.project = None
         return client
