@@ -30,9 +30,12 @@ def generation(model: str) -> str:
 def weights(model: str) -> str:
     """Asked of names and shapes."""
     from grpo.model.export.verify import check_can_be_saved
-    from grpo.model.loading.weights import load_outline
+    from grpo.model.loading.files import local_folder
+    from grpo.model.loading.weights import examine, load_outline
 
     try:
+        if local_folder(model) is not None:
+            examine(model)
         outline = load_outline(model)
     except UserError as error:
         raise Skipped("it cannot be loaded") from error

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from grpo.config.engine import RuntimeConfig
 from grpo.errors import UserError
@@ -20,6 +25,7 @@ from grpo.model.loading.path import UNFINISHED, check_model
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.model.loading.weights import load_model
 from grpo.model.policy import Policy, load_policy
+from support.broken import sharded
 from support.mixtures import OWN, make_mixture
 from support.models import make_model, make_tokenizer, model_logprobs, move
 from support.models import save_model as save_tiny
@@ -321,6 +327,33 @@ def assert_along(folder: Path) -> None:
 def test_files_go_along_that_are_still_true(came, tmp_path):
     save_model(*loaded(came), tmp_path / "went")
     assert_along(tmp_path / "went")
+
+
+def test_only_what_is_lost_is_said_to_be_left(came, tmp_path, caplog):
+    sharded(came)
+    model, tokenizer = loaded(came)
+    with caplog.at_level("INFO", "grpo"):
+        save_model(model, tokenizer, tmp_path / "went")
+    (said,) = [message for message in caplog.messages if "not taken along" in message]
+    assert "trainer_state.json" in said
+    assert "of-00002" not in said
+    assert "model.safetensors.index.json" not in said
+    caplog.clear()
+    (came / "generation_config.json").write_text("{}")
+    AutoModelForSequenceClassification.from_pretrained(came, num_labels=1).save_pretrained(tmp_path / "judge")
+    judge = AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge")
+    shutil.copy(came / "generation_config.json", tmp_path / "judge")
+    with caplog.at_level("INFO", "grpo"):
+        save_model(judge, tokenizer, tmp_path / "reward")
+    assert "not taken along" not in caplog.text
+
+
+def test_weights_that_were_taken_away_meanwhile_cost_nothing_but_their_precision(came, tmp_path, caplog):
+    model, tokenizer = loaded(came)
+    (came / "model.safetensors").unlink()
+    save_model(model, tokenizer, tmp_path / "went")
+    assert "float32 is saved" in caplog.text
+    assert_equal(loaded(tmp_path / "went")[0].state_dict(), model.state_dict())
 
 
 def test_files_of_the_hubs_cache_are_copied_not_linked(came, tmp_path, monkeypatch):

@@ -6,7 +6,8 @@ import pytest
 
 from grpo.errors import UserError
 from stages.check.saving import generation, weights
-from stages.check.subject import Warned
+from stages.check.subject import Skipped, Warned
+from support.broken import DOWN, without
 from support.mixtures import make_mixture
 from support.models import make_tokenizer, save_model
 
@@ -34,4 +35,10 @@ def test_weights_that_would_not_load_again(tmp_path, monkeypatch):
     assert weights(str(tmp_path)).startswith("load again")
     monkeypatch.setattr("grpo.model.export.verify.kept_names", lambda model: list(model.state_dict())[1:])
     with pytest.raises(UserError, match="would not load again"):
+        weights(str(tmp_path))
+
+
+def test_weights_that_are_not_whole_are_not_said_to_load_again(tmp_path):
+    without(DOWN)(save_model(tmp_path, "llama"))
+    with pytest.raises(Skipped, match="cannot be loaded"):
         weights(str(tmp_path))

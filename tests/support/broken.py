@@ -130,6 +130,16 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
     "compiled": ("llama", prefixed("_orig_mod."), r"21 weights begin with '_orig_mod.': strip that"),
     "data parallel": ("qwen2", prefixed("module."), r"begin with 'module.'"),
     "adapter's names": ("qwen2", prefixed("base_model.model."), r"begin with 'base_model.model.'"),
+    "compiled layers": (
+        "llama",
+        tensors(lambda held: {name.replace(".self_attn.", "._orig_mod.self_attn."): t for name, t in held.items()}),
+        r"the names of 8 weights hold '_orig_mod.': strip that",
+    ),
+    "sharded": (
+        "llama",
+        tensors(lambda h: {f"_fsdp_wrapped_module.{n.replace('.mlp', '.mlp._fsdp_wrapped_module')}": h[n] for n in h}),
+        r"the names of 21 weights hold '_fsdp_wrapped_module.': strip that",
+    ),
     "transposed": ("llama", replaced(DOWN, lambda t: t.T), rf"1 weight \({DOWN}\) is of another shape"),
     "shape": ("llama", replaced("lm_head.weight", lambda t: t[:-3]), r"lm_head.weight is \(\d+, 32\) and config.json"),
     "int8": ("llama", replaced(DOWN, lambda t: (t * 100).to(torch.int8)), rf"{DOWN} is int8"),

@@ -6,8 +6,8 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from grpo.model.export.beside import carry_over, folder_of
 from grpo.model.export.names import Named, as_in_checkpoint, kept_names
 from grpo.model.export.verify import check_saved
 from grpo.model.export.weights import casting, write_weights
+from grpo.model.loading.files import INDEX, weight_files
 from grpo.model.loading.path import UNFINISHED
 from grpo.system.files import as_os_error, must_write, reason
 from grpo.system.world import is_main
@@ -95,10 +96,19 @@ def _describe(model: Any, tokenizer: Any, folder: Path, source: Path | None, pre
         file = folder / "generation_config.json"
         _write(file, partial(model.generation_config.to_json_file, file), source)
     _write(folder / "tokenizer_config.json", partial(tokenizer.save_pretrained, folder), source)
-    left = carry_over(source, folder, tokenizer) if source is not None else []
-    if left:
+    if source is not None and (left := _lost(model, source, carry_over(source, folder, tokenizer))):
         log.info("not taken along from '%s': %s", source, ", ".join(left))
     check_saved(model, folder)
+
+
+def _lost(model: Any, source: Path, left: Sequence[str]) -> list[str]:
+    """Of the names that were left those whose content is not in the folder otherwise, and would be of use there."""
+    written = {INDEX}
+    with suppress(UserError):  # they are there no more
+        written.update(file.name for file in weight_files(source))
+    if not model.can_generate():  # a reward model
+        written.add("generation_config.json")
+    return [name for name in left if name not in written]
 
 
 def _write(file: Path, write: Callable[[], Any], source: Path | None) -> None:

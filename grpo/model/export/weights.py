@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from grpo.errors import UserError
 from grpo.model.loading.files import outline, weight_files
 
 log = logging.getLogger("grpo")
@@ -73,7 +74,11 @@ def casting(source: Path | None, choice: str) -> Cast:
     """Into the precision that is asked for; `auto`: that of each tensor in the model folder it came from."""
     if choice != "auto":
         return lambda name, tensor: _cast(name, tensor, getattr(torch, choice))
-    given = outline(weight_files(source)) if source is not None else {}
+    given: dict[str, torch.Tensor] = {}
+    try:
+        given = outline(weight_files(source)) if source is not None else {}
+    except UserError as error:  # whoever took them away while it was trained: what was trained is not lost with them
+        log.warning("'%s' does not say any more what precision it came in, so float32 is saved: %s", source, error)
     values: Counter[torch.dtype] = Counter()
     _count(values, given)
     usual = values.most_common(1)[0][0] if values else torch.float32

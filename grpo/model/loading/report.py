@@ -48,9 +48,8 @@ class Report:
 
     def problem(self, kind: str, config: Any) -> str | None:
         """What is wrong, for a model of this class and its config.json; None when nothing is."""
-        prefix = next((p for name in self.unused for p in _prefixes(name, self.missing)), None)
-        if prefix:
-            return f"the names of {len(self.unused)} weights begin with '{prefix}': strip that and save it again"
+        if added := _added(self.unused, set(self.missing)):
+            return f"the names of {len(self.unused)} weights {added}: strip that and save it again"
         if self.unused and not self.missing and not self.misshapen and set(config.sub_configs) - {"text_config"}:
             groups = Counter(".".join(name.split(".")[:2]) for name in self.unused)
             lost = ", ".join(f"{part}.* ({count} weights)" for part, count in sorted(groups.items()))
@@ -69,9 +68,14 @@ class Report:
         return f"{'; '.join(parts)}: its config.json and its files must be of one model" if parts else None
 
 
-def _prefixes(name: str, wanted: Iterable[str]) -> Iterable[str]:
-    """What to strip so that the name is one of those wanted."""
-    return (name.removesuffix(other) for other in wanted if name.endswith(f".{other}"))
+def _added(names: Collection[str], wanted: Collection[str]) -> str | None:
+    """What a wrapper (torch.compile, DistributedDataParallel, FSDP, peft) has put into the names of what is wanted."""
+    for part in dict.fromkeys(part for name in sorted(names)[:1] for part in name.split(".")[:-1]):
+        if all(".".join(word for word in name.split(".") if word != part) in wanted for name in names):
+            begun = all(name.startswith(f"{part}.") and f".{part}." not in name for name in names)
+            return f"{'begin with' if begun else 'hold'} '{part}.'"
+    prefixes = (name.removesuffix(other) for name in names for other in wanted if name.endswith(f".{other}"))
+    return next((f"begin with '{prefix}'" for prefix in prefixes), None)
 
 
 def _named(names: Collection[str]) -> str:
