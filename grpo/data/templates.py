@@ -96,7 +96,8 @@ def render_chat(
     """(full prompt text, what the template wrote to open the assistant's turn, ``<think>`` included if it opens it)."""
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
-            "the model has no chat template: set data.template to a plain-text one such as 'Q: {prompt}\\nA:'"
+            "the model has no chat template: set data.template (eval.data.template of grpo eval) to a plain-text one "
+            "such as 'Q: {prompt}\\nA:'"
         )
     text = render(tokenizer, messages, open_answer=True, where=where, **variables)
     without = render(tokenizer, messages, open_answer=False, where=where, **variables)

@@ -38,6 +38,7 @@ EXAMPLES = """\
   grpo eval Qwen/Qwen2.5-0.5B-Instruct --data gsm8k --limit 100 --out gsm8k.json
   grpo eval runs/a/2-reasoning-rl/model --data aime24=aime.jsonl --samples 64 eval.k=[8,64]
   grpo eval MODEL --data mine.jsonl --temperature 0 --require-format runtime.threads=2
+  grpo eval BASE_MODEL --data gsm8k 'eval.data.template="Q: {prompt}\\nA:"'     a model without a chat template
   grpo eval openai:MODEL --data math500 --base-url http://localhost:8000/v1 --price-in 0.3 --price-out 1.2
 settings that overrides reach: seed, engine.*, runtime.*, eval.* (data, k, accuracy, format, language, top_p),
 endpoint.* of openai:MODEL (concurrency, timeout, retries, fields); its key: the environment's OPENAI_API_KEY"""

@@ -289,3 +289,8 @@ def test_the_configs_system_message_does_not_hide_what_a_row_has(tmp_path):
 def test_columns_that_no_message_holds_are_named():
     row = {"question": "Q", "answer": "A", "attempt": "a text of words", "source": "math", "text": "Q and then A it is"}
     assert unseen(row, [user("Q and then A it is"), A]) == ["attempt"]
+
+
+def test_a_model_without_a_chat_template_is_told_of_both_keys():
+    with pytest.raises(UserError, match=r"set data.template \(eval.data.template of grpo eval\) to a plain-text one"):
+        build_prompts([{"prompt": "1"}], DataConfig(path="d"), make_tokenizer(None))
