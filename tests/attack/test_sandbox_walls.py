@@ -85,7 +85,10 @@ def add(a, b): return 7
 }
 
 
-@pytest.mark.parametrize("place", PLACES, ids=" with ".join)
+HELD_BEFORE = [pytest.param(place, marks=pytest.mark.slow) for place in PLACES[:-1]]
+
+
+@pytest.mark.parametrize("place", [*HELD_BEFORE, PLACES[-1]], ids=" with ".join)
 def test_no_verdict_is_forged(place):
     for tests in (ASSERTS, PAIRS):
         values, errors = judge_in(place, list(FORGERIES.values()), tests, timeout=1.5, partial=True)
