@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 NEAR = 0.5  # likeness from which a word is taken for a misspelling: "nf" for "fn" has just that
+# Control characters but newline and tab, the marks that turn the reading direction around, lone surrogates, which have
+# no UTF-8, and the two separators that JavaScript takes for line ends.
+UNSAFE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 class UserError(Exception):
@@ -42,3 +48,16 @@ def one_line(text: str, limit: int = 300) -> str:
 def shorten(text: str, limit: int = 80) -> str:
     """At most `limit` characters; the last three are dots when some are left out."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def visible(text: str) -> str:
+    """The text with every character that acts instead of showing replaced: ESC is ␛, a right-to-left override
+    <U+202E>. Newlines and tabs stay."""
+    return UNSAFE.sub(_shown, text)
+
+
+def _shown(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)  # Unicode has a picture of each
+    return "␡" if code == 0x7F else f"<U+{code:04X}>"

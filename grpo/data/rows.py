@@ -15,7 +15,7 @@ from grpo.config.data import DataConfig
 from grpo.config.section import changed
 from grpo.data.files import json_values, read_file, table_rows
 from grpo.data.folders import find_files, is_path
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError, describe, first_line
 from grpo.system.files import write_lines
 from grpo.system.fingerprint import texts_hash
 from grpo.system.imports import import_path
@@ -54,8 +54,8 @@ def _rows_from_function(path: str, kwargs: dict[str, Any]) -> list[Row]:
         rows = list(function(**kwargs))
     except UserError:
         raise
-    except Exception as error:  # the user's own code: whatever it raises, its name and its arguments are said
-        raise UserError(f"data function '{path}' with {kwargs}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the user's own code: whatever it raises; its arguments may hold a key
+        raise UserError(f"data function '{path}': {describe(error)}") from error
     return [json_values(row) if isinstance(row, dict) else {"text": row} for row in rows]
 
 
@@ -75,6 +75,8 @@ def _rows_from_hub(name: str, data: DataConfig) -> list[Row]:
     import datasets
     import huggingface_hub
 
+    if name in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:  # a reader, of all files here
+        raise UserError(f"data '{name}': no such file or folder; of all files in one, write its path, as ./")
     offline = _no_way_to(datasets.config.HF_ENDPOINT)
     if offline:  # what was fetched before is found, and nothing is waited for
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True

@@ -11,6 +11,7 @@ import sys
 import warnings
 
 from grpo.config.engine import RuntimeConfig
+from grpo.errors import visible
 from grpo.system.stopping import set_grace
 from grpo.system.world import is_main, launched
 
@@ -27,6 +28,13 @@ SILENCE = {  # read by the libraries when they are imported
 }
 
 
+class _Visible(logging.Formatter):
+    """What rewards raise and servers answer is quoted in warnings: nothing in it acts on the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def log_at(level: str) -> None:
     """Our own messages from `level` on; of several processes only the main one speaks."""
     logging.getLogger("grpo").setLevel(level.upper() if is_main() else logging.CRITICAL)
@@ -36,7 +44,8 @@ def quiet(level: str) -> None:
     """Log our own messages at `level`; the libraries' chatter and progress bars only when debugging. Imports none."""
     debug = level == "debug"
     if not logging.getLogger().handlers:
-        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.basicConfig(stream=sys.stderr)
+        logging.getLogger().handlers[0].setFormatter(_Visible("%(message)s"))
     logging.getLogger().setLevel(logging.DEBUG if debug else logging.ERROR)
     log_at(level)
     if debug:

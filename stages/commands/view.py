@@ -9,7 +9,7 @@ import sys
 
 from rich.console import Console
 
-from grpo.errors import UserError
+from grpo.errors import UserError, visible
 from grpo.system.files import check_out_file, write_text
 from stages.commands.common import Parser
 from stages.view.browse import State, seek
@@ -18,7 +18,6 @@ from stages.view.page import page
 from stages.view.run_folder import StageFolder, choose_stage, no_step, open_run, stage_with_completions
 from stages.view.screen import browse
 from stages.view.terminal import step_view
-from stages.view.text import visible
 
 EXAMPLES = """\
   grpo view runs/tiny                                      the last step; keys: n p j k g / f ? q

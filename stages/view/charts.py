@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from grpo.errors import visible
 from stages.view import curves
 from stages.view.curves import Scale, Tick, Values
 from stages.view.run_folder import finite_number
-from stages.view.text import number, visible
+from stages.view.text import number
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from grpo.errors import visible
 from stages.recipe.lineage import read_json
 from stages.recipe.summary import HEADINGS, SHOWN
 from stages.view.charts import curves_of
 from stages.view.run_folder import StageFolder, finite_number
 from stages.view.samples import samples_of
-from stages.view.text import number, signed, visible
+from stages.view.text import number, signed
 
 
 def page(run: str, stages: list[StageFolder], shown: list[StageFolder]) -> str:

@@ -9,11 +9,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from grpo.errors import UserError, nearest
+from grpo.errors import UserError, nearest, visible
 from grpo.system.files import whole_rows
 from stages.recipe.lineage import read_json
 from stages.recipe.table import STAGES
-from stages.view.text import visible
 
 STEP_FILE = re.compile(r"step-(\d+)\.jsonl")
 ORDER = {stage.folder: place for place, stage in enumerate(STAGES.values())}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from grpo.errors import UserError
+from grpo.errors import UserError, visible
 from grpo.system.files import whole_rows
 from stages.cli import main
 from stages.view.browse import Command, State, press, seek
@@ -22,7 +22,7 @@ from stages.view.filters import Filters, read_condition
 from stages.view.run_folder import StageFolder, open_run
 from stages.view.screen import browse, read_keys, split_keys
 from stages.view.terminal import step_view
-from stages.view.text import shorten, visible
+from stages.view.text import shorten
 from support.command import python, refused
 from support.processes import ROOT
 from support.view_run import RL, SFT, complete, make_run
