@@ -119,6 +119,8 @@ _STDIO, _CALL = (None, "stdin", "stdio", "stdin_stdout", "standard_input"), (Non
 
 
 def _function(given: Mapping[str, Any]) -> str:
+    metadata = given.get("metadata")  # where DeepCoder's rows have it
+    given = {**metadata, **given} if isinstance(metadata, Mapping) else given
     name = next((given[key] for key in _FUNCTION if given.get(key)), "")
     if not isinstance(name, str):
         raise ValueError("tests: fn_name is a string")

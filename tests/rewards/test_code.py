@@ -263,3 +263,24 @@ def test_reference_solutions(name, prepare, tasks):
     assert (scores, errors) == ([1.0] * len(rows), {})
     wrong = code_reward([fenced(row["reference"]) for row in rows[1:] + rows[:1]], tests)
     assert wrong == [0.0] * len(rows)
+
+
+@pytest.mark.parametrize("test", [
+    "def test_add():\n    assert add(1, 2) == {}",
+    "from solution import add\n\ndef test_add():\n    assert add(1, 2) == {}",
+    "class TestAdd:\n    def test(self):\n        assert add(1, 2) == {}",
+    "import unittest\nclass Adding(unittest.TestCase):\n    def setUp(self): self.x = 1\n"
+    "    def test_add(self):\n        self.assertEqual(add(self.x, 2), {})",
+    "def test_add():\n    assert add(1, 2) == {}\ntest_add()",
+])  # fmt: skip
+def test_what_pytest_would_collect_is_run(test):
+    """A test that only defines something would pass whatever the program is."""
+    assert score(ADD, [test.format(3)]) == 1.0
+    assert score(ADD, [test.format(4)]) == 0.0
+
+
+def test_a_test_that_tests_nothing_is_none():
+    for tests in ([""], ["# assert add(1, 2) == 3"], ["x = 1"], ["pass"]):
+        assert "it tests nothing" in score(ADD, tests)
+    assert "defines no check" in score(ADD, {"check": "def test(f): assert f()", "entry_point": "add"})
+    assert "takes what pytest would give it" in score(ADD, ["def test_add(tmp_path):\n    assert add(1, 2) == 3"])

@@ -73,6 +73,7 @@ CALLS = [
     [{"fn_name": "addOne", "input": "[[1,2]]", "output": "[[2,3]]", "type": "function_call"}],
     [{"fn_name": "addOne", "input": "[[1,2]]", "output": "[2,3]"}],
     [{"func_name": "addOne", "input": "[1,2]", "output": "[2,3]", "testtype": "functional"}],
+    [{"input": "[1,2]", "output": "[2,3]", "testtype": "functional", "metadata": {"func_name": "addOne"}}],
     [{"fn_name": "addOne", "input": f"[{n}]", "output": f"[{n + 1}]", "testtype": "functional"} for n in range(3)],
 ]
 

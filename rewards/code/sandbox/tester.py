@@ -114,7 +114,9 @@ def _prepare(tests: dict[str, Any], candidate: Candidate) -> Iterator[Callable[[
     """One function for each test; setup code runs anew for each."""
     setup, check, entry = tests["setup"], tests["check"], tests["entry_point"]
     sources = tests["asserts"] if check is None else [check]
-    trees = [_parse(source) for source in (setup, *sources)]
+    trees = [_FromSolution().visit(_parse(source)) for source in (setup, *sources)]
+    if any(not _tests_something(tree) for tree in trees[1:]):
+        raise BrokenTest("it tests nothing: it holds no assertion and calls nothing")
     names = foreign_names(trees, entry)
     nodes = [node for tree in trees for node in ast.walk(tree)]
     constants = names - {
@@ -133,12 +135,58 @@ def _prepare(tests: dict[str, Any], candidate: Candidate) -> Iterator[Callable[[
         for part in (compiled[0], code):
             exec(part, own)  # noqa: S102 - the data set's own test, in a sandbox too
             own |= {entry: stand_ins[entry]} if entry else {}  # a header may hold a stub of it
+        if check is not None and "check" not in own:
+            raise BrokenTest("it defines no check(candidate)")
         if check is not None:
             own["check"](stand_ins[entry])
+        else:
+            _run_collected(own, trees_of[code])
 
     compiled = [compile(tree, "tests", "exec", dont_inherit=True) for tree in map(ast.fix_missing_locations, trees)]
+    trees_of = dict(zip(compiled, trees, strict=True))
     for code in compiled[1:]:
         yield lambda code=code: run(code)  # type: ignore[misc]
+
+
+def _run_collected(own: dict[str, Any], tree: ast.Module) -> None:
+    """Call what a test only defines for pytest or unittest to find, and does not run itself: else it would pass
+    whatever the program is."""
+    import unittest
+
+    ran = {name for node in tree.body if isinstance(node, ast.Expr | ast.Assign) for name in names_of(node)}
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name in ran:
+            continue
+        if isinstance(node, ast.FunctionDef):
+            if node.name.startswith("test"):
+                _run_alone(own[node.name], node)
+            continue
+        case = own[node.name]
+        for part in node.body:
+            if not isinstance(part, ast.FunctionDef) or not part.name.startswith("test"):
+                continue
+            if isinstance(case, type) and issubclass(case, unittest.TestCase):
+                case(part.name).debug()
+            elif node.name.startswith("Test"):
+                _run_alone(getattr(case(), part.name), part, method=True)
+
+
+def _run_alone(function: Callable[[], Any], node: ast.FunctionDef, *, method: bool = False) -> None:
+    if len(node.args.args) - len(node.args.defaults) > method:
+        raise BrokenTest(f"{node.name} takes what pytest would give it")
+    function()
+
+
+def _tests_something(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.Assert | ast.Call | ast.Raise) for node in ast.walk(tree))
+
+
+class _FromSolution(ast.NodeTransformer):
+    """`from solution import f`, as KodCode's tests begin: the names are the program's."""
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt:
+        named = all(alias.asname is None for alias in node.names)
+        return ast.Pass() if node.module == "solution" and named else node
 
 
 def _refuse(*_: Any) -> Any:
