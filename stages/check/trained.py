@@ -42,11 +42,13 @@ def training_checks(subject: Subject) -> Iterator[Check]:
 def adapter(model: BaseModel, lora: LoraConfig) -> str:
     """Names that fit no layer train nothing: multi-head latent attention, for one, has no k_proj and v_proj."""
     from grpo.model.adapter import check_bias
-    from grpo.model.adapter_targets import target_names
+    from grpo.model.adapter_targets import fused_experts, target_names
 
     skeleton = model.empty
     names = target_names(skeleton, lora.targets)
     check_bias(skeleton, names, lora.bias)
+    if untrained := fused_experts(skeleton):
+        raise Warned(f"{len(names)} layers; lora.targets leaves {untrained} fused expert tensors untrained")
     return f"{len(names)} layers"
 
 

@@ -15,9 +15,10 @@ from grpo.config.yaml import dump_yaml
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
 from stages.check.shown import visible
-from stages.check.subject import Skipped, Warned, listed, shortened
+from stages.check.subject import BaseModel, Skipped, Warned, listed, shortened
 from stages.check.trained import adapter
 from stages.cli import main
+from support.mixtures import make_mixture
 from support.models import CHAT_TEMPLATE, EOS, IM_END, THINK_TEMPLATE, make_model, make_tokenizer
 
 RECIPE: dict[str, Any] = {
@@ -220,11 +221,15 @@ def test_lora_on_latent_attention_has_other_names():
     """k_proj and v_proj are those of multi-head attention: DeepSeek-V3 has none."""
     from transformers import DeepseekV3Config
 
-    from stages.check.subject import BaseModel
-
     model = BaseModel(None, DeepseekV3Config(num_hidden_layers=1, vocab_size=8, first_k_dense_replace=1), ())
     with pytest.raises(UserError, match=r"'k_proj' fits no layer of the model, which has .*kv_b_proj"):
         adapter(model, LoraConfig(r=2, alpha=4, targets=("k_proj", "v_proj")))
+
+
+def test_experts_that_no_adapter_is_put_on_are_counted():
+    config = make_mixture("qwen3_moe").config  # one of its two layers is dense
+    with pytest.raises(Warned, match=r"11 layers; lora.targets leaves 2 fused expert tensors untrained"):
+        adapter(BaseModel(None, config, ()), LoraConfig(r=2, alpha=4, targets="all-linear"))
 
 
 def test_without_a_model_the_rest_is_checked(bench):
