@@ -13,6 +13,8 @@ UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
+IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]*@")  # a user, or a password: http://user:password@host
+
 
 class UserError(Exception):
     """Bad input: one line that says what is wrong, where, and what to do. The command line exits with code 2."""
@@ -61,3 +63,8 @@ def _shown(match: re.Match[str]) -> str:
     if code < 0x20:
         return chr(0x2400 + code)  # Unicode has a picture of each
     return "␡" if code == 0x7F else f"<U+{code:04X}>"
+
+
+def public(text: str) -> str:
+    """`visible`, without the user and the password of addresses."""
+    return visible(IN_ADDRESS.sub("***@", text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from grpo.config.yaml import load_yaml
-from grpo.errors import UserError, nearest, shorten
+from grpo.errors import IN_ADDRESS, UserError, nearest, public, shorten
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 SHORT = {"engine": "kind", "data": "path", "base": "model"}  # sections that may be a text: for which of their keys
@@ -55,10 +56,24 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 def validate(model: type[SectionT], tree: dict[str, Any], source: str) -> SectionT:
     """Build the typed config, turning pydantic's report into one line that names the keys' paths."""
+    for path, text in _texts(tree):
+        if IN_ADDRESS.search(text):  # it would be in config.yaml, in manifests and in messages
+            raise UserError(
+                f"{source}: '{public(path)}': an address must not hold a user or a password: the environment may"
+            )
     try:
         return model.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{source}: {explain(model, error, tree)}") from error
+
+
+def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(key path, text) of everything in a tree that is a text."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(item, f"{path}.{key}" if path else str(key))
 
 
 def explain(model: type[BaseModel], error: ValidationError, tree: Any = None) -> str:

@@ -11,7 +11,7 @@ import sys
 import warnings
 
 from grpo.config.engine import RuntimeConfig
-from grpo.errors import visible
+from grpo.errors import public
 from grpo.system.stopping import set_grace
 from grpo.system.world import is_main, launched
 
@@ -28,11 +28,11 @@ SILENCE = {  # read by the libraries when they are imported
 }
 
 
-class _Visible(logging.Formatter):
+class _Public(logging.Formatter):
     """What rewards raise and servers answer is quoted in warnings: nothing in it acts on the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
+        return public(super().format(record))
 
 
 def log_at(level: str) -> None:
@@ -45,7 +45,7 @@ def quiet(level: str) -> None:
     debug = level == "debug"
     if not logging.getLogger().handlers:
         logging.basicConfig(stream=sys.stderr)
-        logging.getLogger().handlers[0].setFormatter(_Visible("%(message)s"))
+        logging.getLogger().handlers[0].setFormatter(_Public("%(message)s"))
     logging.getLogger().setLevel(logging.DEBUG if debug else logging.ERROR)
     log_at(level)
     if debug:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grpo.config.file import read_config
 from grpo.data.rendering import DATE, dated
-from grpo.errors import UserError, visible
+from grpo.errors import UserError, public
 from grpo.system.runtime import quiet
 from stages.check import prompts
 from stages.check.model import model_checks
@@ -60,12 +60,12 @@ def check_command(arguments: list[str]) -> int:
     chosen = parser.read(arguments)
     config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
     quiet("error")
-    print(visible(f"ok       config: {chosen.config}"))
+    print(public(f"ok       config: {chosen.config}"))
     subject = Subject(config, Path("runs") / Path(chosen.config).stem)
     with dated(subject.run if (subject.run / DATE).is_file() else None):
         worst = max([run_check(name, check) for name, check in all_checks(subject)], default=0)
         for text in shown_texts(subject):
-            print(visible(f"\n{text}"), flush=True)
+            print(public(f"\n{text}"), flush=True)
     return worst
 
 
@@ -82,7 +82,7 @@ def run_check(name: str, check: Callable[[], str]) -> int:
         state, text = "error", " ".join(str(error).split())
     except OSError as error:
         state, text = "error", reason(error)
-    print(visible(f"{state:<8} {name}{': ' if text else ''}{text}"), flush=True)
+    print(public(f"{state:<8} {name}{': ' if text else ''}{text}"), flush=True)
     return 2 if state == "error" else 0
 
 

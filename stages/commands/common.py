@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from grpo.errors import UserError, nearest, visible
+from grpo.errors import UserError, nearest, public
 from grpo.system.files import FULL
 from grpo.system.stopping import Stopped, handled
 from grpo.system.world import first_failure, is_main, join
@@ -94,7 +94,7 @@ def reason(error: OSError) -> str:
 def _failed(code: int, text: str) -> int:
     code, speaks = first_failure(code)
     if speaks:
-        print(visible(text), file=sys.stderr)  # a row, a reply or a file may be quoted in it
+        print(public(text), file=sys.stderr)  # a row, a reply or a file may be quoted in it
     return code
 
 

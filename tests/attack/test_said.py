@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +65,40 @@ logging.getLogger("grpo").info("two\\nlines")
     assert "reward said ␛[2J" in said
     assert "two\nlines" in said
     assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    "key", ["reasoning_rl.rewards.0.kwargs.dsn", "engine.server.urls.0", "base.model", "base.nosuch"]
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path, capsys, key):
+    tree = {
+        "base": {"model": "m"},
+        "engine": {"server": {"urls": ["http://localhost:1"]}},
+        "reasoning_rl": {"steps": 1, "data": "x.jsonl", "rewards": [{"fn": "my.f", "kwargs": {"dsn": ""}}]},
+    }
+    (tmp_path / "c.yaml").write_text(json.dumps(tree))
+    for command in ("run", "check"):
+        override = f"{key}=https://me:hunter2@host/v1"
+        assert main([command, str(tmp_path / "c.yaml"), override]) == 2
+        said = capsys.readouterr()
+        assert "hunter2" not in said.out + said.err
+        assert f"'{key}': an address must not hold a user or a password" in said.err
+    assert main(["check", str(tmp_path / "c.yaml"), "nosuch.0.x.https://me:hunter2@host"]) == 2
+    assert "hunter2" not in capsys.readouterr().err
+
+
+def test_a_server_that_others_can_reach_is_said(monkeypatch, caplog, tmp_path):
+    from grpo.config.engine import EngineConfig, RuntimeConfig
+    from grpo.engines.vllm.serve import start_servers, stop
+    from grpo.engines.vllm.start import ServedModel
+    from support.servers import free_port
+
+    monkeypatch.setattr("grpo.engines.vllm.serve.COMMAND", ["true"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    served = ServedModel("m", None, (), 64, "cpu", "float32")
+    for host, warned in (("0.0.0.0", True), ("localhost", False), ("127.0.0.1", False)):
+        children: list[Any] = []
+        start_servers(EngineConfig(), RuntimeConfig(), served, [f"http://{host}:{free_port()}"], children)
+        stop(children)
+        assert ("can be reached by other machines" in caplog.text) == warned
+        caplog.clear()

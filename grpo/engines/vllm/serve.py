@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ipaddress
 import json
 import logging
 import os
@@ -79,6 +80,13 @@ def _refusals(url: str, port: int) -> list[OSError | None]:
     return refusals
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def arguments(config: EngineConfig, served: ServedModel, url: str) -> list[str]:
     """What `vllm serve` is given: the settings of the engine in this process, and how weights come."""
     parts = urlsplit(url)
@@ -119,6 +127,11 @@ def start_servers(
     """
     for url in urls:
         check_port(url)
+        if not _is_loopback(urlsplit(url).hostname or ""):
+            log.warning(
+                "vLLM at %s can be reached by other machines: whoever reaches the port can replace its weights",
+                url,
+            )
     each = config.vllm.tensor_parallel
     gpus = [_gpus(each, number, len(urls)) if served.device == "cuda" else {} for number in range(len(urls))]
     threads = {} if runtime.threads is None else {"OMP_NUM_THREADS": str(runtime.threads)}
