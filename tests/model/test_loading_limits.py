@@ -6,10 +6,12 @@ import logging
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from grpo.errors import UserError
 from grpo.model.loading.limits import check_fit, check_special, fit
 from grpo.model.loading.weights import load_model
+from matrix.architectures import config_of as architecture
 from support import broken
 from support.models import EOS, VOCAB_SIZE, make_model, make_tokenizer, save_model
 
@@ -114,3 +116,10 @@ def test_a_padding_of_the_config_without_an_embedding(tmp_path):
     broken.settings(pad_token_id=500)(folder)
     with pytest.raises(UserError, match=r"pad_token_id is 500 in config.json, beyond its vocab_size"):
         load_model(str(folder), CPU)
+
+
+def test_sparse_attention_beyond_what_it_selects_is_a_doubt():
+    model = AutoModelForCausalLM.from_config(architecture("deepseek_v32"))  # 64 are selected
+    assert fit(model, [[5] * 40], "max_tokens", 24) == (64, None)
+    assert "more than the 64 that its sparse attention selects" in str(fit(model, [[5] * 40], "max_tokens", 25)[1])
+    assert fit(model, [[5] * 100], "a row") == (100, None)  # one forward of the whole row is the model's own

@@ -51,6 +51,12 @@ def fit(model: Any, sequences: Iterable[Sequence[int]], setting: str, max_tokens
             if final:
                 raise UserError(f"{text}; {remedy}")
             doubt = f"{text}: what is computed beyond them is no use"
+    selected = getattr(model.config.get_text_config(), "index_topk", None)
+    if max_tokens and selected and longest + max_tokens > selected and doubt is None:
+        doubt = (
+            f"{asked} {longest} tokens is more than the {selected} that its sparse attention selects (index_topk): "
+            "engine and trainer may then select others, which stops a training"
+        )
     return longest + max_tokens, doubt
 
 
