@@ -7,8 +7,8 @@ import importlib.util
 import inspect
 import os
 import sys
+import sysconfig
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,13 +48,11 @@ def _import(path: str, what: str) -> Any:
     if here not in sys.path:
         sys.path.append(here)
     top = module_name.partition(".")[0]
-    own = next((file for file in (Path(f"{top}.py"), Path(top, "__init__.py")) if file.is_file()), None)
-    if own is not None and top not in OURS:
-        spec = None
-        with suppress(ValueError):  # a module without one
-            spec = importlib.util.find_spec(top)
-        if spec is None or spec.origin is None or not (Path(spec.origin).is_file() and own.samefile(spec.origin)):
-            _refuse_taken(path, what, f"'{spec.origin if spec and spec.origin else top}'")
+    if top not in OURS and (Path(f"{top}.py").is_file() or Path(top, "__init__.py").is_file()):
+        origin = _origin(top)
+        installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+        if not Path(origin).is_file() or any(Path(origin).is_relative_to(place) for place in installed):
+            _refuse_taken(path, what, f"'{origin}'")
     module: Any
     try:
         module = importlib.import_module(module_name)
@@ -78,6 +76,15 @@ def _attribute(holder: Any, called: str, name: str, where: str) -> Any:
         hint = nearest(name, [item for item in dir(holder) if not item.startswith("_")])
         raise UserError(f"{where}: {called} has no '{name}'{hint}")
     return getattr(holder, name)
+
+
+def _origin(module: str) -> str:
+    """The file of a top-level module, as an import finds it; "built-in" or the like where it has none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ValueError:  # it is loaded, and does not say
+        spec = None
+    return (spec and spec.origin) or "built-in"
 
 
 def check_switches(signature: inspect.Signature, options: Mapping[str, Any], what: str) -> None:
