@@ -88,7 +88,8 @@ def score(code, tests):
 
 @pytest.mark.parametrize(("code", "tests"), PASS)
 def test_what_tests_ask_of_objects(code, tests):
-    assert [test for test in tests if score(code, [test]) != 1.0] == []
+    if score(code, tests) != 1.0:  # all in one run; else which
+        assert [test for test in tests if score(code, [test]) != 1.0] == []
 
 
 LIAR = """
