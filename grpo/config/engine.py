@@ -17,7 +17,7 @@ class RuntimeConfig(Section):
     parallel: Literal["data", "fsdp"] = "data"  # with several processes: a whole model in each, or a shard (FSDP2)
     # Of the weights in model/; auto: what each came in. Training and checkpoints keep fp32.
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    threads: int | None = Field(None, ge=1)  # None: what torch chooses
+    threads: int | None = Field(None, ge=1, le=1024)  # None: what torch chooses
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     profile: int | None = Field(None, ge=1)  # steps of each RL stage to trace, after a first one; to its profile/
     grace: float = Field(25.0, gt=0)  # seconds to finish and save after SIGTERM or Ctrl-C; SIGKILL often comes after 30

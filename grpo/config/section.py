@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 
+LARGEST_SEED = 2**63 - 1
+LARGEST_COUNT = 10**9  # of steps, tokens, rows, ...
+LARGEST = 1e30  # near it the arithmetic of fp32 and bf16 ends
 _NUMBERS = (int, float, int | None, float | None)
 
 
@@ -23,6 +27,10 @@ class Section(BaseModel):
         """YAML reads true as True, which pydantic would take for 1."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in _NUMBERS:
             raise ValueError("must be a number")
+        if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+            most = LARGEST_SEED if info.field_name == "seed" else LARGEST_COUNT if isinstance(value, int) else LARGEST
+            if abs(value) > most:
+                raise ValueError(f"is beyond {most:.3g}, which no run can honour")
         return value
 
 

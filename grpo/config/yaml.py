@@ -29,6 +29,9 @@ CORE: dict[str, tuple[str, Callable[[str], Any]]] = {
     "str": (r"(?s:.*)", str),
 }
 WORDS = ("null", "true", "false", "yes", "no", "on", "off")
+NO_TEXT = re.compile("[\\0\ud800-\udfff]")
+DEEP = 64  # sections and lists in each other
+MOST = 100_000  # values of a file, those that an alias names counted as often as it does
 LINE_ENDS = re.compile("[\x85\u2028\u2029]")  # of Unicode: lost unless they are escaped
 
 
@@ -40,6 +43,8 @@ def load_yaml(text: str, name: str) -> Any:
     """
     try:
         node = _yaml().compose(text)
+        if node is not None and _size(node, {}) > MOST:
+            raise UserError(f"not valid YAML: its aliases stand for more than {MOST:,} values")
         return None if node is None else _value(node)
     except UserError as error:
         raise UserError(f"{name}, {error}") from error
@@ -49,11 +54,25 @@ def load_yaml(text: str, name: str) -> Any:
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or first_line(error)}") from error
 
 
+def _size(node: Node, sizes: dict[int, int]) -> int:
+    """How many values it stands for, with those that it names again by an alias."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 1  # what contains itself is said later
+        inner = node.value if isinstance(node, SequenceNode) else ()
+        inner = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else inner
+        sizes[id(node)] += sum(_size(part, sizes) for part in inner)
+    return sizes[id(node)]
+
+
 def _value(node: Node, *around: Node) -> Any:
     """What a node stands for; `around`: those it is in."""
     tag, where = str(node.tag).removeprefix(TAG), f"line {node.start_mark.line + 1}"
     if node in around:
         raise UserError(f"{where}: not valid YAML: what contains itself")
+    if len(around) > DEEP:
+        raise UserError(f"{where}: more than {DEEP} sections or lists in each other")
+    if isinstance(node, ScalarNode) and NO_TEXT.search(node.value):
+        raise UserError(f"{where}: not text: {ascii(node.value)[:80]} holds a zero or half a character")
     if tag == "seq" and isinstance(node, SequenceNode):
         return [_value(item, node, *around) for item in node.value]
     if tag == "map" and isinstance(node, MappingNode):

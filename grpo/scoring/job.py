@@ -170,8 +170,11 @@ def values_of(call: Call, outcome: Any) -> list[Any] | CallFailed:
     return list(values)
 
 
+LARGEST = 1e15  # advantages are computed in fp32, where squares of much larger ones have no number
+
+
 def as_number(value: Any) -> float | None:
-    """A finite number, or None.
+    """A finite number that can be computed with, or None.
 
     Raises:
         CallFailed: it is neither.
@@ -179,7 +182,7 @@ def as_number(value: Any) -> float | None:
     if value is None:
         return None
     number = as_float(value)
-    if not math.isfinite(number):
+    if not math.isfinite(number) or abs(number) > LARGEST:
         raise CallFailed(f"returned {number}")
     return number
 

@@ -128,6 +128,8 @@ def reason(error: OSError, folder: Path, needed: int) -> str:
     if error.errno not in FULL:
         return said
     free = free_bytes(folder)
+    if free >= needed and hasattr(os, "statvfs") and os.statvfs(_there(folder)).f_favail == 0:
+        return f"{said}: the disk has room, but no inodes left: it holds too many files"
     return f"{said}: {needed:,} bytes are needed, {free:,} are free, {max(0, needed - free):,} are missing"
 
 
@@ -147,8 +149,11 @@ def as_os_error(error: Exception, file: Path) -> OSError:
 
 def free_bytes(folder: Path) -> int:
     """Of the disk that this folder, or the nearest one above it that is there, lies on."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_there(folder)).free
+
+
+def _there(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def check_room(folder: Path, needed: int) -> None:

@@ -57,7 +57,7 @@ def lock_run(folder: Path, world: World, *, shared: bool = False) -> Iterator[Ru
     Raises:
         UserError: another run holds it.
     """
-    key = folder.resolve()
+    key = Path(os.path.realpath(folder))  # which is no error where links lead to themselves
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     taken: list[int] = []
 

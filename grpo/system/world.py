@@ -10,13 +10,14 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from grpo.errors import UserError
+from grpo.errors import UserError, first_line, shorten
 
 if TYPE_CHECKING:  # files.py asks `is_main`, and importing torch takes seconds
     import torch
@@ -29,30 +30,56 @@ PATIENCE = timedelta(hours=2)  # for a process that is slower than the others; a
 # drop one takes the interpreter: one that is ending by then aborts ("terminate called without an active exception").
 LAST_BREATH = 0.2  # seconds
 _FAILURE = "grpo/failure"
+LAUNCH = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # what a launcher sets, and what holds where it doesn't
+
+
+def _launch() -> tuple[int, int, int]:
+    """(rank, number of processes, rank on this machine) as a launcher says in the environment; those of a single
+    process where it says what cannot be, which `join` refuses."""
+    if _absurd_launch():
+        return 0, 1, 0
+    rank, size, local = (int(os.environ.get(name) or default) for name, default in LAUNCH.items())
+    return rank, size, local
+
+
+def _absurd_launch() -> str | None:
+    """What is wrong with these variables, which other programs and nested jobs leave behind too."""
+    values = {name: os.environ.get(name) or default for name, default in LAUNCH.items()}
+    for name, text in values.items():
+        if not re.fullmatch(r"[0-9]{1,6}", text):
+            return f"{name}={shorten(text)} is not a number of a process"
+    size = int(values["WORLD_SIZE"])
+    if size < 1 or int(values["RANK"]) >= size:
+        return f"RANK={values['RANK']} is none of WORLD_SIZE={size} processes"
+    return None
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes files and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return _launch()[0] == 0
 
 
 def launched() -> bool:
     """Whether `accelerate launch` or `torchrun` started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return _launch()[1] > 1
 
 
 def local_rank() -> int:
     """The number of this process on its machine: which of the machine's GPUs is its own."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _launch()[2]
 
 
 def join() -> None:
     """Meet the other processes, if there are any: gloo between CPUs, NCCL between GPUs.
 
     Raises:
-        UserError: a launcher was asked for several processes and started one, or for what is not done here.
+        UserError: a launcher was asked for several processes and started one, or for what is not done here; or what
+            it says of them cannot be, or they cannot be met.
     """
     _refuse_what_is_not_heeded()
+    absurd = _absurd_launch()
+    if absurd is not None:
+        raise UserError(f"{absurd}: start with torchrun or accelerate launch, or unset {', '.join(LAUNCH)}")
     if not launched():
         _refuse_half_a_launch()
         return
@@ -64,8 +91,25 @@ def join() -> None:
     if not distributed.is_initialized():
         if cuda.is_available():
             cuda.set_device(local_rank() % cuda.device_count())
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda.is_available() else "gloo", timeout=PATIENCE)
+        _check_meeting()
+        try:
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda.is_available() else "gloo", timeout=PATIENCE)
+        except (ValueError, RuntimeError) as error:
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise UserError(f"the other processes cannot be met at {where}: {first_line(error)}") from error
         atexit.register(_leave)  # gloo's threads abort an interpreter that ends before they do
+
+
+def _check_meeting() -> None:
+    """Where the processes meet is said by the launcher."""
+    absent = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    port = os.environ.get("MASTER_PORT", "")
+    if absent or not re.fullmatch(r"[0-9]{1,5}", port):
+        what = f"{' and '.join(absent)} are not set" if absent else f"MASTER_PORT={shorten(port)} is no port"
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}, but {what}: start with torchrun or accelerate launch, or unset "
+            f"{', '.join(LAUNCH)}"
+        )
 
 
 def _refuse_what_is_not_heeded() -> None:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from grpo.errors import UserError, nearest, public
 from grpo.system.files import FULL
@@ -60,6 +60,7 @@ def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> in
 
     Of several processes the main one speaks; when they fail, the first that does says why.
     """
+    _open_what_is_closed()
     with handled(ends=True):
         try:
             join()
@@ -74,14 +75,35 @@ def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> in
         except KeyboardInterrupt:  # of a library, in its own name
             return _failed(130, "interrupted: the same command goes on from here")
         except BrokenPipeError:  # the reader of our output is gone, e.g. `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at exit
+            _drop(sys.stdout)
             return 141
         except OSError as error:  # a full disk, a file that is not ours to read: a traceback would explain nothing
             log.debug("%s", traceback.format_exc())
+            _drop(sys.stdout)
             again = "; once that is mended, the same command goes on from here" if error.errno in UNWRITABLE else ""
             return _failed(2, f"error: {reason(error)}{again}")
         except Exception:  # noqa: BLE001  a bug: shown whole, and an exit code that is not 2
             return _failed(1, traceback.format_exc())
+
+
+def _open_what_is_closed() -> None:
+    """A program started with `>&-` has no such stream, and the first file it opens would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _drop(stream: TextIO) -> None:
+    """What cannot be written of it goes nowhere: the interpreter flushes once more at its exit."""
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def reason(error: OSError) -> str:
@@ -94,7 +116,10 @@ def reason(error: OSError) -> str:
 def _failed(code: int, text: str) -> int:
     code, speaks = first_failure(code)
     if speaks:
-        print(public(text), file=sys.stderr)  # a row, a reply or a file may be quoted in it
+        try:
+            print(public(text), file=sys.stderr, flush=True)  # a row, a reply or a file may be quoted in it
+        except OSError:  # nobody reads it either
+            _drop(sys.stderr)
     return code
 
 

@@ -18,6 +18,7 @@ def test_plain_lines_are_rare_and_the_last_one_is_there(capsys, monkeypatch):
     work()
     assert capsys.readouterr().out == "work: 2/3, about 0:00 left\nwork: 3/3, took 0:00\n"
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     work()
     assert capsys.readouterr().out == ""
 
