@@ -12,17 +12,15 @@ from grpo.data.encoding import IGNORE
 from grpo.data.templates import end_of_turn, render, render_chat
 from grpo.errors import UserError
 from grpo.model.loading.limits import check_special
-from grpo.model.loading.tokenizer import decoded
+from grpo.model.loading.tokenizer import decoded, shown_tokens
 from grpo.types import Message
 from stages.check.subject import BaseModel, Check, Subject, Warned, shortened
-from stages.recipe.config import RLStageConfig
-from stages.recipe.table import STAGES, active_parents
+from stages.recipe.ends import SUPERVISED, unrepaired, unstopping
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]
 ANSWER = {"role": "assistant", "content": "5"}
 REASONED = {"role": "assistant", "content": "<think>\nI add them.\n</think>\n\n5"}
 CHATML = ("<|im_start|>", "<|im_end|>")
-SUPERVISED = ("cold_start", "rejection_sampling")
 _MARKS = re.compile(r"<\|[^|<>\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>")
 
 
@@ -141,27 +139,12 @@ def end_tokens(subject: Subject, model: BaseModel) -> str:
     if not (end.written or supervised):
         own = f"only the next turn begins, with {text}"
         raise Warned(f"it writes no end token after an assistant turn ({own}); a completion ends with {names}")
+    unstopped = unrepaired(subject.config)
+    if unstopped or not supervised:
+        where = f" ({', '.join(unstopped)})" if unstopped else ""
+        raise UserError(unstopping(model.tokenizer, end, model.end_ids) + where)
     missing = f"the chat template ends a turn with {text}, which does not stop a completion ({names} do)"
-    if unrepaired := list(_unrepaired(subject)):
-        raise UserError(f"{missing}: add {end.id} to eos_token_id in generation_config.json ({', '.join(unrepaired)})")
-    if not supervised:
-        raise UserError(f"{missing}: add {end.id} to eos_token_id in generation_config.json")
     raise Warned(f"{missing}; the first supervised stage adds it, until then every completion runs to max_tokens")
-
-
-def _unrepaired(subject: Subject) -> Iterator[str]:
-    """The RL stages that render with the chat template and come before any supervised one, which adds its end token."""
-    for key, section in subject.config:
-        if isinstance(section, RLStageConfig) and any(task.data.template is None for task in section.tasks.values()):
-            before = key
-            while before not in ("base", *SUPERVISED):
-                before = active_parents(STAGES[before], subject.config)[0]
-            if before == "base":
-                yield key
-
-
-def shown_tokens(tokenizer: Any, ids: tuple[int, ...]) -> str:
-    return ", ".join(f"{tokenizer.convert_ids_to_tokens(index)} ({index})" for index in ids)
 
 
 def padding(tokenizer: Any) -> str:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
@@ -20,6 +19,7 @@ from grpo.errors import UserError
 from grpo.model.loading.path import check_model
 from grpo.types import Prompt
 from stages.recipe.config import RecipeConfig, RLStageConfig
+from stages.recipe.ends import stops
 from stages.recipe.leaks import LeakGuard
 from stages.recipe.preflight import check_source
 
@@ -200,19 +200,12 @@ def on_hub(data: DataConfig) -> bool:
 def existing_model(name: str) -> BaseModel:
     """A model of a folder or the hub; its weights are not read."""
     from grpo.model.loading.adapter import whole_of
-    from grpo.model.loading.generation import read_generation
     from grpo.model.loading.settings import read_config
-    from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer
+    from grpo.model.loading.tokenizer import load_tokenizer
 
     check_model(name)
     tokenizer = load_tokenizer(name)
-    whole = whole_of(name)
-    settings = read_config(whole)
-    try:
-        generation = read_generation(whole, settings)
-    except UserError as error:
-        raise UserError(f"model '{name}': {error}") from error
-    return BaseModel(tokenizer, settings, end_token_ids(SimpleNamespace(generation_config=generation), tokenizer))
+    return BaseModel(tokenizer, read_config(whole_of(name)), stops(name, tokenizer))
 
 
 def listed(rows: list[int], texts: list[str] | None = None) -> str:

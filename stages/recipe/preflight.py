@@ -57,6 +57,8 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
             yield "base.model", partial(_check_weights, section.model)
             if section.chat_template is not None:
                 yield "base.chat_template", partial(check_template, section.chat_template)
+            if Path(section.model).is_dir():
+                yield "base.model", partial(_check_ends, config)
         if key == "rejection_sampling" and config.base.model is not None and Path(config.base.model).is_dir():
             yield key, partial(_check_sampled, config)
     yield "runtime", partial(check_device, config)  # last: it needs torch, which takes seconds
@@ -98,6 +100,12 @@ def _check_weights(model: str, *, reward: bool = False) -> None:
         from grpo.model.loading.weights import examine
 
         examine(model)
+
+
+def _check_ends(config: RecipeConfig) -> None:
+    from stages.recipe.ends import check_ends
+
+    check_ends(config)
 
 
 def _check_sampled(config: RecipeConfig) -> None:

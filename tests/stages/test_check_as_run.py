@@ -42,6 +42,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         make_model(kind, end=[EOS, IM_END], **sizes).save_pretrained(folder)
         (make_tokenizer() if template is ... else make_tokenizer(template)).save_pretrained(folder)
         made[name] = str(folder)
+    folder = tmp_path_factory.mktemp("unending")
+    make_model("qwen3", end=[EOS]).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    made["unending"] = str(folder)
     folder = tmp_path_factory.mktemp("recurrent")
     AutoModelForCausalLM.from_config(config_of("rwkv")).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
@@ -95,6 +99,7 @@ def rows(name: str, *rows: dict[str, Any]):
     (["base.model=./nowhere"], "model './nowhere': no such folder"),
     (["base.model=c.yaml"], "model 'c.yaml': a file"),
     (["base.model=BARE"], "the model has no chat template"),
+    (["base.model=UNENDING"], "the chat template ends a turn with <|im_end|>, which does not stop a completion"),
     (["base.model=RECURRENT"], "the embedded engine cannot sample from a 'rwkv'"),
     ([f"{TASK}.data=./none.jsonl"], "none.jsonl': no such file"),
     ([f"{TASK}.rewards=[acuracy]"], "acuracy"),

@@ -217,6 +217,10 @@ def end_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(token) for token in ids))
 
 
+def shown_tokens(tokenizer: Any, ids: Sequence[int]) -> str:
+    return ", ".join(f"{tokenizer.convert_ids_to_tokens(index)} ({index})" for index in ids)
+
+
 def completion_text(tokenizer: Any, ids: Sequence[int], end_ids: Sequence[int]) -> str:
     """What the model wrote, without its end and without padding. Other special tokens stay: they may be what marks the
     thinking, or a channel."""

@@ -1,0 +1,71 @@
+"""A turn that ends as the chat template ends it must stop a completion, or RL samples to the limit all along."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from grpo.data.baked import give_template
+from grpo.data.templates import end_of_turn
+from grpo.errors import UserError
+from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer, shown_tokens
+from stages.recipe.config import RecipeConfig, RLStageConfig
+from stages.recipe.table import STAGES, active_parents
+
+SUPERVISED = ("cold_start", "rejection_sampling")
+
+
+def check_ends(config: RecipeConfig) -> None:
+    """
+    Raises:
+        UserError: an RL stage would sample from a base model that does not stop where its chat template ends a turn.
+    """
+    unstopped = unrepaired(config)
+    if unstopped:
+        base = config.base
+        tokenizer = give_template(load_tokenizer(base.model or ""), base.chat_template, base.template_kwargs)
+        try:
+            end = end_of_turn(tokenizer)
+        except UserError:  # a template without one: what such completions end with is the model's own affair
+            return
+        ids = stops(base.model or "", tokenizer)
+        if end.written and end.id not in ids:
+            raise UserError(f"{unstopping(tokenizer, end, ids)} ({', '.join(unstopped)})")
+
+
+def unstopping(tokenizer: Any, end: Any, ids: tuple[int, ...]) -> str:
+    names = shown_tokens(tokenizer, ids)
+    problem = f"the chat template ends a turn with {end.text}, which does not stop a completion ({names} do)"
+    return f"{problem}: add {end.id} to eos_token_id in generation_config.json"
+
+
+def unrepaired(config: RecipeConfig) -> list[str]:
+    """The RL stages that render with the chat template and come before any supervised one, which adds its end token."""
+    found = []
+    for key, section in config:
+        if isinstance(section, RLStageConfig) and any(task.data.template is None for task in section.tasks.values()):
+            before = key
+            while before not in ("base", *SUPERVISED):
+                before = active_parents(STAGES[before], config)[0]
+            if before == "base":
+                found.append(key)
+    return found
+
+
+def stops(model: str, tokenizer: Any) -> tuple[int, ...]:
+    """What ends a completion of a model, whose weights are not read.
+
+    Raises:
+        UserError: nothing does, or its settings cannot be read.
+    """
+    from grpo.model.loading.adapter import whole_of
+    from grpo.model.loading.generation import read_generation
+    from grpo.model.loading.settings import read_config
+
+    whole = whole_of(model)
+    settings = read_config(whole)
+    try:
+        generation = read_generation(whole, settings)
+    except UserError as error:
+        raise UserError(f"model '{model}': {error}") from error
+    return end_token_ids(SimpleNamespace(generation_config=generation), tokenizer)
