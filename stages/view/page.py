@@ -15,7 +15,7 @@ from grpo.errors import visible
 from stages.recipe.lineage import read_json
 from stages.recipe.summary import HEADINGS, SHOWN
 from stages.view.charts import curves_of
-from stages.view.run_folder import StageFolder, finite_number
+from stages.view.run_folder import StageFolder, as_dict, finite_number
 from stages.view.samples import samples_of
 from stages.view.text import number, signed
 
@@ -76,14 +76,17 @@ def duration(seconds: float) -> str:
 
 def _rows(summary: dict[str, Any], stages: list[StageFolder]) -> list[dict[str, Any]]:
     """The stages of summary.json; of a run that is not at its end, the finished stages that were evaluated."""
-    recorded = summary.get("stages") or [
-        {"stage": stage.name, **results} for stage in stages if "pass@1" in (results := stage.results())
-    ]
+    listed = summary.get("stages")
+    recorded = (
+        [as_dict(row) for row in listed if row]
+        if isinstance(listed, list) and listed
+        else [{"stage": stage.name, **results} for stage in stages if "pass@1" in (results := stage.results())]
+    )
     return [
         {
             "stage": visible(str(row.get("stage", ""))),
             "seconds": finite_number(row.get("seconds")),
-            "problems": row.get("n_problems"),
+            "problems": None if finite_number(row.get("n_problems")) is None else row["n_problems"],
             "cells": [_cell(row, key, label) for key, label in zip(SHOWN, HEADINGS, strict=True)],
         }
         for row in recorded
@@ -93,7 +96,8 @@ def _rows(summary: dict[str, Any], stages: list[StageFolder]) -> list[dict[str, 
 def _cell(row: dict[str, Any], key: str, label: str) -> dict[str, Any]:
     """One result in per cent, its interval where there is one."""
     share, interval = finite_number(row.get(key)), row.get(f"{key}_ci95")
-    low, high = interval if share is not None and interval else (None, None)
+    low, high = map(finite_number, interval) if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    low, high = (None, None) if None in (share, low, high) else (low, high)
     value, low, high = (None if part is None else 100 * part for part in (share, low, high))
     return {"label": label, "value": value, "low": low, "high": high}
 
@@ -102,10 +106,11 @@ def _caption(stages: list[StageFolder]) -> str:
     """How the numbers were taken, from the first evaluation there is."""
     settings = next((done for stage in stages if (done := stage.read("eval.json"))), None)
     text = "In per cent; the band is the 95% interval over problems, where there is one."
-    if settings is None:
+    numbers = [finite_number((settings or {}).get(key)) for key in ("temperature", "top_p", "samples_per_problem")]
+    if settings is None or None in numbers:
         return text
     counted = "only in the required format" if settings.get("format_required") else "in any format"
     return (
-        f"{text} pass@1 at temperature {settings['temperature']:g} (top-p {settings['top_p']:g}, "
-        f"{settings['samples_per_problem']} samples a problem); an answer counts {counted}."
+        f"{text} pass@1 at temperature {numbers[0]:g} (top-p {numbers[1]:g}, {numbers[2]:g} samples a problem); "
+        f"an answer counts {counted}."
     )

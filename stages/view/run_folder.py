@@ -83,8 +83,9 @@ class StageFolder:
 
     def planned_steps(self) -> int | None:
         """How many steps the stage was begun with; None where stage.json does not say."""
-        settings = self.read("stage.json").get("settings", {})
-        return next((value for key, value in settings.items() if re.fullmatch(r"\w+\.steps", key)), None)
+        settings = as_dict(self.read("stage.json").get("settings"))
+        steps = (value for key, value in settings.items() if re.fullmatch(r"\w+\.steps", key))
+        return next((value for value in steps if isinstance(value, int)), None)
 
     def finished(self) -> bool:
         return (self.folder / "manifest.json").is_file()
@@ -92,8 +93,8 @@ class StageFolder:
     def results(self) -> dict[str, Any]:
         """The numbers of the manifest, as summary.json has them; empty while the stage is unfinished."""
         manifest = self.read("manifest.json")
-        metrics = manifest.get("metrics", {})
-        seconds = (manifest.get("seconds") or 0.0) + (metrics.get("seconds") or 0.0)
+        metrics = as_dict(manifest.get("metrics"))
+        seconds = sum(finite_number(part.get("seconds")) or 0.0 for part in (manifest, metrics))
         return {**metrics, "seconds": seconds} if manifest else {}
 
     def read(self, name: str) -> dict[str, Any]:
@@ -187,6 +188,11 @@ def _prompt(prompt: Any) -> tuple[tuple[str, str], ...]:
     messages = prompt if isinstance(prompt, list) else [{"role": "", "content": prompt or ""}]
     pairs = [(m.get("role", ""), m.get("content", "")) if isinstance(m, dict) else ("", m) for m in messages]
     return tuple((visible(str(role)), visible(str(content))) for role, content in pairs)
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """An object of a file; empty where another thing is in its place."""
+    return value if isinstance(value, dict) else {}
 
 
 def finite_number(value: Any) -> float | None:
