@@ -43,18 +43,29 @@ ROUNDING = (
     *(f"runtime.{name}" for name in ("device", "parallel", "threads")),
 )
 ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
-# Texts of this program's rewards in checkpoints from before its modules moved, and the same rewards' texts now.
+# Texts of this program's rewards in older checkpoints, and the same rewards' texts now: moved, or mended since. A run
+# may go on with what judges more rightly than it did.
 MOVED = {
-    "f2ee5d72260635b3": "02658b87abfdb912",  # code_reward
-    "48d9de0541521278": "c5453e1099d99619",  # cosine_length
-    "2d45753c2e9bb781": "2cd61fbea3972ddc",  # countdown_reward
-    "52806da1a58d92e2": "071e08ccd9f45b61",  # Judge
-    "2c978c5e782c827b": "eaf7497908b5e0db",  # length_reward
-    "5f23a4881f665b5d": "cc7f4b2768ecfd30",  # RewardModel
+    "ed7ec81de9ecb81a": "3a15eb0c0f34d42c",  # accuracy_reward
+    "f2ee5d72260635b3": "2b37c3a640504408",  # code_reward
+    "02658b87abfdb912": "2b37c3a640504408",  # code_reward
+    "48d9de0541521278": "7ebec5b35a4f4ff5",  # cosine_length
+    "c5453e1099d99619": "7ebec5b35a4f4ff5",  # cosine_length
+    "2d45753c2e9bb781": "504f8b77374672dc",  # countdown_reward
+    "2cd61fbea3972ddc": "504f8b77374672dc",  # countdown_reward
+    "73819ac7bf107f2e": "435e1ee62b29b3fe",  # format_reward
     "ebf5f228bca0fa33": "6fe9b5ba053ce38e",  # general_oracle
     "5bb4d11f5f3a0fb0": "fe4492a9d30dd6c4",  # helpfulness_oracle
-    "60e8ac21dac5e61d": "c2c13bd347bef5f6",  # safety_oracle
+    "52806da1a58d92e2": "832f9e189e9b1f39",  # Judge
+    "071e08ccd9f45b61": "832f9e189e9b1f39",  # Judge
+    "da09ec348ae8bc2f": "fa6eecbec3084712",  # language_consistency
+    "2c978c5e782c827b": "128504c7967835f9",  # length_reward
+    "eaf7497908b5e0db": "128504c7967835f9",  # length_reward
     "d7253cbeabec679f": "437aa3af53c8c7d0",  # over_refusal_oracle
+    "5f23a4881f665b5d": "935e20a94ab498ae",  # RewardModel
+    "cc7f4b2768ecfd30": "935e20a94ab498ae",  # RewardModel
+    "60e8ac21dac5e61d": "c2c13bd347bef5f6",  # safety_oracle
+    "dc175518285d58a6": "69824ab9e8d1a6ff",  # tag_count
 }
 STATES = "states"  # says how the identity holds the states of rewards
 SHOWN = 10  # differences in a message
@@ -100,7 +111,7 @@ def conditions(world: World) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
     """What a run that was `old` would go on with as `new`."""
     texts = {key: MOVED[value] for key, value in old.items() if key.endswith(".source") and value in MOVED}
-    old = {**old, **texts}
+    old = {**old, **{key: value for key, value in new.items() if _is_unasked(key, value)}, **old, **texts}
     if old.get(STATES) != new.get(STATES):  # from before a reward's state was kept so
         old, new = ({key: value for key, value in one.items() if not _is_state(key)} for one in (old, new))
     phrases = changes(old, new)
@@ -144,6 +155,11 @@ def shown(phrases: list[str]) -> str:
 
 def _is_state(key: str) -> bool:
     return key == STATES or (key.startswith("tasks.") and ".state" in key)
+
+
+def _is_unasked(key: str, value: Any) -> bool:
+    """An option that a reward may have got since, as it is where nobody asks for it; who adds one has another text."""
+    return ".kwargs." in key and value in (None, False)
 
 
 def _under(key: str, sections: tuple[str, ...]) -> bool:

@@ -80,6 +80,18 @@ def test_an_old_checkpoint_goes_on():
     assert matter(RECORDED, identity(load_rewards(SPECS))) == []
 
 
+def test_options_that_a_reward_has_got_since_are_as_they_were():
+    now = identity(load_rewards([{"fn": "code"}]))
+    place = "tasks.default.rewards.code."
+    old = {
+        key: value for key, value in now.items() if key not in (f"{place}kwargs.tolerance", f"{place}kwargs.unordered")
+    }
+    old[f"{place}source"] = "02658b87abfdb912"
+    assert matter(old, now) == []
+    asked = identity(load_rewards([{"fn": "code", "kwargs": {"unordered": True}}]))
+    assert matter(old, asked) == [f"{place}kwargs.unordered: (not set) -> True"]
+
+
 def test_the_texts_of_moved_rewards_are_those_of_now():
     """Who changes one of them decides whether old runs may go on with it, and writes its new text down."""
     rewards = [import_path(path, "reward") for path in REGISTRY.values()]
