@@ -29,7 +29,7 @@ EVAL_MORE = {
 MANIFEST = {
     "stage", "status", "config", "config_hash", "hash", "parents", "parent_hash", "input_hashes", "data_hashes",
     "model_files", "evaluation_hash", "versions", "seed", "engine", "seconds", "tokens", "training", "metrics",
-    "finished", "accepted_changes",
+    "finished", "accepted_changes", "sha256",
 }  # fmt: skip
 RL_METRICS = {
     "step", "reward", "reward/accuracy", "reward_std", "frac_zero_variance", "kl", "clip_fraction", "entropy",
