@@ -24,7 +24,7 @@ from rewards.accuracy.phrases import clause, last_phrase, without_math_marks
 
 Strict = bool | Literal["box", "answer"]  # True is "box"
 
-_OPENED_BOX = re.compile(r"\\+(?:boxed|fbox)\s*\{")
+_OPENED_BOX = re.compile(r"(?<!\\)\\+(?:boxed|fbox)\s*\{")
 _MENTIONED = re.compile(
     r"\s*(?:\\text\{)?\s*(?:(?:your|the|final|correct) )*answer(?: here)?\s*\}?\s*|\.\.\.|…|\\[lc]?dots"
 )

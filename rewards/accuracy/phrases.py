@@ -15,7 +15,7 @@ _PHRASES = (
     re.compile(
         rf"(?:{_NO_LETTER}(?<!this )(?<!each )(?<!every )(?<!your )(?<!whose )(?<!any )(?:answer|réponse|respuesta"
         rf"|antwort|risposta|resposta)\b(?:[^.\n:=]{{0,60}}?\b(?:is|est|es|ist|is:|é)\b|[^.\n:=]{{0,60}}? è |{_MARK})"
-        r"|\banswer\b(?=\s*(?:\$|\\[(\[]))|^[\W_]*(?:the )?(?:final )?answer[*_ ]*\n+"
+        r"|\banswer\b(?=\s*(?:\$|\\[(\[]))|^(?:[^\w\n]|_)*(?:the )?(?:final )?answer[*_ ]*\n+"
         rf"|(?:答案|คำตอบ|ответ|答え|답|đáp án|উত্তর|jibu|సమాధానం)[^\n\d]{{0,4}}?(?:是|为|คือ|[:=：]|は|는|은|\bni\b))",
         re.IGNORECASE | re.MULTILINE,
     ),
