@@ -98,7 +98,7 @@ _NOT_WORDS = re.compile(
 
 
 _SYMBOLS = {"", "LATIN", "GREEK", "MODIFIER"}  # the scripts that formulas, code and links are written in
-_SENTENCE = re.compile(r"(?:[^\W\d_]++(?:['’][^\W\d_]++)?+[,;:]? ){3,}[^\W\d_]++")
+_SENTENCE = re.compile(r"(?<![^\W\d_])(?:[^\W\d_]++(?:['’][^\W\d_]++)?+[,;:]? ){3,}[^\W\d_]++")
 
 
 def prose(text: str) -> str:
