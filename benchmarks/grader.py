@@ -69,6 +69,17 @@ def case_misses() -> tuple[int, list[str]]:
     return len(found), wrong
 
 
+def field_misses() -> tuple[int, list[str], list[str]]:
+    """(number of cases of bug reports whose label is no policy, ids of those graded otherwise,
+    those graded too well)."""
+    rows = [
+        row for row in rows_of("cases/field_cases.jsonl") if row["kind"] in ANSWER_KINDS and not row.get("convention")
+    ]
+    scores = graded((row["completion"], row["gold"]) for row in rows)
+    wrong = [row for row, score in zip(rows, scores, strict=True) if score != float(row["expected"])]
+    return len(rows), [row["id"] for row in wrong], [row["id"] for row in wrong if not row["expected"]]
+
+
 # ---- answers that hang, inject or fool ----
 
 
@@ -206,6 +217,9 @@ def main() -> None:
     total, wrong = case_misses()
     report["peers' cases"] = {"right": total - len(wrong), "of": total, "missed": wrong}
     print(f"peers' cases: {share(total - len(wrong), total)}; missed {', '.join(wrong)}")
+    total, wrong, fooled = field_misses()
+    report["bug reports"] = {"right": total - len(wrong), "of": total, "missed": wrong, "fooled": fooled}
+    print(f"bug reports: {share(total - len(wrong), total)}; missed {wrong}, fooled {fooled}")
     hard = list(adversarial())
     unexpected = [row["id"] for row, verdict, _ in hard if not is_as_expected(row, verdict)]
     slowest = max(seconds for *_, seconds in hard)

@@ -14,8 +14,9 @@ _CHOICE = re.compile(  # "(B) 5", "B: 5", and of a sentence "D, it can't be A"
     re.IGNORECASE,
 )
 _HEDGE = re.compile(
-    r"[)\]]?\.?\s*(?:[,;/&|]\s*(?:or\b|and\b)?|or\b|and\b|(?=\())\s*[(\[]?[A-J](?![\w'])(?!\s+[a-z])"
-)  # "A, B", "A or B"
+    r"[)\]]?\.?\s*(?:(?:[,;/&|]\s*(?:or\b|and\b)?|or\b|and\b|(?=\())\s*[(\[]?[A-J](?![\w'])(?!\s+[a-z])"
+    r"|[,;/&|]\s*-?[\d\\]|(?:or|and)\b(?! (?:not|it|the|no)\b))"
+)  # "A, B", "A or B", "A or 5"
 
 
 def choice(text: str) -> str | None:

@@ -19,6 +19,7 @@ from rewards.accuracy.relations import (
     as_set,
     balanced,
     both_signs,
+    has_scaled_tuple,
     is_list,
     is_name,
     items,
@@ -32,6 +33,8 @@ from rewards.accuracy.times import parse_clock, quotients, ratio, same_clock
 from rewards.accuracy.units import conversion, split_unit
 
 MAX_LENGTH = 2_000  # characters; longer answers are right only where they are spelt as the gold
+_JOINING_WORDS = re.compile(r"(?i)[,;]? ?\b(?:or|and)\b")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 Ask = Callable[[str, str], bool]  # (gold, answer), both formulas
 
 
@@ -102,7 +105,8 @@ def same(gold: str, answer: str, ask: Ask) -> bool:
     if measured is None:
         return False
     gold, answer = (for_worker(", ".join(parts)) for parts in measured)
-    return gold == answer or (is_formula(answer) and ask(gold, answer))
+    whole = is_formula(answer) and not has_scaled_tuple(answer)  # no word and no factor that the parser would drop
+    return gold == answer or (whole and ask(gold, answer))
 
 
 def _measured(gold: list[str], answer: list[str]) -> tuple[list[str], list[str]] | None:
@@ -235,7 +239,8 @@ def _is_equation(text: str) -> bool:
 
 def for_worker(text: str) -> str:
     """A formula as the worker's parser reads it: without units behind a number."""
-    return DEGREE_SIGN.sub("", words(text).replace(DOLLAR, "")).strip()
+    text = _JOINING_WORDS.sub(", ", DEGREE_SIGN.sub("", words(text).replace(DOLLAR, ""))).strip()
+    return text if re.search(r"[(\[{]", text) else _THOUSANDS.sub(lambda m: m[0].replace(",", ""), text)
 
 
 def vote(answer: str) -> Fraction | str:

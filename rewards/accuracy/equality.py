@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from rewards.accuracy.compare import MAX_LENGTH, for_worker, quick_verdict, same, spelt
@@ -11,18 +12,32 @@ from rewards.accuracy.texts import has_ellipsis, is_formula, is_prose, is_text
 from rewards.accuracy.times import parse_clock
 from rewards.accuracy.workers import ask, pool_size
 
+MOST_QUESTIONS = 8  # to a worker, about one answer
 __all__ = ["is_equal", "is_parseable", "pool_size", "quick_verdict"]
 
 
 def is_equal(gold: str, answer: str) -> bool:
     """Whether `answer` is right. The gold is known to be parseable; the two are never swapped."""
-    expected, given = spelt(gold), spelt(answer)
-    return same(expected, given, _worker_says_equal)
+    asked: list[str] = []
+
+    def worker_says_equal(expected: str, given: str) -> bool:
+        if len(asked) >= MOST_QUESTIONS or "died" in asked:  # each part of "a or b or ..." may cost its limit of time
+            return False
+        asked.append(ask(expected, given))
+        return asked[-1] == "equal"
+
+    return same(_spelt_gold(gold), spelt(answer), worker_says_equal)
 
 
+@functools.lru_cache(maxsize=100_000)
+def _spelt_gold(gold: str) -> str:
+    return spelt(gold)
+
+
+@functools.lru_cache(maxsize=100_000)
 def is_parseable(gold: str) -> bool:
     """Whether a gold can be judged against: a number, a choice, a text, or mathematics that the parser reads."""
-    text = spelt(gold)
+    text = _spelt_gold(gold)
     if not text or len(text) > MAX_LENGTH:
         return bool(text)
     if parse_value(text) is not None or is_text(text) or has_ellipsis(text) or parse_clock(text) is not None:
@@ -34,7 +49,3 @@ def is_parseable(gold: str) -> bool:
     formula = for_worker(both_signs(without_conditions(text)))
     whole = formula.count("{") == formula.count("}") and re.search(r"\\[a-zA-Z]|_", formula) is not None
     return (whole and is_formula(formula)) or ask(formula, None) != "unparseable"
-
-
-def _worker_says_equal(gold: str, answer: str) -> bool:
-    return ask(gold, answer) == "equal"

@@ -29,6 +29,7 @@ _REPEATING = re.compile(  # 0.1\overline{6}
     r"(?<![\d.,])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot) ?(?:\{(\d{1,20})\}|(\d))"
 )
 _DOUBLE_FACTORIAL = re.compile(r"(?<![\w.])(\d{1,2})!!(?!!)")  # the LaTeX parser reads (5!)!
+_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _WRAPPERS = (  # say how something looks, not what it is
     "boldsymbol|bm|pmb|bold|textsf|texttt|mathsf|mathtt|mathit|mathnormal|emph|underline|uline|ensuremath|fbox|boxed"
     "|Large|LARGE|large|huge|Huge|small|normalsize|tiny|bf|rm|it|sf|tt|displaystyle|textstyle|mathbf|overrightarrow|vec"
@@ -40,71 +41,79 @@ _FUNCTION = r"arc(?:sin|cos|tan)|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|e
 _TRIG = re.compile(r"\\(?:operatorname\{cis\}|(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z]))")
 _DEGREE = r"\^\s*\\circ(?![a-zA-Z])|\^\{\s*\\circ\s*\}|\\degrees?(?![a-zA-Z])"
 _IN_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)\s*\}}?\s*(?:{_DEGREE})")
-_REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
-    (re.compile(r"^\s*(?:\*\*|__)(.*?)(?:\*\*|__)\s*$", re.DOTALL), r"\1"),
-    (re.compile(rf"{_COLOUR}|{_SPACING}"), ""),
-    (re.compile(r"\\mathbb\s*\{(\d+)\}"), r"\1"),
-    (re.compile(r"\\(?:therefore|because|thinspace|enspace|limits|nolimits|hfill)(?![a-zA-Z])"), " "),
-    (re.compile(r"\\\\\s*$|^\s*\\\\"), ""),
-    (re.compile(r"(?<![A-Za-z\\])(?:np|numpy|math|sympy)\.(?=[a-z])"), ""),
-    (re.compile(rf"(?<![A-Za-z\\])({_FUNCTION})(?![A-Za-z])(?=\s*[({{\d\\_^]|\s+[a-z\d]\b|[a-z]\b)"), r"\\\1"),
-    (re.compile(r"(?<![A-Za-z\\])(pi|theta)(?![A-Za-z])"), r"\\\1 "),
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"√\s*\(([^()]*)\)|√\s*(\d+|[a-z])"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
-    (re.compile(r"\\(sqrt|exp)\s*\(((?:[^()]|\([^()]*\))*)\)"), r"\\\1{\2}"),  # \sqrt(2): the root of nothing
-    (re.compile(r"\\exp\s*\{((?:[^{}]|\{[^{}]*\})*)\}"), r"e^{\1}"),
-    (re.compile(r"\^\s*\(((?:[^()]|\([^()]*\))*)\)"), r"^{\1}"),
-    (re.compile(r"\\log\s*_\s*\{?\s*e\s*\}?"), r"\\ln "),
-    (re.compile(r"\\lg(?![a-zA-Z])"), r"\\log_{10}"),
-    (re.compile(r"\\(?:[dtc]|nice|s|x)frac(?![a-z])"), r"\\frac"),
-    (re.compile(r"(?<![\w}])\^\s*\{?(\d+)\}?\s*/\s*_?\s*\{?(\d+)\}?"), r"\\frac{\1}{\2}"),  # ^3/_4
-    (re.compile(r"\\frac\s*(\\[a-z]+)\s*(\d)"), r"\\frac{\1}{\2}"),  # \frac\pi4
-    (re.compile(r"^\s*\\(?:approx|sim|simeq)(?![a-z])"), ""),
-    (re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\})(?=\d{3})"), ""),  # 10{,}000 and 32,\!349
-    (re.compile(r"\\mathrm\s*\{([a-z])\}"), r"\1"),  # math-verify loses the sign before \mathrm{e}
-    (re.compile(r"\\(?:left|right|big|Big|bigg|Bigg)(?![a-zA-Z])\.?"), ""),
-    (re.compile(r"\\[lr]angle(?![a-zA-Z])"), lambda m: "()"[m[0] == r"\rangle"]),
-    (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
-    (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), " or "),
-    (re.compile(r"\\(geq|leq|neq)(?:slant)?(?![a-zA-Z])"), lambda m: rf"\{m[1][:2]} "),
-    (re.compile(r"(?<!\\)\\\$|＄"), DOLLAR),
-    (re.compile(r"(?<!\\)\$|\\[()\[\]]"), ""),
-    (re.compile(r"(?<!\\)\\%"), "%"),
-    (re.compile(r"(?<!\\)\\(?:[,;:! >]|q?quad)|~"), " "),
-    (re.compile(r">="), r"\\ge "),
-    (re.compile(r"<="), r"\\le "),
-    (re.compile(r"(?<!!)!="), r"\\ne "),
-    (re.compile(r"(?<=\d) ?x ?(?=10 ?\^)"), r"\\times "),
-    (_SCIENTIFIC, r"\1\\times 10^{\2}"),
-    (_REPEATING, lambda m: _repeating(m[1], m[2], m[3] or m[4])),
-    (_DOUBLE_FACTORIAL, lambda m: str(math.prod(range(int(m[1]), 0, -2)))),
-    (re.compile(r"(?<!\\)\\$"), ""),
-    (re.compile(r"\s+"), " "),
+# What must occur for the pattern to be worth a try, the pattern, what it becomes.
+_REWRITES: list[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    ("", re.compile(r"^\s*(?:\*\*|__)(.*?)(?:\*\*|__)\s*$", re.DOTALL), r"\1"),
+    ("\\", re.compile(rf"{_COLOUR}|{_SPACING}"), ""),
+    ("\\mathbb", re.compile(r"\\mathbb\s*\{(\d+)\}"), r"\1"),
+    ("\\", re.compile(r"\\(?:therefore|because|thinspace|enspace|limits|nolimits|hfill)(?![a-zA-Z])"), " "),
+    ("\\\\", re.compile(r"\\\\\s*$|^\s*\\\\"), ""),
+    (".", re.compile(r"(?<![A-Za-z\\])(?:np|numpy|math|sympy)\.(?=[a-z])"), ""),
+    ("", re.compile(rf"(?<![A-Za-z\\])({_FUNCTION})(?![A-Za-z])(?=\s*[({{\d\\_^]|\s+[a-z\d]\b|[a-z]\b)"), r"\\\1"),
+    ("", re.compile(r"(?<![A-Za-z\\])(pi|theta)(?![A-Za-z])"), r"\\\1 "),
+    ("**", re.compile(r"\*\*"), "^"),
+    ("√", re.compile(r"√\s*\(([^()]*)\)|√\s*(\d+|[a-z])"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
+    ("(", re.compile(r"\\(sqrt|exp)\s*\(((?:[^()]|\([^()]*\))*)\)"), r"\\\1{\2}"),  # \sqrt(2): the root of nothing
+    ("\\exp", re.compile(r"\\exp\s*\{((?:[^{}]|\{[^{}]*\})*)\}"), r"e^{\1}"),
+    ("^", re.compile(r"\^\s*\(((?:[^()]|\([^()]*\))*)\)"), r"^{\1}"),
+    ("\\log", re.compile(r"\\log\s*_\s*\{?\s*e\s*\}?"), r"\\ln "),
+    ("\\lg", re.compile(r"\\lg(?![a-zA-Z])"), r"\\log_{10}"),
+    ("frac", re.compile(r"\\(?:[dtc]|nice|s|x)frac(?![a-z])"), r"\\frac"),
+    ("^", re.compile(r"(?<![\w}])\^\s*\{?(\d+)\}?\s*/\s*_?\s*\{?(\d+)\}?"), r"\\frac{\1}{\2}"),  # ^3/_4
+    ("frac", re.compile(r"\\frac\s*(\\[a-z]+)\s*(\d)"), r"\\frac{\1}{\2}"),  # \frac\pi4
+    ("\\", re.compile(r"^\s*\\(?:approx|sim|simeq)(?![a-z])"), ""),
+    ("", re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\})(?=\d{3})"), ""),  # 10{,}000 and 32,\!349
+    ("\\mathrm", re.compile(r"\\mathrm\s*\{([a-z])\}"), r"\1"),  # math-verify loses the sign before \mathrm{e}
+    ("\\", re.compile(r"\\(?:left|right|big|Big|bigg|Bigg)(?![a-zA-Z])\.?"), ""),
+    ("angle", re.compile(r"\\[lr]angle(?![a-zA-Z])"), lambda m: "()"[m[0] == r"\rangle"]),
+    ("\\varnothing", re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
+    ("\\", re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), " or "),
+    ("\\", re.compile(r"\\(geq|leq|neq)(?:slant)?(?![a-zA-Z])"), lambda m: rf"\{m[1][:2]} "),
+    ("$", re.compile(r"(?<!\\)\\\$|＄"), DOLLAR),
+    ("", re.compile(r"(?<!\\)\$|\\[()\[\]]"), ""),
+    ("%", re.compile(r"(?<!\\)\\%"), "%"),
+    ("", re.compile(r"(?<!\\)\\(?:[,;:! >]|q?quad)|~"), " "),
+    (">=", re.compile(r">="), r"\\ge "),
+    ("<=", re.compile(r"<="), r"\\le "),
+    ("!=", re.compile(r"(?<!!)!="), r"\\ne "),
+    ("x", re.compile(r"(?<=\d) ?x ?(?=10 ?\^)"), r"\\times "),
+    ("", _SCIENTIFIC, r"\1\\times 10^{\2}"),
+    (".", _REPEATING, lambda m: _repeating(m[1], m[2], m[3] or m[4])),
+    ("!!", _DOUBLE_FACTORIAL, lambda m: str(math.prod(range(int(m[1]), 0, -2)))),
+    ("\\", re.compile(r"(?<!\\)\\$"), ""),
+    ("", re.compile(r"\s+"), " "),
 ]
 TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit|textup|operatorname)\s*\{([^{}]*)\}")
 
 
+_JOINS, _LOOSE_SPACES = re.compile(r",(?: ?and\b)?|;|\band\b"), re.compile(r"(?<!\d) +| +(?!\d)")
+
+
 def plain(text: str) -> str:
     """One spelling for what only looks different. The result is for comparison and for the worker, not for people."""
-    text = _EXPONENT.sub(lambda found: f"^{{{found[0].translate(_RAISED)}}}", text)
-    text = _INDEX.sub(lambda found: f"_{{{found[0].translate(_LOWERED)}}}", text)
-    text = "".join(_ascii(char) for char in text.translate(_SIGNS) if unicodedata.category(char) != "Cf")
+    if _PLAIN_NUMBER.fullmatch(text):
+        return text
+    if not text.isascii():
+        text = _EXPONENT.sub(lambda found: f"^{{{found[0].translate(_RAISED)}}}", text)
+        text = _INDEX.sub(lambda found: f"_{{{found[0].translate(_LOWERED)}}}", text)
+        text = "".join(_ascii(char) for char in text.translate(_SIGNS) if unicodedata.category(char) != "Cf")
     text = unwrapped(text)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
+    for hint, pattern, replacement in _REWRITES:
+        if hint in text:
+            text = pattern.sub(replacement, text)
     text = bare(text.strip().rstrip(".,;").strip())
     return _radians(text) if _TRIG.search(text) else text
 
 
 def words(text: str) -> str:
     r"""`text` with ``\text{}`` and its kin opened."""
-    return " ".join(TEXT.sub(r" \1 ", text).split())
+    return " ".join((TEXT.sub(r" \1 ", text) if "\\" in text else text).split())
 
 
 def unspaced(text: str) -> str:
     """Without spaces that mean nothing (2 1/4 is not 21/4), and with one sign between the parts of a list."""
-    text = re.sub(r",(?: ?and\b)?|;|\band\b", ",", words(text)).replace(DOLLAR, "")
-    return re.sub(r"(?<!\d) +| +(?!\d)", "", text)
+    text = _JOINS.sub(",", words(text)).replace(DOLLAR, "")
+    return _LOOSE_SPACES.sub("", text) if " " in text else text
 
 
 def unwrapped(text: str) -> str:

@@ -54,7 +54,7 @@ def items(text: str) -> list[str]:
     text = words(text)
     braces = re.fullmatch(r"\\\{(.*)\\\}", text, re.DOTALL)
     inner = braces[1] if braces and r"\}" not in braces[1] else text
-    found = outermost(_OR.sub(", ", inner), r"[,;]? ?\band\b|[,;]")
+    found = outermost(_OR.sub(", ", inner), r"[,;]? ?\band\b|;|(?<!\d),|,(?!\d{3}(?!\d))")  # not in 14,000
     return [part for part in found if part]
 
 
@@ -185,3 +185,15 @@ def _is_letter(text: str) -> bool:
 def balanced(text: str) -> bool:
     """Whether the first bracket closes at the end."""
     return bool(text) and text[0] in "([{" and matching(text, 0) == len(text) - 1
+
+
+def has_scaled_tuple(text: str) -> bool:
+    """Whether a tuple is multiplied, divided or added to, as in (1, 2)/3: the worker's parser reads a part of that."""
+    for part in outermost(text, r"[,;=]|\\(?:cup|cap|setminus|in|to)(?![a-z])"):
+        start = re.search(r"[(\[]", part)
+        end = matching(part, start.start()) if start else -1
+        if start is None or end < 0 or len(outermost(part[start.end() : end])) < 2:
+            continue
+        if part[end + 1 :].strip() or re.search(r"[\d+\-*/.]$", part[: start.start()].strip()):
+            return True
+    return False

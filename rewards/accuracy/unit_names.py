@@ -68,7 +68,7 @@ NUMBER_WORDS: dict[str, Fraction] = {
     "score": Fraction(20), "million": Fraction(10**6), "billion": Fraction(10**9), "trillion": Fraction(10**12),
     "lakh": Fraction(10**5), "crore": Fraction(10**7), "hundredth": Fraction(1, 100), "fourth": Fraction(1, 4),
     "thousandth": Fraction(1, 1000), "millionth": Fraction(1, 10**6), "billionth": Fraction(1, 10**9),
-    "gross": Fraction(144), "mn": Fraction(10**6), "bn": Fraction(10**9), "миллион": Fraction(10**6),
+    "gross": Fraction(144), "миллион": Fraction(10**6),
     "тысяч": Fraction(1000), "тысяча": Fraction(1000), "тысячи": Fraction(1000), "миллионов": Fraction(10**6),
     "ล้าน": Fraction(10**6), "แสน": Fraction(10**5), "หมื่น": Fraction(10**4), "พัน": Fraction(1000),
     "ร้อย": Fraction(100),

@@ -31,6 +31,9 @@ _ENDINGS = frozenset(
 _NAME = re.compile(r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0eff])+[./']?|[°¢$€£¥₹฿₩₫₽＄Ωµ]")
 
 
+_NOTHING: tuple[Fraction, Unit | None] = Fraction(1), None
+
+
 def named(name: str) -> Unit | None:
     """The measure of that name."""
     name = name.rstrip("./")
@@ -53,9 +56,9 @@ def read_unit(text: str, glued: bool) -> tuple[Fraction, Unit | None] | None:
 
     `glued`: no space before it, as in 5x, which is a product, and 5km, which is not.
     """
-    text = _spelt_out(text)
+    text = _spelt_out(text) if text.strip() else ""
     if not text:
-        return Fraction(1), None
+        return _NOTHING
     times = Fraction(1)
     if text[:1] in GLUED_WORDS and named(text) is None and named(text.split()[0]) is None:  # 万元, but not 千瓦
         while text[:1] in GLUED_WORDS:
@@ -106,7 +109,7 @@ def _spelt_out(text: str) -> str:
     text = re.sub(r"(?i)([^\W\d_]+) squared\b", r"\1^2", re.sub(r"(?i)([^\W\d_]+) cubed\b", r"\1^3", text))
     text = re.sub(r"(?<=[a-zа-я])([23])(?!\w)", r"^\1", text)  # km2
     text = re.sub(r"\\(?:cdot|times)(?![a-z])|·", " ", re.sub(r"(?i)\bper\b", "/", text))
-    note = re.fullmatch(r"(.*?) ?\(([^()\d]*)\)\.?", text)  # "42 (forty-two)"
+    note = re.fullmatch(r"((?:.* )?)\(((?:[^\W\d_]{2,}[ ,'-]*)+)\)\.?", text)  # "42 (forty-two)", not 5(x+1)
     if note and not re.search(r"(?i)\b(?:not|or|nor|wrong)\b", note[2]):
         text = note[1]
     return " ".join(text.rstrip(". ").split())

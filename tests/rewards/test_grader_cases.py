@@ -7,9 +7,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.grader import adversarial, case_misses, is_as_expected
+from benchmarks.fooling import RIGHT, WRONG, measure
+from benchmarks.grader import adversarial, case_misses, field_misses, is_as_expected
 from rewards.accuracy.reward import extract_answer, grade
-from support.real_data import needs_data
+from support.real_data import needs_data, rows_of
 
 MISSES = {
     "g0006": "a decimal comma: 1,22 is read as the two numbers 1 and 22",
@@ -29,6 +30,39 @@ def test_the_cases_of_the_peers():
     total, missed = case_misses()
     assert total >= 273
     assert set(missed) == MISSES.keys()
+
+
+@needs_data
+def test_the_cases_of_bug_reports():
+    """97%, and nothing wrong is accepted."""
+    total, missed, fooled = field_misses()
+    assert total >= 581
+    assert len(missed) <= 0.03 * total
+    assert fooled == []
+
+
+@needs_data
+def test_choices_of_a_real_set():
+    """Every way in which a model names the letter, on MMLU's questions, and no other letter."""
+    forms = ("{}", "({})", "{}. {}", "**{}**", "The answer is {}.", "The correct option is {}.", r"\boxed{{{}}}",
+             r"\boxed{{\text{{Option {}}}}}", "Answer: {}", "({}) is correct.", r"\boxed{{{}. {}}}",
+             "So I choose\n\n{}")  # fmt: skip
+    for number, row in enumerate(list(rows_of("sets/mmlu_stem.jsonl"))[::25]):
+        form, texts = (
+            forms[number % len(forms)],
+            [str(text).replace("{", "").replace("}", "") for text in row["choices"]],
+        )
+        scores = [grade(form.format("ABCD"[i], texts[i]), "ABCD"[int(row["answer"])]) for i in range(4)]
+        assert scores == [float(i == int(row["answer"])) for i in range(4)], (form, texts)
+
+
+@needs_data
+def test_what_fools_it():
+    """A part of the search in benchmarks/fooling.py."""
+    wrong, right = measure(WRONG, 60, 0.0), measure(RIGHT, 60, 1.0)
+    assert wrong["tried"] > 500
+    assert wrong["list"] == []
+    assert right["failed"] <= 0.02 * right["tried"]
 
 
 @needs_data
