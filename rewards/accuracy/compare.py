@@ -34,20 +34,26 @@ from rewards.accuracy.units import conversion, split_unit
 
 MAX_LENGTH = 2_000  # characters; longer answers are right only where they are spelt as the gold
 _JOINING_WORDS = re.compile(r"(?i)[,;]? ?\b(?:or|and)\b")
+_ENDLESS = re.compile(rf"\w{{{MAX_DIGITS + 1}}}")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 Ask = Callable[[str, str], bool]  # (gold, answer), both formulas
 
 
+def is_endless(text: str) -> bool:
+    """Whether it is too long to be an answer, or a word or number in it is."""
+    return len(text) > MAX_LENGTH or _ENDLESS.search(text) is not None
+
+
 def spelt(text: str) -> str:
-    """`plain`, and for what is too long to be an answer its mere characters."""
-    return plain(text) if len(text) <= MAX_LENGTH else "".join(text.split())
+    """`plain`, and for what is endless its mere characters."""
+    return "".join(text.split()) if is_endless(text) else plain(text)
 
 
 def quick_verdict(gold: str, answer: str) -> bool | None:
     """Whether two `plain` answers are the same, when that can be told exactly; None: it takes more."""
     if gold == answer or unspaced(gold) == unspaced(answer):
         return True
-    if len(gold) > MAX_LENGTH or len(answer) > MAX_LENGTH:
+    if is_endless(gold) or is_endless(answer):
         return False
     based = same_numeral(gold, answer)
     if based is not None:
@@ -249,7 +255,7 @@ def vote(answer: str) -> Fraction | str:
     A quicker and rougher judgement than `same`, for counting answers of which none may be right.
     """
     text = spelt(answer)
-    value = parse_value(text) if len(text) <= MAX_LENGTH else None
+    value = None if is_endless(text) else parse_value(text)
     if value is None or (isinstance(value.number, Decimal) and abs(value.number.adjusted()) > MAX_DIGITS):
         return unspaced(text).casefold()
     return Fraction(value.number) / (100 if value.percent else 1)

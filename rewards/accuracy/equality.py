@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
-from rewards.accuracy.compare import MAX_LENGTH, for_worker, quick_verdict, same, spelt
+from rewards.accuracy.compare import for_worker, is_endless, quick_verdict, same, spelt
 from rewards.accuracy.numbers import parse_value
 from rewards.accuracy.relations import both_signs, without_conditions
 from rewards.accuracy.texts import has_ellipsis, is_formula, is_prose, is_text
@@ -38,7 +38,7 @@ def _spelt_gold(gold: str) -> str:
 def is_parseable(gold: str) -> bool:
     """Whether a gold can be judged against: a number, a choice, a text, or mathematics that the parser reads."""
     text = _spelt_gold(gold)
-    if not text or len(text) > MAX_LENGTH:
+    if not text or is_endless(text):
         return bool(text)
     if parse_value(text) is not None or is_text(text) or has_ellipsis(text) or parse_clock(text) is not None:
         return True

@@ -184,7 +184,7 @@ def _radians(text: str) -> str:
         lambda m: rf"\frac{{{m[1]}\pi}}{{180}}" + ("}" if "}" in m[0].partition("^")[0] else ""), text
     )
     return re.sub(
-        r"\\operatorname\{cis\}\s*(\\frac\{(?:[^{}]|\\pi)*\}\{[^{}]*\}|\([^()]*\)|\\?[a-z]+|\d+)",
+        r"\\operatorname\{cis\}\s*(\\frac\{[^{}]*\}\{[^{}]*\}|\([^()]*\)|\\?[a-z]+|\d+)",
         r"(\\cos(\1)+i\\sin(\1))",
         text,
     )

@@ -39,9 +39,9 @@ _COMMENT = re.compile(
     r"|follows|here|in|the|form|format|boxed|therefore|thus|now|so|yes)\b)+\W*"
 )
 _BEFORE = re.compile(
-    r"(?i)(?:(?:a|an|the|about|approximately|around|exactly|just|only|simply|equals?|to|is|are|was|were|be|that|there"
-    r"|he|she|they|it|we|you|i|has|have|had|will|would|can|total|of|number|value|answer|still|all|now|thus|so|therefore"
-    r"|then|left|in|result|final|[a-z]|x|y|n)\b[\s,:*_]*)*[=:≈~*_\s]*"
+    r"(?i)(?:(?:an|the|about|approximately|around|exactly|just|only|simply|equals?|to|is|are|was|were|be|that|there"
+    r"|he|she|they|it|we|you|has|have|had|will|would|can|total|of|number|value|answer|still|all|now|thus|so|therefore"
+    r"|then|left|in|result|final|[a-z])\b[\s,:*_]*+)*+[=:≈~*_\s]*"
 )
 _IN_THE_WAY = frozenset(
     WORD.findall(

@@ -17,11 +17,12 @@ _GREEK = (
 _LETTER = rf"(?:[A-Za-z]|{_GREEK}|[αβγδεθλμνρστφωΔΩ]){_INDEX}"
 _ARGUMENT = r"\((?:[^()=<>]|\([^()]*\))*\)"
 _WORD = r"[A-Za-z][a-z]{3,}|sum|min|max|ans|age|cost|area|gcd|lcm"
+_SAID = rf"(?:{_WORD}|of|the|a|is|in|{_LETTER})"
 _NAME = re.compile(
     rf"\\?(?:Delta|angle|triangle|measuredangle|m ?\\angle|overline|vec|hat|bar)? ?\{{? ?{_LETTER} ?\}}?"
     rf"(?:{_ARGUMENT})?|(?:m ?)?\\angle ?[A-Z]{{0,3}}|\\?(?:overline|triangle|widehat)? ?\{{?[A-Z]{{2,4}}\}}?"
     r"|\|[A-Z]{1,3}\||\[[A-Z]{3,6}\]"
-    rf"|(?:(?:{_WORD}|of|the|a|is|in|{_LETTER}) ?){{1,6}}|\({_LETTER}(?: ?, ?{_LETTER})*\)"
+    rf"|{_SAID}(?: {_SAID}){{0,5}}|\({_LETTER}(?: ?, ?{_LETTER})*\)"
     rf"|\\(?:P|Pr|E|Var|gcd|lcm|max|min|deg|dim|det)(?![a-z]) ?{_ARGUMENT}"
     rf"|\\text ?\{{[^{{}}\d+*/=<>^-]*\}}(?:_\{{[^{{}}]*\}})?"
 )

@@ -17,8 +17,7 @@ _CLOCK = re.compile(
     re.IGNORECASE,
 )
 _FULL_HOUR = re.compile(rf"(?P<hour>\d{{1,2}}) ?(?:{_HALF}|o'?clock)", re.IGNORECASE)
-_PART = r"[^:;,=<>?]+?"
-_RATIO = re.compile(rf"(?:the )?(?:ratio (?:is |of )?)?({_PART})((?: ?: ?{_PART})+)")
+_RATIO = re.compile(r"(?:the )?(?:ratio (?:is |of )?)?")
 _TO = re.compile(r"(\d+) to (\d+)(?: to (\d+))?")
 
 
@@ -73,13 +72,13 @@ def ratio(text: str) -> list[str] | None:
     to = _TO.fullmatch(text)
     if to is not None:
         return [part for part in to.groups() if part]
-    match = _RATIO.fullmatch(text)
-    parts = text.split(":") if match else []
-    if not 2 <= len(parts) <= 6 or any(not re.search(r"\d|\\[a-z]|\b[a-z]\b", part) for part in parts):
+    parts = _RATIO.sub("", text, count=1).split(":")
+    if not 2 <= len(parts) <= 6 or re.search(r"[;,=<>?]", text):
+        return None
+    if not all(re.search(r"\d|\\[a-z]|\b[a-z]\b", part) for part in parts):
         return None
     if any(re.search(r"[^\W\d_]{4,}", re.sub(r"\\[a-zA-Z]+", "", part)) for part in parts):
         return None  # "Note: 5"
-    parts[0] = re.sub(r"^(?:the )?ratio (?:is |of )?", "", parts[0])
     return [part.strip() for part in parts]
 
 

@@ -28,7 +28,7 @@ _ENDINGS = frozenset(
         "overall now ago later"
     )
 )
-_NAME = re.compile(r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0eff])+[./']?|[°¢$€£¥₹฿₩₫₽＄Ωµ]")
+_NAME = re.compile(r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0eff])++[./']?|[°¢$€£¥₹฿₩₫₽＄Ωµ]")
 
 
 _NOTHING: tuple[Fraction, Unit | None] = Fraction(1), None
@@ -77,9 +77,9 @@ def read_unit(text: str, glued: bool) -> tuple[Fraction, Unit | None] | None:
 
 _TAIL = re.compile(
     r"(?P<value>.*[\d})!a-zA-Z]) ?"
-    r"(?P<unit>(?:\\(?:text|mbox|mathrm|textrm) ?\{[^{}]*\}(?: ?\^ ?\{?-?\d\}?)? ?[/·.]? ?)+"
+    r"(?P<unit>(?:\\(?:text|mbox|mathrm|textrm) ?\{[^{}]*+\}(?: ?\^ ?\{?-?\d\}?)?+[ /·.]*+)++"
     r"|(?:\^ ?\\circ|\^ ?\{ ?\\circ ?\}|°)(?: ?[CF])?"
-    r"|(?<=[\d})] )(?:[a-zA-Zµμ]{2,}(?:\^ ?\{?[23]\}?)?[ /]?){1,3})\.?",
+    r"|(?<=[\d})] )(?:[a-zA-Zµμ]{2,}+(?:\^ ?\{?[23]\}?)?+[ /]?+){1,3}+)\.?",
     re.DOTALL,
 )
 
@@ -109,7 +109,9 @@ def _spelt_out(text: str) -> str:
     text = re.sub(r"(?i)([^\W\d_]+) squared\b", r"\1^2", re.sub(r"(?i)([^\W\d_]+) cubed\b", r"\1^3", text))
     text = re.sub(r"(?<=[a-zа-я])([23])(?!\w)", r"^\1", text)  # km2
     text = re.sub(r"\\(?:cdot|times)(?![a-z])|·", " ", re.sub(r"(?i)\bper\b", "/", text))
-    note = re.fullmatch(r"((?:.* )?)\(((?:[^\W\d_]{2,}[ ,'-]*)+)\)\.?", text)  # "42 (forty-two)", not 5(x+1)
+    note = re.fullmatch(
+        r"((?:.* )?)\(([^\W\d_]{2,}+(?:[ ,'-]++[^\W\d_]{2,}+)*+)\)\.?", text
+    )  # "42 (forty-two)", not 5(x+1)
     if note and not re.search(r"(?i)\b(?:not|or|nor|wrong)\b", note[2]):
         text = note[1]
     return " ".join(text.rstrip(". ").split())
