@@ -30,7 +30,7 @@ from rewards.accuracy.relations import (
 )
 from rewards.accuracy.texts import has_alternatives, has_ellipsis, is_formula, is_text, same_name, same_text, tokens
 from rewards.accuracy.times import parse_clock, quotients, ratio, same_clock
-from rewards.accuracy.units import conversion, split_unit
+from rewards.accuracy.units import conversion, named, split_unit
 
 MAX_LENGTH = 2_000  # characters; longer answers are right only where they are spelt as the gold
 _JOINING_WORDS = re.compile(r"(?i)[,;]? ?\b(?:or|and)\b")
@@ -78,6 +78,9 @@ def same(gold: str, answer: str, ask: Ask) -> bool:
     if quick is not None:
         return quick
     gold, answer = without_conditions(gold), without_conditions(answer)
+    angle = parse_value(gold)
+    if angle is not None and angle.unit == named("degree") and r"\pi" in answer:
+        return ask(rf"\frac{{{angle.number} \pi}}{{180}}", for_worker(answer))
     for part in _approximations(gold):
         if part != gold and same(part, answer, ask):
             return True

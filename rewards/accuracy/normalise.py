@@ -32,7 +32,7 @@ _DOUBLE_FACTORIAL = re.compile(r"(?<![\w.])(\d{1,2})!!(?!!)")  # the LaTeX parse
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _WRAPPERS = (  # say how something looks, not what it is
     "boldsymbol|bm|pmb|bold|textsf|texttt|mathsf|mathtt|mathit|mathnormal|emph|underline|uline|ensuremath|fbox|boxed"
-    "|Large|LARGE|large|huge|Huge|small|normalsize|tiny|bf|rm|it|sf|tt|displaystyle|textstyle|mathbf|overrightarrow|vec"
+    "|scriptsize|footnotesize|underbrace|Large|LARGE|large|huge|Huge|small|normalsize|tiny|bf|rm|it|sf|tt|displaystyle|textstyle|mathbf|overrightarrow|vec"
 )
 _WRAPPER = re.compile(rf"\\(?:{_WRAPPERS})(?![a-zA-Z])")
 _SPACING = r"\\(?:h|v|hs|vs)?(?:phantom|pace)\*?\s*\{[^{}]*\}"
@@ -41,16 +41,21 @@ _FUNCTION = r"arc(?:sin|cos|tan)|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|e
 _TRIG = re.compile(r"\\(?:operatorname\{cis\}|(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z]))")
 _DEGREE = r"\^\s*\\circ(?![a-zA-Z])|\^\{\s*\\circ\s*\}|\\degrees?(?![a-zA-Z])"
 _IN_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)\s*\}}?\s*(?:{_DEGREE})")
+_WORDS_OF_SIGNS = {"infinity": "infty"}
 # What must occur for the pattern to be worth a try, the pattern, what it becomes.
 _REWRITES: list[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     ("", re.compile(r"^\s*(?:\*\*|__)(.*?)(?:\*\*|__)\s*$", re.DOTALL), r"\1"),
     ("\\", re.compile(rf"{_COLOUR}|{_SPACING}"), ""),
-    ("\\mathbb", re.compile(r"\\mathbb\s*\{(\d+)\}"), r"\1"),
+    ("\\math", re.compile(r"\\math(?:bb|cal|frak|scr)\s*\{(\d+)\}"), r"\1"),
     ("\\", re.compile(r"\\(?:therefore|because|thinspace|enspace|limits|nolimits|hfill)(?![a-zA-Z])"), " "),
     ("\\\\", re.compile(r"\\\\\s*$|^\s*\\\\"), ""),
     (".", re.compile(r"(?<![A-Za-z\\])(?:np|numpy|math|sympy)\.(?=[a-z])"), ""),
     ("", re.compile(rf"(?<![A-Za-z\\])({_FUNCTION})(?![A-Za-z])(?=\s*[({{\d\\_^]|\s+[a-z\d]\b|[a-z]\b)"), r"\\\1"),
-    ("", re.compile(r"(?<![A-Za-z\\])(pi|theta)(?![A-Za-z])"), r"\\\1 "),
+    (
+        "",
+        re.compile(r"(?<![A-Za-z\\])(pi|theta|infty|infinity)(?![A-Za-z])"),
+        lambda m: rf"\{_WORDS_OF_SIGNS.get(m[1], m[1])} ",
+    ),
     ("**", re.compile(r"\*\*"), "^"),
     ("√", re.compile(r"√\s*\(([^()]*)\)|√\s*(\d+|[a-z])"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
     ("(", re.compile(r"\\(sqrt|exp)\s*\(((?:[^()]|\([^()]*\))*)\)"), r"\\\1{\2}"),  # \sqrt(2): the root of nothing

@@ -109,6 +109,8 @@ def split_name(text: str) -> tuple[str, str]:
         return sides[0], sides[-1]
     if _NUMERIC.fullmatch(sides[0]) and all(map(_NUMERIC.fullmatch, sides)):
         return sides[0], sides[-1]
+    if len(sides) == 2 and _NUMERIC.fullmatch(sides[0]) and is_name(sides[1]):
+        return words(sides[1]).replace(" ", ""), sides[0]
     if is_name(sides[-2]) and (len(sides) == 2 or _NUMERIC.fullmatch(sides[-1])):
         return words(sides[-2]).replace(" ", ""), sides[-1]
     return "", text

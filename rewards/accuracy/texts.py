@@ -73,6 +73,8 @@ def is_formula(text: str) -> bool:
     without = re.sub(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}(?:\{[lcr| ]*\})?|\\(?!text|mbox)[a-zA-Z]+", " ", text)
     if any(re.search(r"[^\W\d_]{2,}", inner) for inner in TEXT.findall(text)):
         return False
+    if re.search(r"[-+*/^=<>] ?$", text):  # "5+" is no 5
+        return False
     return re.search(r"[a-z]{4,}|__", _FUNCTIONS.sub(" ", without)) is None and not is_prose(without)
 
 

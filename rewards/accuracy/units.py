@@ -28,7 +28,7 @@ _ENDINGS = frozenset(
         "overall now ago later"
     )
 )
-_NAME = re.compile(r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0eff])++[./']?|[°¢$€£¥₹฿₩₫₽＄Ωµ]")
+_NAME = re.compile(r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0eff])++[.']?|[°¢$€£¥₹฿₩₫₽＄Ωµ]")
 
 
 _NOTHING: tuple[Fraction, Unit | None] = Fraction(1), None
