@@ -146,7 +146,7 @@ def test_a_tasks_name_stays_in_the_run_folder(tmp_path, name):
 
     tree = {"base": "m", "reasoning_rl": {"steps": 1, "tasks": {name: {"data": "x.jsonl", "rewards": "accuracy"}}}}
     (tmp_path / "c.yaml").write_text(json.dumps(tree))
-    with pytest.raises(UserError, match="cannot be the name of a file") as refusal:
+    with pytest.raises(UserError, match=r"cannot be the name of a file|holds a zero") as refusal:
         read_recipe(str(tmp_path / "c.yaml"), [])
     assert str(refusal.value).isprintable()
 
@@ -161,11 +161,11 @@ def test_a_tasks_name_may_be_in_any_writing(tmp_path):
 
 def test_a_module_in_the_working_folder_replaces_no_installed_one(tmp_path):
     """Whatever is imported after a function of the user's own: in a new process, before anything else is."""
-    for name in ("torch", "yaml", "py3langid"):
+    for name in ("torch", "yaml", "regex"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')\ndef f(): pass\n")
     (tmp_path / "own_rewards.py").write_text("import helpers_of_own\ndef f(): return 1\n")
     (tmp_path / "helpers_of_own.py").write_text("")
-    code = "from grpo.system.imports import import_path\nassert import_path('own_rewards.f')() == 1\nimport py3langid\n"
+    code = "from grpo.system.imports import import_path\nassert import_path('own_rewards.f')() == 1\nimport regex\n"
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],

@@ -87,6 +87,7 @@ evaluation.math.temperature=0 evaluation.math.samples=2 | 'samples' must be 1 wi
 evaluation.math.format={fn: format, weight: 2} | 'evaluation.math.format': 'weight' has no effect here
 evaluation.math.accuracy={fn: accuracy, name: a} | 'evaluation.math.accuracy': 'name' has no effect here
 seed=true | 'seed': must be a number
+seed=1e300 | is beyond 9.22e+18, which no run can honour
 """
 OF_FULL = """
 base.model=m | 'base': give exactly one of 'model' and 'pretrain'

@@ -61,10 +61,10 @@ def test_every_command_says_the_same(case, tmp_path, monkeypatch, capsys):
 
 def test_a_random_judge_is_refused_before_anything_computes(tmp_path, monkeypatch, capsys):
     """A causal LM as a reward model: in check, and at the start of a run."""
-    from support.models import save_model
+    from support.models import EOS, IM_END, save_model
 
     monkeypatch.chdir(tmp_path)
-    save_model(Path("model"))
+    save_model(Path("model"), end=[EOS, IM_END])
     write_jsonl(Path("rows.jsonl"), ROWS)
     task = {"data": {"path": "rows.jsonl"}, "rewards": [{"fn": "reward_model", "kwargs": {"model": "model"}}]}
     recipe = {"base": {"model": "model"}, "reasoning_rl": RL | {"tasks": {"sums": task}}}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from support.models import save_model
+from support.models import EOS, IM_END, save_model
 
 NORM, DOWN = "model.layers.1.input_layernorm.weight", "model.layers.0.mlp.down_proj.weight"
 WEIGHTS = "model.safetensors"
@@ -233,6 +233,6 @@ BROKEN: dict[str, tuple[str, Break, str]] = {
 def broken_model(case: str, folder: Path) -> str:
     kind, break_it, _ = BROKEN[case]
     shutil.rmtree(folder, ignore_errors=True)
-    save_model(folder, kind)
+    save_model(folder, kind, end=[EOS, IM_END])
     break_it(folder)
     return str(folder)
