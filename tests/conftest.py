@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers reads it: no test waits for a network
 pytest.register_assert_rewrite("support")  # failed assertions of the helpers say as much as those of the tests
 
 from support.chat import KEY, serving  # noqa: E402
