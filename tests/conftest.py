@@ -58,6 +58,18 @@ def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Serve
         yield lambda answer: servers.enter_context(serving(answer))
 
 
+@pytest.fixture(params=["namespaces", "limits"])
+def isolation(request: pytest.FixtureRequest) -> str:
+    """Each way to hold a program that works on this machine."""
+    from rewards.code.sandbox.run import SandboxError, choose
+
+    try:
+        choose(request.param)
+    except SandboxError as error:
+        pytest.skip(f"{request.param} do not work here: {error}")
+    return str(request.param)
+
+
 @pytest.fixture
 def only_sandbox() -> Iterator[None]:
     """One test at a time over all test processes: the sandbox's own tests look at every sandbox on the machine."""

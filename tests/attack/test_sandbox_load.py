@@ -8,8 +8,9 @@ import pytest
 
 from rewards.code.reward import code_reward
 from rewards.code.sandbox import run as sandbox
-from rewards.code.sandbox.run import SandboxError
 from support.sandboxes import PLACES, judge_in
+
+pytestmark = pytest.mark.usefixtures("only_sandbox")
 
 PAIRS = [{"input": "1 2", "output": "3"}]
 WORKS = """
@@ -37,15 +38,6 @@ while True:
     try: os.wait()
     except OSError: pass
 """
-
-
-@pytest.fixture(params=["namespaces", "limits"])
-def isolation(request):
-    try:
-        sandbox.choose(request.param)
-    except SandboxError as error:
-        pytest.skip(f"{request.param} do not work here: {error}")
-    return request.param
 
 
 def judge(codes, tests, **options):

@@ -10,6 +10,8 @@ from rewards.code.sandbox import run as sandbox
 from rewards.code.sandbox.run import SandboxError
 from support.sandboxes import PLACES, judge_in
 
+pytestmark = pytest.mark.usefixtures("only_sandbox")
+
 ASSERTS = ["assert add(1, 2) == 3", "assert add(40, 2) == 42"]
 PAIRS = [{"input": "1 2", "output": "3"}, {"input": "40 2", "output": "42"}]
 ADDS = "a, b = map(int, input().split())\nprint(a + b)\n"

@@ -21,15 +21,6 @@ PAIRS = [{"input": "1 2", "output": "3"}, {"input": "5 6", "output": "11"}]
 LIMIT = 30.0  # seconds that no row may take, also on a busy machine; most take a tenth of one
 
 
-@pytest.fixture(params=["namespaces", "limits"])
-def isolation(request):
-    try:
-        sandbox.choose(request.param)
-    except SandboxError as error:
-        pytest.skip(f"{request.param} do not work here: {error}")
-    return request.param
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left(only_sandbox):
     yield
