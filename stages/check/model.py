@@ -15,7 +15,7 @@ from grpo.model.loading.limits import check_special
 from grpo.model.loading.tokenizer import decoded, shown_tokens
 from grpo.types import Message
 from stages.check.subject import BaseModel, Check, Subject, Warned, shortened
-from stages.recipe.ends import SUPERVISED, unrepaired, unstopping
+from stages.recipe.ends import SUPERVISED, remedy, unrepaired, unstopping
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]
 ANSWER = {"role": "assistant", "content": "5"}
@@ -139,11 +139,11 @@ def end_tokens(subject: Subject, model: BaseModel) -> str:
     if not (end.written or supervised):
         own = f"only the next turn begins, with {text}"
         raise Warned(f"it writes no end token after an assistant turn ({own}); a completion ends with {names}")
+    missing = unstopping(model.tokenizer, end, model.end_ids)
     unstopped = unrepaired(subject.config)
     if unstopped or not supervised:
         where = f" ({', '.join(unstopped)})" if unstopped else ""
-        raise UserError(unstopping(model.tokenizer, end, model.end_ids) + where)
-    missing = f"the chat template ends a turn with {text}, which does not stop a completion ({names} do)"
+        raise UserError(f"{missing}: {remedy(end)}{where}")
     raise Warned(f"{missing}; the first supervised stage adds it, until then every completion runs to max_tokens")
 
 

@@ -30,13 +30,17 @@ def check_ends(config: RecipeConfig) -> None:
             return
         ids = stops(base.model or "", tokenizer)
         if end.written and end.id not in ids:
-            raise UserError(f"{unstopping(tokenizer, end, ids)} ({', '.join(unstopped)})")
+            raise UserError(f"{unstopping(tokenizer, end, ids)}: {remedy(end)} ({', '.join(unstopped)})")
 
 
 def unstopping(tokenizer: Any, end: Any, ids: tuple[int, ...]) -> str:
+    """What is wrong, in words."""
     names = shown_tokens(tokenizer, ids)
-    problem = f"the chat template ends a turn with {end.text}, which does not stop a completion ({names} do)"
-    return f"{problem}: add {end.id} to eos_token_id in generation_config.json"
+    return f"the chat template ends a turn with {end.text}, which does not stop a completion ({names} do)"
+
+
+def remedy(end: Any) -> str:
+    return f"add {end.id} to eos_token_id in generation_config.json"
 
 
 def unrepaired(config: RecipeConfig) -> list[str]:
