@@ -18,7 +18,7 @@ from grpo.system.lock import LOCK, lock_run
 from grpo.system.private import PREFIX, private_folder, read_private, write_private
 from grpo.system.world import World
 from stages.commands.common import read_recipe
-from support.processes import ROOT
+from support.processes import PATHS
 
 TASK = "{data: {path: x.jsonl}, rewards: [accuracy]}"
 
@@ -76,9 +76,8 @@ with private_folder(pathlib.Path({str(tmp_path)!r})) as folder:
     print(folder, flush=True)
     time.sleep(600)
 """
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     other = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": PATHS}
     )
     assert other.stdout is not None
     left = Path(other.stdout.readline().strip())
@@ -166,11 +165,10 @@ def test_a_module_in_the_working_folder_replaces_no_installed_one(tmp_path):
     (tmp_path / "own_rewards.py").write_text("import helpers_of_own\ndef f(): return 1\n")
     (tmp_path / "helpers_of_own.py").write_text("")
     code = "from grpo.system.imports import import_path\nassert import_path('own_rewards.f')() == 1\nimport regex\n"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": PATHS},  # an empty part of it would be the working folder
         capture_output=True,
         text=True,
     )
