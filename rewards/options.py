@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from grpo.errors import UserError, nearest
-from grpo.system.imports import check_switches
 
 TEXTS = ("prompts", "completions", "completion_ids")
 GIVEN = (*TEXTS, "trainer_state", "log_extra", "log_metric", "log_error")  # what every reward gets, never by `kwargs`
+SWITCH_WORDS = ("yes", "no", "on", "off", "y", "n")  # of YAML 1.1
 SCALARS: tuple[type, ...] = (bool, int, float, str, type(None))
 NEEDED = "is required (grpo score takes no kwargs: name a small function of your own that sets it)"
 
@@ -71,6 +71,17 @@ def check_columns(label: str, fn: Callable[..., Any], columns: Mapping[str, str]
             raise UserError(f"reward '{label}': '{name}' is given by both 'columns' and 'kwargs': leave one out")
         if not takes(fn.__call__ if inspect.isclass(fn) else fn, name):
             raise UserError(f"reward '{label}': columns: the function takes no '{name}'")
+
+
+def check_switches(signature: inspect.Signature, options: Mapping[str, Any], what: str) -> None:
+    """Before a function is called with these options of a config.
+
+    Raises:
+        UserError: `no`, or such a word, for one that is true or false by default: a text in YAML, and true in Python.
+    """
+    for name in options.keys() & signature.parameters.keys():
+        if isinstance(signature.parameters[name].default, bool) and str(options[name]).lower() in SWITCH_WORDS:
+            raise UserError(f"{what}: '{name}' must be true or false, got '{options[name]}'")
 
 
 def takes(target: Callable[..., Any], key: str) -> bool:

@@ -26,18 +26,18 @@ from typing import Any
 from pydantic import Field
 
 from grpo.config.data import DataConfig, RewardConfig
-from grpo.config.engine import EndpointConfig
 from grpo.config.file import validate
 from grpo.config.section import Section
 from grpo.data.prompts import chat_prompts
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
-from grpo.evaluation.endpoint import Kept, Served, group_of, serve
 from grpo.evaluation.judging import judge_groups
 from grpo.system.fingerprint import digest
 from grpo.system.world import World
 from grpo.types import Group, Prompt, Sampling
 from rewards.loader import load_rewards
+from stages.served.config import EndpointConfig
+from stages.served.endpoint import Kept, Served, group_of, serve
 
 log = logging.getLogger("grpo")
 

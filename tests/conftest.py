@@ -53,7 +53,7 @@ def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Serve
     """Starts endpoints for chat completions, which are asked again at once, and puts a key into the environment."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.setattr("grpo.evaluation.endpoint.FIRST_DELAY", 0.001)
+    monkeypatch.setattr("stages.served.endpoint.FIRST_DELAY", 0.001)
     with ExitStack() as servers:
         yield lambda answer: servers.enter_context(serving(answer))
 

@@ -71,17 +71,3 @@ class EngineConfig(Section):
         if self.ahead and self.kind == "vllm":
             raise ValueError(AHEAD_IN_PROCESS)
         return self
-
-
-class EndpointConfig(Section):
-    """A served model."""
-
-    model: str = Field(min_length=1)
-    base_url: str | None = None  # such as http://localhost:8000/v1; None: OPENAI_BASE_URL, else OpenAI's own
-    concurrency: int = Field(8, ge=1)  # requests at a time
-    timeout: float = Field(600.0, gt=0)  # seconds for one completion, from the request to its last token
-    retries: int = Field(5, ge=0)  # after a 408, 409, 429, 5xx, a timeout or a broken stream
-    price_in: float | None = Field(None, ge=0)  # of a million prompt tokens, in any currency
-    price_out: float | None = Field(None, ge=0)  # of a million completion tokens
-    # Other fields of the request; null leaves one out: {max_tokens: null, max_completion_tokens: 4096}.
-    fields: dict[str, Any] = {}

@@ -1,1 +1,1 @@
-"""pass@k with intervals, of a model here or of a served one."""
+"""pass@k with intervals."""

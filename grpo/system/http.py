@@ -1,18 +1,17 @@
-"""How an HTTP endpoint is asked: what may pass is tried again, ever later; one that is down is left alone for a while.
+"""How an HTTP endpoint is asked: what may pass is tried again, ever later.
 
 The clients' own retries are off: they draw their delays from the program's random numbers, which a seeded run goes by,
-and know neither of broken streams nor of the breaker.
+and know nothing of broken streams.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -38,7 +37,7 @@ class RequestFailed(Exception):
 
     @property
     def down(self) -> bool:
-        """The endpoint did not work at all, as the breaker counts it."""
+        """The endpoint did not work at all."""
         return self.again and (self.status is None or self.status >= 500)
 
 
@@ -53,7 +52,7 @@ async def patiently(
     first_delay: float,
     timeout: float,
     *,
-    breaker: Breaker | None = None,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
     noun: str = "answer",
     after_hang: bool = True,
 ) -> ResultT:
@@ -61,15 +60,16 @@ async def patiently(
 
     Args:
         timeout: seconds for one. The clients' own limits are for each read: they bound no drip.
+        around: what each attempt is made in; it sees how that ends, and may refuse it.
         noun: of what does not come in time, in the message.
         after_hang: whether another may help then.
 
     Raises:
-        RequestFailed: the last one failed, or one that another would not help, or the breaker is open.
+        RequestFailed: the last one failed, or one that another would not help.
     """
     for number in range(retries + 1):
         try:
-            with breaker.request() if breaker else contextlib.nullcontext():
+            with around():
                 try:
                     async with asyncio.timeout(timeout):
                         return await attempt()
@@ -104,74 +104,6 @@ def retry_after(header: str | None) -> float | None:
         except (ValueError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-@dataclass
-class Breaker:
-    """When an endpoint is down, requests fail at once instead of each waiting for its own timeout.
-
-    Opens after `limit` failures in a row; after `cooldown` seconds one request may probe whether all is well.
-    """
-
-    limit: int
-    cooldown: float
-    clock: Callable[[], float] = time.monotonic
-    failures: int = 0
-    opened: float | None = None  # when
-    probing: bool = False
-    last_error: str = ""
-
-    @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """Around each request: counts how it ends.
-
-        Raises:
-            RequestFailed: it may not be sent.
-        """
-        probe = self.enter()
-        try:
-            yield
-        except RequestFailed as failure:
-            self.last_error = str(failure)
-            if failure.down:
-                self.failed(probe)
-            else:
-                self.succeeded()
-            raise
-        except BaseException:
-            self.left(probe)
-            raise
-        self.succeeded()
-
-    def enter(self) -> bool:
-        """Whether this request is the probe. What enters ends in exactly one of `succeeded`, `failed` and `left`.
-
-        Raises:
-            RequestFailed: it may not be sent.
-        """
-        if self.opened is None:
-            return False
-        if self.probing or self.clock() - self.opened < self.cooldown:
-            reason = f"not sent: the endpoint failed {self.failures} times in a row; last: {self.last_error}"
-            raise RequestFailed(reason, again=False)
-        self.probing = True
-        return True
-
-    def succeeded(self) -> None:
-        """Whichever request it was: the endpoint works."""
-        self.failures, self.opened, self.probing = 0, None, False
-
-    def failed(self, probe: bool) -> None:
-        """A request sent before the breaker opened changes nothing any more."""
-        self.failures += 1
-        if probe or (self.opened is None and self.failures >= self.limit):
-            self.opened = self.clock()
-        self.left(probe)
-
-    def left(self, probe: bool) -> None:
-        """A cancelled probe has shown nothing: the next request may try."""
-        if probe:
-            self.probing = False
 
 
 def is_address(text: str) -> bool:

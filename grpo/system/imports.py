@@ -8,14 +8,12 @@ import inspect
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from grpo.errors import UserError, nearest
 
 OURS = ("grpo", "rewards", "stages")
-SWITCH_WORDS = ("yes", "no", "on", "off", "y", "n")  # of YAML 1.1
 
 
 def import_path(path: str, what: str = "import path") -> Any:
@@ -85,14 +83,3 @@ def _origin(module: str) -> str:
     except ValueError:  # it is loaded, and does not say
         spec = None
     return (spec and spec.origin) or "built-in"
-
-
-def check_switches(signature: inspect.Signature, options: Mapping[str, Any], what: str) -> None:
-    """Before a function is called with these options of a config.
-
-    Raises:
-        UserError: `no`, or such a word, for one that is true or false by default: a text in YAML, and true in Python.
-    """
-    for name in options.keys() & signature.parameters.keys():
-        if isinstance(signature.parameters[name].default, bool) and str(options[name]).lower() in SWITCH_WORDS:
-            raise UserError(f"{what}: '{name}' must be true or false, got '{options[name]}'")

@@ -15,8 +15,9 @@ from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from grpo.errors import UserError, one_line
 from grpo.system.bounded import MIB, Refused, bounded_client
-from grpo.system.http import Breaker, RequestFailed, bad_status, holds_secret, is_address, patiently
+from grpo.system.http import RequestFailed, bad_status, holds_secret, is_address, patiently
 from grpo.types import Message
+from rewards.judge.breaker import Breaker
 
 OPENAI, KEY_ENV = "https://api.openai.com/v1", "OPENAI_API_KEY"
 MAX_REPLY = 16 * MIB  # a verdict has a few thousand characters
@@ -96,7 +97,7 @@ class Endpoint:
         async with self._running_slots():
             attempt = partial(self._send, client, messages)
             return await patiently(
-                attempt, self.retries, self.backoff, self.timeout, breaker=self.breaker, noun="reply"
+                attempt, self.retries, self.backoff, self.timeout, around=self.breaker.request, noun="reply"
             )
 
     async def _send(self, client: AsyncOpenAI, messages: Sequence[Message]) -> Reply:

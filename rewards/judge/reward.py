@@ -20,7 +20,8 @@ from grpo.config.section import Section, changed
 from grpo.data.conversations import Part, response_text
 from grpo.errors import UserError
 from grpo.scoring.calls import REWARD_TIMEOUT
-from grpo.system.http import Breaker, RequestFailed
+from grpo.system.http import RequestFailed
+from rewards.judge.breaker import Breaker
 from rewards.judge.cases import Case, NoReference, as_text, cut_middle, reference_answer, reference_completion
 from rewards.judge.endpoint import Endpoint
 from rewards.judge.master_keys import says_nothing

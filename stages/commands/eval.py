@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo.config.data import EvalConfig, RewardConfig
-from grpo.config.engine import EndpointConfig, EngineConfig, RuntimeConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.file import apply_override, validate
 from grpo.config.section import changed
 from grpo.config.training import Section, Seed
@@ -20,10 +20,8 @@ from grpo.data.files import kind_of
 from grpo.data.folders import every_file, folder_splits, is_path
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError, nearest
-from grpo.evaluation.endpoint import base_url
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import EvalResult, problems_file
-from grpo.evaluation.served import evaluate_endpoint
 from grpo.model.loading.path import check_model
 from grpo.system.files import check_out_file
 from grpo.system.runtime import apply_quietly, quiet
@@ -33,6 +31,9 @@ from stages.commands.eval_sets import SETS, read_rows
 from stages.recipe.config import find
 from stages.recipe.preflight import check_reward
 from stages.recipe.summary import percent
+from stages.served.config import EndpointConfig
+from stages.served.endpoint import base_url
+from stages.served.evaluate import evaluate_endpoint
 
 EXAMPLES = """\
   grpo eval Qwen/Qwen2.5-0.5B-Instruct --data gsm8k --limit 100 --out gsm8k.json

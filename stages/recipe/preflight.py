@@ -19,8 +19,9 @@ from grpo.data.folders import is_path
 from grpo.data.rows import data_files
 from grpo.errors import UserError, nearest
 from grpo.model.loading.path import check_model
-from grpo.system.imports import check_switches, import_path
+from grpo.system.imports import import_path
 from rewards.loader import find_reward, is_ours, load_reward
+from rewards.options import check_switches
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
 from stages.recipe.machine import check_device, machine_checks
 from stages.recipe.table import active_stages

@@ -8,10 +8,10 @@ from typing import Any
 import psutil
 import pytest
 
-from grpo.config.engine import EndpointConfig
 from grpo.errors import UserError
-from grpo.evaluation.endpoint import serve
 from grpo.types import Prompt, Sampling
+from stages.served.config import EndpointConfig
+from stages.served.endpoint import serve
 from support.judge import honest, judged
 from support.servers import Reply, Server, listening
 

@@ -6,7 +6,7 @@ import pytest
 
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
-from grpo.evaluation.endpoint import Kept, mended
+from stages.served.endpoint import Kept, mended
 from stages.teacher import demonstrations
 from support.chat import chunk, right, stream
 

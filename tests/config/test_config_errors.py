@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from grpo.config.data import RewardConfig
-from grpo.config.engine import EndpointConfig
 from grpo.config.file import validate
 from grpo.config.training import TrainConfig
 from grpo.errors import UserError, nearest
 from rewards.loader import load_reward
 from stages.commands.eval import EvalCommandConfig
 from stages.recipe.config import RecipeConfig
+from stages.served.config import EndpointConfig
 from stages.teacher import TeacherConfig
 from support.recipes import FULL, TREES, KeyPath, dotted, owner, refused, sections, settings_of
 

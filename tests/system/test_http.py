@@ -6,7 +6,8 @@ from email.utils import formatdate
 
 import pytest
 
-from grpo.system.http import MAX_WAIT, Breaker, RequestFailed, pause, retry_after
+from grpo.system.http import MAX_WAIT, RequestFailed, pause, retry_after
+from rewards.judge.breaker import Breaker
 
 
 def test_breaker():

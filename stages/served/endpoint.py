@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grpo.config.engine import EndpointConfig
 from grpo.errors import UserError, one_line
 from grpo.system.files import append_text, whole_rows
 from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, holds_secret, is_address, patiently
 from grpo.system.progress import progress
 from grpo.types import Completion, FinishReason, Group, Prompt, Rollout, Sampling
+from stages.served.config import EndpointConfig
 
 OPENAI = "https://api.openai.com/v1"  # where requests go without an address
 MAX_STREAM = 256 * 2**20  # bytes: each token comes in some hundred

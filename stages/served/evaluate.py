@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpo.config.data import EvalConfig
-from grpo.config.engine import EndpointConfig
 from grpo.data.prompts import chat_prompts, with_problem_ids
 from grpo.data.rows import Row
 from grpo.errors import UserError
-from grpo.evaluation.endpoint import Served, base_url, group_of, request_fields, serve
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import Asked, EvalResult
 from grpo.system.numbers import total
 from grpo.system.world import World
 from grpo.types import Group
+from stages.served.config import EndpointConfig
+from stages.served.endpoint import Served, base_url, group_of, request_fields, serve
 
 log = logging.getLogger("grpo")
 
@@ -34,7 +34,7 @@ def evaluate_endpoint(
 
     Raises:
         UserError: the data has no golds, or a setting that only a tokenizer here could follow; see also
-            `grpo.evaluation.endpoint.serve`.
+            `stages.served.endpoint.serve`.
     """
     if World.current().size > 1:
         raise UserError("openai:MODEL: the endpoint does the work: start one process")

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from grpo.config.data import EvalConfig
-from grpo.config.engine import EndpointConfig
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
-from grpo.evaluation import endpoint
-from grpo.evaluation.endpoint import serve
-from grpo.evaluation.served import evaluate_endpoint
 from grpo.types import Prompt, Sampling
 from stages.cli import main
 from stages.recipe.evaluation import load_judges
+from stages.served import endpoint
+from stages.served.config import EndpointConfig
+from stages.served.endpoint import serve
+from stages.served.evaluate import evaluate_endpoint
 from support.chat import KEY, chunk, right, status, stream
 from support.command import refused
 from support.servers import HANG, closed_port
