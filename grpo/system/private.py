@@ -52,12 +52,22 @@ def read_private(parent: Path, folder: str, name: str) -> bytes:
     """
     if {folder, name} & {"", ".", ".."} or "/" in folder + name or not folder.startswith(PREFIX):
         raise ValueError(f"not a file that was written for us in {parent}: {folder}/{name}")
-    place = os.open(parent / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    return read_own(parent / folder, name)
+
+
+def read_own(folder: Path, name: str) -> bytes:
+    """A file of our user alone, in a folder of our user alone.
+
+    Raises:
+        ValueError: they are others' too (also where they came from elsewhere by a link).
+        OSError: they are not there, or links.
+    """
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=place), "rb") as file:
+        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place), "rb") as file:
             for state in (os.fstat(place), os.fstat(file.fileno())):
                 if state.st_uid != os.geteuid() or state.st_mode & 0o077:
-                    raise ValueError(f"{parent / folder}: it is not of our user alone")
+                    raise ValueError(f"{folder}: it is not of our user alone")
             return file.read()
     finally:
         os.close(place)

@@ -95,6 +95,7 @@ def test_a_server_that_others_can_reach_is_said(monkeypatch, caplog, tmp_path):
 
     monkeypatch.setattr("grpo.engines.vllm.serve.COMMAND", ["true"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
     served = ServedModel("m", None, (), 64, "cpu", "float32")
     for host, warned in (("0.0.0.0", True), ("localhost", False), ("127.0.0.1", False)):
         children: list[Any] = []

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from grpo.config.engine import EngineConfig
+from grpo.engines.vllm.key import key_file
 from grpo.engines.vllm.serve import Child, arguments, backend, here, watch
 from grpo.engines.vllm.start import ServedModel
 from grpo.errors import UserError
@@ -68,6 +69,8 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr("grpo.engines.vllm.vllm_is_there", lambda: True)
     monkeypatch.setattr("grpo.engines.vllm.serve.POLL_SECONDS", 0.05)
     monkeypatch.setenv("SEEN", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(outputs(tmp_path)))
 
 
@@ -100,12 +103,14 @@ def runs(pid: int) -> bool:
 def test_servers_run_until_told_to_end_and_leave_nothing(tmp_path, tiny_model_folder, monkeypatch, capsys, number):
     urls = sorted(closed_port() for _ in range(2))
     said: list[str] = []
+    keys: dict[str, str] = {}
 
     def tell(child: Child) -> str:
         """In the place of a look whether it runs: when all are ready, the signal comes."""
         said.append(capsys.readouterr().out)
         if "".join(said).count("ready") == 2:
             assert all(runs(pid) for url in urls for pid in seen(tmp_path, url)["pids"])
+            keys.update({url: key_file(url).read_text() for url in urls})
             os.kill(os.getpid(), number)
         return ""
 
@@ -121,6 +126,10 @@ def test_servers_run_until_told_to_end_and_leave_nothing(tmp_path, tiny_model_fo
     assert started["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
     assert started["environment"]["OMP_NUM_THREADS"] == "3"
     words = " ".join(started["argv"])
+    (key,) = set(keys.values())
+    assert started["environment"]["VLLM_API_KEY"] == key
+    assert key not in words + "".join(said)
+    assert not any(key_file(url).exists() for url in urls)
     for flag in (
         f"--model {tiny_model_folder}",
         "--dtype float32",
@@ -132,6 +141,7 @@ def test_servers_run_until_told_to_end_and_leave_nothing(tmp_path, tiny_model_fo
         "--enable-scale-out",
         '--weight-transfer-config {"backend": "files"}',
         f'--additional-config {{"grpo_weights": "{tmp_path}"}}',
+        "--middleware grpo.engines.vllm.key.KeyGuard",
         "--worker-extension-cls grpo.engines.vllm.worker_extension.Worker",
         f"--host 127.0.0.1 --port {urls[0].rpartition(':')[2]}",
     ):
@@ -158,6 +168,7 @@ def test_a_server_that_ends_is_an_error(tmp_path, tiny_model_folder, monkeypatch
     assert errors.count("\n") == 1
     assert Path(errors.rpartition("its output: ")[2].strip()).is_file()  # to be read
     assert len(list(outputs(tmp_path).iterdir())) == 1
+    assert not any(key_file(url).exists() for url in urls)
     started = [url for url in urls if (tmp_path / url.rpartition(":")[2]).exists()]
     assert gone([pid for url in started for pid in seen(tmp_path, url)["pids"]])
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
 import torch
@@ -19,6 +20,7 @@ from grpo.config.algorithm import LoraConfig
 from grpo.config.training import SamplingConfig
 from grpo.engines.choose import training_engine
 from grpo.engines.vllm.client import Server
+from grpo.engines.vllm.key import key_file
 from grpo.engines.vllm.servers import GENERATE, ServerEngine
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy
@@ -247,13 +249,56 @@ def test_a_stopped_server_is_noticed_in_time(two, folder, caplog):
             two.signal(url, signal.SIGCONT)
 
 
-def test_the_judge_asks_a_real_server(two, folder):
+def answer(url: str, path: str, key: str = "", method: str = "GET") -> int:
+    """The status."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx2.request(method, url + path, headers=headers, timeout=60).status_code
+
+
+def test_a_real_server_answers_nobody_without_the_key(two):
+    url = two.urls[0]
+    file = key_file(url)
+    key = file.read_text()
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert answer(url, "/health") == 200
+    for path in ("/v1/models", "/server_info", "/metrics", "/openapi.json", "/weight_info", "/nothing"):
+        assert [answer(url, path), answer(url, path, "another")] == [401, 401]
+    for path in (
+        GENERATE,
+        "/pause",
+        "/start_weight_update",
+        "/update_weights",
+        "/collective_rpc",
+        "/reset_prefix_cache",
+    ):
+        assert [answer(url, path, method=method) for method in ("POST", "OPTIONS")] == [401, 401]
+    assert answer(url, "/v1/models", key) == answer(url, "/weight_info", key) == 200
+    for process in two.tree():
+        assert key not in " ".join(process.cmdline())
+
+
+def test_a_run_without_the_key_is_one_line(two, folder, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "another")
+    with pytest.raises(
+        UserError, match=rf"^vLLM at {two.urls[0]} refuses the API key of VLLM_API_KEY: another one is e"
+    ):
+        engine_for(two, folder)
+
+
+@pytest.fixture
+def keyed(two, monkeypatch):
+    """The address for OpenAI's clients, its key in the environment."""
+    monkeypatch.setenv("SERVER_KEY", key_file(two.urls[0]).read_text())
+    return f"{two.urls[0]}/v1"
+
+
+def test_the_judge_asks_a_real_server(keyed, folder):
     """A random model's replies hold no verdict: each is an error that is counted, never a 0."""
     from grpo.scoring.table import apply_rewards
 
     for form in ("json_schema", "none"):
         options = {"model": str(folder), "max_tokens": 64, "response_format": form, "timeout": 120.0}
-        reward = load_reward({"fn": "judge", "kwargs": {"base_url": f"{two.urls[0]}/v1", **options}})
+        reward = load_reward({"fn": "judge", "kwargs": {"base_url": keyed, "key_env": "SERVER_KEY", **options}})
         table = apply_rewards([reward], ["2+2?"] * 2, ["it is 4", "it is 5"], [[]] * 2, {"answer": ["4", "4"]})
         assert not table.failed
         values = table.values["judge"]
@@ -262,12 +307,12 @@ def test_the_judge_asks_a_real_server(two, folder):
         assert all("verdict" in reason or "cut" in reason for reason in reasons), reasons
 
 
-def test_a_teacher_on_a_real_server(two, folder, tmp_path):
+def test_a_teacher_on_a_real_server(keyed, folder, tmp_path):
     """The demonstrations of a random model, all that it ended by itself."""
     questions = tmp_path / "q.jsonl"
     questions.write_text("".join(json.dumps({"question": f"{n}+1?"}) + "\n" for n in range(4)))
     rows = demonstrations(
-        endpoint={"model": str(folder), "base_url": f"{two.urls[0]}/v1"},
+        endpoint={"model": str(folder), "base_url": keyed, "key_env": "SERVER_KEY"},
         questions={"path": str(questions)},
         file=str(tmp_path / "teacher.jsonl"),
         max_tokens=150,
@@ -281,11 +326,12 @@ def test_a_teacher_on_a_real_server(two, folder, tmp_path):
     assert all(row["messages"][1]["content"] for row in rows)
 
 
-def test_a_served_model_is_evaluated(two, folder, tmp_path):
+def test_a_served_model_is_evaluated(keyed, folder, tmp_path):
     data = tmp_path / "q.jsonl"
     data.write_text("".join(json.dumps({"question": f"{n}+1?", "answer": str(n + 1)}) + "\n" for n in range(3)))
-    words = ["eval", f"openai:{folder}", "--data", str(data), "--base-url", f"{two.urls[0]}/v1", "--max-tokens", "12"]
-    assert main([*words, "--samples", "2", "--out", str(tmp_path / "e.json")]) == 0
+    words = ["eval", f"openai:{folder}", "--data", str(data), "--base-url", keyed, "--max-tokens", "12"]
+    words += ["endpoint.key_env=SERVER_KEY", "--samples", "2", "--out", str(tmp_path / "e.json")]
+    assert main(words) == 0
     found = json.loads((tmp_path / "e.json").read_text())
     assert (found["n_problems"], found["failed_requests"]) == (3, 0)
     assert found["mean_tokens"] > 0

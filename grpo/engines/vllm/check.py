@@ -24,6 +24,7 @@ async def check_server(client: AsyncClient, server: Server, config: EngineConfig
         UserError: this run cannot use it; with all reasons.
         RequestFailed: it does not answer.
     """
+    await server.get(client, "/v1/models")  # which wants the key of every server that has one
     try:
         info = await server.get(client, "/server_info?config_format=json")
         paused = await server.get(client, "/is_paused")

@@ -9,8 +9,10 @@ import logging
 import ssl
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from grpo.engines.vllm.key import OPEN, key_file, refused, take_key
 from grpo.errors import UserError, describe, one_line
 from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, holds_secret, is_address, patiently
 
@@ -30,6 +32,10 @@ class Server:
         self.url = address(url)
         self.timeout = timeout  # seconds for one request
         self.left_out: str | None = None  # why
+
+    @functools.cached_property
+    def key_file(self) -> Path:
+        return key_file(self.url)
 
     def leave_out(self, why: str) -> None:
         """Not asked any more, until the run ends."""
@@ -56,10 +62,14 @@ class Server:
     async def _once(self, client: AsyncClient, method: str, path: str, body: Any) -> Any:
         import httpx2
 
+        key = "" if path == OPEN else take_key(self.key_file)  # read anew: a server that is started again has another
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            response = await client.request(method, self.url + path, json=body)
+            response = await client.request(method, self.url + path, json=body, headers=headers)
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             raise RequestFailed(describe(error)) from error
+        if response.status_code == 401:
+            raise refused(self.url, self.key_file, key)
         if response.status_code != 200:
             failure = bad_status(response.status_code, f"HTTP {response.status_code}: {_message(response)}")
             if failure.again:
@@ -111,7 +121,7 @@ async def health(server: Server) -> str:
     """Why it does not answer; empty when it does."""
     try:
         async with new_client() as client:
-            await server.get(client, "/health", timeout=min(HEALTH_SECONDS, server.timeout))
+            await server.get(client, OPEN, timeout=min(HEALTH_SECONDS, server.timeout))
     except (RequestFailed, UserError) as failure:
         return str(failure)
     return ""

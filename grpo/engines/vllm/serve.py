@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.engines.vllm.client import Server, address, health, run
+from grpo.engines.vllm.key import VARIABLE, KeyGuard, drop_key, give_key, is_here, key_file, new_key, refusals
 from grpo.engines.vllm.start import ServedModel, environment, settings
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, NCCL, WORKER
 from grpo.errors import UserError, one_line
@@ -45,11 +45,12 @@ class Child:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    key: Path | None = None  # the file that has it
 
 
 def here(urls: Sequence[str]) -> list[str]:
     """Those of these addresses that are this machine's."""
-    return [url for url in map(address, urls) if None in _refusals(url, 0)]  # only an own address can be bound
+    return list(filter(is_here, map(address, urls)))
 
 
 def check_port(url: str) -> None:
@@ -57,27 +58,9 @@ def check_port(url: str) -> None:
     Raises:
         UserError: something listens there already.
     """
-    refusal = _refusals(url, urlsplit(url).port or 80)[0]
+    refusal = refusals(url, urlsplit(url).port or 80)[0]
     if refusal is not None:
         raise UserError(f"{url}: {refusal.strerror}: end what runs there, or give another --url") from refusal
-
-
-def _refusals(url: str, port: int) -> list[OSError | None]:
-    """Of each address that the url's host stands for: why nothing can be bound to it at this port, None if it can."""
-    try:
-        places = socket.getaddrinfo(urlsplit(url).hostname or "", port, type=socket.SOCK_STREAM)
-    except OSError as unknown:
-        return [unknown]
-    refusals: list[OSError | None] = []
-    for family, kind, protocol, _, place in places:
-        try:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(place)
-            refusals.append(None)
-        except OSError as refusal:
-            refusals.append(refusal)
-    return refusals
 
 
 def _is_loopback(host: str) -> bool:
@@ -98,6 +81,7 @@ def arguments(config: EngineConfig, served: ServedModel, url: str) -> list[str]:
         "weight_transfer_config": json.dumps({"backend": backend(config, served.device)}),
         "additional_config": json.dumps({FOLDER_KEY: config.server.folder}),
         "worker_extension_cls": WORKER,
+        "middleware": f"{KeyGuard.__module__}.{KeyGuard.__name__}",
         "uvicorn_log_level": "warning",
     }
     words = []
@@ -129,18 +113,23 @@ def start_servers(
         check_port(url)
         if not _is_loopback(urlsplit(url).hostname or ""):
             log.warning(
-                "vLLM at %s can be reached by other machines: whoever reaches the port can replace its weights",
+                "vLLM at %s can be reached by other machines, and its key is sent unencrypted: whoever has it can "
+                "replace the weights: keep it in a private network",
                 url,
             )
     each = config.vllm.tensor_parallel
     gpus = [_gpus(each, number, len(urls)) if served.device == "cuda" else {} for number in range(len(urls))]
     threads = {} if runtime.threads is None else {"OMP_NUM_THREADS": str(runtime.threads)}
+    key = new_key()
     logs = Path(tempfile.mkdtemp(prefix="grpo-serve-"))  # not made before there is something to write
     for url, visible in zip(urls, gpus, strict=True):
         parts = urlsplit(url)
         output = logs / f"{parts.hostname}-{parts.port or 80}.log"
-        variables = environment() | {"VLLM_SERVER_DEV_MODE": "1"} | visible | threads  # 1: the API that takes weights
+        # 1: the API that takes weights. The key is in no list of commands.
+        variables = environment() | {"VLLM_SERVER_DEV_MODE": "1", VARIABLE: key} | visible | threads
         variables["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), PACKAGES])
+        handed = key_file(url)
+        give_key(handed, key)
         with output.open("wb") as out:
             process = subprocess.Popen(
                 [*COMMAND, *arguments(config, served, url)],
@@ -151,7 +140,7 @@ def start_servers(
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end it
                 preexec_fn=_end_with_parent,
             )
-        children.append(Child(url, process, output))
+        children.append(Child(url, process, output, handed))
 
 
 def _end_with_parent() -> None:
@@ -191,7 +180,7 @@ def wait_until_ready(children: Sequence[Child], timeout: float) -> None:
         for child in list(waiting):
             if not run(health(Server(child.url, timeout))):
                 waiting.remove(child)
-                print(f"vLLM is ready at {child.url} (its output: {child.log})", flush=True)
+                print(f"vLLM is ready at {child.url} (its output: {child.log}, its key: {child.key})", flush=True)
         if waiting and time.monotonic() > until:
             raise UserError(
                 f"vLLM at {waiting[0].url} is not ready after {timeout:g} s (engine.server.start_timeout); "
@@ -248,6 +237,8 @@ def stop(children: Sequence[Child]) -> None:
             child.process.wait(max(0.1, until - time.monotonic()))
         _signal(child, signal.SIGKILL)
         child.process.wait()
+        if child.key:
+            drop_key(child.key)
 
 
 def drop_output(children: Sequence[Child]) -> None:

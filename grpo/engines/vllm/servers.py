@@ -52,7 +52,7 @@ class ServerEngine:
         if NCCL in backends:
             from grpo.engines.vllm.weights_nccl import NcclSender
 
-            self.nccl = NcclSender(self.world.rank, config.server.timeout)
+            self.nccl = NcclSender(self.world.rank)
         # Other runs may have used these servers, or use them: a version of theirs must not look like ours.
         self.name = self.world.main_finds(lambda: uuid.uuid4().hex[:8])
         self.syncs = 0

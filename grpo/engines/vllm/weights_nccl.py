@@ -11,6 +11,7 @@ from grpo.engines.vllm import vllm_is_there
 from grpo.engines.vllm.client import Server, new_client, run
 from grpo.engines.vllm.weights import live
 from grpo.errors import UserError
+from grpo.system.http import RequestFailed
 from grpo.types import PolicyWeights
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ class NcclSender:
     The weights are gone through once for each server. What fails in a broadcast ends the run.
     """
 
-    def __init__(self, rank: int, timeout: float) -> None:
+    def __init__(self, rank: int) -> None:
         import torch
 
         if not torch.cuda.is_available() or not vllm_is_there():
             raise UserError("engine.server.transfer: nccl needs a GPU and vLLM in the trainer too: use transfer=files")
-        self.rank, self.timeout = rank, timeout
+        self.rank = rank
         self.engines: dict[str, Any] = {}
         self.source: Any = None
 
@@ -41,22 +42,21 @@ class NcclSender:
         try:
             for server in live(servers):
                 self._engine(policy, server).send_weights()
-        except (RuntimeError, ValueError, OSError) as error:  # of NCCL, of requests
+        except (RequestFailed, RuntimeError, ValueError, OSError) as error:  # of NCCL, of requests
             raise UserError(f"vLLM at {server.url} did not take the new weights: {error}") from error
 
     def _engine(self, policy: PolicyWeights, server: Server) -> Any:
         if self.source is None:
             self.source = _source(policy)
         if server.url not in self.engines:
-            from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
             from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
             from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
             host, port = _meeting_point(server.url)
-            workers = _workers(server) if self.rank == 0 else 1
+            workers = int(_ask(server, "GET", "/get_world_size")["world_size"]) if self.rank == 0 else 1
             self.engines[server.url] = WeightTransferTrainerFactory.trainer_init(
                 NCCLTrainerInitInfo(rank=self.rank, master_address=host, master_port=port, world_size=1 + workers),
-                client=HTTPVLLMWeightSyncClient(server.url, timeout=self.timeout),
+                client=_control(server),
                 source=self.source,
             )
         return self.engines[server.url]
@@ -66,12 +66,24 @@ class NcclSender:
             engine.shutdown()
 
 
-def _workers(server: Server) -> int:
+def _ask(server: Server, method: str, path: str, body: Any = None) -> Any:
     async def ask() -> Any:
         async with new_client() as client:
-            return await server.get(client, "/get_world_size")
+            return await (server.get(client, path) if method == "GET" else server.post(client, path, body))
 
-    return int(run(ask())["world_size"])
+    return run(ask())
+
+
+def _control(server: Server) -> Any:
+    from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
+
+    class Control(HTTPVLLMWeightSyncClient):
+        """Its requests are ours: with the server's key."""
+
+        def _post(self, path: str, json: dict[str, Any] | None = None) -> None:
+            _ask(server, "POST", f"/{path}", json)
+
+    return Control(server.url)
 
 
 def _meeting_point(url: str) -> tuple[str, int]:
