@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 
 MIB = 2**20
+LIMIT = "grpo_limit"  # of a request's extensions: bytes of its reply, in the place of the client's
 
 
 class Refused(httpx2.TransportError):
@@ -44,14 +45,21 @@ def bounded_client(address: str, limit: int) -> httpx2.AsyncClient:
             host = f"{request.url.scheme}://{request.url.netloc.decode(errors='replace')}"
             raise Refused(f"it redirects to {host}: give that address if you trust it")
 
+    return DefaultAsyncHttpxClient(**bounds(limit, asked))
+
+
+def bounds(limit: int, *asked: Any) -> dict[str, Any]:
+    """What makes a client one whose replies are bounded; `asked` sees each request first. How long a request may take
+    is decided where it is sent."""
+
     async def answered(response: httpx2.Response) -> None:
         packed = response.headers.get("content-encoding", "identity").strip().lower()
         if packed not in ("", "identity"):
             raise Refused(f"the reply is packed ({packed}), which was not asked for")
-        response.stream = _Counted(response.stream, limit)
+        response.stream = _Counted(response.stream, response.request.extensions.get(LIMIT, limit))
 
-    hooks: dict[str, list[Any]] = {"request": [asked], "response": [answered]}
-    return DefaultAsyncHttpxClient(timeout=None, headers={"Accept-Encoding": "identity"}, event_hooks=hooks)
+    hooks: dict[str, list[Any]] = {"request": list(asked), "response": [answered]}
+    return {"timeout": None, "headers": {"Accept-Encoding": "identity"}, "event_hooks": hooks}
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:

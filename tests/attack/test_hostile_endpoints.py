@@ -8,14 +8,22 @@ from typing import Any
 import psutil
 import pytest
 
+from grpo.config.engine import EngineConfig
+from grpo.engines.vllm.servers import GENERATE, ServerEngine
+from grpo.engines.vllm.start import ServedModel
 from grpo.errors import UserError
 from grpo.types import Prompt, Sampling
 from stages.served.config import EndpointConfig
 from stages.served.endpoint import serve
+from support.groups import random_prompts
 from support.judge import honest, judged
+from support.models import EOS, make_tokenizer, policy_of
 from support.servers import Reply, Server, listening
+from support.vllm_fake import FakeVllm
 
 MIB = 2**20
+SAMPLED = ServedModel("m", make_tokenizer(), (EOS,), 64, "cpu", "float32")
+PROMPTS = random_prompts(2)
 
 
 class Endless:
@@ -57,16 +65,17 @@ def test_a_huge_reply_is_not_read_to_its_end(status):
     assert seconds < 20
 
 
-def test_an_endless_reply_ends():
-    def endless(handler: Any) -> None:
-        handler.send_response(200)
-        handler.end_headers()
-        for part in Endless():
-            handler.wfile.write(part)
+def endless(handler: Any, reply: Reply) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    for part in Endless():
+        handler.wfile.write(part)
 
+
+def test_an_endless_reply_ends():
     start = time.monotonic()
     with listening(honest) as server:  # type: ignore[arg-type]
-        server.send = lambda handler, reply: endless(handler)  # type: ignore[method-assign]
+        server.send = endless  # type: ignore[method-assign]
         server.answer = lambda *_: Reply()
         values, errors = judged(server, ["it is 4"])
     assert (values, errors) == ([None], {0: "judge: the reply is larger than 16 MiB"})
@@ -99,3 +108,44 @@ def test_the_evaluations_endpoint_is_bounded_too(monkeypatch):
                     serve(config, [prompt], Sampling(1, 8), 0)
                 assert server.count == 1
         assert other.count == 0
+
+
+@pytest.mark.parametrize("path", ["/health", "/server_info", GENERATE, "/weight_info", "/pause"])
+@pytest.mark.parametrize("how", ["huge", "endless", "packed", "elsewhere"])
+def test_a_vllm_servers_replies_are_bounded(tmp_path, monkeypatch, path, how):
+    """Each request has a bound that follows from what it asks for; a redirect is not followed."""
+    monkeypatch.setattr("grpo.engines.vllm.client.FIRST_DELAY", 0.01)
+    said = {
+        "huge": (Reply(body=b" " * (64 * MIB)), "the reply is larger than 16 MiB"),
+        "endless": (Reply(), "the reply is larger than 16 MiB"),
+        "packed": (Reply(body=gzip.compress(b" " * MIB), headers={"Content-Encoding": "gzip"}), "the reply is packed"),
+        "elsewhere": (Reply(status=307, headers={"Location": "http://127.0.0.1:9/"}), "HTTP 307"),
+    }
+    bad, why = said[how]
+    fake, policy = FakeVllm(tmp_path), policy_of()
+    with listening(lambda *request: fake.handle(*request)) as server:
+        send, on = server.send, [False]
+
+        def answer(handler: Any, reply: Reply) -> None:
+            attacked = on[0] and handler.path.startswith(path)
+            (endless if attacked and how == "endless" else send)(handler, bad if attacked else reply)
+
+        server.send = answer  # type: ignore[method-assign]
+        tree = {"urls": [server.url], "folder": str(tmp_path), "start_timeout": 0.01}
+        config = EngineConfig.model_validate({"kind": "vllm-server", "server": tree})
+
+        def go() -> None:
+            on[0] = path in ("/health", "/server_info")
+            engine = ServerEngine(config, SAMPLED)
+            engine.sync(policy)
+            on[0] = True
+            engine.generate(PROMPTS, Sampling(2, 4), seed=0, step=0)
+            engine.sync(policy)
+
+        start, before = time.monotonic(), psutil.Process().memory_info().rss
+        with pytest.raises(UserError, match=why) as caught:
+            go()
+        assert "\n" not in str(caught.value)
+        assert server.url in str(caught.value)
+        assert time.monotonic() - start < 20
+        assert psutil.Process().memory_info().rss - before < 200 * MIB

@@ -207,8 +207,8 @@ def midway(engine: ServerEngine, served: Served, urls: list[str], number: int) -
     def interrupted(server: Server) -> Any:
         ask = server.post
 
-        async def post(client: Any, path: str, body: Any = None, retries: int = 0) -> Any:
-            asked = asyncio.ensure_future(ask(client, path, body, retries))
+        async def post(client: Any, path: str, body: Any = None, retries: int = 0, *, tokens: int = 0) -> Any:
+            asked = asyncio.ensure_future(ask(client, path, body, retries, tokens=tokens))
             if path == GENERATE:
                 await asyncio.sleep(0.05)
                 if server.url not in sent and not asked.done():

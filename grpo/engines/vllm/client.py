@@ -23,6 +23,8 @@ ResultT = TypeVar("ResultT")
 log = logging.getLogger("grpo")
 
 HEALTH_SECONDS = 5.0  # a server that runs says so at once
+MAX_REPLY = 16 * 2**20  # bytes of a reply without completions: settings, errors
+TOKEN_BYTES = 1024  # of a token with its log-prob, three times what vLLM sends
 
 
 class Server:
@@ -44,28 +46,37 @@ class Server:
             log.warning("vLLM at %s is left out from now on: %s", self.url, why)
 
     async def get(self, client: AsyncClient, path: str, timeout: float | None = None) -> Any:
-        return await self._ask(client, "GET", path, None, 0, timeout or self.timeout)
+        return await self._ask(client, "GET", path, None, 0, timeout or self.timeout, MAX_REPLY)
 
-    async def post(self, client: AsyncClient, path: str, body: Any = None, retries: int = 0) -> Any:
-        """The answer's JSON. What may pass is tried `retries` times more; a server that hangs is not asked again.
+    async def post(self, client: AsyncClient, path: str, body: Any = None, retries: int = 0, *, tokens: int = 0) -> Any:
+        """The answer's JSON, which holds at most so many tokens. What may pass is tried `retries` times more; a server
+        that hangs is not asked again.
 
         Raises:
             RequestFailed: no answer, or an error of the server.
             UserError: it refuses the request: another server would, too.
         """
-        return await self._ask(client, "POST", path, body, retries, self.timeout)
+        limit = MAX_REPLY + TOKEN_BYTES * tokens
+        return await self._ask(client, "POST", path, body, retries, self.timeout, limit)
 
-    async def _ask(self, client: AsyncClient, method: str, path: str, body: Any, retries: int, timeout: float) -> Any:
-        request = functools.partial(self._once, client, method, path, body)
+    async def _ask(
+        self, client: AsyncClient, method: str, path: str, body: Any, retries: int, timeout: float, limit: int
+    ) -> Any:
+        request = functools.partial(self._once, client, method, path, body, limit)
         return await patiently(request, retries, FIRST_DELAY, timeout, after_hang=False)
 
-    async def _once(self, client: AsyncClient, method: str, path: str, body: Any) -> Any:
+    async def _once(self, client: AsyncClient, method: str, path: str, body: Any, limit: int) -> Any:
         import httpx2
+
+        from grpo.system.bounded import LIMIT, Refused
 
         key = "" if path == OPEN else take_key(self.key_file)  # read anew: a server that is started again has another
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            response = await client.request(method, self.url + path, json=body, headers=headers)
+            extensions = {LIMIT: limit}
+            response = await client.request(method, self.url + path, json=body, headers=headers, extensions=extensions)
+        except Refused as error:
+            raise RequestFailed(str(error), again=False) from None
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             raise RequestFailed(describe(error)) from error
         if response.status_code == 401:
@@ -105,10 +116,12 @@ def address(url: str) -> str:
 
 
 def new_client() -> AsyncClient:
-    """Without limits of its own: how many requests run, and for how long, is decided where they are sent."""
+    """How many requests run, and for how long, is decided where they are sent. It follows no redirect."""
     import httpx2
 
-    return httpx2.AsyncClient(timeout=None, limits=httpx2.Limits(max_connections=None), verify=_certificates())
+    from grpo.system.bounded import bounds
+
+    return httpx2.AsyncClient(**bounds(MAX_REPLY), limits=httpx2.Limits(max_connections=None), verify=_certificates())
 
 
 @functools.cache

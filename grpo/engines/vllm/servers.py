@@ -156,7 +156,8 @@ class ServerEngine:
             prompt = prompts[index]
             body = {"token_ids": list(prompt.token_ids), "return_token_ids": True}
             body["sampling_params"] = parameters(prompt, sampling, self.served.end_ids, seed, step)
-            answer = await server.post(client, GENERATE, body, self.config.retries)
+            tokens = len(prompt.token_ids) + sampling.group_size * sampling.max_tokens
+            answer = await server.post(client, GENERATE, body, self.config.retries, tokens=tokens)
             groups[index] = self._group(server, prompt, sampling, answer, step)
 
         # No more than a server computes at a time: a request that waits there would seem to hang.
