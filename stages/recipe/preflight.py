@@ -1,7 +1,8 @@
 """What can be wrong with a config before anything is computed: names that lead nowhere, files that are not there.
 
-Nothing is loaded, fetched or generated, so it costs no time. `grpo run` and the stage scripts check what is left to do
-before they touch the run folder; `grpo check` starts from the same checks and reads the data as well.
+Nothing is fetched or generated, and no weights are loaded but those of an adapter, which has to be merged. `grpo run`
+and the stage scripts check what is left to do before they touch the run folder; `grpo check` starts from the same
+checks and reads the data as well.
 """
 
 from __future__ import annotations

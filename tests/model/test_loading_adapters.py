@@ -21,6 +21,7 @@ from grpo.model.loading.weights import examine, load_model, load_outline, look_a
 from grpo.model.policy import load_policy
 from matrix.trial import make_folder
 from stages.check.subject import existing_model
+from support.adapters import adapter_of, based_on
 from support.models import make_model, make_tokenizer, move, save_model
 
 CPU = torch.device("cpu")
@@ -40,11 +41,6 @@ def pair(tmp_path):
     adapted.save_pretrained(tmp_path / "adapter")
     based_on(tmp_path / "adapter", "../base")
     return tmp_path / "adapter", adapted(IDS).logits
-
-
-def based_on(folder: Path, base: str | None) -> None:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": base}))
 
 
 def rewritten(folder: Path, change) -> None:
@@ -187,24 +183,11 @@ def test_an_adapter_that_a_run_left_on_a_mixture(name, tmp_path):
         assert (load_model(str(tmp_path / "run" / left), CPU)(input_ids=IDS).logits - logits).abs().max() < 1e-4
 
 
-def adapter_of(kind: str, folder: Path, *, change: float = 0.3, **settings) -> str:
-    """An adapter with these settings of peft's, every trained value moved."""
-    import peft
-
-    base = save_model(folder / "base", kind)
-    chosen = {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": False} | settings
-    adapted = peft.get_peft_model(make_model(kind), peft.LoraConfig(**chosen)).eval()
-    move(adapted, change, seed=0)
-    adapted.save_pretrained(folder / "adapter")
-    based_on(folder / "adapter", str(base))
-    return str(folder / "adapter")
-
-
 @pytest.mark.parametrize("settings", [{"target_modules": ["embed_tokens", "q_proj"]}, {"target_modules": ["lm_head"]}])
 def test_what_is_tied_and_adapted_apart_is_refused(settings, tmp_path):
     """Merged, both would be changed, or one of them would be lost when it is saved."""
     name = adapter_of("qwen2", tmp_path, **settings)
-    for look in (look_at_values, lambda name: load_model(name, CPU)):
+    for look in (examine, lambda name: load_model(name, CPU)):
         with pytest.raises(UserError, match=r"shares its weight with another"):
             look(name)
 

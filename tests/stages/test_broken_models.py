@@ -14,6 +14,7 @@ from grpo.errors import UserError
 from grpo.supervised import Training
 from grpo.supervised.sft import supervised
 from stages.cli import main
+from support.adapters import adapter_of
 from support.broken import BROKEN, broken_model
 from support.runs import CPU
 
@@ -75,3 +76,26 @@ def test_a_random_judge_is_refused_before_anything_computes(tmp_path, monkeypatc
     assert main(["run", "c.yaml"]) == 2
     assert text in capsys.readouterr().err
     assert not list(Path("runs").rglob("model"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"target_modules": ["lm_head"]}, "changes a layer that shares its weight with another"),
+        ({"lora_bias": True, "target_modules": ["o_proj"]}, "Impossible to merge LoRA with `lora_bias=True`"),
+        ({"alora_invocation_tokens": [5, 6]}, "aLoRA does not support safe merging"),
+    ],
+)
+def test_an_adapter_that_cannot_be_merged_is_refused_before_a_run_begins(settings, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = adapter_of("qwen2", tmp_path, **settings)
+    write_jsonl(Path("rows.jsonl"), ROWS)
+    task = {"data": {"path": "rows.jsonl"}, "rewards": [{"fn": "accuracy"}]}
+    Path("c.yaml").write_text(dump_yaml({"base": {"model": model}, "reasoning_rl": RL | {"tasks": {"sums": task}}}))
+    assert main(["check", "c.yaml"]) == 2
+    assert text in capsys.readouterr().out
+    assert main(["run", "c.yaml"]) == 2
+    captured = capsys.readouterr()
+    assert text in last_line(captured.err)
+    assert "base.model: " in last_line(captured.err)  # by the first look at the config
+    assert not Path("runs").exists()

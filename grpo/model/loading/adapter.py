@@ -97,8 +97,6 @@ def put_on(model: Any, adapter: str) -> Any:
     try:
         settings = peft.PeftConfig.from_pretrained(str(folder))
         _refuse_unknown(adapter, settings)
-        if next(model.parameters()).is_meta and hasattr(settings, "init_lora_weights"):
-            settings.init_lora_weights = False  # PiSSA's kind needs the base's values
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             repeated = getattr(settings, "layer_replication", None)

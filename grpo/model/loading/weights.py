@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from grpo.errors import UserError, first_line
-from grpo.model.loading.adapter import base_of, is_adapter, merged, put_on, whole_of
+from grpo.model.loading.adapter import base_of, is_adapter, merged, whole_of
 from grpo.model.loading.exact import with_whole_attention
 from grpo.model.loading.files import local_folder, outline, refuse_no_numbers, values, weight_files
 from grpo.model.loading.generation import mend_generation, read_generation
@@ -115,16 +115,16 @@ def from_files(auto: Any, model: str, config: Any, dtype: torch.dtype) -> tuple[
 
 
 def examine(model: str) -> Report:
-    """What loading a model would find that lies here, told from its config and the headers of its files.
+    """What loading a model would find that lies here, told from its config and the headers of its files. What comes of
+    an adapter is told by merging it: then it is loaded.
 
     Raises:
         UserError: what would be wrong with it.
     """
     with loading(model):
         if is_adapter(model):
-            base = base_of(model)
-            report = examine(base)
-            put_on(load_outline(base), model)
+            report = examine(base_of(model))
+            load_model(model, torch.device("cpu"))
             return report
         config = read_config(model)
         kind, report = compared(causal_class(config), model, config)
@@ -156,15 +156,13 @@ def refuse(problem: str | None) -> None:
 
 
 def look_at_values(model: str) -> None:
-    """Every number of its weights; an adapter is merged.
+    """Every number of its weights; of an adapter (which `examine` has merged) those that it lies on.
 
     Raises:
-        UserError: they are not finite, or cannot be merged.
+        UserError: they are not finite.
     """
-    if is_adapter(model):
-        load_model(model, torch.device("cpu"))
-        return
     with loading(model):
+        model = whole_of(model)
         folder = local_folder(model)
         if folder is not None:
             refuse_no_numbers(values(weight_files(folder, read_config(model))))
