@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
 
 from grpo.data.files import FORMS, kind_of
 from grpo.errors import UserError, first_line
+
+MOST_ENTRIES = 100_000  # of a folder; it holds more than data then
 
 
 def is_path(path: str) -> bool:
@@ -50,8 +56,35 @@ def every_file(path: str) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_file():
         return [place]
-    found = place.rglob("*") if place.is_dir() else (Path(file) for file in glob(str(place), recursive=True))
+    found = _below(place) if place.is_dir() else (Path(file) for file in glob(str(place), recursive=True))
     return sorted(file for file in found if file.is_file())
+
+
+def _below(folder: Path, hidden: bool = True) -> Iterator[Path]:
+    """What is below a folder, but for the programs in it: virtual environments and node_modules. One look at each.
+
+    Raises:
+        UserError: it cannot be looked through, or that is no folder of data.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise UserError(f"data '{folder}': {first_line(error)}") from error
+
+    entries = 0
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [
+            name
+            for name in folders
+            if name != "node_modules"
+            and (hidden or not name.startswith((".", "__")))
+            and not os.path.exists(os.path.join(place, name, "pyvenv.cfg"))
+        ]
+        entries += len(folders) + len(files)
+        if entries > MOST_ENTRIES:
+            raise UserError(
+                f"data '{folder}': more than {MOST_ENTRIES:,} files in this folder: name the one that holds the data"
+            )
+        yield from (Path(place, name) for name in files if hidden or not name.startswith("."))
 
 
 def folder_splits(folder: Path, subset: str | None = None) -> dict[str, list[Path]]:
@@ -61,18 +94,38 @@ def folder_splits(folder: Path, subset: str | None = None) -> dict[str, list[Pat
         return {name: _saved(folder / name) for name in names}
     if (folder / "state.json").is_file():
         return {"train": _saved(folder)}
-    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
+    from datasets.data_files import _get_data_files_patterns, resolve_pattern
 
+    patterns, files_of = _configured(folder, subset), partial(resolve_pattern, base_path=str(folder))
     try:
-        patterns = _configured(folder, subset) or get_data_patterns(str(folder))
-        found = DataFilesDict.from_patterns(patterns, str(folder))
-    except (EmptyDatasetError, OSError, ValueError) as error:
+        if patterns is None:
+            files_of = _matching(folder)
+            patterns = _get_data_files_patterns(files_of)
+        found = {split: [file for pattern in named for file in files_of(pattern)] for split, named in patterns.items()}
+    except (OSError, ValueError) as error:
         raise UserError(f"data '{folder}': no data files: {first_line(error)}; give {FORMS}") from error
     files = {
         str(split): [Path(file) for file in dict.fromkeys(names) if kind_of(Path(file))]
         for split, names in found.items()
     }
     return {split: named for split, named in files.items() if named}
+
+
+def _matching(folder: Path) -> Callable[[str], list[str]]:
+    """pattern -> files, as `datasets` has it, which would look through the whole folder for each of forty patterns."""
+    from datasets.data_files import FILES_TO_IGNORE
+    from fsspec.utils import glob_translate
+
+    files = sorted(file.relative_to(folder).as_posix() for file in _below(folder, hidden=False) if file.is_file())
+    names = [name for name in files if name.rpartition("/")[2] not in FILES_TO_IGNORE]
+    if not names:
+        raise FileNotFoundError("nothing is in it that is not hidden")
+
+    def matching(pattern: str) -> list[str]:
+        fits = re.compile(glob_translate(pattern)).match
+        return [str(folder / name) for name in names if fits(name)]
+
+    return matching
 
 
 def _configured(folder: Path, subset: str | None) -> dict[str, list[str]] | None:
