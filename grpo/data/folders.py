@@ -96,7 +96,8 @@ def folder_splits(folder: Path, subset: str | None = None) -> dict[str, list[Pat
         return {"train": _saved(folder)}
     from datasets.data_files import _get_data_files_patterns, resolve_pattern
 
-    patterns, files_of = _configured(folder, subset), partial(resolve_pattern, base_path=str(folder))
+    patterns = _configured(folder, subset)
+    files_of: Callable[[str], list[str]] = partial(resolve_pattern, base_path=str(folder))
     try:
         if patterns is None:
             files_of = _matching(folder)
