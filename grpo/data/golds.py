@@ -17,11 +17,18 @@ _HASHES = re.compile(r"####(?!#)[ \t]*([^\n]+)")
 _HEADING = re.compile(r"(?i)(?:step|final|answer|solution|conclusion|explanation|verification)\b|\d+\.\s+[a-z]")
 
 
+_UNREAD = re.compile(r"(?i)(?:proof|not ?found|see .*)\.?")  # NuminaMath's words for "there is none", and people's
+_INFINITE = re.compile(r"(?i)\+?(-?)inf(?:inity)?")  # as Python and JSON write it
+_CONCLUDED = re.compile(  # a formula of one line, no sentence
+    r"(?i)(?=.*\Z)(?:therefore|thus|hence|so),?\s+((?!.*(?<![\\a-z])[a-z]{3}).*[=\d].*?)\.?"
+)
+
+
 def read_gold(text: str) -> str:
-    r"""The answer in a gold solution.
+    r"""The answer in a gold solution; empty where its text says that there is none.
 
     GSM8K's form comes first, a last line ``#### 42``; then the last box; then what follows any other ``####``; else the
-    text is the answer itself.
+    text is the answer itself, without a "therefore" before a formula.
 
     >>> read_gold("Half of \\boxed{84} is\n#### 42"), read_gold("#### Sum\nso \\boxed{42}")
     ('42', '42')
@@ -31,7 +38,12 @@ def read_gold(text: str) -> str:
     hashes = after_hashes(text)
     if hashes and last_line.startswith("####") and last_line.endswith(hashes[-1].strip()):
         return hashes[-1].strip()
-    return last_boxes(text) or (hashes[-1].strip() if hashes else text)
+    if found := last_boxes(text) or (hashes[-1].strip() if hashes else ""):
+        return found
+    if infinite := _INFINITE.fullmatch(text):
+        return rf"{infinite[1]}\infty"
+    concluded = _CONCLUDED.fullmatch(text)
+    return "" if _UNREAD.fullmatch(text) else concluded[1] if concluded else text
 
 
 def after_hashes(text: str) -> list[str]:

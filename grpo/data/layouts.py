@@ -29,6 +29,9 @@ PASSAGES = ("passage", "paragraph", "article", "story", "body", "background", "p
 BESIDE = ("instruction", *BELOW, "choices", "options", "A", *PASSAGES)  # a question's: in its messages, or refused
 THOUGHT = "reasoning_content"  # a column that is trained as the thought before the answer beside it
 THOUGHTS = (THOUGHT, "reasoning", "thinking", "think", "thought", "cot", "chain_of_thought", "rationale")
+LABELS = ("label", "is_safe", "kto_tag")  # what is said of an answer by KTO's rows, BeaverTails and LLaMA-Factory
+JUDGED = (*LABELS, "desirable", "correct", "is_correct", "score", "reward", "weight", "train")
+BAD = ("0", "0.0", "false", "unsafe", "undesirable", "rejected", "incorrect", "wrong", "bad")
 FEW = 3  # words: what is no longer is a setting ("on"), not a thought
 LONG = 8  # characters: a text that is not in another by chance
 
@@ -59,11 +62,27 @@ def read_messages(row: Row, where: str) -> list[Message]:
     else:
         raise UserError(f"{where}: expected {FORMS} (it has: {', '.join(row) or 'nothing'}); data.columns renames")
     messages = with_context(row, messages, where, beside)
+    _check_worth(row, where)
     if not any(message["role"] == "assistant" for message in messages):
         raise UserError(f"{where}: no assistant message, nothing to train on")
     if messages[0]["role"] == "assistant":
         raise UserError(f"{where}: the conversation starts with the assistant; put a user message before it")
     return messages
+
+
+def _check_worth(row: Row, where: str) -> None:
+    """
+    Raises:
+        UserError: the row says of itself that it is not to be learnt from, or only a little.
+    """
+    for name in JUDGED:
+        bad = str(row.get(name)).strip().lower() in BAD
+        if bad or (name == "weight" and row.get(name) not in (None, 1)):
+            what = f"says that this answer is bad ({row[name]!r})" if bad else f"is {row[name]!r}"
+            raise UserError(
+                f"{where}: column '{name}' {what}, and all rows are trained on alike: remove the row, or say with "
+                f"data.columns {{unused: {name}}} that it is not meant so"
+            )
 
 
 def read_prompt(row: Row, where: str, *, as_text: bool = False) -> tuple[str, str | list[Message]]:

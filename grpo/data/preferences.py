@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grpo.data.layouts import PROMPT_COLUMNS, read_messages, read_prompt, with_context
+from grpo.data.layouts import LABELS, PROMPT_COLUMNS, read_messages, read_prompt, with_context
 from grpo.data.messages import SPOKEN, TURNS, as_turns, read_message
 from grpo.data.rows import Row, first_present
 from grpo.data.templates import row_variables
@@ -16,7 +16,6 @@ from grpo.types import Message
 
 PAIR = ("prompt", "chosen", "rejected")
 BETTER = ("better_response_id", "safer_response_id")  # PKU-SafeRLHF's, of response_0 and response_1
-LABELS = ("label", "is_safe", "kto_tag")
 _VALUES = {**dict.fromkeys(("1", "1.0", "true", "safe"), 1.0), **dict.fromkeys(("0", "0.0", "false", "unsafe"), 0.0)}
 
 
@@ -63,7 +62,7 @@ def read_judged(row: Row, where: str) -> Row:
     if label is None:
         raise UserError(f"{where}: column 'label' is missing; rows need prompt, completion, label")
     if answer is None and any(row.get(turns) is not None for turns in TURNS):
-        messages = read_messages(row, where)
+        messages = read_messages({name: value for name, value in row.items() if name not in LABELS}, where)
         prompt: Any = messages[:-1]
         answered = messages[-1:]
     else:

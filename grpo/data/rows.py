@@ -21,12 +21,13 @@ from grpo.system.fingerprint import texts_hash
 from grpo.system.imports import import_path
 
 Row = dict[str, Any]
+NOTHING = ("None", "null", "NULL", "NA", "N/A", "n/a", "<NA>", "#N/A", "#NA")
 
 
 def is_nothing(value: Any) -> bool:
-    """None, or what tables write for it: NaN, also as text."""
+    """None, or what tables have for it: NaN, and the words that pandas takes for it ("none" may be an answer)."""
     if isinstance(value, str):
-        return value.strip().lower() == "nan"
+        return value.strip() in NOTHING or value.strip().lower() == "nan"
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 

@@ -15,6 +15,7 @@ from grpo.data.prompts import build_prompts, canonical_answer
 from grpo.data.rows import load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
 from rewards.accuracy.extraction import read_golds
+from rewards.accuracy.reward import grade
 from support.chat import assistant, user
 from support.models import BOS, CHAT_TEMPLATE, THINK_TEMPLATE, VOCABULARY, make_tokenizer
 
@@ -78,6 +79,32 @@ def test_the_last_balanced_box(text, found):
 def test_data_and_rewards_read_a_gold_alike(text, found):
     assert read_gold(text) == canonical_answer({"answer": text}) == found
     assert read_golds(text) == [found]
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("Therefore, x = 7.", "x = 7"), ("Hence $x=7$", "$x=7$"), ("So 7.5", "7.5"), ("Thus \\frac{1}{2}.", r"\frac{1}{2}"),
+    ("So many words", "So many words"), ("Therefore the answer is 7.", "Therefore the answer is 7."),
+    ("inf", r"\infty"), ("-Infinity", r"-\infty"), ("inflation", "inflation"),
+    ("proof", ""), ("notfound", ""), ("See solution.", ""), ("Proof by hand", "Proof by hand"),
+])  # fmt: skip
+def test_golds_of_a_few_words(text, found):
+    assert read_gold(text) == canonical_answer({"answer": text}) == found
+
+
+@pytest.mark.parametrize("cell", ["None", "N/A", "n/a", "NA", "<NA>", "null", "NULL", " NaN ", float("nan"), None])
+def test_what_tables_write_for_nothing_is_no_gold(cell):
+    assert canonical_answer({"answer": cell}) is None
+    assert read_golds(cell) == read_golds([cell]) == []
+    row = {"question": "Q", "answer": cell, "solution": r"so \boxed{7}"}
+    assert built(row).columns["answer"] == canonical_answer(row) == "7"
+    assert built({"question": "Q", "answer": "none"}).answer == "none"  # in words, which may be right
+
+
+@pytest.mark.parametrize(
+    ("gold", "right"), [("Therefore, x = 7.", "7"), ("inf", r"\infty"), (float("-inf"), r"-\infty")]
+)
+def test_golds_of_a_few_words_are_judged_by(gold, right):
+    assert (grade(rf"\boxed{{{right}}}", gold), grade(r"\boxed{8}", gold)) == (1.0, 0.0)
 
 
 def test_columns_come_through_unchanged_and_answer_is_added():

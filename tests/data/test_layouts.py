@@ -92,6 +92,7 @@ def test_conversations(row, messages):
 
 
 CONVERSATIONS |= {
+    "a good answer": ({"prompt": "Q", "response": "A", "is_safe": True, "label": 1, "score": 3.5, "weight": 1}, TALK),
     "a thought in a column": ({"question": "Q", "reasoning_content": "one and one is two", "answer": "A"},
                               [Q, {**A, "reasoning_content": "one and one is two"}]),
     "a thought that the answer holds": ({"question": "Q", "reasoning": "one and one is two", "answer":
@@ -100,7 +101,16 @@ CONVERSATIONS |= {
     "reasoning as a setting": ({"messages": TALK, "reasoning": "on", "image": None, "images": []}, TALK),
     "the question in two columns": ({"prompt": "Q", "question": "Q", "completion": "A", "instruction": "Q"}, TALK),
 }  # fmt: skip
+PAIR = {"prompt": "Q", "completion": "A"}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "KTO's label": ({**PAIR, "label": False}, "column 'label' says that this answer is bad (False)"),
+    "KTO's label in a table": ({**PAIR, "label": "0"}, "column 'label' says"),
+    "LLaMA-Factory's label": ({"messages": TALK, "kto_tag": False}, "column 'kto_tag' says"),
+    "BeaverTails": ({"prompt": "Q", "response": "A", "is_safe": False}, "column 'is_safe' says"),
+    "a score of nothing": ({**PAIR, "score": 0.0}, "column 'score' says"),
+    "a wrong trace": ({"messages": TALK, "correct": False}, "column 'correct' says"),
+    "a row without weight": ({"messages": TALK, "weight": 0}, "column 'weight' says"),
+    "a half row": ({"messages": TALK, "weight": 0.5}, "column 'weight' is 0.5"),
     "a thought beside a pair": ({"question": "Q", "cot": "one and one is two", "answer": "A"},
                                 "train it as the thought with data.columns {reasoning_content: cot}"),
     "a thought beside messages": ({"messages": TALK, "thinking": "one and one is two"}, "column 'thinking' is no"),
