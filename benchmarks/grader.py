@@ -238,14 +238,16 @@ def main() -> None:
         again, wrongly = graded(other), graded(next_one)
         missed = [rows[i][1] for i, score in enumerate(itself) if score != 1.0]
         lost = [other[i] for i, score in enumerate(again) if score != 1.0]
-        same = [next_one[i] for i, score in enumerate(wrongly) if score != 0.0]
+        judged = [(row, score) for row, score in zip(next_one, wrongly, strict=True) if score is not None]
+        same = [row for row, score in judged if score == 1.0]
         report[name] = {
             "itself": [len(rows) - len(missed), len(rows)],
             "respelt": [len(other) - len(lost), len(other)],
-            "the next problem's": [len(same), len(next_one)],
+            "the next problem's": [len(same), len(judged)],
+            "excluded": sum(score is None for score in itself),
         }
         print(f"{name}: itself {share(len(rows) - len(missed), len(rows))}, respelt", end=" ")
-        print(f"{share(len(other) - len(lost), len(other))}, the next problem's {share(len(same), len(next_one))}")
+        print(f"{share(len(other) - len(lost), len(other))}, the next problem's {share(len(same), len(judged))}")
         for what, found in (("itself", missed), ("respelt", lost), ("next", same)):
             for item in found[:40]:
                 print(f"    {what}: {str(item)[-160:]!r}")

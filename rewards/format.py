@@ -113,7 +113,7 @@ def read_answer(text: str, think: str = "think", answer: str | None = None, stri
     for tag in tags:
         before, _, text = text.partition(tag)
         parts.append(before)
-    body, outside = (text, parts[:1]) if answer is None else (parts[3], [parts[0], parts[2], text])
+    body, outside = (text, parts[:1]) if answer is None else (parts[3], [parts[0], parts[2], _SPECIAL.sub("", text)])
     if (strict and any(part.strip() for part in outside)) or not _says_something(body):
         return None
     return body

@@ -23,12 +23,22 @@ from rewards.accuracy.relations import (
     is_list,
     is_name,
     items,
+    may_be_equal,
     or_parts,
     outermost,
     split_name,
     without_conditions,
 )
-from rewards.accuracy.texts import has_alternatives, has_ellipsis, is_formula, is_text, same_name, same_text, tokens
+from rewards.accuracy.texts import (
+    has_alternatives,
+    has_ellipsis,
+    is_formula,
+    is_text,
+    same_name,
+    same_text,
+    set_in_words,
+    tokens,
+)
 from rewards.accuracy.times import parse_clock, quotients, ratio, same_clock
 from rewards.accuracy.units import conversion, named, split_unit
 
@@ -36,6 +46,7 @@ MAX_LENGTH = 2_000  # characters; longer answers are right only where they are s
 _JOINING_WORDS = re.compile(r"(?i)[,;]? ?\b(?:or|and)\b")
 _ENDLESS = re.compile(rf"\w{{{MAX_DIGITS + 1}}}")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_VARIABLE = re.compile(r"(?:\\frac|[^A-Za-z\\])*[\d}][a-z]")  # a gold 4t is a product, whatever t may be a unit of
 Ask = Callable[[str, str], bool]  # (gold, answer), both formulas
 
 
@@ -63,7 +74,8 @@ def quick_verdict(gold: str, answer: str) -> bool | None:
         return clock
     expected, given = parse_value(gold), parse_value(answer)
     if expected is not None and given is not None:
-        return same_value(expected, given)
+        left_out = given.unit is None and _VARIABLE.fullmatch(gold) is not None
+        return not left_out and same_value(expected, given)
     chosen = same_choice(gold, answer)
     if chosen is not None:
         return chosen
@@ -77,14 +89,20 @@ def same(gold: str, answer: str, ask: Ask) -> bool:
     quick = quick_verdict(gold, answer)
     if quick is not None:
         return quick
-    gold, answer = without_conditions(gold), without_conditions(answer)
-    angle = parse_value(gold)
-    if angle is not None and angle.unit == named("degree") and r"\pi" in answer:
-        return ask(rf"\frac{{{angle.number} \pi}}{{180}}", for_worker(answer))
+    gold, answer = set_in_words(without_conditions(gold)), set_in_words(without_conditions(answer))
+    if gold == answer:
+        return True
+    if "matrix" in gold + answer:
+        gold, answer = _as_tuple(gold, answer), _as_tuple(answer, gold)
+    if r"\pi" in gold or r"\pi" in answer:
+        gold, answer = _in_radians(gold, answer), _in_radians(answer, gold)
     for part in _approximations(gold):
         if part != gold and same(part, answer, ask):
             return True
-    answer = _exact(answer)
+    exact = _exact(answer)
+    if exact is None:
+        return False
+    answer = exact
     if has_alternatives(answer) and not is_list(gold) and not _interval_like(gold):
         parts = or_parts(answer)  # "7 or 5" is no answer, "1/2 or 0.5" is; a gold with several solutions lists them
         return len(parts) > 1 and all(same(gold, part, ask) for part in parts)
@@ -118,6 +136,23 @@ def same(gold: str, answer: str, ask: Ask) -> bool:
     return gold == answer or (whole and ask(gold, answer))
 
 
+def _as_tuple(text: str, other: str) -> str:
+    """A column as a tuple, where the other side is one."""
+    column = re.fullmatch(r"\\begin ?\{[pb]matrix\}([^&]*)\\end ?\{[pb]matrix\}", text)
+    if column is None or not (other.startswith("(") and balanced(other)):
+        return text
+    return "(" + ", ".join(part.strip() for part in column[1].split(r"\\")) + ")"
+
+
+def _in_radians(text: str, other: str) -> str:
+    """An angle in degrees as the other side writes its own."""
+    value, unit = split_unit(text)
+    if unit == named("radian"):
+        return value
+    angle = parse_value(text) if r"\pi" in other else None
+    return rf"\frac{{{angle.number} \pi}}{{180}}" if angle and angle.unit == named("degree") else text
+
+
 def _measured(gold: list[str], answer: list[str]) -> tuple[list[str], list[str]] | None:
     """The formulas without their units, the answer's in the gold's; None where the units are of different things."""
     expected, given = [split_unit(part) for part in gold], [split_unit(part) for part in answer]
@@ -132,9 +167,11 @@ def _measured(gold: list[str], answer: list[str]) -> tuple[list[str], list[str]]
     return [value for value, _ in expected], scaled
 
 
-def _exact(answer: str) -> str:
-    r"""The first of ``\frac{2}{3} \approx 0.67``: what comes after it is the same, but rounded."""
+def _exact(answer: str) -> str | None:
+    r"""The first of ``\frac{2}{3} \approx 0.67``: what comes after it is the same, but rounded; None where it isn't."""
     parts = outermost(answer, r"\\approx(?![a-z])|\\sim(?:eq)?(?![a-z])")
+    if not may_be_equal(parts):
+        return None
     return parts[1] if len(parts) == 2 and is_name(parts[0]) else parts[0] or answer
 
 
@@ -155,7 +192,7 @@ def _as_sets(gold: str, answer: str) -> tuple[str, str] | None:
         return (expected[1], given[1]) if expected[0] == given[0] else None
     name, interval = expected or given  # type: ignore[misc]
     other_name, other = split_name(answer if expected else gold)
-    if other_name not in ("", name) or not re.match(r"[(\[]", other):
+    if other_name not in ("", name) or not re.match(r"[(\[]|\\mathbb", other):
         return None
     return (interval, other) if expected else (other, interval)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 
+from rewards.accuracy.choices import choice
 from rewards.accuracy.compare import for_worker, is_endless, quick_verdict, same, spelt
 from rewards.accuracy.numbers import parse_value
 from rewards.accuracy.relations import both_signs, without_conditions
@@ -42,10 +43,12 @@ def is_parseable(gold: str) -> bool:
         return bool(text)
     if parse_value(text) is not None or is_text(text) or has_ellipsis(text) or parse_clock(text) is not None:
         return True
+    if choice(text) is not None:
+        return True
     if is_prose(gold) and "\\" not in gold:
         return False
     # A gold that no worker can evaluate (a tower of powers), or that is notation it does not read (p \to q), equals
     # what is spelt the same.
     formula = for_worker(both_signs(without_conditions(text)))
-    whole = formula.count("{") == formula.count("}") and re.search(r"\\[a-zA-Z]|_", formula) is not None
+    whole = formula.count("{") == formula.count("}") and re.search(r"\\[a-zA-Z|]|[_^]", formula) is not None
     return (whole and is_formula(formula)) or ask(formula, None) != "unparseable"

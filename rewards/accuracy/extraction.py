@@ -34,6 +34,7 @@ _LOOSE_NUMBER = re.compile(
     r"(?<![A-Za-z0-9.,^])[-−]?[$€£¥]?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d+|/\d+)?%?"
 )  # also within "共13只"
 _LETTER = re.compile(r"(?<!not )(?<!non )(?<!不是)(?<!不是 )(?<![A-Za-z0-9'])[A-J](?![A-Za-z0-9'])")
+_LISTED = re.compile(r"^[*_ \t]*\(?[A-J][).:]\*{0,2} \S.{0,100}$", re.MULTILINE)  # one option, with its text
 _BETWEEN_PRICES = re.compile(r"^[?!.,;:]|\s(?:or|and|to)\s*$")  # of "$5 or $6" it is "5 or"
 _MAX_CHOICE = 300  # characters of a completion that is a choice and nothing else
 
@@ -47,6 +48,8 @@ def extract_answer(text: str, strict: Strict = False, anywhere: bool = False) ->
         anywhere: where no place for an answer holds one, read the last formula, number or lone letter.
     """
     after = after_thought(text)
+    if after.rstrip().endswith("####") or (after.rfind("<answer>") > after.rfind("</answer>") >= 0 and _is_cut(after)):
+        return None
     if strict == "answer":
         return _last_tag(after)
     boxed, taken_back = _last_box(after)
@@ -90,6 +93,11 @@ def _last_box(text: str) -> tuple[str | None, bool]:
     return (None, False) if found is None or _MENTIONED.fullmatch(found) else (found, False)
 
 
+def _is_cut(text: str) -> bool:
+    """Whether it ends in a tag that is begun anew; not in talk about "the <answer> tags"."""
+    return re.match(r"`| tags?\b", text[text.rfind("<answer>") + len("<answer>") :]) is None
+
+
 def _last_hashes(text: str) -> str | None:
     found = after_hashes(text)
     return clause(found[-1]) if found else None
@@ -109,7 +117,10 @@ def _lone_choice(text: str) -> str | None:
     if len(text) <= _MAX_CHOICE and "\n" not in text and choice(plain(text)) is not None:
         return text
     last = text[-20:].rpartition("\n")[2]
-    return last if re.fullmatch(r"[*_ (\[]*[A-J][)\].*_ ]*", last) and last != text[-20:] else None
+    if re.fullmatch(r"[*_ (\[]*[A-J][)\].*_ ]*", last) and last != text[-20:]:
+        return last
+    listed = list(_LISTED.finditer(text))
+    return text[listed[0].start() :] if len(listed) == 1 and "\n" not in text[listed[0].start() :] else None
 
 
 def _last_anywhere(text: str) -> str | None:

@@ -31,50 +31,76 @@ _REPEATING = re.compile(  # 0.1\overline{6}
 _DOUBLE_FACTORIAL = re.compile(r"(?<![\w.])(\d{1,2})!!(?!!)")  # the LaTeX parser reads (5!)!
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _WRAPPERS = (  # say how something looks, not what it is
-    "boldsymbol|bm|pmb|bold|textsf|texttt|mathsf|mathtt|mathit|mathnormal|emph|underline|uline|ensuremath|fbox|boxed"
+    "boldsymbol|bm|pmb|bold|textsf|texttt|mathsf|mathtt|mathit|mathnormal|emph|underline|uline|ensuremath|fbox|framebox|boxed"
     "|scriptsize|footnotesize|underbrace|Large|LARGE|large|huge|Huge|small|normalsize|tiny|bf|rm|it|sf|tt|displaystyle|textstyle|mathbf|overrightarrow|vec"
 )
 _WRAPPER = re.compile(rf"\\(?:{_WRAPPERS})(?![a-zA-Z])")
 _SPACING = r"\\(?:h|v|hs|vs)?(?:phantom|pace)\*?\s*\{[^{}]*\}"
-_COLOUR = r"\\(?:textcolor|colorbox|fcolorbox|color)\s*(?:\[[^][{}]*\])?\s*\{[^{}]*\}"
+_COLOUR = (
+    r"\\(?:textcolor|colorbox|fcolorbox|color|style|class|cssId)\s*(?:\[[^][{}]*\])?\s*\{[^{}]*\}|\\bbox\s*\[[^][{}]*\]"
+)
 _FUNCTION = r"arc(?:sin|cos|tan)|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt"
 _TRIG = re.compile(r"\\(?:operatorname\{cis\}|(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z]))")
-_DEGREE = r"\^\s*\\circ(?![a-zA-Z])|\^\{\s*\\circ\s*\}|\\degrees?(?![a-zA-Z])"
-_IN_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)\s*\}}?\s*(?:{_DEGREE})")
-_WORDS_OF_SIGNS = {"infinity": "infty"}
+_DEGREE = (
+    r"\^\s*\\circ(?![a-zA-Z])|\^\{\s*\\circ\s*\}|\\degrees?(?![a-zA-Z])|\\(?:text|mbox|mathrm)\s*\{\s*degrees?\s*\}"
+)
+_IN_DEGREES = re.compile(rf"(\d+(?:\.\d+)?)\s*(\}}?)\s*(?:{_DEGREE})")
+_WORDS_OF_SIGNS = {"infinity": "infty", "inf": "infty", "oo": "infty"}
+_INSIDE = r"\(((?:[^()]|\([^()]*\))*)\)"  # of a bracket
 # What must occur for the pattern to be worth a try, the pattern, what it becomes.
 _REWRITES: list[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
-    ("", re.compile(r"^\s*(?:\*\*|__)(.*?)(?:\*\*|__)\s*$", re.DOTALL), r"\1"),
+    ("", re.compile(r"^\s*(\*\*|__|[*`'\"‘“])(?!\*)(.*?)(?:\1|[’”])\s*$", re.DOTALL), r"\2"),
     ("\\", re.compile(rf"{_COLOUR}|{_SPACING}"), ""),
     ("\\math", re.compile(r"\\math(?:bb|cal|frak|scr)\s*\{(\d+)\}"), r"\1"),
-    ("\\", re.compile(r"\\(?:therefore|because|thinspace|enspace|limits|nolimits|hfill)(?![a-zA-Z])"), " "),
+    (
+        "\\",
+        re.compile(r"\\(?:therefore|because|thinspace|enspace|limits|nolimits|hfill|checkmark|qed)(?![a-zA-Z])"),
+        " ",
+    ),
+    (
+        "\\begin",
+        re.compile(r"^\s*\\begin\{(aligned|gathered|split)\}((?:(?!\\\\).)*)\\end\{\1\}\s*$", re.DOTALL),
+        lambda m: m[2].replace("&", ""),
+    ),
+    ("{", re.compile(rf"\\(?:text|mathrm|mbox|operatorname\*?)\s*\{{\s*({_FUNCTION}|cis)\s*\}}"), r"\\\1 "),
+    ("\\cis", re.compile(r"\\cis(?![a-zA-Z]) ?"), r"\\operatorname{cis}"),
+    ("\\hat", re.compile(r"\\hat\s*\{?\s*\\?([ijk])(?:math)?\s*\}?(?![a-zA-Z])"), r"\1"),
+    ("\\choose", re.compile(r"\{([^{}]*)\\choose(?![a-zA-Z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (":", re.compile(r"\{:\}"), ":"),
+    ("\\colon", re.compile(r"\\colon(?![a-zA-Z])"), ":"),
+    ("(", re.compile(rf"(?<![A-Za-z\\])abs{_INSIDE}"), r"|\1|"),
+    ("(", re.compile(rf"(?<![A-Za-z\\])(floor|ceil){_INSIDE}"), r"\\l\1 \2\\r\1 "),
+    ("cbrt", re.compile(rf"(?<![A-Za-z\\])cbrt{_INSIDE}"), r"\\sqrt[3]{\1}"),
     ("\\\\", re.compile(r"\\\\\s*$|^\s*\\\\"), ""),
     (".", re.compile(r"(?<![A-Za-z\\])(?:np|numpy|math|sympy)\.(?=[a-z])"), ""),
     ("", re.compile(rf"(?<![A-Za-z\\])({_FUNCTION})(?![A-Za-z])(?=\s*[({{\d\\_^]|\s+[a-z\d]\b|[a-z]\b)"), r"\\\1"),
     (
         "",
-        re.compile(r"(?<![A-Za-z\\])(pi|theta|infty|infinity)(?![A-Za-z])"),
+        re.compile(
+            r"(?<![A-Za-z\\])(pi|theta|infty|infinity|inf|oo|alpha|beta|gamma|delta|lambda|sigma|omega)(?![A-Za-z])"
+        ),
         lambda m: rf"\{_WORDS_OF_SIGNS.get(m[1], m[1])} ",
     ),
     ("**", re.compile(r"\*\*"), "^"),
     ("√", re.compile(r"√\s*\(([^()]*)\)|√\s*(\d+|[a-z])"), lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
-    ("(", re.compile(r"\\(sqrt|exp)\s*\(((?:[^()]|\([^()]*\))*)\)"), r"\\\1{\2}"),  # \sqrt(2): the root of nothing
+    ("∛", re.compile(r"∛\s*\(([^()]*)\)|∛\s*(\d+|[a-z])"), lambda m: rf"\sqrt[3]{{{m[1] or m[2]}}}"),
+    ("(", re.compile(rf"\\(sqrt|exp)\s*{_INSIDE}"), r"\\\1{\2}"),  # \sqrt(2): the root of nothing
     ("\\exp", re.compile(r"\\exp\s*\{((?:[^{}]|\{[^{}]*\})*)\}"), r"e^{\1}"),
-    ("^", re.compile(r"\^\s*\(((?:[^()]|\([^()]*\))*)\)"), r"^{\1}"),
+    ("^", re.compile(rf"\^\s*{_INSIDE}"), r"^{\1}"),
     ("\\log", re.compile(r"\\log\s*_\s*\{?\s*e\s*\}?"), r"\\ln "),
     ("\\lg", re.compile(r"\\lg(?![a-zA-Z])"), r"\\log_{10}"),
     ("frac", re.compile(r"\\(?:[dtc]|nice|s|x)frac(?![a-z])"), r"\\frac"),
-    ("^", re.compile(r"(?<![\w}])\^\s*\{?(\d+)\}?\s*/\s*_?\s*\{?(\d+)\}?"), r"\\frac{\1}{\2}"),  # ^3/_4
+    ("^", re.compile(r"(?<![\w}])\^\s*\{?(\d+)\}?\s*/\s*_\s*\{?(\d+)\}?"), r"\\frac{\1}{\2}"),  # ^3/_4
     ("frac", re.compile(r"\\frac\s*(\\[a-z]+)\s*(\d)"), r"\\frac{\1}{\2}"),  # \frac\pi4
     ("\\", re.compile(r"^\s*\\(?:approx|sim|simeq)(?![a-z])"), ""),
     ("", re.compile(r"(?<=\d)(?:,\s*\\!\s*|\{,\})(?=\d{3})"), ""),  # 10{,}000 and 32,\!349
     ("\\mathrm", re.compile(r"\\mathrm\s*\{([a-z])\}"), r"\1"),  # math-verify loses the sign before \mathrm{e}
-    ("\\", re.compile(r"\\(?:left|right|big|Big|bigg|Bigg)(?![a-zA-Z])\.?"), ""),
+    ("\\", re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\.?"), ""),
     ("angle", re.compile(r"\\[lr]angle(?![a-zA-Z])"), lambda m: "()"[m[0] == r"\rangle"]),
     ("\\varnothing", re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
     ("\\", re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), " or "),
     ("\\", re.compile(r"\\(geq|leq|neq)(?:slant)?(?![a-zA-Z])"), lambda m: rf"\{m[1][:2]} "),
-    ("$", re.compile(r"(?<!\\)\\\$|＄"), DOLLAR),
+    ("$", re.compile(r"(?<!\\)\\\$|＄|^\s*\$(?=[\d.,]+ ?[KkMmBb]\s*$)"), DOLLAR),
     ("", re.compile(r"(?<!\\)\$|\\[()\[\]]"), ""),
     ("%", re.compile(r"(?<!\\)\\%"), "%"),
     ("", re.compile(r"(?<!\\)\\(?:[,;:! >]|q?quad)|~"), " "),
@@ -88,7 +114,7 @@ _REWRITES: list[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]
     ("\\", re.compile(r"(?<!\\)\\$"), ""),
     ("", re.compile(r"\s+"), " "),
 ]
-TEXT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit|textup|operatorname)\s*\{([^{}]*)\}")
+TEXT = re.compile(r"\\(?:text|mbox|hbox|mathrm|textrm|textbf|mathbf|textit|textup|operatorname)\s*\{([^{}]*)\}")
 
 
 _JOINS, _LOOSE_SPACES = re.compile(r",(?: ?and\b)?|;|\band\b"), re.compile(r"(?<!\d) +| +(?!\d)")
@@ -185,9 +211,7 @@ DEGREE_SIGN = re.compile(_DEGREE)
 
 def _radians(text: str) -> str:
     r"""Degrees of an angle as a number, which ``\sin 30^\circ`` needs, and ``\operatorname{cis}`` written out."""
-    text = _IN_DEGREES.sub(
-        lambda m: rf"\frac{{{m[1]}\pi}}{{180}}" + ("}" if "}" in m[0].partition("^")[0] else ""), text
-    )
+    text = _IN_DEGREES.sub(r"\\frac{\1\\pi}{180}\2", text)
     return re.sub(
         r"\\operatorname\{cis\}\s*(\\frac\{[^{}]*\}\{[^{}]*\}|\([^()]*\)|\\?[a-z]+|\d+)",
         r"(\\cos(\1)+i\\sin(\1))",

@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from rewards.accuracy.normalise import DOLLAR, words
+from rewards.accuracy.unit_names import MONEY_WORDS
 from rewards.accuracy.units import Unit, conversion, named, read_unit
 
 _DECIMAL = r"(?:\d{1,3}(?:[ ,]\d{3})+|\d+)?(?:\.\d+|\.)?"
@@ -32,7 +33,8 @@ _BASES = {
 }  # fmt: skip
 _BASE = rf"(\d{{1,2}}|{'|'.join(_BASES)})"
 _NUMERAL = re.compile(
-    rf"(-?)([\dA-Za-z]*\.?[\dA-Za-z]+) ?(?:_ ?\{{? ?(?:base)?[- ]?{_BASE} ?\}}?|,? ?\(? ?(?:in )?base[- ]?{_BASE} ?\)?)"
+    rf"(-?)\(?([\dA-Za-z]*\.?[\dA-Za-z]+)\)? ?"
+    rf"(?:_ ?\{{? ?(?:base)?[- ]?{_BASE} ?\}}?|,? ?\(? ?(?:in )?base[- ]?{_BASE} ?\)?)"
 )
 MAX_DIGITS = 400  # of numbers that are compared as fractions
 
@@ -69,8 +71,8 @@ def parse_value(text: str) -> Value | None:
     if number is None:
         return None
     times, unit = read
-    if match["money"] is not None and unit is None:
-        unit = _currency(match["money"])
+    if match["money"] is not None and (unit is None or rest in MONEY_WORDS):
+        times, unit = MONEY_WORDS.get(rest, times), _currency(match["money"])
     return Value(number if times == 1 else _times(number, times), percent, unit)
 
 
@@ -99,7 +101,7 @@ def _compound(text: str) -> Value | None:
 def same_value(gold: Value, answer: Value) -> bool:
     """Whether two values are the same, a unit or a percent sign that one of them leaves out aside."""
     scale = conversion(gold.unit, answer.unit)
-    if scale is None:
+    if scale is None or (gold.percent and _measures(answer)) or (answer.percent and _measures(gold)):
         return False
     number = answer.number if scale == 1 else _times(answer.number, scale)
     if gold.percent == answer.percent:
@@ -110,6 +112,11 @@ def same_value(gold: Value, answer: Value) -> bool:
     return equal(_hundredfold(gold.number), number) or (
         equal(gold.number, number) and (gold.number == int(gold.number) or gold.number > 1)
     )
+
+
+def _measures(value: Value) -> bool:
+    """Whether it is of something that a share is not."""
+    return value.unit is not None and not value.unit.is_any
 
 
 def parse_numeral(text: str) -> Numeral | None:

@@ -9,20 +9,28 @@ from rewards.accuracy.numbers import parse_value
 from rewards.accuracy.units import WORD, number_word
 
 _NO_LETTER = r"(?<![^\W_])"
+_DIRECT = r"[\s:*_$(]{0,6}(?:[-+]?\d|\\|(?-i:[A-J])(?![^\W_]))"  # the answer itself
 _MARK = r"[*_ ]{0,4}[:=：]"
 # Of the first kind that occurs with an answer behind it, the last one counts.
 _PHRASES = (
     re.compile(
         rf"(?:{_NO_LETTER}(?<!this )(?<!each )(?<!every )(?<!your )(?<!whose )(?<!any )(?:answer|réponse|respuesta"
-        rf"|antwort|risposta|resposta)\b(?:[^.\n:=]{{0,60}}?\b(?:is|est|es|ist|is:|é)\b|[^.\n:=]{{0,60}}? è |{_MARK})"
+        rf"|antwort|risposta|resposta)(?![^\W_])"
+        rf"(?:[^.\n:=]{{0,60}}?\b(?:(?:is|est|es|ist|is:|é|là)\b|(?:be|was|equals)\b(?={_DIRECT}))"
+        rf"|[^.\n:=]{{0,60}}? è |{_MARK})"
         r"|\banswer\b(?=\s*(?:\$|\\[(\[]))|^(?:[^\w\n]|_)*(?:the )?(?:final )?answer[*_ ]*\n+"
-        rf"|(?:答案|คำตอบ|ответ|答え|답|đáp án|উত্তর|jibu|సమాధానం)[^\n\d]{{0,4}}?(?:是|为|คือ|[:=：]|は|는|은|\bni\b))",
+        rf"|(?:答案|คำตอบ|ответ|答え|답|đáp án|উত্তর|jibu|సమాధానం)[^\n\d]{{0,4}}?"
+        r"(?:是|为|คือ|[:=：]|は|는|은|là\b|\bni\b))",
         re.IGNORECASE | re.MULTILINE,
     ),
     re.compile(
         rf"{_NO_LETTER}(?<!this )(?<!each )result\b(?:[^.\n:=]{{0,60}}?\bis\b|{_MARK})"
         r"|\bsolutions?\s+(?:is|are)\b(?=\s*(?:\$|\\[(\[]))|\b(?:option|choice)(?:\s+is\b|:)"
-        r"|(?<![\w(])(?=\(?[A-J]\)? is (?:the )?(?:correct|right|best)\b)",
+        r"|\b(?:correct|right|best|true) (?:statement|one|response|alternative|answer choice) is\b|选(?:项|择)?[:：]?"
+        r"(?=[\s*(（]{0,4}(?-i:[A-J])(?![^\W_]))"
+        r"|\b(?:choose|select|pick|go with)(?: (?:option|choice|answer))?"
+        r"(?=[\s*(]{1,5}(?-i:[A-J])[)*]{0,3}(?:[.,:;]|\s*$))"
+        r"|(?<![\w(])(?=\(?(?-i:[A-J])\)? is (?:the )?(?:correct|right|best)\b)",
         re.IGNORECASE | re.MULTILINE,
     ),
     re.compile(r"^[ \t*]*A:", re.MULTILINE),
@@ -46,16 +54,21 @@ _BEFORE = re.compile(
 _IN_THE_WAY = frozenset(
     WORD.findall(
         "more less fewer times plus minus remainder factorial squared cubed half to through until between mod over "
-        "divided multiplied or than not power root by first last next"
+        "divided multiplied or than not power root by first last next but bigger larger smaller higher lower"
     )
 )
 _CHANGING = frozenset(
     WORD.findall(
         "more less fewer greater than twice thrice half double triple least most over under above below times first "
         "last next every each sum product difference quotient root square cube minus negative plus by between up at "
-        "almost nearly step equation"
+        "almost nearly near close step equation any except different unlike"
     )
 )
+_TALK = re.compile(  # "the answer is found by adding"
+    r"(?i)(?:found|given|obtained|computed|calculated|derived|reached|determined|expressed|written|shown|supported|based"
+    r"|consistent|independent|verified|checked|clearly|simply|the (?:same|one|sum|product|difference))\b[^\d\\$=<>+^]*"
+)
+_SUM = re.compile(r"[\d\s+\-*/×÷().,$]+=(?=[^=]*$)")  # before its value
 _MAX_CLAUSE = 2_000  # a phrase is followed by an answer, not by an essay
 _MAX_PHRASES = 20  # that are looked at, from the last
 
@@ -68,7 +81,7 @@ def last_phrase(text: str) -> str | None:
         refused: list[str] = []
         for end in reversed(ends):
             found = clause(text[end : end + _MAX_CLAUSE])
-            if found is None or _COMMENT.fullmatch(found):
+            if found is None or _COMMENT.fullmatch(found) or _TALK.fullmatch(found):
                 continue
             if re.match(r"(?i)(?:definitely |certainly )?(?:not|never)\b|isn't\b", found):
                 refused.append(found)
@@ -97,9 +110,12 @@ def from_prose(sentence: str) -> str:
     if instead and not _NEGATED.search(sentence[: instead.start()]):  # "42 and not 41", "D rather than B"
         sentence = sentence[: instead.start()].rstrip(" ,")
     around = _MATH_CHUNK.sub(" ", sentence)
+    if _SUM.match(sentence) and _has_prose(around):
+        return from_prose(sentence.rpartition("=")[2].strip())
     if not _has_prose(around):
         arithmetic = re.fullmatch(r"[\d\s+\-*/×÷().,$]+=[\d\s+\-*/×÷().,$=]+", sentence)
-        return without_math_marks(sentence.rpartition("=")[2] if arithmetic else sentence)
+        value = sentence.rpartition("=")[2]
+        return without_math_marks((value if "(" in value else value.replace(")", "")) if arithmetic else sentence)
     if _NEGATED.search(around) or re.search(r"\bor\b", around):
         return without_math_marks(sentence)
     chunks = list(_MATH_CHUNK.finditer(sentence))
@@ -118,7 +134,7 @@ def _with_what_follows(sentence: str, start: int, end: int, value: str) -> str |
         told = {word.lower() for word in re.findall(r"[^\W\d_]+", before)}
         if told & _CHANGING or not re.match(r" (?!of|in|is|are|was|has|to|on|at|and|or)[a-z]{2,}", after):
             return None  # "in chapter 5", "more than 5 hours"; but "they began 5 hours ago"
-    if re.match(r"[^\s\w%°-]|-\S*\d", after):  # 1+f()
+    if re.match(r"[^\s\w%°-]|-\S*\d|(?:st|nd|rd|th)\b", after):  # 1+f(), the 7th
         return None
     whole = f"{value}{after}".rstrip()
     if parse_value(plain(whole)) is not None:

@@ -6,8 +6,10 @@ An equation gives its right-hand side only where the left names it: x, f(x), AB,
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from rewards.accuracy.normalise import matching, words
+from rewards.accuracy.numbers import parse_value
 
 _INDEX = r"(?: ?_ ?(?:\{[^{}]*\}|\w)|')*"
 _GREEK = (
@@ -27,7 +29,14 @@ _NAME = re.compile(
     rf"|\\text ?\{{[^{{}}\d+*/=<>^-]*\}}(?:_\{{[^{{}}]*\}})?"
 )
 _RELATION = re.compile(r"<|>|=|\\(?:le|ge|ne|lt|gt|equiv|in|approx|sim)(?![a-z])|≡")
-_ORDER = re.compile(r"<|>|\\(?:le|ge|lt|gt)(?![a-z])")
+_ORDER = re.compile(r"<|>|\\(?:le|ge|lt|gt|ne)(?![a-z])")
+_BUILDER = re.compile(rf"\\\{{ ?({_LETTER}) ?(?:\\in ?\\mathbb ?\{{?R\}}? ?)?(?:\\mid(?![a-z])|\||:) ?(.*?) ?\\\}}")
+_SETS = r"\\in(?![a-z]) ?(?:\\mathbb ?\{?[A-Z]\}?|[ZNRQℤℕℝ])(?: ?[\^_] ?\{?[+*\d]\}?)*"
+_DOMAIN = re.compile(  # "..., k in Z", "... (n >= 1)"
+    rf"(?P<value>.*[^\s,;(]) ?(?:[,;] ?(?P<one>{_LETTER}) ?{_SETS}"
+    rf"|\( ?(?P<other>{_LETTER}) ?(?:{_SETS}|(?:\\ge|>) ?\d+) ?\))",
+    re.DOTALL,
+)
 _MEMBER = re.compile(rf"(?P<name>{_LETTER}) ?\\in(?![a-z]) ?(?=[\[({{\\])")
 _WHERE = re.compile(
     r",?[ (]*\b(?:for (?:all|any|every|each|some|arbitrary)|where|with|for) (?P<tail>.*)$"
@@ -83,8 +92,11 @@ def both_signs(text: str) -> str:
 
 
 def without_conditions(text: str) -> str:
-    """Without "for all real x", "where n is ...", "(for n >= 1)"; what distinguishes cases stays."""
+    """Without "for all real x", "where n is ...", "(for n >= 1)", ", k in Z"; what distinguishes cases stays."""
     opened = words(text)
+    domain = _DOMAIN.fullmatch(opened)
+    if domain is not None and (domain["one"] or domain["other"]) in domain["value"]:
+        return domain["value"].rstrip()
     match = _WHERE.search(opened)
     if match is None or match.start() == 0:
         return text
@@ -105,15 +117,19 @@ def split_name(text: str) -> tuple[str, str]:
     sides = outermost(text, "(?<![<>!:])=|≡")
     if len(sides) < 2 or not all(sides) or any(_ORDER.search(side) for side in sides):
         return "", text
-    if len(sides) > 2 and all(map(_NUMERIC.fullmatch, sides[1:])):
-        return sides[0], sides[-1]
-    if _NUMERIC.fullmatch(sides[0]) and all(map(_NUMERIC.fullmatch, sides)):
-        return sides[0], sides[-1]
+    if all(map(_NUMERIC.fullmatch, sides[1:])) and (len(sides) > 2 or _NUMERIC.fullmatch(sides[0])):
+        return (sides[0], sides[-1]) if may_be_equal(sides) else ("", text)
     if len(sides) == 2 and _NUMERIC.fullmatch(sides[0]) and is_name(sides[1]):
         return words(sides[1]).replace(" ", ""), sides[0]
     if is_name(sides[-2]) and (len(sides) == 2 or _NUMERIC.fullmatch(sides[-1])):
         return words(sides[-2]).replace(" ", ""), sides[-1]
     return "", text
+
+
+def may_be_equal(sides: list[str]) -> bool:
+    """Whether those of the sides that are numbers are the same, rounded: 7 = 5 is no chain."""
+    values = [value.number for value in map(parse_value, sides) if value is not None and not value.percent]
+    return all(abs(float(a) - float(b)) <= 0.05 * abs(float(b)) for a, b in pairwise(values))
 
 
 def is_name(text: str) -> bool:
@@ -142,6 +158,8 @@ def is_relation(text: str) -> bool:
 
 def as_set(text: str) -> tuple[str, str] | None:
     r"""(name, intervals) of inequalities of one name, joined by "or": ``x<-1 or x>2``; None of anything else."""
+    builder = _BUILDER.fullmatch(text)
+    text = builder[2] if builder else text
     if not _ORDER.search(text) or r"\cup" in text:
         return None
     found = [_interval(part) for part in or_parts(text)]
@@ -158,6 +176,8 @@ def _interval(text: str) -> tuple[str, str] | None:
         return None
     less = [sign in ("<", r"\le", r"\lt") for sign in signs]
     closed = [sign in (r"\le", r"\ge") for sign in signs]
+    if r"\ne" in signs and len(signs) > 1:
+        return None
     if len(sides) == 3 and less[0] == less[1] and re.fullmatch(_LETTER, sides[1]):
         low, high, left, right = sides[0], sides[2], closed[0], closed[1]
         if not less[0]:
@@ -176,6 +196,8 @@ def _interval(text: str) -> tuple[str, str] | None:
         return absolute[1], rf"(-\infty, -({value}){ends[0]} \cup {ends[1]}{value}, \infty)"
     if not re.fullmatch(_LETTER, name):
         return None
+    if signs[0] == r"\ne":
+        return name, rf"\mathbb{{R}} \setminus \{{{value}\}}"
     if less[0]:
         return name, rf"(-\infty, {value}{')]'[closed[0]]}"
     return name, rf"{'(['[closed[0]]}{value}, \infty)"

@@ -30,6 +30,8 @@ _PHRASES = re.compile(
     r"|(?:diverges?|undefined|converges|impossible|not (?:possible|defined|enough information))",
     re.IGNORECASE,
 )
+_NO_SOLUTION = re.compile(r"(?:there (?:is|are) )?no (?:real |such )*(?:solutions?|values?|roots?)(?: exists?)?", re.I)
+_ALL_REALS = re.compile(r"all (?:the )?real(?: number| value)?s?(?: of [a-z])?|all (?:values of )?[a-z]", re.I)
 _NAME = re.compile(r"[A-Z][a-z'.-]+(?: (?:of |the |de |and )?[A-Z][a-z'.-]+){1,4}")
 _LETTERS = re.compile(r"[A-Za-z]{2,}")
 _MARKS = re.compile(r"\\(?:overline|overleftrightarrow|angle|triangle|line|widehat|hat|measuredangle)(?![a-z])|[{}]")
@@ -73,7 +75,9 @@ def is_formula(text: str) -> bool:
     without = re.sub(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}(?:\{[lcr| ]*\})?|\\(?!text|mbox)[a-zA-Z]+", " ", text)
     if any(re.search(r"[^\W\d_]{2,}", inner) for inner in TEXT.findall(text)):
         return False
-    if re.search(r"[-+*/^=<>] ?$", text):  # "5+" is no 5
+    if re.search(r"(?<!\^)[-+*/^=<>] ?$", text):  # "5+" is no 5
+        return False
+    if sum(map(text.count, "([{")) != sum(map(text.count, ")]}")):  # of "5((" the parser reads 5
         return False
     return re.search(r"[a-z]{4,}|__", _FUNCTIONS.sub(" ", without)) is None and not is_prose(without)
 
@@ -92,6 +96,14 @@ def same_text(gold: str, answer: str) -> bool:
     """Whether two texts say the same."""
     expected, given = tokens(gold), tokens(answer)
     return bool(expected) and (expected == given or _without_article(expected) == _without_article(given))
+
+
+def set_in_words(text: str) -> str:
+    """ "no solution" and "all real numbers" as the sets that they are."""
+    said = words(text).rstrip(".")
+    if _NO_SOLUTION.fullmatch(said):
+        return r"\emptyset"
+    return r"\mathbb{R}" if _ALL_REALS.fullmatch(said) else text
 
 
 def tokens(text: str) -> list[str]:

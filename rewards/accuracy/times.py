@@ -17,7 +17,11 @@ _CLOCK = re.compile(
     re.IGNORECASE,
 )
 _FULL_HOUR = re.compile(rf"(?P<hour>\d{{1,2}}) ?(?:{_HALF}|o'?clock)", re.IGNORECASE)
+_SPELT = {"noon": "12:00 pm", "12 noon": "12:00 pm", "12:00 noon": "12:00 pm", "midnight": "12:00 am",
+          "12 midnight": "12:00 am", "12:00 midnight": "12:00 am"}  # fmt: skip
+_OF_DAY = re.compile(r" (?:in the (morning|afternoon|evening)|at (night))$")
 _RATIO = re.compile(r"(?:the )?(?:ratio (?:is |of )?)?")
+_HOUR = re.compile(r"\d{1,2}")
 _TO = re.compile(r"(\d+) to (\d+)(?: to (\d+))?")
 
 
@@ -32,6 +36,8 @@ class Clock:
 def parse_clock(text: str) -> Clock | None:
     """The time of the day that a `plain` answer names."""
     text = words(text)
+    text = _SPELT.get(text.casefold(), text)
+    text = _OF_DAY.sub(lambda m: " a.m." if m[1] == "morning" else " p.m.", text)
     match = _CLOCK.fullmatch(text) or _FULL_HOUR.fullmatch(text)
     if match is None:
         return None
@@ -43,15 +49,19 @@ def parse_clock(text: str) -> Clock | None:
 
 
 def same_clock(gold: str, answer: str) -> bool | None:
-    """Whether two times are the same; None when the gold is no time.
+    """Whether two times are the same; None when the gold is no time, and no hour that is answered by one.
 
     A half of the day that either leaves out is no difference; 16:30 is 4:30 p.m.
     """
     expected = parse_clock(gold)
-    if expected is None:
+    if expected is None and not _HOUR.fullmatch(gold):
         return None
     given = parse_clock(answer)
-    if given is None and re.fullmatch(r"\d{1,2}", answer):  # 9 for 9 a.m.
+    if expected is None:
+        expected = Clock(int(gold), 0, 0, None)
+        if given is None:
+            return None
+    if given is None and _HOUR.fullmatch(answer):  # 9 for 9 a.m.
         given = Clock(int(answer), 0, 0, None)
     if given is None:
         return None if "=" in answer else False

@@ -47,32 +47,46 @@ mL ml milliliter millilitre мл 毫升 = 1/1000000 volume | gal gallon = 378541
 qt quart = 946352946/1000000000000 volume | pint = 473176473/1000000000000 volume | cc = 1/1000000 volume
 ha hectare 公顷 = 10000 area | acre = 40468564224/10000000 area | mph = 44704/100000 speed
 kmh kph kmph = 5/18 speed | degree deg ° = 1 angle | rad radian = 1 radian | rev revolution = 1 turn
-N newton = 1 force | kN = 1000 force | dyn dyne = 1/100000 force | J joule = 1 energy | kJ = 1000 energy
-MJ = 1000000 energy | erg = 1/10000000 energy | cal calorie = 4184/1000 energy | kcal = 4184 energy | eV = 1 ev
-keV = 1000 ev | MeV = 1000000 ev | GeV = 1000000000 ev | kWh = 3600000 energy | W watt 瓦 = 1 power
-mW = 1/1000 power | kW kilowatt 千瓦 = 1000 power | MW megawatt = 1000000 power | hp = 1 horsepower
-Pa pascal = 1 pressure | kPa = 1000 pressure | bar = 100000 pressure | atm = 101325 pressure
-V volt = 1 voltage | mV = 1/1000 voltage | kV = 1000 voltage | A amp ampere = 1 current | mA = 1/1000 current
-Ω ohm = 1 resistance | kΩ = 1000 resistance | Hz hertz = 1 frequency | kHz = 1000 frequency
-MHz = 1000000 frequency | GHz = 1000000000 frequency | K kelvin = 1 kelvin | celsius = 1 celsius
-fahrenheit = 1 fahrenheit | mol mole = 1 amount | mmol = 1/1000 amount | M molar = 1 molar | B byte = 8 data
+N newton = 1 force | dyn dyne = 1/100000 force | J joule = 1 energy
+erg = 1/10000000 energy | cal calorie = 4184/1000 energy | kcal = 4184 energy | eV = 1 ev
+kWh = 3600000 energy | W watt 瓦 = 1 power
+kW kilowatt 千瓦 = 1000 power | MW megawatt = 1000000 power | hp = 1 horsepower
+Pa pascal = 1 pressure | bar = 100000 pressure | atm = 101325 pressure
+V volt = 1 voltage | A amp ampere = 1 current
+Ω ohm = 1 resistance | Hz hertz = 1 frequency
+K kelvin = 1 kelvin | celsius = 1 celsius
+fahrenheit = 1 fahrenheit | mol mole = 1 amount | M molar = 1 molar | B byte = 8 data
 bit = 1 data | KB kB = 8000 data | MB = 8000000 data | GB = 8000000000 data | TB = 8000000000000 data
-F farad = 1 farad | T tesla = 1 tesla | dB = 1 decibel | unit = 1 unit
+F farad = 1 farad | T tesla = 1 tesla | dB = 1 decibel | unit = 1 unit | pt pts point = 1 point
+C coulomb = 1 charge | H henry = 1 henry | Wb weber = 1 weber | psi = 1 psi | torr mmHg = 1 torr | rpm = 1 rpm
+kb Kb kbit = 1000 data | Mb Mbit = 1000000 data | Gb Gbit = 1000000000 data | pence penny = 1/100 sterling
 """
+_PREFIXES = {"p": -12, "n": -9, "μ": -6, "u": -6, "m": -3, "c": -2, "k": 3, "M": 6, "G": 9, "T": 12}
+_SPELT = {"pico": -12, "nano": -9, "micro": -6, "milli": -3, "centi": -2, "kilo": 3, "mega": 6, "giga": 9, "tera": 12}
+_PREFIXED = "m g s A V W J N Pa Hz F C Ω eV mol L K T H Wb pc bar"
+_SPELT_OUT = "metre meter gram second ampere volt watt joule newton pascal hertz farad coulomb ohm mole liter litre"
 _SQUARED = {"area": ("length", 2), "volume": ("length", 3)}
+# What the words multiply by; in the singular where that only lacks an s.
+_NUMBER_TABLE = """
+half halve = 1/2 | third = 1/3 | quarter fourth = 1/4 | fifth = 1/5 | sixth = 1/6 | seventh = 1/7 | eighth = 1/8
+ninth = 1/9 | tenth = 1/10 | eleventh = 1/11 | twelfth = 1/12 | fifteenth = 1/15 | sixteenth = 1/16 | twentieth = 1/20
+hundredth = 1/100 | thousandth = 1/1000 | millionth = 1/1000000 | billionth = 1/1000000000
+ten = 10 | dozen = 12 | score = 20 | hundred ร้อย = 100 | gross = 144
+thousand тысяч тысяча тысячи тыс พัน mil mille tausend elfu हजार हज़ार হাজার వేల వేలు nghìn ngàn ribu = 1000
+หมื่น = 10000 | lakh แสน লাখ लाख లక్ష లక్షలు = 100000 | crore করোড় কোটি करोड़ కోట్లు = 10000000
+million ล้าน миллион миллионов млн mln mio millón millones millionen milhão milhões milione milioni juta triệu = 1000000
+billion bn milliard milliarde milliarden bilhão bilhões miliardo miliardi миллиард миллиарда миллиардов млрд tỷ
+  = 1000000000
+trillion = 1000000000000 | quadrillion = 1000000000000000
+"""
 NUMBER_WORDS: dict[str, Fraction] = {
-    "half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1, 4), "fifth": Fraction(1, 5),
-    "sixth": Fraction(1, 6), "seventh": Fraction(1, 7), "eighth": Fraction(1, 8), "ninth": Fraction(1, 9),
-    "tenth": Fraction(1, 10),
-    "halve": Fraction(1, 2), "hundred": Fraction(100), "thousand": Fraction(1000), "dozen": Fraction(12),
-    "score": Fraction(20), "million": Fraction(10**6), "billion": Fraction(10**9), "trillion": Fraction(10**12),
-    "lakh": Fraction(10**5), "crore": Fraction(10**7), "hundredth": Fraction(1, 100), "fourth": Fraction(1, 4),
-    "thousandth": Fraction(1, 1000), "millionth": Fraction(1, 10**6), "billionth": Fraction(1, 10**9),
-    "gross": Fraction(144), "миллион": Fraction(10**6),
-    "тысяч": Fraction(1000), "тысяча": Fraction(1000), "тысячи": Fraction(1000), "миллионов": Fraction(10**6),
-    "ล้าน": Fraction(10**6), "แสน": Fraction(10**5), "หมื่น": Fraction(10**4), "พัน": Fraction(1000),
-    "ร้อย": Fraction(100),
-}  # fmt: skip
+    name: Fraction(value.strip())
+    for names, value in re.findall(r"([^|=]+)=\s*([\d/]+)", _NUMBER_TABLE)
+    for name in names.split()
+}
+# Behind a price; elsewhere K is kelvin and M molar.
+MONEY_WORDS = {"k": Fraction(1000), "K": Fraction(1000), "m": Fraction(10**6), "M": Fraction(10**6),
+               "B": Fraction(10**9), "b": Fraction(10**9)}  # fmt: skip
 GLUED_WORDS = {
     "十": Fraction(10), "百": Fraction(100), "千": Fraction(1000), "万": Fraction(10**4), "萬": Fraction(10**4),
     "億": Fraction(10**8), "亿": Fraction(10**8), "만": Fraction(10**4), "억": Fraction(10**8), "천": Fraction(1000),
@@ -88,8 +102,18 @@ def tables() -> tuple[dict[str, Unit], dict[str, Unit]]:
             base, exponent = _SQUARED.get(base, (base, 1))
             dimension: Dimension = (("length", 1), ("time", -1)) if base == "speed" else ((base, exponent),)
             exact[name] = Unit(Fraction(factor), dimension)
+    exact = _prefixed(exact, _SPELT, _SPELT_OUT) | exact
     folded = {name.casefold(): unit for name, unit in exact.items() if len(name) > 1}
-    return exact, folded
+    return _prefixed(exact, _PREFIXES, _PREFIXED) | exact, folded
+
+
+def _prefixed(units: dict[str, Unit], prefixes: dict[str, int], names: str) -> dict[str, Unit]:
+    """kV, microfarads: in capitals as they are written, for mW is not MW."""
+    return {
+        prefix + name: Unit(units[name].factor * Fraction(10) ** power, units[name].dimension)
+        for prefix, power in prefixes.items()
+        for name in names.split()
+    }
 
 
 EXACT, FOLDED = tables()

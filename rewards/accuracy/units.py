@@ -19,7 +19,7 @@ _NO_UNITS = frozenset(
         "exp infty infinity squared cubed more less fewer remainder factorial percent divided multiplied by to "
         "through until between double twice triple choose modulo raised power root up down below above greater "
         "smaller except without versus negative positive at least most approximately about cdot div equals equal "
-        "does would should cannot could isn aren in base lakhs"
+        "does would should cannot could isn aren in base lakhs bigger larger higher lower"
     )
 )
 _ENDINGS = frozenset(
@@ -31,6 +31,9 @@ _ENDINGS = frozenset(
 _NAME = re.compile(r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0eff])++[.']?|[°¢$€£¥₹฿₩₫₽＄Ωµ]")
 
 
+_ORDINAL = re.compile(r"(?:\^ ?)?\{? ?(?:st|nd|rd|th) ?\}?")
+# 5t, 3kT, 2pV: products more often than tons, kilotesla and picovolts; with a space they are units.
+_PRODUCT = re.compile(r"t|[a-zA-Z][TKHCF]|[pncT][A-Z]")
 _NOTHING: tuple[Fraction, Unit | None] = Fraction(1), None
 
 
@@ -57,7 +60,7 @@ def read_unit(text: str, glued: bool) -> tuple[Fraction, Unit | None] | None:
     `glued`: no space before it, as in 5x, which is a product, and 5km, which is not.
     """
     text = _spelt_out(text) if text.strip() else ""
-    if not text:
+    if not text or _ORDINAL.fullmatch(text):
         return _NOTHING
     times = Fraction(1)
     if text[:1] in GLUED_WORDS and named(text) is None and named(text.split()[0]) is None:  # 万元, but not 千瓦
@@ -103,7 +106,8 @@ def _spelt_out(text: str) -> str:
         r"(?:\^ ?\{? ?\\circ ?\}?|°) ?([CF])\b", lambda m: {"C": " celsius ", "F": " fahrenheit "}[m[1]], text
     )
     text = re.sub(r"\^ ?\{? ?\\circ ?\}?|\\degrees?(?![a-z])", " ° ", text)
-    text = re.sub(r"\\mu\b ?(?=m\b)|µ", "μ", re.sub(r"\\Omega\b ?", "Ω", text))
+    text = re.sub(r"\\mu(?![a-zA-Z]) ?|µ", "μ", re.sub(r"\\Omega(?![a-zA-Z]) ?", "Ω", text))
+    text = re.sub(r"μ\s+(?=[A-Za-z]{1,3}\b)", "μ", re.sub(r"/ ?\(([^()]*)\)$", r"/\1", text))  # J/(mol K)
     text = re.sub(r"平方(\S+)", r"\1^2", re.sub(r"立方(\S+)", r"\1^3", text))
     text = re.sub(r"(?i)\b(?:square|sq)\b\.? ?([^\W\d_]+)", r"\1^2", re.sub(r"(?i)\bcubic ?([^\W\d_]+)", r"\1^3", text))
     text = re.sub(r"(?i)([^\W\d_]+) squared\b", r"\1^2", re.sub(r"(?i)([^\W\d_]+) cubed\b", r"\1^3", text))
@@ -129,6 +133,8 @@ def _phrase(text: str, glued: bool) -> Unit | None:
     if len(parts) > 4 and not any(map(named, names)):
         return None
     units = [named(name) for name in names]
+    if glued and _PRODUCT.fullmatch(names[0]):
+        return None
     if all(unit is not None for unit in units) and not (glued and units[0] is None):
         return _product([(unit, over, power) for unit, (over, _, power) in zip(units, parts, strict=True) if unit])
     times = lowered == ["times"]
@@ -167,6 +173,10 @@ def _product(parts: list[tuple[Unit, str, str]]) -> Unit:
     return Unit(factor, tuple(sorted((base, power) for base, power in powers.items() if power)))
 
 
+# Two units that are written alike: 25 C, 80 F.
+_ONE_SIGN = [{(("celsius", 1),), (("charge", 1),)}, {(("fahrenheit", 1),), (("farad", 1),)}]
+
+
 def conversion(gold: Unit | None, answer: Unit | None) -> Fraction | None:
     """What the answer's number is multiplied by before it is compared with the gold's; None: they are no units of one
     thing."""
@@ -176,6 +186,10 @@ def conversion(gold: Unit | None, answer: Unit | None) -> Fraction | None:
         return Fraction(1) if gold.nouns & answer.nouns else None
     if gold.dimension == answer.dimension:
         return answer.factor / gold.factor
+    if gold.factor == answer.factor == 1 and {gold.dimension, answer.dimension} in _ONE_SIGN:
+        return Fraction(1)
+    if {gold, answer} == {named("pound"), named("£")}:
+        return Fraction(1)
     degrees = {(("angle", 1),), (("celsius", 1),), (("fahrenheit", 1),)}
     if {gold.dimension, answer.dimension} <= degrees and (("angle", 1),) in (gold.dimension, answer.dimension):
         return Fraction(1)  # "25°" of a temperature

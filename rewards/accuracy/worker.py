@@ -72,6 +72,8 @@ def serve() -> None:
 def judge(gold: str, answer: str | None) -> str:
     """The verdict on one answer; `answer` None asks only whether the gold can be parsed."""
     try:
+        if answer is not None and primes(gold) != primes(answer):
+            return "unequal"
         gold, answer = in_one_case(gold, answer or "") if answer is not None else (gold, None)
         expected = read(gold)
         if not expected:
@@ -90,6 +92,11 @@ def judge(gold: str, answer: str | None) -> str:
         return "equal" if tried else "unequal"
     except Exception:  # noqa: BLE001 - any string may break sympy in any way: what it cannot compare is not equal
         return "unequal"
+
+
+def primes(text: str) -> int:
+    """How many there are: the parser drops them."""
+    return text.count("'") + text.count("\\prime")
 
 
 def read(text: str) -> list[Any]:

@@ -71,6 +71,9 @@ def test_end_tokens_change_no_format(thought, answer, opened, ends):
     prefill = [None if opened else "<think>"] * 2
     first, second = format_reward(texts, prefill=prefill)
     assert first == second
+    tagged = [f"{opened}{thought}</think><answer>{answer}</answer>{''.join(more)}" for more in ([], ends)]
+    first, second = format_reward(tagged, prefill=prefill, answer_tag="answer")
+    assert first == second
 
 
 LATEX = ["\\\\sqrt{2}", "\\\\underline{x}", "\\\\uparrow", "\\\\(x\\\\)", "\\\\u12", "\\\\nu", "\\\\boxed{5}"]
