@@ -1,6 +1,7 @@
 """Fixtures for all tests, and how a session of tests is set up."""
 
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -32,6 +33,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if report.skipped and item.get_closest_marker(marker):
             report.outcome, report.longrepr = "failed", f"skipped, and a test marked {marker} must run"
     return report
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays for ever: a stage that collects garbage would look through all of it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

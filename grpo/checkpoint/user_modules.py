@@ -7,6 +7,7 @@ holds the whole run; all of it where the reward looks names up as it goes. Comme
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import sys
 import sysconfig
@@ -56,14 +57,21 @@ def told_modules(function: Any, plain: Callable[[Any], Any]) -> dict[str, Any]:
         if name in told or file is None:
             continue
         try:
-            tree = ast.parse(file.read_bytes())
+            code, imported = _read(file.read_bytes(), name, file.name == "__init__.py")
         except (OSError, SyntaxError, ValueError):
             continue
-        told[name] = digest([ast.dump(tree), {key: plain(value) for key, value in _values(name)}])
-        waiting += _imported(tree, name, package=file.name == "__init__.py")
+        told[name] = digest([code, {key: plain(value) for key, value in _values(name)}])
+        waiting += imported
     if not LOOKS_UP & names_in(function.__code__):
         told.pop(own, None)
     return told
+
+
+@functools.lru_cache(maxsize=256)
+def _read(source: bytes, name: str, package: bool) -> tuple[str, tuple[str, ...]]:
+    """The code of a module as text, and the modules it imports."""
+    tree = ast.parse(source)
+    return ast.dump(tree), tuple(_imported(tree, name, package=package))
 
 
 def _file(name: str) -> Path | None:

@@ -168,6 +168,7 @@ def test_dead_sandbox_is_no_zero(monkeypatch, isolation):
         with monkeypatch.context() as broken:
             broken.setattr(sandbox, "_COMMAND", command)
             broken.setattr(sandbox, "START_SECONDS", seconds)
+            broken.setattr(sandbox, "_FAR", 1)
             completion, options = "```python\ndef add(a, b): return 0\n```", {"timeout": min(seconds, 5.0)}
             options |= {"isolation": isolation, "log_error": errors.__setitem__}
             assert code_reward([completion], [TESTS], **options) == [None]

@@ -155,8 +155,8 @@ def test_siblings_of_a_spoilt_row_are_compared_with_each_other_alone(reference):
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Rewards have two seconds instead of ten minutes; what hangs is let go at the end."""
-    monkeypatch.setattr("grpo.rollout.source.REWARD_TIMEOUT", 2.0)
+    """Rewards have one second instead of ten minutes; what hangs is let go at the end."""
+    monkeypatch.setattr("grpo.rollout.source.REWARD_TIMEOUT", 1.0)
     release = threading.Event()
     yield release
     release.set()

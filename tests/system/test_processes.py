@@ -35,7 +35,7 @@ from support.sources import judge_with_failures
 from support.train import backward
 from support.updates import assert_same_metrics, rollout_groups, setup, update_config, varied
 
-STEPS = 20
+STEPS = 8
 Parallel = str  # "data" or "fsdp"
 REWARDS: dict[str, Callable[[int, int], float | None]] = {
     "odd number of rows": lambda prompt, sibling: None if sibling == prompt == 0 else varied(prompt, sibling),
@@ -48,12 +48,12 @@ LOSSES: dict[str, dict[str, Any]] = {
     "kl": {"aggregation": "token", "beta": 0.05},
 }
 STEP_CASES = [(reward, loss) for reward in REWARDS for loss in LOSSES]
-TWENTY: dict[str, Any] = {
+EIGHT: dict[str, Any] = {
     "steps": STEPS,
     "prompts_per_step": 3,
     "loss": {"beta": 0.01},
-    "reference_every": 5,
-    "checkpoint": {"every": 5, "keep": 100},
+    "reference_every": 2,
+    "checkpoint": {"every": 3, "keep": 100},
 }
 LORA = {"steps": 5, "lora": {"r": 4, "alpha": 8}, "optimizer": {"lr": 2e-2}}
 
@@ -93,21 +93,21 @@ def steps(parallel: Parallel) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def run(model: Path, out: Path, parallel: Parallel = "data", **settings: Any) -> None:
-    """Twenty steps; three prompts a rollout, so that the processes do not share them evenly."""
+    """Eight steps; three prompts a rollout, so that the processes do not share them evenly."""
     tasks, runtime = {"default": task_of(count=7)}, RuntimeConfig(device="cpu", parallel=parallel)
-    runs.run(model, out, config_of(**TWENTY | settings), tasks, runtime=runtime)
+    runs.run(model, out, config_of(**EIGHT | settings), tasks, runtime=runtime)
 
 
 def killed_and_resumed(model: Path, out: Path) -> None:
-    """Killed while the rollout of step 12 is drawn, two steps after the last checkpoint; then run again."""
-    killed_at(12, model, out, config_of(**TWENTY), {"default": task_of(count=7)})
+    """Killed while the rollout of step 5 is drawn, two steps after the last checkpoint; then run again."""
+    killed_at(5, model, out, config_of(**EIGHT), {"default": task_of(count=7)})
     run(model, out)
 
 
 def resumed(model: Path, whole_run: Path, out: Path) -> None:
-    """Sharded, from the checkpoint of step 15."""
+    """Sharded, from the checkpoint of step 6."""
     if is_main():
-        cut_after(whole_run, 15, out)
+        cut_after(whole_run, 6, out)
     World.current().wait()
     run(model, out, "fsdp")
 
@@ -189,7 +189,7 @@ def cut_after(whole_run: Path, step: int, out: Path) -> Path:
 def together(tiny_model_folder, alone, tmp_path_factory):
     """The folder that two processes left behind."""
     folder = tmp_path_factory.mktemp("together")
-    cut_after(alone, 10, folder / "continued")
+    cut_after(alone, 3, folder / "continued")
     script = [str(Path(__file__).resolve()), str(tiny_model_folder), str(folder)]
     for process in two_processes(script, PYTHONPATH=PATHS):
         assert process.returncode == 0, process.stderr[-3000:]
@@ -263,7 +263,7 @@ def test_gradient_metrics_and_weights_of_a_step(case, job, together, steps_alone
 
 
 @pytest.mark.parametrize("job", ["run", "run-fsdp"])
-def test_twenty_steps_end_with_the_weights_of_one_process(job, together, alone):
+def test_the_steps_end_with_the_weights_of_one_process(job, together, alone):
     """Measured: 1e-5 data parallel, 2e-5 sharded, where weights move by 0.09."""
     assert_same_run(together / job, alone, 1e-4)
 
@@ -300,7 +300,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(job, together):
 def test_one_process_goes_on_from_two_and_two_from_one(together, alone, tiny_model_folder, tmp_path):
     assert_same_run(together / "continued", alone, 1e-4)
     for job in ("run", "run-fsdp"):
-        out = cut_after(together / job, 10, tmp_path / job)
+        out = cut_after(together / job, 3, tmp_path / job)
         run(tiny_model_folder, out)
         assert_same_run(out, alone, 1e-4)
 
