@@ -16,8 +16,7 @@ from grpo.engines.vllm import require_vllm, vllm_is_there
 from grpo.engines.vllm.start import ServedModel
 from grpo.model.loading.adapter import refuse_adapter
 from grpo.model.loading.device import inference_dtype, pick_device
-from grpo.model.loading.quantised import quantisation
-from grpo.model.loading.settings import read_config
+from grpo.model.loading.settings import quantisation, read_config
 from grpo.model.loading.tokenizer import end_token_ids
 from grpo.model.loading.weights import examine, load_model, load_outline
 from grpo.model.policy import Policy
@@ -103,7 +102,7 @@ def load_for_sampling(name: str, config: EngineConfig, runtime: RuntimeConfig) -
     if kind != "local":
         refuse_adapter(name)
     if kind == "vllm":
-        if Path(name).is_dir() and not quantisation(read_config(name)):
+        if Path(name).is_dir() and quantisation(read_config(name)) is None:
             examine(name)
         return load_outline(name)
     device = pick_device(runtime) if kind == "local" else torch.device("cpu")

@@ -95,7 +95,8 @@ def _logit_shape(model: Any) -> LogitShape:
     base, rows = base_model(model), _probe(model, share_prompts=False)
     logits = base(input_ids=rows.token_ids, use_cache=False).logits.flatten(0, 1).index_select(0, rows.predictors)
     expected = logits.double().log_softmax(-1).gather(-1, rows.targets.unsqueeze(-1)).squeeze(-1)
-    for shape in [*map(_capped, _softcaps(base.config.get_text_config())), _scaled(model, rows, logits.double())]:
+    capped = [LogitShape(softcap=cap) for cap in _softcaps(base.config.get_text_config())]
+    for shape in [*capped, _scaled(model, rows, logits.double())]:
         logprobs = token_logprobs(model, rows, shape).logprobs.double()
         if (logprobs - expected).abs().max() <= LIMIT * (1 + expected.abs().max()):
             return shape
@@ -106,10 +107,6 @@ def _softcaps(settings: Any) -> set[float]:
     """Caps that the model may have on its logits; families name them differently."""
     named = ((name, value) for name, value in settings.to_dict().items() if re.search(r"logits?_soft_?cap", name))
     return {float(value) for name, value in named if value and not name.startswith("att")}
-
-
-def _capped(cap: float) -> LogitShape:
-    return LogitShape(softcap=cap)
 
 
 def _scaled(model: Any, rows: ModelInput, logits: torch.Tensor) -> LogitShape:

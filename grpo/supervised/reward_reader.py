@@ -11,7 +11,7 @@ from grpo.data.conversations import Part, response_text
 from grpo.data.messages import as_turns
 from grpo.data.templates import render
 from grpo.model.loading.classifier import load_classifier
-from grpo.model.loading.exact import with_whole_attention
+from grpo.model.loading.weights import with_whole_attention
 
 
 def response_ids(tokenizer: Any, prompt: Any, completion: Any, part: Part, end: int, prefill: str = "") -> list[int]:

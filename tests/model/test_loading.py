@@ -45,6 +45,26 @@ def test_what_is_broken_is_refused_by_name(case, tmp_path):
     assert str(loaded.value) == str(checked.value)
 
 
+def rewritten_index(text: str) -> broken.Break:
+    return lambda folder: (broken.sharded(folder), broken.written("model.safetensors.index.json", text)(folder))[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (rewritten_index("[]"), "the index of its weights cannot be read"),
+        (rewritten_index('{"weight_map": {"a": 3}, "metadata": {}}'), "the index of its weights cannot be read"),
+        (broken.pickled(lambda held: dict(enumerate(held.values()))), "holds other things than weights by name"),
+        (broken.settings(quantization_config={}), "its weights are quantised"),
+    ],
+)
+def test_oddities_are_refused_alike(change, text, tmp_path):
+    change(save_model(tmp_path, "llama"))
+    for look_at in (look, partial(load_model, device=CPU)):
+        with pytest.raises(UserError, match=text):
+            look_at(str(tmp_path))
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2", "llama", "gemma3", "gpt-oss", "cohere"])
 @pytest.mark.parametrize("form", ["whole", "sharded", "pickled"])
 def test_what_is_whole_is_loaded(kind, form, tmp_path):

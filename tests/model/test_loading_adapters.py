@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,16 @@ def test_a_base_model_that_is_not_there(base, text, pair):
     based_on(folder, base)
     for look in (examine, lambda name: load_model(name, CPU), load_tokenizer):
         with pytest.raises(UserError, match=text):
+            look(str(folder))
+
+
+def test_adapters_in_a_circle(pair, tmp_path):
+    folder, _ = pair
+    shutil.copytree(folder, tmp_path / "other")
+    based_on(tmp_path / "other", "../adapter")
+    based_on(folder, "../other")
+    for look in (examine, lambda name: load_model(name, CPU), load_tokenizer, load_outline):
+        with pytest.raises(UserError, match="other': it names itself as its base model"):
             look(str(folder))
 
 

@@ -110,7 +110,7 @@ def test_habits_of_the_class_stay(tmp_path):
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "it is a pointer of Git LFS"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "tokenizer.json is a Git LFS pointer"),
         ('{"version": "1.0", "model": {"type": "BPE", "vo', "tokenizer.json cannot be read"),
         ("{}", "tokenizer.json cannot be read"),
         ("", "tokenizer.json cannot be read"),

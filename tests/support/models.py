@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from grpo.model.export import folder as export_folder
-from grpo.model.loading.exact import with_whole_attention
+from grpo.model.loading.weights import with_whole_attention
 from grpo.model.policy import Policy
 from grpo.types import Group
 from stages.tiny_world import build_tokenizer, model_config

@@ -16,15 +16,9 @@ Named = Iterable[tuple[str, torch.Tensor]]
 def kept_names(model: Any) -> list[str]:
     """Names in memory of what a checkpoint holds: not those of weights that are tied to another."""
     ignored = set(model._keys_to_ignore_on_save or ())
-    for name, source in model.all_tied_weights_keys.items():
-        if _parameter(model, name) is _parameter(model, source):
-            ignored.add(name)
+    held = dict(model.named_parameters(remove_duplicate=False))
+    ignored.update(name for name, source in model.all_tied_weights_keys.items() if held.get(name) is held.get(source))
     return [name for name in merged_names(model) if name not in ignored]
-
-
-def _parameter(model: Any, name: str) -> Any:
-    owner, _, kind = name.rpartition(".")
-    return getattr(model.get_submodule(owner), kind, None)
 
 
 def as_in_checkpoint(model: Any, names: Iterable[str], tensors: Named) -> Iterator[tuple[str, torch.Tensor]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from grpo.errors import UserError, first_line
+from grpo.errors import UserError, describe, first_line
 from grpo.model.loading.files import WHOLE, local_folder, refuse_no_numbers, refuse_placeholder, values
 from grpo.model.loading.path import is_local
 
@@ -33,28 +33,38 @@ def is_adapter(model: str) -> bool:
     return True
 
 
-def base_of(adapter: str) -> str:
-    """The model that the adapter was trained on: a relative path is looked for in the adapter's folder first, then
-    here.
-
-    Raises:
-        UserError: it is not there.
-    """
+def _read(adapter: str) -> tuple[Path, dict[str, Any]]:
+    """Where its files lie, and what its config says."""
     folder = local_folder(adapter)
     assert folder is not None
     try:
-        name = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        problem = f"adapter '{adapter}': {ADAPTER} names no base_model_name_or_path"
-        raise UserError(f"{problem} ({first_line(error, typed=True)})") from error
+        return folder, dict(json.loads((folder / ADAPTER).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"adapter '{adapter}': {ADAPTER} cannot be read: {first_line(error)}") from error
+
+
+def base_of(adapter: str, above: frozenset[Path] = frozenset()) -> str:
+    """The model that the adapter was trained on: a relative path is looked for in the adapter's folder first, then
+    here. `above`: folders of adapters that lie on this one.
+
+    Raises:
+        UserError: it is not there, or an adapter that lies on itself.
+    """
+    folder, settings = _read(adapter)
+    name = settings.get("base_model_name_or_path")
     if not name or not isinstance(name, str):
         raise UserError(f"adapter '{adapter}': base_model_name_or_path in {ADAPTER} is empty: put its base model there")
     near = next((place for place in (folder / name, Path(name)) if place.is_dir()), None)
-    if near is not None and near.resolve() == folder.resolve():
+    if near is None:
+        if is_local(name):
+            raise UserError(f"adapter '{adapter}': its base model '{name}' is not there: mend the path in {ADAPTER}")
+        return name
+    base, above = near.resolve(), above | {folder.resolve()}
+    if base in above:
         raise UserError(f"adapter '{adapter}': it names itself as its base model in {ADAPTER}")
-    if near is None and is_local(name):
-        raise UserError(f"adapter '{adapter}': its base model '{name}' is not there: mend the path in {ADAPTER}")
-    return name if near is None else str(near.resolve())
+    if is_adapter(str(base)):
+        base_of(str(base), above)
+    return str(base)
 
 
 def whole_of(model: str) -> str:
@@ -79,62 +89,15 @@ def refuse_adapter(model: str) -> None:
         raise UserError(f"{problem}: take engine=local, or what `grpo run --until base` leaves in 0-base/model")
 
 
-def put_on(model: Any, adapter: str) -> Any:
-    """The model with the adapter on it.
-
-    Raises:
-        UserError: a part of the adapter is missing or finds no place, or it cannot be merged.
-    """
-    import peft
-
-    folder = local_folder(adapter)
-    assert folder is not None
-    files = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    if not files:
-        raise UserError(f"adapter '{adapter}': there are no weights beside its {ADAPTER} ({' or '.join(WEIGHTS)})")
-    for file in files:
-        refuse_placeholder(file)
-    try:
-        settings = peft.PeftConfig.from_pretrained(str(folder))
-        _refuse_unknown(adapter, settings)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            repeated = getattr(settings, "layer_replication", None)
-            adapted = peft.PeftModel(model, settings)
-            if repeated or not hasattr(adapted.base_model, "merge_and_unload"):
-                kind = "layer_replication" if repeated else settings.peft_type.value
-                raise UserError(f"adapter '{adapter}': {kind} cannot be merged into its base model")
-            report = adapted.load_adapter(str(folder), "default", torch_device="cpu", autocast_adapter_dtype=False)
-    except UserError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split("\n")[:2])
-        text = text if isinstance(error, RuntimeError | ValueError) and text else first_line(error, typed=True)
-        raise UserError(f"adapter '{adapter}': does not fit its base model: {' '.join(text.split())[:300]}") from error
-    for names, what in ((report.missing_keys, "are missing from"), (report.unexpected_keys, "find no place from")):
-        if names:
-            raise UserError(f"adapter '{adapter}': {len(names)} weights {what} its file, e.g. {sorted(names)[0]}")
-    refuse_no_numbers(values(files))
-    return adapted.eval()
-
-
-def _refuse_unknown(adapter: str, settings: Any) -> None:
-    """peft leaves out what it does not know; what is not set is nothing lost."""
-    given = json.loads((Path(local_folder(adapter) or adapter) / ADAPTER).read_text(encoding="utf-8"))
-    unknown = sorted(name for name, value in given.items() if value and not hasattr(settings, name))
-    if unknown:
-        problem = f"adapter '{adapter}': {ADAPTER} sets {unknown[0]}, which this peft does not know"
-        raise UserError(f"{problem}: update peft, or merge the adapter where it was made")
-
-
 @torch.no_grad()
 def merged(model: Any, adapter: str) -> Any:
     """The model with the adapter in its weights.
 
     Raises:
-        UserError: it would be another model: of two layers that share one weight, the adapter is on one.
+        UserError: a part of the adapter is missing or finds no place, or it cannot be merged; or merged it would be
+            another model: of two layers that share one weight, the adapter is on one.
     """
-    adapted = put_on(model, adapter)
+    adapted = _put_on(model, adapter)
     ids = torch.arange(1, 17)[None] * 7919 % model.get_input_embeddings().weight.shape[0]
     before = adapted(input_ids=ids, use_cache=False).logits
     whole = adapted.merge_and_unload(safe_merge=True)
@@ -146,3 +109,38 @@ def merged(model: Any, adapter: str) -> Any:
         problem = f"adapter '{adapter}': merged into its base model it would be another one"
         raise UserError(f"{problem}: it changes a layer that shares its weight with another (tied embeddings)")
     return whole
+
+
+def _put_on(model: Any, adapter: str) -> Any:
+    """The model with the adapter on it."""
+    import peft
+
+    folder, given = _read(adapter)
+    files = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    if not files:
+        raise UserError(f"adapter '{adapter}': there are no weights beside its {ADAPTER} ({' or '.join(WEIGHTS)})")
+    for file in files:
+        refuse_placeholder(file)
+    try:
+        settings = peft.PeftConfig.from_pretrained(str(folder))
+        # peft leaves out what it does not know; what is not set is nothing lost.
+        if unknown := sorted(name for name, value in given.items() if value and not hasattr(settings, name)):
+            problem = f"adapter '{adapter}': {ADAPTER} sets {unknown[0]}, which this peft does not know"
+            raise UserError(f"{problem}: update peft, or merge the adapter where it was made")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            repeated = getattr(settings, "layer_replication", None)
+            adapted = peft.PeftModel(model, settings)
+            if repeated or not hasattr(adapted.base_model, "merge_and_unload"):
+                kind = "layer_replication" if repeated else settings.peft_type.value
+                raise UserError(f"adapter '{adapter}': {kind} cannot be merged into its base model")
+            report = adapted.load_adapter(str(folder), "default", torch_device="cpu", autocast_adapter_dtype=False)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"adapter '{adapter}': does not fit its base model: {describe(error)}") from error
+    for names, what in ((report.missing_keys, "are missing from"), (report.unexpected_keys, "find no place from")):
+        if names:
+            raise UserError(f"adapter '{adapter}': {len(names)} weights {what} its file, e.g. {sorted(names)[0]}")
+    refuse_no_numbers(values(files))
+    return adapted.eval()

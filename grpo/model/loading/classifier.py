@@ -8,10 +8,10 @@ import torch
 
 from grpo.errors import UserError
 from grpo.model.loading.adapter import is_adapter
-from grpo.model.loading.files import local_folder, refuse_no_numbers
+from grpo.model.loading.files import refuse_no_numbers
 from grpo.model.loading.report import Report
 from grpo.model.loading.settings import read_config
-from grpo.model.loading.weights import compared, from_files, loading, refuse
+from grpo.model.loading.weights import compared, loading
 
 
 def load_classifier(model: str, *, new_head: bool) -> Any:
@@ -20,12 +20,10 @@ def load_classifier(model: str, *, new_head: bool) -> Any:
     Raises:
         UserError: it cannot be loaded whole, or has another head.
     """
+    examine_classifier(model, new_head=new_head)
     with loading(model, what="reward model"):
-        if local_folder(model) is not None:
-            examine_classifier(model, new_head=new_head)
         auto, config = _asked(model)
-        loaded, report = from_files(auto, model, config, torch.float32)
-        refuse(_problem(report, type(loaded).__name__, config, new_head))
+        loaded = auto.from_pretrained(model, config=config, dtype=torch.float32, trust_remote_code=False)
         refuse_no_numbers(loaded.named_parameters())
         return loaded
 
@@ -38,7 +36,8 @@ def examine_classifier(model: str, *, new_head: bool) -> None:
     with loading(model, what="reward model"):
         auto, config = _asked(model)
         kind, report = compared(auto, model, config)
-        refuse(_problem(report, kind, config, new_head))
+        if problem := _problem(report, kind, config, new_head):
+            raise UserError(problem)
 
 
 def _asked(model: str) -> tuple[Any, Any]:
@@ -62,7 +61,7 @@ def _problem(report: Report, kind: str, config: Any, new_head: bool) -> str | No
     def of_body(names: Any) -> set[str]:
         return {name for name in names if name.startswith(body)}
 
-    for name, (held, wanted) in (report.misshapen or {}).items():
+    for name, (held, wanted) in report.misshapen.items():
         if not name.startswith(body) and held[1:] == wanted[1:]:
             return f"its head has {held[0]} outputs, and a reward model has one ({name} of {wanted})"
     head = sorted(set(report.missing) - of_body(report.missing))

@@ -32,8 +32,8 @@ def local_folder(model: str) -> Path | None:
     return None
 
 
-def weight_files(folder: Path, config: Any = None) -> list[Path]:
-    """What transformers reads from this folder.
+def weight_files(model: str | Path, config: Any = None) -> list[Path]:
+    """What transformers reads of the weights of this folder or hub name, whose files are fetched.
 
     Raises:
         UserError: there is none, one is missing, empty or not the weights; or there are two models.
@@ -43,15 +43,15 @@ def weight_files(folder: Path, config: Any = None) -> list[Path]:
     named = {"transformers_explicit_filename": getattr(config, "transformers_weights", None)}
     whole = {"variant": None, "gguf_file": None, "use_safetensors": None, "user_agent": None, "is_remote_code": False}
     try:
-        found, _ = _get_resolved_checkpoint_files(str(folder), **whole, **named)
+        found, _ = _get_resolved_checkpoint_files(str(model), **whole, **named)
         files = [Path(name) for name in found or ()]
     except OSError as error:
         raise UserError(f"its weights cannot be found: {first_line(error)}") from error
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"the index of its weights cannot be read: {first_line(error, typed=True)}") from error
     for file in files:
         refuse_placeholder(file)
-    _refuse_two_models(folder, files)
+    _refuse_two_models(files)
     return files
 
 
@@ -65,14 +65,14 @@ def refuse_placeholder(file: Path) -> None:
     with file.open("rb") as stream:
         head = stream.read(len(POINTER))
     if head == POINTER:
-        raise UserError(f"{file.name} is a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
+        raise UserError(f"{file.name} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")
     if not head:
         raise UserError(f"{file.name} is empty: copy it again")
 
 
-def _refuse_two_models(folder: Path, files: Sequence[Path]) -> None:
+def _refuse_two_models(files: Sequence[Path]) -> None:
     """transformers reads model.safetensors, vLLM what the index beside it names."""
-    index = folder / INDEX
+    index = files[0].with_name(INDEX)
     if [file.name for file in files] != ["model.safetensors"] or not index.is_file():
         return
     shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
@@ -98,7 +98,8 @@ def outline(files: Sequence[Path]) -> dict[str, torch.Tensor]:
             raise UserError(f"{problem}: save the model again as safetensors") from error
         except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
             raise UserError(f"{file.name} is damaged or cut short ({first_line(error)}): copy it again") from error
-        if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+        named = held.items() if isinstance(held, dict) else ()
+        if not named or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in named):
             raise UserError(f"{file.name} holds other things than weights by name: save the model again")
         for name in sorted(tensors.keys() & held.keys()):
             first, second = (tensor for _, tensor in values((places[name], file), (name,)))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from typing import Any
 
 from grpo.errors import UserError, first_line
-
-log = logging.getLogger("grpo")
 
 TOKENS = {"eos_token_id", "bos_token_id", "transformers_version"}
 
@@ -37,13 +34,6 @@ def read_generation(model: str, config: Any) -> Any:
             if not unset and (type(index) is not int or not 0 <= index < rows):
                 raise UserError(f"{name} is {index!r} in generation_config.json, and the model has {rows} tokens")
     return settings
-
-
-def mend_generation(model: Any) -> None:
-    """`mended` of a model's settings, and said."""
-    changes = mended(model.generation_config)
-    if changes:
-        log.warning("generation_config of '%s' could not be saved as it is: %s", model.name_or_path, changes)
 
 
 def mended(settings: Any) -> str:

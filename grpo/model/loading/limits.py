@@ -13,8 +13,7 @@ log = logging.getLogger("grpo")
 
 _TABLE = re.compile(r"wpe|position")
 _OFFSET = 4  # rows of such a table that are no positions, at most
-
-
+SPECIAL = ("eos_token", "pad_token", "bos_token")
 SHORTEN = "shorten the prompts"
 RESIZE = "call model.resize_token_embeddings(len(tokenizer)) and save it again"
 
@@ -92,10 +91,8 @@ def check_special(tokenizer: Any, rows: int, configured: Any) -> None:
         UserError: a token that begins, ends or pads a sequence is beyond the model's `rows` of embeddings.
     """
     ends = configured if isinstance(configured, list | tuple) else [configured]
-    named = {"eos_token_id": ends, "the tokenizer's eos_token": [tokenizer.eos_token_id]}
-    named["the tokenizer's pad_token"] = [tokenizer.pad_token_id]
-    named["the tokenizer's bos_token"] = [tokenizer.bos_token_id]
-    for name, ids in named.items():
+    own = {f"the tokenizer's {name}": [getattr(tokenizer, f"{name}_id")] for name in SPECIAL}
+    for name, ids in ({"eos_token_id": ends} | own).items():
         beyond = [index for index in ids if index is not None and index >= rows]
         if beyond:
             raise UserError(f"{name} is {beyond[0]}, and the model has {rows} embeddings: mend it, or {RESIZE}")

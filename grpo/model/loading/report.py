@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ NAMED = 3  # weights that a message names one by one
 # further tokens and are not trained here.
 _COMPUTED = re.compile(r"inv_freq|\.(attn|attention)\.(masked_)?bias$|position_ids|\.version$")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_CODES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,13 @@ class Report:
 
     missing: Collection[str] = ()
     unused: Collection[str] = ()
-    misshapen: Mapping[str, tuple[Any, Any]] | None = None
+    misshapen: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     spare: Collection[str] = ()  # unused as well, but nothing is lost with them
 
     @property
     def heads(self) -> list[str]:
         """Of the spare ones those that were trained: they predict further tokens."""
         return sorted(name for name in self.spare if not _COMPUTED.search(name))
-
-    @classmethod
-    def of(cls, info: Mapping[str, Any]) -> Report:
-        """Of transformers' `output_loading_info`."""
-        shapes = {name: (tuple(held), tuple(wanted)) for name, held, wanted in info["mismatched_keys"]}
-        return cls(set(info["missing_keys"]) - set(shapes), info["unexpected_keys"], shapes)
 
     def problem(self, kind: str, config: Any) -> str | None:
         """What is wrong, for a model of this class and its config.json; None when nothing is."""
@@ -100,14 +93,14 @@ def compare(model: Any, tensors: Mapping[str, torch.Tensor], files: Sequence[Pat
     _refuse_untied(model, places, files)
     settings = LoadStateDictConfig(device_map={"": "meta"}, dtype=torch.float32, weight_mapping=mapping)
     info, _ = model._load_pretrained_model(model, dict(tensors), None, settings)
-    left_out = set(info.unexpected_keys)
+    unused = set(info.unexpected_keys)
     model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
     model._adjust_missing_and_unexpected_keys(info)
-    report = Report.of(info.to_dict())
-    broken = set(info.conversion_errors) - set(report.missing)
+    misshapen = {name: (tuple(held), tuple(wanted)) for name, held, wanted in info.mismatched_keys}
+    missing = {*info.missing_keys, *info.conversion_errors} - misshapen.keys()
     layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
-    spare = {name for name in left_out - set(report.unused) if _is_spare(name, layers)}
-    return Report({*report.missing, *broken}, left_out - spare, report.misshapen, spare)
+    spare = {name for name in unused - set(info.unexpected_keys) if _is_spare(name, layers)}
+    return Report(missing, unused - spare, misshapen, spare)
 
 
 def _is_spare(name: str, layers: int) -> bool:
@@ -133,7 +126,7 @@ def _refuse_codes(model: Any, tensors: Mapping[str, torch.Tensor], places: Mappi
     state = model.state_dict()
     for name, tensor in tensors.items():
         place = state.get(places[name])
-        coded = tensor.dtype in _CODES or "float8" in str(tensor.dtype)
+        coded = not tensor.is_floating_point() or tensor.element_size() == 1
         if coded and place is not None and place.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{name} is {kind} in its files, and no quantization_config in config.json says what of")

@@ -1,4 +1,4 @@
-"""The config.json of a model: read, and refused where it is not that of a causal language model."""
+"""The config.json of a model: read, and refused where it is not that of a causal language model of plain weights."""
 
 from __future__ import annotations
 
@@ -59,3 +59,31 @@ def causal_class(config: Any) -> Any:
     if (pad := getattr(text, "pad_token_id", None)) is not None and pad >= text.vocab_size:
         raise UserError(f"pad_token_id is {pad} in config.json, beyond its vocab_size of {text.vocab_size}: mend one")
     return AutoModelForCausalLM
+
+
+def quantisation(config: Any) -> dict[str, Any] | None:
+    """What config.json says of its codes; None when the weights are numbers."""
+    settings = getattr(config, "quantization_config", None)
+    return getattr(config.get_text_config(), "quantization_config", None) if settings is None else settings
+
+
+def refuse_quantised(config: Any) -> None:
+    """Even those that transformers makes weights again are written back as codes, and one without its scales is taken
+    for weights.
+
+    Raises:
+        UserError: the weights are codes; it names the package that is missing to read them.
+    """
+    settings = quantisation(config)
+    if settings is None:
+        return
+    from transformers.quantizers.auto import AutoHfQuantizer, AutoQuantizationConfig
+
+    method = settings.get("quant_method") or next((key for key in settings if key.startswith("load_in_")), "unknown")
+    wanted = f"its weights are quantised ({method}), which cannot be trained: give the model that they were made from"
+    try:
+        plan = AutoQuantizationConfig.from_dict(dict(settings))
+        AutoHfQuantizer.from_config(plan, pre_quantized=True).validate_environment(device_map=None, weights_only=True)
+    except Exception as error:
+        raise UserError(f"{wanted} (here they cannot even be read: {first_line(error)})") from error
+    raise UserError(wanted)

@@ -15,6 +15,7 @@ from typing import Any
 
 from grpo.errors import UserError, first_line, one_line
 from grpo.model.loading.adapter import tokenizer_of
+from grpo.model.loading.files import refuse_placeholder
 from grpo.model.loading.path import check_model
 
 log = logging.getLogger("grpo")
@@ -113,6 +114,7 @@ def _pieces(model: str) -> tuple[int, ...]:
 def _as_filed(model: str, path: Path) -> Any:
     """By the class that the model names, where that keeps to the file, else by the one that reads nothing but it."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     filed = _read(path)
     try:
@@ -121,7 +123,7 @@ def _as_filed(model: str, path: Path) -> Any:
         named = None
     if named is not None and same_reading(model, named, filed):
         return _uncut(named)
-    own = _settings(model)
+    own = get_tokenizer_config(model)
     habits = {name: getattr(named, name, None) for name in ("padding_side", "model_input_names")}
     kept = {name: value for name, value in habits.items() if value is not None and name not in own}
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model, **kept)
@@ -140,12 +142,10 @@ def _read(path: Path) -> Any:
     from tokenizers import Tokenizer
 
     try:
+        refuse_placeholder(path)
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no other
-        with path.open("rb") as file:
-            pointer = file.read(30).startswith(b"version https://git-lfs")
-        why = "it is a pointer of Git LFS: fetch the file itself" if pointer else first_line(error)
-        raise ValueError(f"{FILE} cannot be read: {why}") from error
+        raise ValueError(f"{FILE} cannot be read: {first_line(error)}") from error
 
 
 def _uncut(tokenizer: Any) -> Any:
@@ -171,11 +171,6 @@ def _tell(model: str, kind: str, file: str, named: tuple[int, ...], filed: tuple
         log.warning(text, model, kind, file, len(named), len(filed))
 
 
-def _settings(model: str) -> dict[str, Any]:
-    path = model_file(model, CONFIG)
-    return {} if path is None else json.loads(path.read_text("utf-8"))
-
-
 def _config_tokens(model: str) -> set[str]:
     """Every text in the config files beside tokenizer.json: what may add tokens to it."""
     paths = (model_file(model, name) for name in (CONFIG, "special_tokens_map.json", "added_tokens.json"))
@@ -196,7 +191,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _check_ids(model: str, tokenizer: Any) -> None:
     """What tokenizer_config.json says of ids holds: another one would be another row of the embeddings."""
-    for index, token in _settings(model).get("added_tokens_decoder", {}).items():
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    for index, token in get_tokenizer_config(model).get("added_tokens_decoder", {}).items():
         text = token["content"] if isinstance(token, dict) else str(token)
         if (found := tokenizer.convert_tokens_to_ids(text)) != int(index):
             raise ValueError(f"{CONFIG} gives {one_line(text, 60)!r} the id {index}, its vocabulary {found}: mend one")

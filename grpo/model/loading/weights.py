@@ -15,13 +15,11 @@ import torch
 
 from grpo.errors import UserError, first_line
 from grpo.model.loading.adapter import base_of, is_adapter, merged, whole_of
-from grpo.model.loading.exact import with_whole_attention
-from grpo.model.loading.files import local_folder, outline, refuse_no_numbers, values, weight_files
-from grpo.model.loading.generation import mend_generation, read_generation
+from grpo.model.loading.files import outline, refuse_no_numbers, values, weight_files
+from grpo.model.loading.generation import mended, read_generation
 from grpo.model.loading.path import check_model
-from grpo.model.loading.quantised import refuse_quantised
 from grpo.model.loading.report import Report, compare
-from grpo.model.loading.settings import causal_class, empty_model, read_config
+from grpo.model.loading.settings import causal_class, empty_model, read_config, refuse_quantised
 
 log = logging.getLogger("grpo")
 
@@ -73,53 +71,46 @@ def load_model(model: str, device: torch.device, dtype: torch.dtype = torch.floa
         else:
             loaded = _load(model, dtype)
         refuse_no_numbers(loaded.named_parameters())
-    mend_generation(loaded)
+    if changes := mended(loaded.generation_config):
+        log.warning("generation_config of '%s' could not be saved as it is: %s", loaded.name_or_path, changes)
     return with_whole_attention(loaded).to(device).eval()
 
 
 def _load(model: str, dtype: torch.dtype) -> Any:
-    heads = examine(model).heads if local_folder(model) is not None else []
-    if heads:
+    if heads := examine(model).heads:
         text = "'%s': %d weights of heads for further tokens are left out, neither trained nor saved: %s for one"
         log.warning(text, model, len(heads), heads[0])
     config = read_config(model)
-    loaded, report = from_files(causal_class(config), model, config, dtype)
-    refuse(report.problem(type(loaded).__name__, config))
+    loaded = causal_class(config).from_pretrained(model, config=config, dtype=dtype, trust_remote_code=False)
     give_back_padding(loaded, model, config)
     return loaded
 
 
 def give_back_padding(loaded: Any, model: str, config: Any) -> None:
     """The embedding of the padding token as the files have it: some code (Youtu's) makes it zero after it was read."""
-    layer, folder = loaded.get_input_embeddings(), local_folder(model)
+    layer = loaded.get_input_embeddings()
     index = getattr(layer, "padding_idx", None)
-    if index is None or folder is None or layer.weight[index].any():
+    if index is None or layer.weight[index].any():
         return
     names = [name for name, parameter in loaded.named_parameters() if parameter is layer.weight]
-    for _, tensor in values(weight_files(folder, config), names):
+    for _, tensor in values(weight_files(model, config), names):
         layer.weight.data[index] = tensor[index].to(layer.weight)
 
 
-def from_files(auto: Any, model: str, config: Any, dtype: torch.dtype) -> tuple[Any, Report]:
-    """The model of one of transformers' Auto classes, and what its files lacked, whatever that is."""
-    refuse_quantised(config)
-    loaded, info = auto.from_pretrained(
-        model,
-        config=config,
-        dtype=dtype,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are in the report
-    )
-    return loaded, Report.of(info)
+def with_whole_attention(model: Any) -> Any:
+    """The model, its attention plain ("eager") where SDPA, which transformers takes, would leave something out: the
+    softcap of Gemma 2 and its kin. tests/matrix compares every architecture with its plain attention."""
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")
+    return model
 
 
 def examine(model: str) -> Report:
-    """What loading a model would find that lies here, told from its config and the headers of its files. What comes of
-    an adapter is told by merging it: then it is loaded.
+    """What loading a model finds, told from its config and the headers of its files (a hub model's are fetched). What
+    comes of an adapter is told by merging it: then it is loaded.
 
     Raises:
-        UserError: what would be wrong with it.
+        UserError: what is wrong with it.
     """
     with loading(model):
         if is_adapter(model):
@@ -128,7 +119,8 @@ def examine(model: str) -> Report:
             return report
         config = read_config(model)
         kind, report = compared(causal_class(config), model, config)
-        refuse(report.problem(kind, config))
+        if problem := report.problem(kind, config):
+            raise UserError(problem)
         read_generation(model, config)
         return report
 
@@ -139,20 +131,12 @@ def compared(auto: Any, model: str, config: Any) -> tuple[str, Report]:
     Raises:
         UserError: there are no such files, or no weights in them.
     """
-    folder = local_folder(model)
-    if folder is None:
-        raise UserError("it is not on this machine")
-    files = weight_files(folder, config)
+    files = weight_files(model, config)
     tensors = outline(files)
     refuse_quantised(config)
     with torch.device("meta"):
         empty = auto.from_config(config)
     return type(empty).__name__, compare(empty, tensors, files)
-
-
-def refuse(problem: str | None) -> None:
-    if problem:
-        raise UserError(problem)
 
 
 def look_at_values(model: str) -> None:
@@ -162,10 +146,8 @@ def look_at_values(model: str) -> None:
         UserError: they are not finite.
     """
     with loading(model):
-        model = whole_of(model)
-        folder = local_folder(model)
-        if folder is not None:
-            refuse_no_numbers(values(weight_files(folder, read_config(model))))
+        whole = whole_of(model)
+        refuse_no_numbers(values(weight_files(whole, read_config(whole))))
 
 
 def load_outline(model: str) -> Any:
