@@ -6,7 +6,7 @@ A data function, for `cold_start.data` or any other section that takes conversat
       data:
         fn: stages.teacher.demonstrations
         kwargs:
-          endpoint: {model: MODEL, base_url: http://localhost:8000/v1}     # the key: OPENAI_API_KEY
+          endpoint: {model: MODEL, base_url: http://localhost:8000/v1, key_env: NAME}     # NAME: variable of the key
           questions: {path: questions.jsonl, suffix: "\\nReason inside <think> </think>, then box the answer."}
           accept: [{fn: accuracy}, {fn: format}]
           file: teacher.jsonl
@@ -37,7 +37,7 @@ from grpo.system.world import World
 from grpo.types import Group, Prompt, Sampling
 from rewards.loader import load_rewards
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import Kept, Served, group_of, serve
+from stages.served.endpoint import Kept, Served, group_of, serve, service_of
 
 log = logging.getLogger("grpo")
 
@@ -89,6 +89,16 @@ def demonstrations(**settings: Any) -> list[Row]:
     write_jsonl(file, [{**row, "made_with": made_with} for row in rows])
     kept.file.unlink()
     return rows
+
+
+def teacher(**settings: Any) -> str:
+    """Who is asked, and with which key.
+
+    Raises:
+        UserError: a setting is wrong.
+    """
+    config = validate(TeacherConfig, settings, "stages.teacher.demonstrations")
+    return f"asks {service_of(config.endpoint)}"
 
 
 def first_answer(**settings: Any) -> str:

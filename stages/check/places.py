@@ -10,13 +10,16 @@ from typing import Any
 from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
+from grpo.system.service import Service
+from rewards.judge import Judge
+from rewards.loader import find_reward
 from stages.check import prompts
 from stages.check.rewards import rewards_on_synthetic
 from stages.check.subject import Asked, BaseModel, Check, Skipped, Subject, asks_teacher, on_hub
 from stages.check.tokenizer import read_back
 from stages.recipe.config import find
 from stages.recipe.preflight import RUN, check_function, check_reward, check_source, folders_before
-from stages.teacher import first_answer
+from stages.teacher import first_answer, teacher
 
 
 def reward_checks(subject: Subject) -> Iterator[Check]:
@@ -32,6 +35,8 @@ def reward_checks(subject: Subject) -> Iterator[Check]:
 def data_checks(subject: Subject) -> Iterator[Check]:
     """Every source is there and can be read."""
     for path, data in find(subject.config, DataConfig):
+        if asks_teacher(data):
+            yield f"teacher {path}", partial(teacher, **data.kwargs)
         yield f"data {path}", partial(_data, subject, data)
 
 
@@ -104,6 +109,8 @@ def _fail(error: UserError | Skipped) -> str:
 
 def _reward(spec: RewardConfig, run: Path, made: list[str] | None) -> str:
     check_reward(spec, run, made)
+    if find_reward(spec)[1] is Judge:
+        return f"asks {Service.chosen(spec.kwargs.get('base_url'), spec.kwargs.get('key_env'))}"
     return "needs a model of the run, loaded by its stage" if RUN in str(spec.kwargs) else ""
 
 

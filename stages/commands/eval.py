@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from grpo.evaluation.result import EvalResult, problems_file
 from grpo.model.loading.path import check_model
 from grpo.system.files import check_out_file
 from grpo.system.runtime import apply_quietly, quiet
+from grpo.system.service import KEY_ENV
 from rewards.language.reward import scripts_of
 from stages.commands.common import Parser, add_overrides
 from stages.commands.eval_sets import SETS, read_rows
@@ -32,7 +34,7 @@ from stages.recipe.config import find
 from stages.recipe.preflight import check_reward
 from stages.recipe.summary import percent
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import base_url
+from stages.served.endpoint import service_of
 from stages.served.evaluate import evaluate_endpoint
 
 EXAMPLES = """\
@@ -42,7 +44,8 @@ EXAMPLES = """\
   grpo eval BASE_MODEL --data gsm8k 'eval.data.template="Q: {prompt}\\nA:"'     a model without a chat template
   grpo eval openai:MODEL --data math500 --base-url http://localhost:8000/v1 --price-in 0.3 --price-out 1.2
 settings that overrides reach: seed, engine.*, runtime.*, eval.* (data, k, accuracy, format, language, top_p),
-endpoint.* of openai:MODEL (concurrency, timeout, retries, fields); its key: the environment's OPENAI_API_KEY"""
+endpoint.* of openai:MODEL (concurrency, timeout, retries, fields, key_env); its key: the environment's OPENAI_API_KEY,
+or that of the variable endpoint.key_env"""
 SERVED = "openai:"
 SERVING = (
     "first_token_p50", "first_token_p99", "latency_p50", "latency_p99", "tokens_per_second", "failed_requests", "cost",
@@ -117,6 +120,9 @@ def _settings(chosen: argparse.Namespace) -> EvalCommandConfig:
     }
     for override in chosen.overrides:
         apply_override(tree, override)
+    served = tree.get("endpoint")
+    if isinstance(served, dict) and served.get("base_url") and os.environ.get(KEY_ENV, "").strip():
+        served.setdefault("key_env", KEY_ENV)  # whoever types the address has said where the key goes
     if not tree["eval"]["accuracy"]["fn"]:
         raise UserError(f"--data {name}: no judge ships for this set; name a function of yours: eval.accuracy.fn=PATH")
     return validate(EvalCommandConfig, tree, "grpo eval")
@@ -183,7 +189,7 @@ def eval_command(arguments: list[str]) -> int:
     if settings.endpoint is None:
         check_model(chosen.model)
     else:
-        base_url(settings.endpoint)
+        service_of(settings.endpoint, "--base-url")
     out = check_out_file(chosen.out) if chosen.out else None
     _check_judges(settings.eval, chosen.language)
     quiet(settings.runtime.log_level)

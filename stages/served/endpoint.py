@@ -1,6 +1,6 @@
 """Completions from a server with OpenAI's chat API: streamed, timed, counted, tried again when that may help.
 
-The key comes from the environment (OPENAI_API_KEY) and from nowhere else, and is in no message, file or log.
+The key comes from the environment and from nowhere else, and is in no message, file or log.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import time
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,14 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grpo.errors import UserError, one_line
+from grpo.errors import UserError
 from grpo.system.files import append_text, whole_rows
-from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, holds_secret, is_address, patiently
+from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, patiently
 from grpo.system.progress import progress
+from grpo.system.service import OPENAI, Service
 from grpo.types import Completion, FinishReason, Group, Prompt, Rollout, Sampling
 from stages.served.config import EndpointConfig
 
-OPENAI = "https://api.openai.com/v1"  # where requests go without an address
 MAX_STREAM = 256 * 2**20  # bytes: each token comes in some hundred
 MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none
 REFUSED = (401, 403, 404)  # key, permission, address or model: no request will do better
@@ -152,17 +151,11 @@ class _Server:
     """Sends the requests."""
 
     def __init__(self, config: EndpointConfig, sampling: Sampling, seed: int) -> None:
-        import openai
-
-        from grpo.system.bounded import bounded_client
-
         self.config, self.sampling, self.seed, self.attempts = config, sampling, seed, 0
-        address = base_url(config)
+        self.service = service_of(config)
+        address = address_of(config)
         self.name = f"openai:{config.model}" + (f" at {address}" if address else "")
-        self.key = _key(address)
-        key = self.key or "none"  # a server without keys ignores it
-        client = bounded_client(address or OPENAI, MAX_STREAM)
-        self.client = openai.AsyncOpenAI(api_key=key, base_url=address, max_retries=0, timeout=None, http_client=client)
+        self.client = self.service.client(MAX_STREAM)
 
     async def ask(self, prompt: Prompt, sample: int) -> Answer:
         seed = hashlib.blake2b(f"{self.seed}/{prompt.id}/{sample}".encode(), digest_size=4).digest()
@@ -187,19 +180,17 @@ class _Server:
                 return await read_stream(stream, start)
         except openai.APIStatusError as error:
             message = error.body.get("message") if isinstance(error.body, dict) else None
-            text = self._line(f"HTTP {error.status_code}: {message or error.message}")
+            text = self.service.line(f"HTTP {error.status_code}: {message or error.message}")
             hint = " (endpoint.fields={NAME: null} leaves a field out)" if error.status_code in (400, 422) else ""
+            if error.status_code == 401 and self.service.key_env is None:
+                hint = "; no key was sent: key_env names its variable"
             raise bad_status(error.status_code, text + hint, error.response.headers.get("retry-after")) from None
         except (openai.OpenAIError, httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             reason = error.__cause__ or error
             again = not isinstance(reason, Refused)
-            raise RequestFailed(self._line(f"{type(reason).__name__}: {reason}"), again=again) from None
+            raise RequestFailed(self.service.line(f"{type(reason).__name__}: {reason}"), again=again) from None
         except (ValueError, TypeError, AttributeError) as error:  # the client does not validate what it is sent
-            raise RequestFailed(self._line(f"not a stream of completions: {error}")) from None
-
-    def _line(self, text: str) -> str:
-        """One line, without the key that a server may repeat."""
-        return one_line(text.replace(self.key, "***") if self.key else text)
+            raise RequestFailed(self.service.line(f"not a stream of completions: {error}")) from None
 
 
 def mended(text: str) -> str:
@@ -242,7 +233,9 @@ async def read_stream(chunks: AsyncIterable[Any], start: float) -> Answer:
 
 def request_fields(config: EndpointConfig, sampling: Sampling) -> dict[str, Any]:
     """What every request holds besides its messages and seed; a value of None is not sent."""
-    limit = "max_tokens" if base_url(config) else "max_completion_tokens"  # OpenAI's newer models know only the latter
+    limit = (
+        "max_tokens" if address_of(config) else "max_completion_tokens"
+    )  # OpenAI's newer models know only the latter
     return {
         "model": config.model,
         "temperature": sampling.temperature,
@@ -253,27 +246,15 @@ def request_fields(config: EndpointConfig, sampling: Sampling) -> dict[str, Any]
     }
 
 
-def base_url(config: EndpointConfig) -> str | None:
-    """The address, or None for OpenAI's own.
-
-    Raises:
-        UserError: it is none, or holds a secret; nothing of such an address is repeated.
+def service_of(config: EndpointConfig, option: str = "base_url") -> Service:
     """
-    text = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
-    if not text:
-        return None
-    if not is_address(text):
-        raise UserError("--base-url (or OPENAI_BASE_URL) must be an address like http://localhost:8000/v1")
-    if holds_secret(text):
-        raise UserError("--base-url must not hold a user, a password, a query or a fragment; set OPENAI_API_KEY")
-    return text
+    Raises:
+        UserError: see `Service.chosen`.
+    """
+    return Service.chosen(config.base_url, config.key_env, option)
 
 
-def _key(address: str | None) -> str:
-    """Of the environment; "" for a server that wants none."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key and address is None:
-        raise UserError("openai:MODEL: set OPENAI_API_KEY, or give --base-url of a server that wants no key")
-    if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise UserError("OPENAI_API_KEY: its value has characters that no HTTP header may hold")
-    return key
+def address_of(config: EndpointConfig) -> str | None:
+    """None for OpenAI's own."""
+    address = service_of(config).address
+    return None if address == OPENAI else address

@@ -20,7 +20,7 @@ from grpo.system.numbers import total
 from grpo.system.world import World
 from grpo.types import Group
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import Served, base_url, group_of, request_fields, serve
+from stages.served.endpoint import Served, address_of, group_of, request_fields, serve
 
 log = logging.getLogger("grpo")
 
@@ -52,7 +52,7 @@ def evaluate_endpoint(
         "top_p": sent["top_p"],
         "max_tokens": sent.get("max_tokens") or sent.get("max_completion_tokens"),
         "engine": "openai",
-        "endpoint": base_url(endpoint),
+        "endpoint": address_of(endpoint),
         "template_hash": None,
         **request_metrics(served, endpoint),
     }

@@ -28,7 +28,7 @@ def evaluate(url, samples=1, rows=ROWS, **options):
     data = {"path": "set.jsonl", "suffix": "!"}
     tree = {"data": data, "max_tokens": 64, "samples": samples, "accuracy": {"fn": "accuracy"}}
     config = EvalConfig.model_validate(tree)
-    settings = EndpointConfig(model="m", base_url=url, **options)
+    settings = EndpointConfig(model="m", base_url=url, **{"key_env": "OPENAI_API_KEY"} | options)
     return evaluate_endpoint(settings, config, judges=load_judges(config), rows=rows)
 
 
@@ -91,7 +91,7 @@ def test_a_server_that_refuses(chat_server, code, says):
 def test_what_stands_for_no_key_is_no_secret(chat_server, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match="HTTP 404: none of that name"):
-        evaluate(chat_server(lambda *_: status(404, "none of that name")).url)
+        evaluate(chat_server(lambda *_: status(404, "none of that name")).url, key_env=None)
 
 
 @pytest.mark.usefixtures("chat_server")
