@@ -23,13 +23,13 @@ from grpo.types import Group, Message, Prompt
 log = logging.getLogger("grpo")
 
 ANSWER_COLUMNS = ("answer", "gold", "solution")
-_GOLDS = ("answer", "gold", "final_answer", "expected_answer", "ground_truth", "reward_model", "solution")
+GOLD_COLUMNS = ("answer", "gold", "final_answer", "expected_answer", "ground_truth", "reward_model", "solution")
 ID_COLUMNS = ("id", "unique_id")
 
 
 def own_answer(row: Row) -> Any:
     """The gold of a row as its column has it; of verl's rows the `ground_truth` inside `reward_model`."""
-    for name in _GOLDS:  # a solution last: beside a final answer it is prose
+    for name in GOLD_COLUMNS:  # a solution last: beside a final answer it is prose
         value: Any = row.get(name)
         if name == "reward_model":
             value = value.get("ground_truth") if isinstance(value, dict) else None

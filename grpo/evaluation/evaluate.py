@@ -17,6 +17,7 @@ from grpo.data.prompts import build_prompts, token_ids, with_problem_ids
 from grpo.data.rendering import dated, prints_date, run_of, template_date
 from grpo.data.rows import Row, load_rows
 from grpo.engines.choose import engine_kind, load_for_sampling, sampling_engine
+from grpo.errors import UserError
 from grpo.evaluation.judging import judge_groups
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import Asked, EvalResult, template_hash, token_counts
@@ -52,11 +53,13 @@ def evaluate(
 ) -> EvalResult:
     """Evaluate a model (folder, hub name, or a loaded model with its tokenizer).
 
-    `rows` replaces the rows of `config.data`, whose template settings still hold.
+    `rows` replaces the rows of `config.data`, whose template settings still hold; of none only `general` is asked.
 
     Raises:
-        UserError: the data has no golds.
+        UserError: the data has no golds, or there is nothing to ask.
     """
+    if rows is not None and not rows and general is None:
+        raise UserError("evaluation: no rows")
     engine, runtime = engine or EngineConfig(), runtime or RuntimeConfig()
     kind = engine_kind(engine, runtime)
     asked = Asked.read(config, judges, seed, rows)

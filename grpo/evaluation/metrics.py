@@ -84,7 +84,7 @@ def general_row(group: Group) -> Row:
 
 def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dict[str, Any]:
     judged = [problem for problem in problems if problem["judged"]]
-    if not judged:
+    if problems and not judged:
         source = config.data.path or config.data.fn
         raise UserError(f"data '{source}': no problem can be judged: the golds are null or cannot be read")
     if len(judged) < len(problems):
@@ -95,7 +95,7 @@ def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dic
 
     def rate(column: str) -> float | None:
         count = total(problem[column] for problem in judged)
-        return None if count is None else count / samples
+        return None if count is None or not judged else count / samples
 
     at_k: dict[str, Any] = {}
     for k in config.k:
@@ -104,7 +104,7 @@ def math_metrics(problems: list[Row], config: EvalConfig, judges: Judges) -> dic
         majority = [maj_at_k(answers, right, k) for answers, right in votes] if judges.extract_answer else []
         at_k |= _estimate(f"maj@{k}", majority)
     return {
-        "n_problems": len(judged),
+        "n_problems": len(judged) or None,
         "unjudged_problems": len(problems) - len(judged),
         "samples_per_problem": config.samples,
         **_estimate("pass@1", [problem["pass@1"] for problem in judged]),

@@ -12,14 +12,14 @@ from grpo.config.data import DataConfig, RewardConfig
 from grpo.config.file import validate
 from grpo.config.yaml import load_yaml
 from grpo.data.conversations import build_examples
-from grpo.data.layouts import read_messages
+from grpo.data.layouts import PROMPT_COLUMNS, read_messages
 from grpo.data.preferences import read_judged
-from grpo.data.rows import Row, load_rows
+from grpo.data.rows import Row, load_rows, renamed
 from grpo.errors import UserError
 from grpo.system.files import write_text
 from grpo.system.runtime import quiet
 from stages.check.command import CHECKS
-from stages.check.sighted import LEAST, LOOKED_AT, Asks, asks, rewards_for, some
+from stages.check.sighted import LEAST, LOOKED_AT, Asks, asks, in_capitals, rewards_for, some
 from stages.check.subject import BaseModel, Skipped, Subject, Warned, existing_model
 from stages.check.weights import weight_checks
 from stages.commands.common import Parser
@@ -29,6 +29,7 @@ from stages.recipe.preflight import check_reward, check_source
 EXAMPLES = """\
   grpo new train.jsonl --model Qwen/Qwen2.5-1.5B-Instruct --out my.yaml
   grpo new train.jsonl --model models/qwen --reward my_rewards.brevity --out my.yaml
+  grpo new exercises.csv --model models/qwen --column prompt=Exercise --column answer=Result
   grpo new demonstrations.jsonl --model models/qwen     conversations: a cold start; pairs: a reward model"""
 PER_STEP, GROUP, STEPS = 16, 8, 200
 WIDTH = 30  # where comments begin
@@ -41,16 +42,23 @@ def new_command(arguments: list[str]) -> int:
     parser.add_argument("data", metavar="DATA", help="file, folder or hub name")
     parser.add_argument("--model", required=True, metavar="MODEL", help="folder or hub name")
     parser.add_argument("--reward", action="append", default=[], metavar="FN", help="reward, by name or import path")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="NAME=COLUMN", help="the column to read as prompt, answer, ..."
+    )
     parser.add_argument("--out", metavar="FILE", help="where to write it (default: to the screen); never over a file")
     chosen = parser.read(arguments)
     quiet("error")
     if chosen.out and Path(chosen.out).exists():
         raise UserError(f"--out '{chosen.out}': it is there already, and is not written over")
-    data = DataConfig(path=chosen.data)
+    data = DataConfig(path=chosen.data, columns=_columns(chosen.column))
     check_source(data)
     for name in chosen.reward:
         check_reward(RewardConfig(fn=name), Path())
-    text = "\n".join(recipe(data, load_rows(data), existing_model(chosen.model), chosen.model, chosen.reward)) + "\n"
+    rows = load_rows(data)
+    if found := in_capitals(rows):
+        rows = renamed(rows, found, f"data '{chosen.data}'")
+        data = data.model_copy(update={"columns": data.columns | found})
+    text = "\n".join(recipe(data, rows, existing_model(chosen.model), chosen.model, chosen.reward)) + "\n"
     check(text)
     if chosen.out is None:
         print(text, end="")
@@ -58,6 +66,16 @@ def new_command(arguments: list[str]) -> int:
     write_text(Path(chosen.out), text)
     print(f"written: {chosen.out}; next: grpo check {chosen.out}")
     return 0
+
+
+def _columns(words: list[str]) -> dict[str, str]:
+    columns = {}
+    for word in words:
+        name, equals, column = word.partition("=")
+        if not (name and equals and column):
+            raise UserError(f"--column '{word}': expected NAME=COLUMN, as prompt=Exercise")
+        columns[name] = column
+    return columns
 
 
 def check(text: str) -> None:
@@ -87,6 +105,12 @@ def recipe(data: DataConfig, rows: list[Row], model: BaseModel, name: str, rewar
         yield from _reward_model("helpfulness", "preference pairs: a reward model that prefers chosen", data, rows)
     elif not rewards and all(map(_is_judged, seen)):
         yield from _reward_model("safety", "judged answers: a reward model that tells label 1 from 0", data, rows)
+    elif judged and not any(name in row for row in seen for name in PROMPT_COLUMNS):
+        wanted = f"no column {' | '.join(PROMPT_COLUMNS[:4])}"
+        raise UserError(
+            f"grpo new: {wanted} in data '{data.path}' (it has: {', '.join(rows[0])}): say which is the prompt by "
+            "--column prompt=COLUMN"
+        )
     elif judged:
         yield from _prompts(asks(data, seen, judged, model), rows)
     elif all(map(_is_conversation, seen)):
@@ -95,7 +119,8 @@ def recipe(data: DataConfig, rows: list[Row], model: BaseModel, name: str, rewar
         has = ", ".join(rows[0]) or "nothing"
         raise UserError(
             f"grpo new: nothing in data '{data.path}' to judge an answer by (its columns: {has}): no gold that can be "
-            "read, no numbers and target, no tests, no answer of an assistant: give --reward FN"
+            "read, no numbers and target, no tests, no answer of an assistant: give --reward FN, or say which column "
+            "holds the golds by --column answer=COLUMN"
         )
 
 
@@ -122,13 +147,17 @@ def _is_judged(row: Row) -> bool:
 def _prompts(found: Asks, rows: list[Row]) -> Iterator[str]:
     data, per_step = found.data, min(PER_STEP, len(rows))
     yield "reasoning_rl:"
-    yield line("  steps:", STEPS, f"updates: {STEPS * per_step / len(rows):.2g} passes over the {len(rows)} rows")
+    yield line(
+        "  steps:", STEPS, f"updates: {shown_passes(STEPS * per_step / len(rows))} passes over the {len(rows)} rows"
+    )
     yield line("  prompts_per_step:", per_step)
     yield line("  group_size:", GROUP, "completions of each prompt")
     yield line("  sampling:", f"{{max_tokens: {found.max_tokens}}}", "longer completions are cut")
     yield "  data:"
     golds = f"; of the golds {found.gold}" if found.gold else ""
     yield line("    path:", quoted(data.path), f"the prompt is the column {found.column}{golds}")
+    if data.columns:
+        yield line("    columns:", _renames(data), "{name it is read under: column of the data}")
     opens = "the model's chat template opens <think> itself" if found.opens else ""
     if data.template is not None:
         yield line("    template:", quoted(data.template), "the model has no chat template")
@@ -154,14 +183,24 @@ def _prompts(found: Asks, rows: list[Row]) -> Iterator[str]:
 
 def _asked_alike(data: DataConfig) -> str:
     told = {"template": data.template, "suffix": data.suffix}
-    return "".join(f", {name}: {quoted(text)}" for name, text in told.items() if text)
+    columns = f", columns: {_renames(data)}" if data.columns else ""
+    return columns + "".join(f", {name}: {quoted(text)}" for name, text in told.items() if text)
+
+
+def _renames(data: DataConfig) -> str:
+    return f"{{{', '.join(f'{quoted(name)}: {quoted(column)}' for name, column in data.columns.items())}}}"
+
+
+def _source(data: DataConfig) -> str:
+    """A section `data` on one line."""
+    return f"{{path: {quoted(data.path)}, columns: {_renames(data)}}}" if data.columns else quoted(data.path)
 
 
 def _conversations(data: DataConfig, rows: list[Row], seen: list[Row], model: BaseModel) -> Iterator[str]:
     examples = build_examples(seen, model.tokenizer, f"data '{data.path}'")
     longest = max(len(example.input_ids) for example in examples)
     yield "cold_start:"
-    yield line("  data:", quoted(data.path), "conversations: the assistant's turns are trained on")
+    yield line("  data:", _source(data), "conversations: the assistant's turns are trained on")
     yield line("  epochs:", 1, f"passes over the {len(rows)} rows; or steps: N")
     yield line("  batch_size:", min(PER_STEP, len(rows)))
     yield line("  max_tokens:", rounded(longest), f"the longest has {longest}; longer ones are dropped")
@@ -170,7 +209,7 @@ def _conversations(data: DataConfig, rows: list[Row], seen: list[Row], model: Ba
 
 def _reward_model(kind: str, of: str, data: DataConfig, rows: list[Row]) -> Iterator[str]:
     yield f"{kind}_model:"
-    yield line("  data:", quoted(data.path), of)
+    yield line("  data:", _source(data), of)
     yield line("  epochs:", 1, f"passes over the {len(rows)} rows; or steps: N")
     yield line("  batch_size:", min(PER_STEP, len(rows)))
 

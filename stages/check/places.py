@@ -59,10 +59,8 @@ def conversations(subject: Subject) -> Iterator[tuple[str, list[Row], DataConfig
 def leak_checks(subject: Subject) -> Iterator[Check]:
     """Of everything that a stage trains on, where the evaluation's problems are at hand."""
     evaluation = subject.config.evaluation
-    if evaluation.math is None:
-        return
-    judged = [evaluation.math.data, *([evaluation.general.data] if evaluation.general else [])]
-    if any(subject.rows(data) is None for data in judged) or not _is_function(evaluation.leak_check):
+    judged = [section.data for section in (evaluation.math, evaluation.general) if section is not None]
+    if not judged or any(subject.rows(data) is None for data in judged) or not _is_function(evaluation.leak_check):
         return
     for path, data in find(subject.config, DataConfig):
         rows = subject.rows(data)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
+from pathlib import Path
 from statistics import fmean
 
 from grpo.config.data import RewardConfig
@@ -18,7 +19,7 @@ from rewards.loader import find_reward, load_reward
 from stages.check.prompts import Rendered, spread
 from stages.check.subject import Asked, Skipped, Warned, listed
 from stages.check.synthetic import EMPTY, GOLD, KINDS, OTHER_HEAD, RAMBLING, WRONG, completions, written_head
-from stages.recipe.preflight import RUN
+from stages.recipe.preflight import RUN, check_reward
 
 TRIED = 8  # rows
 SECONDS = 20.0  # for one call of a reward
@@ -84,6 +85,10 @@ def why_untried(spec: RewardConfig) -> str | None:
     """Why a reward is not called here; None: it is."""
     if RUN in str(spec.kwargs):
         return "needs a model of the run"
+    try:
+        check_reward(spec, Path())
+    except UserError:
+        return "its own check says why"
     target = find_reward(spec)[1]
     if inspect.isclass(target):
         return "a class, which may load a model"

@@ -32,7 +32,7 @@ def setting_checks(subject: Subject) -> Iterator[Check]:
             if isinstance(section, RLConfig):
                 yield f"settings of {path}", partial(_inert, config, section)
     if config.evaluation.math is None:
-        yield "evaluation", _no_evaluation
+        yield "evaluation", partial(_no_problems, config)
     else:
         yield "size of evaluation.math", partial(_problems, subject, config.evaluation.math)
         yield "length of evaluation.math", partial(_length, config, config.evaluation.math)
@@ -109,8 +109,9 @@ def _rl_passes(subject: Subject, section: RLStageConfig) -> str:
     return text
 
 
-def _no_evaluation() -> str:
-    return "none in the config: the table will have empty cells"
+def _no_problems(config: RecipeConfig) -> str:
+    missing = "no 'math', so no pass@1" if config.evaluation.general else "none in the config"
+    return f"{missing}: the table will have empty cells"
 
 
 def _problems(subject: Subject, config: EvalConfig) -> str:

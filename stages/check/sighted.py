@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
-from grpo.data.layouts import read_prompt
-from grpo.data.prompts import build_prompts, canonical_answer, own_answer
+from grpo.data.layouts import ANSWERED, ASKED, BESIDE, PROMPT_COLUMNS, SYSTEM, THOUGHTS, read_prompt
+from grpo.data.prompts import GOLD_COLUMNS, ID_COLUMNS, build_prompts, canonical_answer, own_answer
 from grpo.data.rows import Row
 from grpo.errors import UserError, one_line
 from rewards.accuracy.reward import gold_is_parseable
@@ -21,6 +22,10 @@ from stages.check.subject import BaseModel
 LOOKED_AT = 2000  # rows, evenly spread
 MOST = 1024  # tokens of a completion, unless the model has fewer positions
 LEAST = 64  # tokens of a completion for which too long prompts are dropped instead
+READ = {  # the names of columns that mean something to those who read rows
+    *PROMPT_COLUMNS, *ASKED, *ANSWERED, *GOLD_COLUMNS, *ID_COLUMNS, *SYSTEM, *BESIDE, *THOUGHTS, "history", "tools",
+    "text", "tests", "numbers", "nums", "target", "chosen", "rejected", "label",
+}  # fmt: skip
 BOXED = "Reason step by step inside <think> </think>, then put the final answer within \\boxed{}."
 PLAIN = f"A question and its answer. {BOXED}\nQuestion: {{prompt}}\nAnswer:"  # for a model without a chat template
 
@@ -43,6 +48,18 @@ class Asks:
 def some(rows: Sequence[Row]) -> list[Row]:
     """All of them, or so many that are evenly spread."""
     return [rows[i * len(rows) // LOOKED_AT] for i in range(LOOKED_AT)] if len(rows) > LOOKED_AT else list(rows)
+
+
+def in_capitals(rows: Sequence[Row]) -> dict[str, str]:
+    """{name it is read under: column} of columns such as `Problem`: all that mean something, so that of a question in
+    `Question` the passage in `Body` is not lost. The readers themselves know nothing of it: a recipe says it."""
+    have = dict.fromkeys(name for row in rows for name in row)
+    plain = Counter(name.strip().lower() for name in have)
+    return {
+        name.strip().lower(): name
+        for name in have
+        if name not in READ and name.strip().lower() in READ and plain[name.strip().lower()] == 1
+    }
 
 
 def rewards_for(rows: Sequence[Row], named: Sequence[str]) -> list[tuple[RewardConfig, str]]:
@@ -115,10 +132,6 @@ def _lengths(lengths: Sequence[int], positions: int | None) -> tuple[int, int, i
     if positions is not None:
         limit = min(limit, positions - LEAST)
     return limit, len(lengths) - len(fitting), MOST if positions is None else min(MOST, positions - limit)
-
-
-def _short(value: Any) -> str:
-    return repr(one_line(str(value), 40))
 
 
 def _keeps(tokenizer: Any, tag: str) -> bool:

@@ -185,7 +185,7 @@ class DecontaminateConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """What the model of every stage is evaluated on. Without it the table has empty cells."""
+    """What the model of every stage is evaluated on. What is not asked for leaves empty cells in the table."""
 
     math: EvalConfig | None = None
     general: GeneralEvalConfig | None = None
@@ -194,8 +194,8 @@ class EvaluationConfig(Section):
     decontaminate: DecontaminateConfig | None = None  # None: only copies of the whole text are looked for
 
     @model_validator(mode="after")
-    def _of_problems(self) -> EvaluationConfig:
-        for name in ("general", "leak_check", "decontaminate") if self.math is None else ():
+    def _with_problems(self) -> EvaluationConfig:
+        for name in ("leak_check", "decontaminate") if self.math is None else ():
             if getattr(self, name) is not None:
                 raise ValueError(f"'{name}' needs the problems of 'math' beside it: give them, or remove it")
         return self

@@ -38,16 +38,20 @@ def load_general(config: GeneralEvalConfig) -> GeneralEval:
 
 def evaluate_stage(config: RecipeConfig, folder: Path) -> dict[str, Any]:
     """Evaluate `folder`/model; writes eval.json, eval.problems.jsonl and completions/evaluation.jsonl."""
-    problems = config.evaluation.math
-    assert problems is not None
+    problems, general = config.evaluation.math, config.evaluation.general
+    settings = problems
+    if settings is None:  # how general prompts are sampled then
+        assert general is not None
+        settings = EvalConfig(data=general.data, max_tokens=general.max_tokens)
     result = evaluate(
         str(folder / "model"),
-        problems,
-        judges=load_judges(problems),
+        settings,
+        judges=load_judges(settings),
         engine=config.engine,
         runtime=config.runtime,
         seed=config.seed,
-        general=load_general(config.evaluation.general) if config.evaluation.general else None,
+        general=load_general(general) if general else None,
+        rows=None if problems else [],
     )
     result.write(folder / "eval.json", folder / "completions" / "evaluation.jsonl")
     return result.metrics

@@ -77,7 +77,8 @@ def plan_stage(
     _check_processes(config, stage)
     folder = run / stage.folder
     lineage = _lineage(config, stage, run, init, anew)
-    evaluation = evaluation_hash(config.evaluation) if stage.evaluated and config.evaluation.math else None
+    asked = config.evaluation.math or config.evaluation.general
+    evaluation = evaluation_hash(config.evaluation) if stage.evaluated and asked else None
     if stage.key in anew:
         return PlannedStage(stage, folder, lineage, finished=False, evaluation=evaluation)
     if folder.exists() and not folder.is_dir():

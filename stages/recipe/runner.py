@@ -83,7 +83,7 @@ def _check_leaks(config: RecipeConfig, keys: Sequence[str]) -> None:
     """Of what lies in files here, for whose leaks no stage need be run first; a function's rows may cost something."""
     sources = [data for key in keys for _, data in find(getattr(config, key), DataConfig) if data.fn is None]
     here = [data for data in sources if is_path(str(data.path))]
-    judged = config.evaluation.math
+    judged = config.evaluation.math or config.evaluation.general
     if not here or judged is None or judged.data.path is None or not is_path(judged.data.path):
         return
     guard = LeakGuard(config)

@@ -66,7 +66,8 @@ def caption(config: RecipeConfig) -> str:
     """How the numbers were taken."""
     math = config.evaluation.math
     if math is None:
-        return "No pass@1: the config has no evaluation.math, the problems that the model of every stage is tried on."
+        rest = "; the other cells in per cent, with 95% intervals over prompts" if config.evaluation.general else ""
+        return f"No pass@1: the config has no evaluation.math, the problems that a stage's model is tried on{rest}."
     where = "an answer counts only in the required format" if math.format else "no format is required of an answer"
     draws = "one sample" if math.samples == 1 else f"{math.samples} samples"
     return (

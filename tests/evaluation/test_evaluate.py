@@ -170,6 +170,18 @@ def test_a_model_in_memory(tiny, tmp_path):
     assert len((tmp_path / "eval.completions.jsonl").read_text().splitlines()) == 12
 
 
+def test_general_prompts_alone(tiny):
+    data = config().data.model_copy(update={"fn": f"{__name__}.requests", "path": None})
+    result = evaluate(tiny, config(), judges=judges(), rows=[], general=GeneralEval(data, 4, rules()))
+    assert result.metrics.keys() >= KEYS | {"helpfulness", "helpfulness_ci95"}
+    measured = {name for name in KEYS | {"helpfulness", "safety"} if result.metrics.get(name) is not None}
+    assert not measured & {"n_problems", "pass@1", "pass@1_ci95", "format_rate", "truncation_rate", "mean_tokens"}
+    assert result.metrics["helpfulness"] == 1.0
+    assert len(result.problems) == len(result.completions) == 2
+    with pytest.raises(UserError, match="no rows"):
+        evaluate(tiny, config(), judges=judges(), rows=[])
+
+
 def requests() -> list[dict[str, str]]:
     return [{"prompt": "Hello"}, {"prompt": "Thanks"}]
 

@@ -334,6 +334,16 @@ def test_rewards_are_tried(bench, overrides, words):
 
 
 @pytest.mark.parametrize(
+    "reward", ["acuracy", "{fn: check_rewards.yes, kwargs: {n: 1}}", "{fn: accuracy, kwargs: {strct: true}}"]
+)
+def test_a_mistake_in_a_reward_is_said_once(bench, reward):
+    _, out = bench.check(f"{FIRST}={reward}")
+    assert len([line for line in out.splitlines() if line.startswith("error")]) == 1, out
+    assert f"ok       rewards tried {TASK}: format 1 1 0 0" in out
+    assert "not tried: its own check says why" in out
+
+
+@pytest.mark.parametrize(
     "reward", ["{fn: check_rewards.think_at_the_start}", "{fn: format, kwargs: {opened: false}}"], ids=["own", "told"]
 )
 def test_a_format_reward_that_does_not_know_of_the_prefill(bench, models, reward):

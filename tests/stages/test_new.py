@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from grpo.config.data import DataConfig
 from grpo.config.file import read_config
 from grpo.data.rows import write_jsonl
 from stages.check.new import quoted
 from stages.cli import main
-from stages.recipe.config import RecipeConfig
+from stages.recipe.config import RecipeConfig, find
 from support.models import EOS, IM_END, THINK_TEMPLATE, make_model, make_tokenizer
 
 GSM8K = [{"question": f"What is {n} + {n}?", "answer": f"{n} + {n} = {2 * n}\n#### {2 * n}"} for n in range(20)]
@@ -139,6 +140,48 @@ def test_a_file_is_never_written_over(new):
     Path("my.yaml").write_text("mine")
     assert new(GSM8K) == (2, "error: --out 'my.yaml': it is there already, and is not written over\n")
     assert Path("my.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("rows", "columns"), [
+    ([{"Problem": f"What is {n}?", "Answer": str(n)} for n in range(9)], {"problem": "Problem", "answer": "Answer"}),
+    ([{"ID": f"2024-{n}", "Problem": f"What is {n}?", "Solution": f"It is {n}.", "Answer": n} for n in range(9)],
+     {"id": "ID", "problem": "Problem", "solution": "Solution", "answer": "Answer"}),
+    ([{" question": f"What is {n}?", "ANSWER ": str(n)} for n in range(9)],
+     {"question": " question", "answer": "ANSWER "}),
+    ([{"Messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Yes."}]}] * 9,
+     {"messages": "Messages"}),
+    ([{"Prompt": f"{n}?", "Chosen": "Yes.", "Rejected": "No!!"} for n in range(9)],
+     {"prompt": "Prompt", "chosen": "Chosen", "rejected": "Rejected"}),
+    ([{"question": f"{n}?", "answer": str(n), "Level": 3} for n in range(9)], {}),
+    ([{"question": f"{n}?", "answer": str(n), "Answer": f"Say {n}"} for n in range(9)], {}),
+])  # fmt: skip
+def test_columns_in_capitals_are_written_as_what_they_are_read_as(new, capsys, rows, columns):
+    code, said = new(rows)
+    assert code == 0, said
+    (data,) = (data for _, data in find(written(), DataConfig))
+    assert data.columns == columns
+    assert main(["check", "my.yaml"]) == 0, capsys.readouterr().out
+    if columns and "evaluation" in Path("my.yaml").read_text():
+        assert f"held-out.jsonl, columns: {{{next(iter(columns))}: " in Path("my.yaml").read_text()
+
+
+def test_a_question_in_capitals_does_not_lose_its_passage(new):
+    """svamp has `Body` and `Question`: the question alone is not what is asked."""
+    rows = [{"Body": f"Jack has {n} apples.", "Question": "How many?", "Answer": float(n)} for n in range(9)]
+    code, said = new(rows)
+    assert (code, "column 'body' is no part of the messages" in said) == (2, True), said
+    assert new([{"question": "How many?", "Body": "Jack has 3.", "answer": "3"}] * 3)[0] == 2
+
+
+def test_columns_of_any_name_are_told(new):
+    rows = [{"exercise": f"What is {n} + {n}?", "result": str(2 * n)} for n in range(9)]
+    assert "--column answer=COLUMN" in new(rows)[1]
+    code, said = new(rows, "--column", "answer=result")
+    assert (code, "--column prompt=COLUMN" in said) == (2, True)
+    assert new(rows, "--column", "answer=result", "--column", "prompt=exercise")[0] == 0
+    assert written().reasoning_rl.tasks["default"].data.columns == {"answer": "result", "prompt": "exercise"}
+    for word, said in (("answer", "expected NAME=COLUMN"), ("answer=no", "no column 'no'")):
+        assert said in new(rows, "--column", word, "--out", "b.yaml")[1]
 
 
 @pytest.mark.parametrize(("rows", "words"), [

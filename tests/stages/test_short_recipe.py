@@ -1,11 +1,15 @@
 """Runs of what the shortest recipes leave open: no evaluation, and whatever engine there is."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from grpo.config.yaml import load_yaml
+from grpo.data.rows import write_jsonl
 from grpo.engines import choose
+from grpo.errors import UserError
+from grpo.evaluation.metrics import GENERAL_METRICS
 from stages.recipe import summary as summaries
 
 ALL = ["base", "cold_start", "reasoning_rl"]
@@ -23,6 +27,18 @@ def test_without_an_evaluation_the_cells_are_empty_and_one_line_says_so(pipeline
     assert pipeline.manifest("base")["metrics"] == {}
     pipeline.go()
     assert pipeline.ran == ALL
+
+
+def test_general_prompts_need_no_problems_beside_them(pipeline, capsys):
+    test = pipeline.recipe.pop("evaluation")["math"]["data"]
+    rules = dict.fromkeys(GENERAL_METRICS, "format")
+    pipeline.recipe["evaluation"] = {"general": {"data": test, "max_tokens": 4, **rules}}
+    pipeline.go()
+    assert pipeline.evaluated == ["0-base", "1-cold-start", "2-reasoning-rl"]
+    assert "No pass@1: the config has no evaluation.math" in capsys.readouterr().out
+    write_jsonl(Path(test["path"]), [{"question": "2+2"}])  # what is trained on
+    with pytest.raises(UserError, match="row 1 holds the evaluation problem '2\\+2'"):
+        pipeline.go(from_stage="base")
 
 
 def test_an_evaluation_that_comes_later_is_made_and_one_that_goes_away_leaves_its_numbers(pipeline):
