@@ -147,9 +147,9 @@ def _is_judged(row: Row) -> bool:
 def _prompts(found: Asks, rows: list[Row]) -> Iterator[str]:
     data, per_step = found.data, min(PER_STEP, len(rows))
     yield "reasoning_rl:"
-    yield line(
-        "  steps:", STEPS, f"updates: {shown_passes(STEPS * per_step / len(rows))} passes over the {len(rows)} rows"
-    )
+    passes = STEPS * per_step / len(rows)
+    shown = f"{passes:.2g}" if passes < 10 else f"{passes:.0f}"
+    yield line("  steps:", STEPS, f"updates: {shown} passes over the {len(rows)} rows")
     yield line("  prompts_per_step:", per_step)
     yield line("  group_size:", GROUP, "completions of each prompt")
     yield line("  sampling:", f"{{max_tokens: {found.max_tokens}}}", "longer completions are cut")
