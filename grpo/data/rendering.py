@@ -39,6 +39,8 @@ def apply_template(tokenizer: Any, messages: Sequence[Message], where: str, **va
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, **variables)
     except Exception as error:
         reason = describe(error)
+        if not variables.get("tools") and "in tools" in str(template):
+            reason += ": it reads 'tools', which the row does not have"
         raise UserError(f"{where}: the model's chat template refuses this conversation: {reason}") from error
     return encodable(text, where)
 

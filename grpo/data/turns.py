@@ -7,6 +7,7 @@ filled in. Each is checked by `grpo.data.writing`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import copy
@@ -17,10 +18,13 @@ from typing import Any
 from grpo.data.baked import split_values
 from grpo.data.layouts import SPOKEN
 from grpo.data.said import BLOCKS, FIELDS, VERBATIM, WEIGHTS, Calls, Said, Way, leaves, read_said, ways
-from grpo.data.templates import End, check_rendered, end_of_turn, render
+from grpo.data.templates import End, check_rendered, end_of_turn, render, shared_start
 from grpo.data.writing import ANSWER, EMPTY_THOUGHT, REASONING, Lost, Writing
 from grpo.errors import UserError
 from grpo.types import Message
+
+
+CALL = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,30 @@ class Template:
     @cached_property
     def fields(self) -> list[str]:
         """Where it reads the reasoning of a last message."""
-        return [name for name in (*FIELDS, BLOCKS) if self._reads(name)]
+        return [name for name in (*FIELDS, BLOCKS) if self._read(name)]
 
-    def _reads(self, name: str) -> bool:
-        messages = [{"role": "user", "content": "?"}, Way({"role": "assistant"}, name)(REASONING, ANSWER, [])]
+    @cached_property
+    def channel(self) -> tuple[list[str], str, str]:
+        """The fields that it reads beside tool calls only, and what it writes around the reasoning there: the model's own
+        form of a thought (Gemma-4's, Command-R7B's)."""
+        asked = [{"role": "user", "content": "?"}]
+        read = {name: text for name in FIELDS if not self.fields and (text := self._read(name, [CALL]))}
+        if not read:
+            return [], "", ""
+        before, _, after = next(iter(read.values())).partition(REASONING)
+        prompt = render(self.tokenizer, asked, open_answer=True, **self.variables)
+        close = re.match(r"\s*<[^<>]+>", after)
+        return list(read), before[len(shared_start(prompt, before)) :], close[0] if close else ""
+
+    def _read(self, name: str, calls: Calls = ()) -> str:
+        """What it writes of a question and a message with its reasoning in a field; nothing where that is left out."""
+        messages = [{"role": "user", "content": "?"}, Way({"role": "assistant"}, name)(REASONING, ANSWER, calls)]
         try:
             text = render(self.tokenizer, messages, open_answer=False, **self.variables)
         except UserError:
-            return False
-        return REASONING in text and "'thinking'" not in text.replace('"', "'")  # a list that is printed is not read
+            return ""
+        printed = "'thinking'" in text.replace('"', "'")  # a list that is printed is not read
+        return text if REASONING in text and not printed else ""
 
     @cached_property
     def training(self) -> str | None:
@@ -148,7 +167,10 @@ def _tries(
     template: Template, own: Writing, said: Said, message: Message, where: str
 ) -> Iterator[tuple[Writing, Way, Callable[[], str]]]:
     """(what writes the message, how later prompts tell it, its text), the template's own way first."""
-    chosen, plain = list(ways(said, message, template.fields)), Said("", said.answer, said.calls)
+    fields, *marks = template.channel
+    if fields:
+        said = Said(said.reasoning.strip("\n"), said.answer.lstrip("\n"), said.calls)
+    chosen, plain = list(ways(said, message, template.fields or fields)), Said("", said.answer, said.calls)
 
     def later(way: Way) -> Way:
         return replace(chosen[0], convert=way.convert, empty=way.empty)
@@ -161,7 +183,7 @@ def _tries(
             yield writing, way, partial(writing.checked, said, way)
     # A template that has a place for the reasoning, and does not keep it there, is left alone.
     for way in ways(plain, message, []) if not (said.thought and template.fields) else ():
-        yield own, later(way), partial(own.filled_in, said, plain, way)
+        yield own, later(way), partial(own.filled_in, said, plain, way, *marks)
     for way in chosen:
         yield own, way, partial(replace(own, loose=True).checked, said, way)
     thought = replace(said, reasoning=REASONING)

@@ -41,7 +41,7 @@ class Writing:
     prompt: str  # the history with the generation prompt
     end: End
     head: str  # with which it begins: the prompt, or what the template has in common with it
-    loose: bool = False  # whether it may write other white space after the head
+    loose: bool = False  # whether it may write other white space in the head and after it
 
     @cached_property
     def opening(self) -> str:
@@ -76,8 +76,9 @@ class Writing:
             _check_calls(self._ended(pattern, after), names, marks, text, said.calls)
         return text
 
-    def filled_in(self, said: Said, plain: Said, way: Way) -> str:
-        """The turn that the template writes for the `plain` answer, with the reasoning where the prompt wants it.
+    def filled_in(self, said: Said, plain: Said, way: Way, before: str = "", after: str = "") -> str:
+        """The turn that the template writes for the `plain` answer, with the reasoning where the prompt wants it;
+        `before` and `after`: the model's own form of a thought.
 
         Raises:
             Lost: that would not be how the model answers after this prompt.
@@ -100,8 +101,10 @@ class Writing:
         if tags and (empty := EMPTY_THOUGHT.match(rest.lstrip())):
             line = "\n" if "\n" in (empty[1] or "") else ""
             return rest.replace(empty[0], f"{OPEN}{line}{reasoning}{line}{CLOSE}", 1)
-        if tags or not rest.lstrip().startswith(plain.answer.strip()):
+        if tags or not (after or rest.lstrip().startswith(plain.answer.strip())):
             raise Lost
+        if after:
+            return before + reasoning + after + rest
         before, between = said.layout
         return (before + said.reasoning + between if between else f"{OPEN}\n{reasoning}\n{CLOSE}\n\n") + rest
 
@@ -121,10 +124,15 @@ class Writing:
 
     def _after(self, way: Way, reasoning: str, answer: str, calls: Calls) -> str:
         whole = self._rendered(way(reasoning, answer, calls))
-        head = self.head.rstrip() if self.loose else self.head
-        if not whole.startswith(head):
-            raise Lost(f"it does not write it after its own generation prompt, which ends in {self.prompt[-30:]!r}")
-        return whole[len(head) :].lstrip() if self.loose else whole[len(head) :]
+        unlike = f"it does not write it after its own generation prompt, which ends in {self.prompt[-30:]!r}"
+        if self.loose:
+            at = 0
+            for character in "".join(self.head.split()):
+                at = _skip(whole, at, character, unlike)
+            return whole[at:].lstrip()
+        if not whole.startswith(self.head):
+            raise Lost(unlike)
+        return whole[len(self.head) :]
 
     def _ended(self, text: str, after: int) -> str:
         end = self.end.text
@@ -158,6 +166,8 @@ def _check_calls(pattern: str, names: Sequence[str], marks: Sequence[str], text:
     """Every name, and every key and value once; arguments as JSON where they are JSON."""
     if any(mark not in pattern for mark in (*names, *marks)):
         raise Lost("it leaves out a part of the tool calls")
+    if any(-1 < pattern.find(name) < pattern.find(REASONING) for name in names):
+        raise Lost("it writes the reasoning after the tool calls")
     for mark in marks:
         if pattern.count(mark) > 1:
             raise Lost("it repeats a tool call")
@@ -182,17 +192,17 @@ def match(pattern: str, actual: str, pieces: Mapping[str, str]) -> int:
         if pattern.count(mark) != 1:
             raise Lost(f"it {'leaves out' if mark not in pattern else 'repeats'} {name}")
         before, _, rest = rest.partition(mark)
-        at = _skip(actual, _skip(actual, at, before, name), piece, name)
-    _skip(actual, at, rest, "what follows")
+        at = _skip(actual, _skip(actual, at, before, f"it changes {name}"), piece, f"it changes {name}")
+    _skip(actual, at, rest, "it changes what follows")
     return at
 
 
-def _skip(actual: str, at: int, text: str, name: str) -> int:
+def _skip(actual: str, at: int, text: str, why: str) -> int:
     while at < len(actual) and actual[at].isspace():
         at += 1
     text = text.strip()
     if not actual.startswith(text, at):
-        raise Lost(f"it changes {name}")
+        raise Lost(why)
     return at + len(text)
 
 

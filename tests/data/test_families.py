@@ -195,3 +195,41 @@ def test_trls_training_template_is_used_for_the_family_it_knows(caplog):
         "{#- base.template_kwargs -#}{%- set thinking = true %}\n" + template
     )  # base.template_kwargs
     assert len(build_examples([{"messages": [user("Q"), assistant(INLINE)]}], valued)) == 1
+
+
+CHANNEL = CHATML.replace(  # the field is read beside calls only, as by Gemma 4 and Command R7B
+    "\n{{ m['content'] }}",
+    "\n{% if m['tool_calls'] %}<|open|>{{ m['reasoning_content'] }}<|close|>{{ m['tool_calls'] | tojson }}{% else %}"
+    "{{ '<|reply|>' if m['role'] == 'assistant' }}{{ m['content'] }}{% endif %}",
+)
+
+
+@pytest.mark.parametrize(("said", "trained"), [
+    ({"content": "<think>\nso\n</think>\n\nA"}, "<|open|>so<|close|><|reply|>A"),
+    ({"content": "A", "thinking": "so"}, "<|open|>so<|close|><|reply|>A"),
+    ({"content": "<think>\n\n</think>\n\nA"}, "<|reply|>A"), ({"content": "A"}, "<|reply|>A"),
+    ({"content": "", "reasoning": "so", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 17}}}]},
+     '<|open|>so<|close|>[{"function": {"name": "add", "arguments": {"a": 17}}}]'),
+])  # fmt: skip
+def test_a_thought_has_the_form_that_the_template_gives_it_beside_calls(said, trained):
+    assert [text for _, text in written(CHANNEL, user("Q"), {"role": "assistant", **said})] == [trained + END]
+
+
+def test_a_history_that_is_written_with_other_blanks_once_the_answer_is_there():
+    """Hermes' tool_use template ends a reply that is the last message without a line end."""
+    hermes = CALLED.replace("<|im_end|>", "{{ '' if loop.last else '\n' }}<|im_end|>")
+    ((_, called), (prompt, said)) = written(hermes, user("Q"), CALLS, REPLY, assistant("A"))
+    assert (called.count("17"), said) == (1, f"A{END}")
+    assert prompt.endswith(f'"29"\n{END}\n<|im_start|>assistant\n')
+
+
+def test_a_template_that_needs_tools_says_so():
+    with pytest.raises(UserError, match="NoneType.*it reads 'tools', which the row does not have"):
+        written("{% for tool in tools %}{{ tool }}{% endfor %}" + CHATML, user("Q"), assistant("A"))
+
+
+def test_a_thought_stands_before_the_calls():
+    late = CHATML.replace("{{ m['content'] }}", "{{ m['tool_calls'] | tojson if m['tool_calls'] }}{{ m['content'] }}")
+    call = {"function": {"name": "add", "arguments": {"a": 17}}}
+    ((_, said),) = written(late, user("Q"), assistant("<think>so</think>") | {"tool_calls": [call]})
+    assert said == f'<think>so</think>[{{"function": {{"name": "add", "arguments": {{"a": 17}}}}}}]{END}'
