@@ -26,12 +26,23 @@ FORMS = "messages, conversations, prompt + completion, instruction + output, que
 SYSTEM = ("system", "system_prompt")
 BELOW = ("input", "context")  # Alpaca's and Dolly's, below the instruction
 PASSAGES = ("passage", "paragraph", "article", "story", "body", "background", "premise")
-BESIDE = ("instruction", *BELOW, "choices", "options", "A", *PASSAGES)  # a question's: in its messages, or refused
+BESIDE = (
+    "instruction",
+    *BELOW,
+    "choices",
+    "options",
+    "A",
+    "starter_code",
+    *PASSAGES,
+)  # a question's: in its messages, or refused
 THOUGHT = "reasoning_content"  # a column that is trained as the thought before the answer beside it
-THOUGHTS = (THOUGHT, "reasoning", "thinking", "think", "thought", "cot", "chain_of_thought", "rationale")
+_THOUGHTS = re.compile(  # columns that may be one, s1K's deepseek_thinking_trajectory too
+    rf"{THOUGHT}|(\w+_)?(reasoning|thinking|think|thought|cot|chain_of_thought|rationale)(_trajector(y|ies))?"
+)
 LABELS = ("label", "is_safe", "kto_tag")  # what is said of an answer by KTO's rows, BeaverTails and LLaMA-Factory
-JUDGED = (*LABELS, "desirable", "correct", "is_correct", "score", "reward", "weight", "train")
-BAD = ("0", "0.0", "false", "unsafe", "undesirable", "rejected", "incorrect", "wrong", "bad")
+VALID = ("problem_is_valid", "solution_is_valid")  # NuminaMath's
+JUDGED = (*LABELS, *VALID, "desirable", "correct", "is_correct", "score", "reward", "weight", "train")
+BAD = ("0", "0.0", "false", "no", "unsafe", "undesirable", "rejected", "incorrect", "incomplete", "wrong", "bad")
 FEW = 3  # words: what is no longer is a setting ("on"), not a thought
 LONG = 8  # characters: a text that is not in another by chance
 
@@ -46,7 +57,7 @@ def read_messages(row: Row, where: str) -> list[Message]:
     asked, answered = next((pair for pair in PAIRS if all(row.get(name) is not None for name in pair)), ("", ""))
     if turns:
         messages = as_turns(row[turns[0]], "", where, turns[0])
-        beside: tuple[str, ...] = THOUGHTS
+        beside: tuple[str, ...] = ()
         for other in [*turns[1:], *([asked] if asked else [])]:
             if not _within(_questions(row[other], where, other), messages):
                 raise UserError(f"{where}: '{turns[0]}' and '{other}' are two conversations: remove or rename one")
@@ -56,12 +67,13 @@ def read_messages(row: Row, where: str) -> list[Message]:
         if holds(row, THOUGHT) and not answer[-1].get(THOUGHT):
             answer[-1] = {**answer[-1], THOUGHT: row[THOUGHT]}
         messages += answer
-        beside = (*ASKED, *THOUGHTS)
+        beside = ASKED
     elif isinstance(row.get("text"), str) and read_transcript(row["text"], f"{where}: 'text'"):
-        messages, beside = as_turns(row["text"], "", where, "text"), THOUGHTS
+        messages, beside = as_turns(row["text"], "", where, "text"), ()
     else:
         raise UserError(f"{where}: expected {FORMS} (it has: {', '.join(row) or 'nothing'}); data.columns renames")
-    messages = with_context(row, messages, where, beside)
+    thoughts = [name for name in row if _THOUGHTS.fullmatch(name) and _is_prose(row[name])]
+    messages = with_context(row, messages, where, (*beside, *thoughts))
     _check_worth(row, where)
     if not any(message["role"] == "assistant" for message in messages):
         raise UserError(f"{where}: no assistant message, nothing to train on")
@@ -155,12 +167,11 @@ def with_context(row: Row, messages: list[Message], where: str, more: Sequence[s
             messages, first = [*as_turns(row[name], "system", where, name), *messages], 1
     lost = [name for name in SYSTEM if holds(row, name) and not _within([row[name]], messages[:1])]
     lost += [name for name in (*BESIDE, *more) if holds(row, name) and not _within([row[name]], messages)]
-    lost = [name for name in lost if name not in THOUGHTS or len(str(row[name]).split()) > FEW]
     lost += [name for name in row if (name == "functions" or MEDIUM.fullmatch(name)) and holds(row, name)]
     if lost:
         what = "is not text" if MEDIUM.fullmatch(lost[0]) else "is no part of the messages made of this row"
         train = f"train it as the thought with data.columns {{{THOUGHT}: {lost[0]}}}"
-        put = train if lost[0] in THOUGHTS[1:] else "put it into the messages"
+        put = train if _THOUGHTS.fullmatch(lost[0]) and lost[0] != THOUGHT else "put it into the messages"
         raise UserError(
             f"{where}: column '{lost[0]}' {what}: nothing would see it; {put}, or say with "
             f"data.columns {{unused: {lost[0]}}} that it is not meant to be seen"
@@ -191,8 +202,13 @@ def _is_blank(value: Any) -> bool:
 
 def unseen(row: Row, messages: list[Message]) -> list[str]:
     """The columns with a text, of several words, that no message holds."""
-    texts = {name: value for name, value in row.items() if isinstance(value, str) and len(value.split()) > FEW}
-    return [name for name, text in texts.items() if not _within([text], messages)]
+    return [name for name, value in row.items() if _is_prose(value) and not _within([value], messages)]
+
+
+def _is_prose(value: Any) -> bool:
+    """A text of several words, or a list of such."""
+    texts = value if isinstance(value, list) and value else [value]
+    return all(isinstance(text, str) for text in texts) and len(" ".join(texts).split()) > FEW
 
 
 def _within(values: Iterable[Any], messages: list[Message]) -> bool:

@@ -23,7 +23,6 @@ from grpo.data.writing import ANSWER, EMPTY_THOUGHT, REASONING, Lost, Writing
 from grpo.errors import UserError
 from grpo.types import Message
 
-
 CALL = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
 
 

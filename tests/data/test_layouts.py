@@ -111,6 +111,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a wrong trace": ({"messages": TALK, "correct": False}, "column 'correct' says"),
     "a row without weight": ({"messages": TALK, "weight": 0}, "column 'weight' says"),
     "a half row": ({"messages": TALK, "weight": 0.5}, "column 'weight' is 0.5"),
+    "NuminaMath's invalid": ({**PAIR, "solution_is_valid": "No"}, "column 'solution_is_valid' says"),
+    "s1K": ({"question": "Q", "solution": "7", "thinking_trajectories": ["one and one is two"]},
+            "with data.columns {reasoning_content: thinking_trajectories}"),
+    "s1K-1.1": ({"question": "Q", "solution": "7", "deepseek_thinking_trajectory": "one and one is two"}, "with data"),
+    "APPS: the code to begin with": ({"question": "Q", "starter_code": "def f(x):", "solution": "pass"}, "'starter_code'"),
     "a thought beside a pair": ({"question": "Q", "cot": "one and one is two", "answer": "A"},
                                 "train it as the thought with data.columns {reasoning_content: cot}"),
     "a thought beside messages": ({"messages": TALK, "thinking": "one and one is two"}, "column 'thinking' is no"),
@@ -299,6 +304,7 @@ def test_the_configs_system_message_does_not_hide_what_a_row_has(tmp_path):
 def test_columns_that_no_message_holds_are_named():
     row = {"question": "Q", "answer": "A", "attempt": "a text of words", "source": "math", "text": "Q and then A it is"}
     assert unseen(row, [user("Q and then A it is"), A]) == ["attempt"]
+    assert unseen({"tries": ["one of", "several words"], "passed": [True] * 5}, [Q, A]) == ["tries"]
 
 
 def test_a_model_without_a_chat_template_is_told_of_both_keys():
