@@ -58,10 +58,10 @@ class Template:
 
     @cached_property
     def channel(self) -> tuple[list[str], str, str]:
-        """The fields that it reads beside tool calls only, and what it writes around the reasoning there: the model's own
+        """The fields that it reads beside tool calls only, and what it writes around the reasoning there: the model's
         form of a thought (Gemma-4's, Command-R7B's)."""
         asked = [{"role": "user", "content": "?"}]
-        read = {name: text for name in FIELDS if not self.fields and (text := self._read(name, [CALL]))}
+        read = {name: text for name in FIELDS if not self.fields and (text := self._read(name, CALL))}
         if not read:
             return [], "", ""
         before, _, after = next(iter(read.values())).partition(REASONING)
@@ -69,9 +69,9 @@ class Template:
         close = re.match(r"\s*<[^<>]+>", after)
         return list(read), before[len(shared_start(prompt, before)) :], close[0] if close else ""
 
-    def _read(self, name: str, calls: Calls = ()) -> str:
+    def _read(self, name: str, *calls: Any) -> str:
         """What it writes of a question and a message with its reasoning in a field; nothing where that is left out."""
-        messages = [{"role": "user", "content": "?"}, Way({"role": "assistant"}, name)(REASONING, ANSWER, calls)]
+        messages = [{"role": "user", "content": "?"}, Way({"role": "assistant"}, name)(REASONING, ANSWER, list(calls))]
         try:
             text = render(self.tokenizer, messages, open_answer=False, **self.variables)
         except UserError:

@@ -224,7 +224,7 @@ def test_a_history_that_is_written_with_other_blanks_once_the_answer_is_there():
 
 
 def test_a_template_that_needs_tools_says_so():
-    with pytest.raises(UserError, match="NoneType.*it reads 'tools', which the row does not have"):
+    with pytest.raises(UserError, match=r"NoneType.*it reads 'tools', which the row does not have"):
         written("{% for tool in tools %}{{ tool }}{% endfor %}" + CHATML, user("Q"), assistant("A"))
 
 

@@ -115,7 +115,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "s1K": ({"question": "Q", "solution": "7", "thinking_trajectories": ["one and one is two"]},
             "with data.columns {reasoning_content: thinking_trajectories}"),
     "s1K-1.1": ({"question": "Q", "solution": "7", "deepseek_thinking_trajectory": "one and one is two"}, "with data"),
-    "APPS: the code to begin with": ({"question": "Q", "starter_code": "def f(x):", "solution": "pass"}, "'starter_code'"),
+    "APPS": ({"question": "Q", "starter_code": "def f(x):", "solution": "pass"}, "'starter_code'"),
     "a thought beside a pair": ({"question": "Q", "cot": "one and one is two", "answer": "A"},
                                 "train it as the thought with data.columns {reasoning_content: cot}"),
     "a thought beside messages": ({"messages": TALK, "thinking": "one and one is two"}, "column 'thinking' is no"),
