@@ -36,9 +36,8 @@ BESIDE = (
     *PASSAGES,
 )  # a question's: in its messages, or refused
 THOUGHT = "reasoning_content"  # a column that is trained as the thought before the answer beside it
-_THOUGHTS = re.compile(  # columns that may be one, s1K's deepseek_thinking_trajectory too
-    rf"{THOUGHT}|(\w+_)?(reasoning|thinking|think|thought|cot|chain_of_thought|rationale)(_trajector(y|ies))?"
-)
+THOUGHTS = (THOUGHT, "reasoning", "thinking", "think", "thought", "cot", "chain_of_thought", "rationale")
+_THOUGHTS = re.compile(rf"(\w+_)?({'|'.join(THOUGHTS)})(_trajector(y|ies))?")  # s1K's deepseek_thinking_trajectory too
 LABELS = ("label", "is_safe", "kto_tag")  # what is said of an answer by KTO's rows, BeaverTails and LLaMA-Factory
 VALID = ("problem_is_valid", "solution_is_valid")  # NuminaMath's
 JUDGED = (*LABELS, *VALID, "desirable", "correct", "is_correct", "score", "reward", "weight", "train")
