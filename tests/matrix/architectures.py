@@ -59,6 +59,9 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "diffllama": {"attention_dropout": 0.0},
     "dots1": {"n_shared_experts": 1, "first_k_dense_replace": 1},
     "gemma3n_text": {"num_kv_shared_layers": 2, "intermediate_size": 48},
+    # Left at 512, scores of normed queries and keys, which it does not scale, are all that softmax sees: transformers'
+    # own forward in fp32 is then 1e-5 from its own in fp64.
+    "gemma4_text": {"global_head_dim": 2 * HEAD},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
