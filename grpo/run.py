@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -122,9 +121,7 @@ def set_up(
         ahead=ahead,
         weights=weights,
     )
-    identity = {}
-    if is_main():
-        identity = identify(config, tasks, kind, learner.world)
+    identity = identify(config, tasks, kind, learner.world) if is_main() else {}
     out = Path(config.out)
     state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
     if state.step < config.steps:
@@ -193,10 +190,6 @@ def save_model(policy: Policy, folder: Path) -> None:
         UserError: the disk did not take it; nothing half-written is left.
     """
     with must_write(folder, sum(parameter.nbytes for parameter in policy.model.parameters())):
-        try:
-            policy.save(folder)
-            if is_main():
-                flush_folder(folder)
-        finally:
-            if is_main():
-                shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
+        policy.save(folder)
+        if is_main():
+            flush_folder(folder)

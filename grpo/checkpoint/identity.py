@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from grpo.checkpoint.reward_state import reward_state
+from grpo.checkpoint.user_modules import text_hash
 from grpo.config.section import flatten
 from grpo.config.training import RLConfig, TrainConfig
 from grpo.errors import UserError
@@ -186,17 +187,9 @@ def reward_identity(reward: Reward) -> dict[str, Any]:
         "columns": dict(reward.columns),
         "kwargs": {key: value for key, value in bound.items() if isinstance(value, str | int | float | bool | None)},
         "fn": kind.__qualname__,  # not its module, which is __main__ in one script and train in the next
-        "source": _source(kind),
+        "source": text_hash(kind),
         "state": reward_state(reward.fn),
     }
-
-
-def _source(kind: Any) -> str | None:
-    """A hash of the text of a function or class; None: it has none, built in or typed into an interpreter."""
-    try:
-        return digest(inspect.getsource(kind))
-    except (OSError, TypeError):
-        return None
 
 
 def model_identity(model: str) -> str:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from grpo.checkpoint.user_modules import is_users, names_in, told_modules, top
+from grpo.checkpoint.user_modules import is_users, names_in, text_hash, told_modules, top
 from grpo.system.fingerprint import digest, file_hash
 from grpo.system.imports import OURS
 
@@ -110,9 +110,13 @@ def _plain(value: Any, seen: dict[int, Any], depth: int = 0) -> Any:
         return [str(value.dtype), list(value.shape), value.tolist() if len(value.reshape(-1)) <= MOST else None]
     seen[id(value)] = value
     if isinstance(value, types.FunctionType):
-        return [value.__qualname__, _text(value), go(dict(_reads(value)))]
+        return [value.__qualname__, text_hash(value) if is_users(value) else None, go(dict(_reads(value)))]
     if inspect.isclass(value):
-        return [value.__qualname__, _text(value), {name: go(method) for name, method in _methods(value)}]
+        return [
+            value.__qualname__,
+            text_hash(value) if is_users(value) else None,
+            {name: go(method) for name, method in _methods(value)},
+        ]
     if hasattr(value, "__wrapped__"):  # functools.lru_cache
         return go(value.__wrapped__)
     kind = type(value)
@@ -126,11 +130,3 @@ def _plain(value: Any, seen: dict[int, Any], depth: int = 0) -> Any:
 
 DEEP = 50  # containers in each other, of which one may hold itself
 PRINTED = ("decimal", "fractions", "pathlib", "re", "datetime")  # whose objects are what they print
-
-
-def _text(kind: Any) -> str | None:
-    """Of a function or class of the user's own."""
-    try:
-        return digest(inspect.getsource(kind)) if is_users(kind) else None
-    except (OSError, TypeError):
-        return None

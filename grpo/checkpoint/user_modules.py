@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import inspect
 import sys
 import sysconfig
 import types
@@ -28,6 +29,14 @@ PLAIN = (str, int, float, bool, bytes, list, tuple, dict, set, frozenset)  # val
 def is_users(kind: Any) -> bool:
     """Whether a function or class is neither a library's nor this program's."""
     return _is_users_module(str(getattr(kind, "__module__", None) or ""))
+
+
+def text_hash(kind: Any) -> str | None:
+    """Of a function or class; None: it has no text, built in or typed into an interpreter."""
+    try:
+        return digest(inspect.getsource(kind))
+    except (OSError, TypeError):
+        return None
 
 
 def top(kind: Any) -> str:
@@ -80,16 +89,12 @@ def _file(name: str) -> Path | None:
     file = getattr(module, "__file__", None)
     if module is None:
         with suppress(ImportError, ValueError, AttributeError):
-            spec = importlib.util.find_spec(name) if _known_package(name) else None
+            parent = name.rpartition(".")[0]  # to look into it runs no code if it is imported
+            spec = importlib.util.find_spec(name) if not parent or parent in sys.modules else None
             file = spec.origin if spec is not None else None
     if not file or not file.endswith(".py") or not _is_users_module(name) or any(part in file for part in LIBRARY):
         return None
     return Path(file)
-
-
-def _known_package(name: str) -> bool:
-    """Whether to look for it runs no code: its packages are imported."""
-    return all(part in sys.modules for part in [name.rpartition(".")[0]] if part)
 
 
 def _imported(tree: ast.Module, name: str, *, package: bool) -> Iterator[str]:

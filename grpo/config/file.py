@@ -30,7 +30,6 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     keys = path.split(".")
     for depth, key in enumerate(keys):
         here = ".".join(keys[: depth + 1])
-        last = depth == len(keys) - 1
         if isinstance(node, list):
             if not key.isdigit() or int(key) >= len(node):
                 raise UserError(f"override '{override}': '{here}' must be a list index below {len(node)}")
@@ -39,19 +38,17 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
             index = key
         else:
             raise UserError(f"override '{override}': '{'.'.join(keys[:depth])}' is a single value, not a section")
-        if last:
-            value = load_yaml(text, f"override '{override}'")
-            if key == "engine" and isinstance(node.get(index), dict) and isinstance(value, str):
-                value = node[index] | {"kind": value}  # short for engine.kind, so the section's other settings stay
-            node[index] = value
-        elif isinstance(node, dict):
-            if node.get(index) is None:
-                node[index] = {}
-            elif key in SHORT and isinstance(node[index], str):
-                node[index] = {SHORT[key]: node[index]}
-            node = node[index]
-        else:
-            node = node[index]
+        if depth == len(keys) - 1:
+            break
+        if isinstance(node, dict) and node.get(index) is None:
+            node[index] = {}
+        elif key in SHORT and isinstance(node[index], str):
+            node[index] = {SHORT[key]: node[index]}
+        node = node[index]
+    value = load_yaml(text, f"override '{override}'")
+    if key == "engine" and isinstance(node.get(index), dict) and isinstance(value, str):
+        value = node[index] | {"kind": value}  # short for engine.kind, so the section's other settings stay
+    node[index] = value
 
 
 def validate(model: type[SectionT], tree: dict[str, Any], source: str) -> SectionT:

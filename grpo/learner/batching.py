@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ class BatchPlan:
     def _packed(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
         batches: list[list[TrainRow]] = []
         room = 0
-        for _, siblings in groupby(_siblings_together(rows), key=_prompt):
+        for _, siblings in groupby(_siblings_together(rows), key=attrgetter("prompt_ids")):
             group = list(siblings)
             if sum(self._costs(group)) > room:
                 room = 0  # it begins a new one
@@ -126,10 +127,6 @@ class BatchPlan:
             costs.append(row.length - len(row.prompt_ids) * shared)
             before = row.prompt_ids
         return costs
-
-
-def _prompt(row: TrainRow) -> tuple[int, ...]:
-    return row.prompt_ids
 
 
 def _siblings_together(rows: Sequence[TrainRow]) -> list[TrainRow]:

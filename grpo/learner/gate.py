@@ -12,6 +12,7 @@ from grpo.errors import UserError
 from grpo.learner.batching import TrainRow
 from grpo.learner.learner import Learner
 from grpo.learner.stats import StepStats
+from grpo.model.policy import whole
 
 # Mean |log pi_gen - log pi_trainer| above which the two cannot be the same policy. Rounding gives 1e-6 in fp32, a few
 # 1e-2 in half precision and up to 0.1 with fp8 weights; weights stale by one update of lr 1e-5 give 2e-3, really stale
@@ -40,8 +41,7 @@ def check_mismatch(sums: StepStats, limit: float, learner: Learner | None = None
 
 def largest(parameters: Iterable[torch.Tensor]) -> float:
     """The largest absolute value among them; not finite when one of them is not."""
-    norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in parameters], math.inf)
-    return float(norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm)
+    return float(whole(torch.nn.utils.get_total_norm([parameter.detach() for parameter in parameters], math.inf)))
 
 
 def check_weights(parameters: Iterable[torch.Tensor], step: int, lr: float) -> None:

@@ -19,13 +19,14 @@ def with_logprobs(learner: Learner, reference: Reference | None, groups: list[Gr
 
     Otherwise pi_old is pi_theta itself, and no forward is spent to learn it.
     """
-    rows = rows_of(groups, drop_truncated=config.truncated == "mask")
+    only_whole = config.truncated == "mask"
     if config.updates_per_rollout > 1 or learner.dropout:
-        missing = [row for row in contributing(rows, config.loss) if row.rollout.old_logprobs is None]
-        groups = with_old_logprobs(learner, groups, missing)
+        rows = contributing(rows_of(groups, drop_truncated=only_whole), config.loss)
+        missing = [row for row in rows if row.rollout.old_logprobs is None]
+        groups = _with(learner, groups, missing, "old_logprobs")
     if reference is not None and config.loss.kl_in_loss:
-        rows = rows_of(groups, drop_truncated=config.truncated == "mask")
-        groups = with_ref_logprobs(learner, groups, rows, reference)
+        with reference.active(learner.model):
+            groups = _with(learner, groups, rows_of(groups, drop_truncated=only_whole), "ref_logprobs")
     return groups
 
 
@@ -35,34 +36,17 @@ def with_kl_in_rewards(
     """The KL of each completion taken from its reward (`grpo.scoring.shaping.take_kl`), where that is its place."""
     if reference is None or not config.loss.kl_in_reward:
         return groups
-    groups = with_old_logprobs(learner, groups, rows_of(groups))
-    groups = with_ref_logprobs(learner, groups, rows_of(groups), reference)
+    groups = _with(learner, groups, rows_of(groups), "old_logprobs")
+    with reference.active(learner.model):
+        groups = _with(learner, groups, rows_of(groups), "ref_logprobs")
     return take_kl(groups, config.loss)
 
 
-def with_old_logprobs(learner: Learner, groups: list[Group], chosen: Sequence[TrainRow]) -> list[Group]:
-    """The groups with log pi_old of the `chosen` rows' tokens, by the policy as it is now."""
-    return _with(groups, chosen, learner.logprobs(chosen), "old_logprobs")
-
-
-def with_ref_logprobs(
-    learner: Learner, groups: list[Group], chosen: Sequence[TrainRow], reference: Reference
-) -> list[Group]:
-    """The groups with log pi_ref of the `chosen` rows' tokens."""
-    with reference.active(learner.model):
-        return _with(groups, chosen, learner.logprobs(chosen), "ref_logprobs")
-
-
-def _with(
-    groups: list[Group], rows: Sequence[TrainRow], logprobs: Sequence[tuple[float, ...]], name: str
-) -> list[Group]:
-    by_rollout: dict[int, Any] = {id(row.rollout): values for row, values in zip(rows, logprobs, strict=True)}
+def _with(learner: Learner, groups: list[Group], chosen: Sequence[TrainRow], name: str) -> list[Group]:
+    """The groups with the log-probs of the `chosen` rows' tokens, by the weights that the model has now."""
+    logprobs = zip(chosen, learner.logprobs(chosen), strict=True)
+    found: dict[int, dict[str, Any]] = {id(row.rollout): {name: values} for row, values in logprobs}
     return [
-        replace(
-            group,
-            rollouts=tuple(
-                replace(r, **{name: by_rollout[id(r)]}) if id(r) in by_rollout else r for r in group.rollouts
-            ),
-        )
+        replace(group, rollouts=tuple(replace(rollout, **found.get(id(rollout), {})) for rollout in group.rollouts))
         for group in groups
     ]

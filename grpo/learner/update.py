@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-
 from grpo.config.training import RLConfig
 from grpo.learner.batching import TrainRow, contributing, normaliser_of
 from grpo.learner.gate import MISMATCH_LIMIT, check_mismatch, check_weights, measure_group
@@ -15,6 +13,7 @@ from grpo.learner.learner import Learner
 from grpo.learner.memory import in_memory
 from grpo.learner.stats import StepStats
 from grpo.loss import LossTerms, grpo_loss
+from grpo.model.policy import whole
 
 
 def update(
@@ -64,12 +63,7 @@ def update(
     applied = grad_norm is not None and math.isfinite(grad_norm) and grad_norm > 0
     if applied:
         check_weights((p for p in learner.model.parameters() if p.requires_grad), step + 1, lr)
-    return {
-        **stats.metrics(config),
-        "grad_norm": grad_norm,
-        "lr": lr,
-        "applied": float(applied),
-    }
+    return {**stats.metrics(config), "grad_norm": grad_norm, "lr": lr, "applied": float(applied)}
 
 
 def accumulate_gradients(
@@ -118,9 +112,7 @@ def _step(learner: Learner, max_norm: float, lr: float, usable: bool) -> float:
     if not learner.sharded:
         learner.world.sum_gradients(parameters)
     norm = learner.accelerator.clip_grad_norm_(parameters, max_norm)
-    grad_norm = float(norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm)
-    if not usable:
-        grad_norm = math.nan
+    grad_norm = float(whole(norm)) if usable else math.nan
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
     scaler = learner.accelerator.scaler

@@ -29,7 +29,6 @@ PATIENCE = timedelta(hours=2)  # for a process that is slower than the others; a
 # DTensor's caches keep gloo's threads, which drop their last tensors a moment after the main thread has the result. To
 # drop one takes the interpreter: one that is ending by then aborts ("terminate called without an active exception").
 LAST_BREATH = 0.2  # seconds
-_FAILURE = "grpo/failure"
 LAUNCH = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}  # what a launcher sets, and what holds where it doesn't
 
 
@@ -183,26 +182,6 @@ def _leave() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
         time.sleep(LAST_BREATH)
-
-
-def first_failure(code: int) -> tuple[int, bool]:
-    """(exit code of the run, whether this process is the one to say why), when a command fails with `code` here.
-
-    The processes of a run fail together: by the same mistake, or because one of them is gone. The first says so.
-    """
-    if not launched():
-        return code, True
-    from torch import distributed
-
-    if not distributed.is_initialized():
-        return code, is_main()
-    mine = f"{code} {distributed.get_rank()}"
-    try:
-        store = distributed.distributed_c10d._get_default_store()
-        first = store.compare_set(_FAILURE, "", mine).decode()
-    except distributed.DistError:  # the store went with the process that kept it, which has said why
-        return code, False
-    return int(first.split()[0]), first == mine
 
 
 def _attempt(work: Callable[[], ResultT]) -> tuple[ResultT | None, str | None]:

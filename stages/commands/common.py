@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 from grpo.errors import UserError, nearest, public
 from grpo.system.files import FULL
 from grpo.system.stopping import Stopped, handled
-from grpo.system.world import first_failure, is_main, join
+from grpo.system.world import is_main, join, launched
 
 if TYPE_CHECKING:  # help need not wait for it
     from stages.recipe.config import RecipeConfig
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # help need not wait for it
 log = logging.getLogger("grpo")
 
 UNWRITABLE = (*FULL, errno.EROFS, errno.EFBIG, errno.EIO)  # of a disk: full, read-only, a file too large for it, broken
+FAILURE = "grpo/failure"  # where the processes of a run note which of them fails first
 
 
 class Parser(argparse.ArgumentParser):
@@ -113,8 +114,28 @@ def reason(error: OSError) -> str:
     return f"'{error.filename}': {error.strerror}" if error.filename is not None else error.strerror
 
 
+def _first_failure(code: int) -> tuple[int, bool]:
+    """(exit code of the run, whether this process is the one to say why), when a command fails with `code` here.
+
+    The processes of a run fail together: by the same mistake, or because one of them is gone. The first says so.
+    """
+    if not launched():
+        return code, True
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return code, is_main()
+    mine = f"{code} {distributed.get_rank()}"
+    try:
+        store = distributed.distributed_c10d._get_default_store()
+        first = store.compare_set(FAILURE, "", mine).decode()
+    except distributed.DistError:  # the store went with the process that kept it, which has said why
+        return code, False
+    return int(first.split()[0]), first == mine
+
+
 def _failed(code: int, text: str) -> int:
-    code, speaks = first_failure(code)
+    code, speaks = _first_failure(code)
     if speaks:
         try:
             print(public(text), file=sys.stderr, flush=True)  # a row, a reply or a file may be quoted in it

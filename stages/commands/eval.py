@@ -24,13 +24,13 @@ from grpo.errors import UserError, nearest
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import EvalResult, problems_file
 from grpo.model.loading.path import check_model
-from grpo.system.files import check_out_file
 from grpo.system.runtime import apply_quietly, quiet
 from grpo.system.service import KEY_ENV
 from rewards.language.reward import scripts_of
 from stages.commands.common import Parser, add_overrides
 from stages.commands.eval_sets import SETS, read_rows
 from stages.recipe.config import find
+from stages.recipe.output import check_out_file
 from stages.recipe.preflight import check_reward
 from stages.recipe.summary import percent
 from stages.served.config import EndpointConfig

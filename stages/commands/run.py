@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from grpo.errors import UserError
-from grpo.system.files import check_out
 from stages.commands.common import Parser, add_overrides, guarded, read_recipe
 from stages.recipe.config import RecipeConfig
+from stages.recipe.output import check_out
 
 RUN_EXAMPLES = """\
   grpo run tiny.yaml                                the shipped tiny recipe, to runs/tiny

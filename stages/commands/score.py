@@ -17,9 +17,9 @@ from grpo.errors import UserError
 from grpo.model.loading.tokenizer import read_tokenizer
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.table import Reward, RewardTable, apply_rewards
-from grpo.system.files import check_out_file
 from rewards import load_reward
 from stages.commands.common import Parser
+from stages.recipe.output import check_out_file
 
 EXAMPLES = """\
   grpo score samples.jsonl --reward accuracy --reward format

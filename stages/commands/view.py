@@ -10,8 +10,9 @@ import sys
 from rich.console import Console
 
 from grpo.errors import UserError, visible
-from grpo.system.files import check_out_file, write_text
+from grpo.system.files import write_text
 from stages.commands.common import Parser
+from stages.recipe.output import check_out_file
 from stages.view.browse import State, seek
 from stages.view.filters import Filters, read_condition
 from stages.view.page import page

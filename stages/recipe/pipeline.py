@@ -10,11 +10,12 @@ from typing import Any
 
 from grpo.config.yaml import dump_yaml
 from grpo.errors import UserError, nearest
-from grpo.system.files import check_out, write_text
+from grpo.system.files import write_text
 from grpo.system.lock import lock_run
 from grpo.system.records import read_record, write_record
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig
+from stages.recipe.output import check_out
 from stages.recipe.planning import plan_stage
 from stages.recipe.runner import check_ready, run_stage
 from stages.recipe.summary import print_table, summarise

@@ -12,11 +12,11 @@ from grpo.data.rows import write_jsonl
 from grpo.engines import vllm as optional
 from grpo.errors import UserError
 from grpo.evaluation.result import problems_file
-from grpo.system.files import check_out_file
 from stages.cli import COMMANDS, main
 from stages.commands.common import find_config, guarded
 from stages.commands.eval import data_settings
 from stages.commands.run import stage_command
+from stages.recipe.output import check_out_file
 from support.command import python, refused
 from support.files import contents
 from support.processes import ROOT

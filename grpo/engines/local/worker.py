@@ -36,10 +36,7 @@ class Delivered:
 
 def main() -> None:
     """The process: answer requests until the trainer is gone."""
-    for number in (
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # sent to everyone; the trainer ends us when it is done
+    for number in (signal.SIGTERM, signal.SIGHUP):  # sent to everyone; the trainer ends us when it is done
         signal.signal(number, signal.SIG_IGN)
     settings = json.loads(sys.argv[1])
     trainer, channel, memory_file = (int(argument) for argument in sys.argv[2:])
