@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
 
@@ -12,6 +12,7 @@ from grpo.config.section import Section, changed, without
 class DataConfig(Section):
     """Rows from files, a hub data set, or a function given by import path."""
 
+    text_is: ClassVar = "path"  # `data: train.jsonl`
     path: str | None = None  # file, folder, glob, or hub name
     fn: str | None = None  # import path of a function that returns a list of rows
     kwargs: dict[str, Any] = {}
@@ -24,12 +25,6 @@ class DataConfig(Section):
     template: str | None = None  # plain-text template with {prompt}; None: the model's own chat template
     max_prompt_tokens: int | None = Field(None, ge=1)
     overlong: Literal["drop", "error"] = "drop"  # dropped prompts are counted and said
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, tree: Any) -> Any:
-        """`data: train.jsonl` is short for `data.path`."""
-        return {"path": tree} if isinstance(tree, str) else tree
 
     @model_serializer(mode="wrap")
     def _without_empty(self, inner: Any) -> dict[str, Any]:
@@ -55,17 +50,12 @@ class DataConfig(Section):
 
 
 class RewardConfig(Section):
+    text_is: ClassVar = "fn"  # `accuracy`
     fn: str  # built-in name, or import path
     name: str | None = None  # as it appears in metrics; default: fn
     weight: float = 1.0
     kwargs: dict[str, Any] = {}
     columns: dict[str, str] = {}  # {name the function expects: column of the row}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, tree: Any) -> Any:
-        """`accuracy` is short for `{fn: accuracy}`."""
-        return {"fn": tree} if isinstance(tree, str) else tree
 
     @property
     def label(self) -> str:

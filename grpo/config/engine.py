@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,7 @@ AHEAD_IN_PROCESS = (
 
 
 class EngineConfig(Section):
+    text_is: ClassVar = "kind"  # `engine: local` and `engine=local`
     # auto: vllm where it is installed and the run is on a GPU, else local
     kind: Literal["local", "vllm", "vllm-server", "auto"] = "auto"
     max_rows: int = Field(512, ge=1)  # completions decoded at a time
@@ -59,12 +60,6 @@ class EngineConfig(Section):
     ahead: bool = False
     vllm: VllmConfig = VllmConfig()
     server: ServerConfig = ServerConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, tree: Any) -> Any:
-        """`engine: local` and `engine=local` are short for `engine.kind`."""
-        return {"kind": tree} if isinstance(tree, str) else tree
 
     @model_validator(mode="after")
     def _elsewhere(self) -> EngineConfig:

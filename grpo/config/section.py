@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 LARGEST_SEED = 2**63 - 1
 LARGEST_COUNT = 10**9  # of steps, tokens, rows, ...
@@ -20,6 +20,13 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
     )
+
+    text_is: ClassVar[str | None] = None  # the setting that a bare text in the section's place is short for
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, tree: Any) -> Any:
+        return {cls.text_is: tree} if cls.text_is and isinstance(tree, str) else tree
 
     @field_validator("*", mode="before")
     @classmethod

@@ -60,17 +60,12 @@ class PretrainConfig(Section):
 class BaseConfig(Section):
     """Where the base model comes from: an existing one (folder or hub name), or trained from scratch for `steps`."""
 
+    text_is: ClassVar = "model"  # `base: some/model`
     model: str | None = None
     chat_template: str | None = None  # a jinja file: the model's from then on, in every stage
     template_kwargs: dict[str, Any] = {}  # {enable_thinking: false, ...}: what the template reads, in every stage
     steps: int | None = Field(None, ge=1)
     pretrain: PretrainConfig | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, tree: Any) -> Any:
-        """`base: some/model` is short for `base.model`."""
-        return {"model": tree} if isinstance(tree, str) else tree
 
     @model_validator(mode="after")
     def _one_source(self) -> BaseConfig:
