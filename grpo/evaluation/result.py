@@ -94,7 +94,7 @@ class Asked:
             "top_p": self.config.top_p,
             "max_tokens": self.config.max_tokens,
             "seed": self.seed,
-            "prompt_hash": template_hash(None, self.config.data),  # all that is known where a server renders it
+            "prompt_hash": prompt_hash(self.config.data),
             "data_hash": rows_hash(self.rows),
             **more,
             "seconds": round(time.monotonic() - self.start, 3),
@@ -109,6 +109,11 @@ def template_hash(tokenizer: Any, data: DataConfig) -> str:
     """Hash of everything that turns a question into a prompt."""
     template = data.template or getattr(tokenizer, "chat_template", None)
     return texts_hash([json.dumps([template, data.system, data.suffix])])
+
+
+def prompt_hash(data: DataConfig) -> str:
+    """Hash of what is put around a question; all that is known of the prompt where a server renders it."""
+    return template_hash(None, data)
 
 
 def token_counts(group: Group) -> list[Row]:
