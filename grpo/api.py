@@ -56,8 +56,7 @@ def train(
     """
     settings = _settings(config)
     loaded = _rewards(rewards)
-    data = _data(dataset)
-    rows = _rows(dataset)
+    data, rows = _data(dataset)
     apply_runtime(settings.runtime, settings.seed)
     with dated(Path(settings.out)):
         prompts = build_prompts(load_rows(data) if rows is None else rows, data, load_tokenizer(settings.model))
@@ -81,7 +80,7 @@ def evaluate(
 
     `model` is a folder, a hub name, or a loaded (model, tokenizer). The answer is read as the `accuracy` reward does.
     """
-    source = _data(data)
+    source, rows = _data(data)
     settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
     config = validate(EvalConfig, {"data": source, **settings}, "grpo.evaluate")
     judges = Judges(load_reward("accuracy"), extract_answer=extract_answer)
@@ -94,7 +93,7 @@ def evaluate(
         engine=engine,
         runtime=runtime,
         seed=seed,
-        rows=_rows(data),
+        rows=rows,
     )
 
 
@@ -104,15 +103,13 @@ def _settings(config: TrainConfig | dict[str, Any] | str | Path) -> TrainConfig:
     return validate(TrainConfig, config, "config") if isinstance(config, dict) else read_config(TrainConfig, config)
 
 
-def _data(data: Data) -> DataConfig:
+def _data(data: Data) -> tuple[DataConfig, list[Row] | None]:
+    """How rows are read, and those handed in; None when they are to be read."""
     if isinstance(data, DataConfig):
-        return data
-    return DataConfig(path=str(data) if isinstance(data, str | Path) else IN_MEMORY)
-
-
-def _rows(data: Data) -> list[Row] | None:
-    """The rows handed in; None when they are to be read from where `_data` says."""
-    return None if isinstance(data, str | Path | DataConfig) else list(data)
+        return data, None
+    return (
+        (DataConfig(path=str(data)), None) if isinstance(data, str | Path) else (DataConfig(path=IN_MEMORY), list(data))
+    )
 
 
 def _rewards(rewards: Sequence[Any]) -> list[Reward]:
