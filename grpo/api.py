@@ -1,7 +1,5 @@
 """The library as two calls, for scripts and notebooks; the command line and the stages use what is underneath."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

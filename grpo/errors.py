@@ -1,7 +1,5 @@
 """The one error type that a user is meant to read, and how its one line is made."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What the loop works with: model, optimizer, reference, prompts and engine, and the state it goes on from."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, closing

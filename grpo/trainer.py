@@ -1,7 +1,5 @@
 """The loop: prompts -> completions -> rewards -> advantages -> loss -> updates -> sync. Its parts: `grpo.run`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass

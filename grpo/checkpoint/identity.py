@@ -8,8 +8,6 @@ Three kinds of settings, told apart in this one place:
   `steps` is among them: learning rate schedules, tasks of the last steps, and rewards see how many there are.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json

@@ -4,8 +4,6 @@ That is the optimizer's state, and that of the global random generators, which a
 what the trainer itself draws follows from (seed, step, ...) alone.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Going on from a checkpoint: which one, with what changes, and everything put back."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ Of objects of libraries only the kind counts: they hold locks, clients and count
 change, and so may what a class names in `not_compared`. Texts are hashed, since an instance may hold a key.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import types

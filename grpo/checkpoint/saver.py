@@ -1,7 +1,5 @@
 """When an RL run saves and where it may stop: at the boundary between two rollouts."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ the folder is renamed into place and the rename flushed. What the disk does not 
 loads a pickle.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Checkpoints of an RL run at rollout boundaries: whole, checksummed, on the disk; the last few and the best stay."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -4,8 +4,6 @@ Of the module itself only what the reward reads counts (`grpo.checkpoint.reward_
 holds the whole run; all of it where the reward looks names up as it goes. Comments and layout count nowhere.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import importlib.util

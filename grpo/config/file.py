@@ -1,7 +1,5 @@
 """YAML plus ``key.path=value`` overrides -> a typed config, with every mistake said in one line."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar

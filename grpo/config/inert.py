@@ -1,8 +1,6 @@
 """Settings that are right by themselves and not in the run they stand in: what does nothing is said, no error; what its
 engine cannot do is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from grpo.config.algorithm import CorrectionConfig, LoraConfig

@@ -1,7 +1,5 @@
 """The base of every section of a config."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """YAML 1.2: text -> dicts, lists, texts, numbers, true, false and null, nothing else; and back."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Which engine samples: the factory behind `engine.kind`, for training and for a model that only samples."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

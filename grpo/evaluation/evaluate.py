@@ -4,8 +4,6 @@ pass@1 is the mean over problems of the share of right samples, so it does not d
 counts only in the required format when there is one. What judges is handed in as loaded rewards.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

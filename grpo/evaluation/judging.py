@@ -1,7 +1,5 @@
 """Judging the completions of an evaluation: every process its share, and what breaks a judge counts as wrong."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import logging

@@ -1,7 +1,5 @@
 """From judged completions to the numbers of an evaluation: one row a problem, then means with intervals. Pure."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Statistics of evaluations: intervals over problems, pass@k, maj@k and paired comparison. Pure functions."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """Weight decay: what it acts on, in RL, SFT and reward models alike, and optimizer states of before that was so."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The gate: would the trainer have sampled what the engine did? Asked of every rollout, before the optimizer steps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

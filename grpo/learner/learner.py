@@ -1,7 +1,5 @@
 """The trained model with its optimizer, behind accelerate: one process or many, fp32, bf16 or fp16."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field

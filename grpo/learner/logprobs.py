@@ -1,7 +1,5 @@
 """The log-probs that the loss needs besides pi_theta's: of pi_old and of the reference, written into the groups."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

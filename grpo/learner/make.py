@@ -1,7 +1,5 @@
 """A `Learner` from a policy: AdamW on accelerate, the processes, gradient checkpointing, sharding."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Running out of memory in an update: the same gradient in smaller micro-batches."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """One optimizer update: forward, loss and backward over the micro-batches, the gate, the step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -4,8 +4,6 @@ They see the first rows of a run and the latest (`rows` of `grpo.monitoring.metr
 where a run that does well does not come; a difference counts only when it is larger than the rows' own noise explains.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence

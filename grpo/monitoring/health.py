@@ -1,7 +1,5 @@
 """Steps that are not finite: how they are counted, what is said, what is kept to look at."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a run says of itself, step by step: metrics.jsonl, the console, alarms, a profile, batches to look at."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """metrics.jsonl: one JSON object a step, undefined values null."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

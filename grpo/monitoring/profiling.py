@@ -1,7 +1,5 @@
 """`runtime.profile`: a trace of a few steps, and where their time went, in the run's profile/ folder."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The files `completions/step-000001.jsonl`, ...: what was sampled for each rollout, and what it earned."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from grpo.data.rows import write_jsonl

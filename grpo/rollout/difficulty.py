@@ -1,7 +1,5 @@
 """Running pass rates of prompts: which rest because they teach nothing now, and in what order the others come."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Dynamic sampling (DAPO, arXiv 2503.14476 section 3.2): groups that teach something first, the surplus kept."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Which prompts a rollout takes: seeded epochs over each task's data, shares between tasks, a state to checkpoint."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import random

@@ -1,7 +1,5 @@
 """Rollouts: prompts -> sampled groups -> rewards, spread over the processes."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping

@@ -1,7 +1,5 @@
 """Work in a thread beside what goes on."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """HTTP replies of servers that are not ours: of bounded size, unpacked, and of the host that was asked."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from typing import Any
 

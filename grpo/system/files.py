@@ -1,7 +1,5 @@
 """Files that appear whole or not at all and survive a power cut, and what is said when one cannot be written."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

@@ -3,8 +3,6 @@
 They are kept in checkpoints, manifests and data files: the hash of the same thing must come out the same for ever.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import json

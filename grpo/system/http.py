@@ -4,8 +4,6 @@ The clients' own retries are off: they draw their delays from the program's rand
 and know nothing of broken streams.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import random

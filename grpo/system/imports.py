@@ -1,7 +1,5 @@
 """Functions named by import path in a config: one place that finds them and says what failed."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect

@@ -4,8 +4,6 @@ A POSIX record lock on `<folder>/.lock`: the kernel drops it when the process di
 inherit it, so there are no stale locks. Of several processes of a run the main one holds it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import logging

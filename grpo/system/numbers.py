@@ -1,7 +1,5 @@
 """Numbers of which some may be missing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 

@@ -1,7 +1,5 @@
 """Files on their way to another process, in a folder like /dev/shm that every user of the machine may write to."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

@@ -1,7 +1,5 @@
 """One line that says how far a long piece of work is: rich with an ETA on a terminal, nearly silent elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator

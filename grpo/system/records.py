@@ -1,8 +1,6 @@
 """JSON records that tell when they were changed: each ends in a checksum of its own, so that a flipped bit or an edit
 is not taken for what a run has measured."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Settings of the process: threads, memory, seeds, and how much it and the libraries say."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import logging

@@ -3,8 +3,6 @@
 Continuous batching: as completions finish, the next ones take their slots. Prompts go through the model once each.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Completions whose prompts are of one length go together, so that nothing is padd
 prompt goes through once for each sibling, and all rows are computed until the last one ends.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

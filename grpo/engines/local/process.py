@@ -4,8 +4,6 @@ Requests go over a socket, one at a time; weights through memory that both proce
 trainer, however that ends, and leaves nothing behind.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import mmap

@@ -1,7 +1,5 @@
 """How a model is decoded, tried out before anything is sampled: a few tokens against its plain forward."""
 
-from __future__ import annotations
-
 import logging
 
 import torch

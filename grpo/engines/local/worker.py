@@ -1,7 +1,5 @@
 """The process that `grpo.engines.local.process` starts: the embedded engine behind a socket."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import mmap
