@@ -85,10 +85,7 @@ def check_ahead(engine: EngineConfig, kind: str, correction: CorrectionConfig | 
 
 
 def check_quantization(engine: EngineConfig, kind: str, correction: CorrectionConfig | None) -> None:
-    """
-    Raises:
-        UserError: quantised weights would sample what is trained as if the policy had drawn it.
-    """
+    """Refuse quantised weights that would sample what is trained as if the policy had drawn it."""
     if engine.vllm.quantization and kind != "local" and correction is None:
         raise UserError(
             f"engine.vllm.quantization: {engine.vllm.quantization} samples with other weights than are trained: set "
@@ -97,19 +94,13 @@ def check_quantization(engine: EngineConfig, kind: str, correction: CorrectionCo
 
 
 def check_stop(stop: Sequence[str], kind: str) -> None:
-    """
-    Raises:
-        UserError: texts are to end a completion, which the embedded engine does not look for.
-    """
+    """Refuse texts that are to end a completion, which the embedded engine does not look for."""
     if stop and kind == "local":
         raise UserError("sampling.stop: the embedded engine ends at end tokens only; use engine=vllm or remove it")
 
 
 def check_delivery(engine: EngineConfig, kind: str, lora: LoraConfig | None) -> None:
-    """
-    Raises:
-        UserError: the engine does not take this adapter as one.
-    """
+    """Refuse an adapter that the engine does not take as one."""
     if kind == "local" or lora is None or engine.vllm.lora != "adapter":
         return
     if kind == "vllm-server":

@@ -43,10 +43,7 @@ def largest(parameters: Iterable[torch.Tensor]) -> float:
 
 
 def check_weights(parameters: Iterable[torch.Tensor], step: int, lr: float) -> None:
-    """
-    Raises:
-        UserError: the `step`-th update left weights that are not finite, or that nothing can be computed with.
-    """
+    """Stop after the `step`-th update if its weights are not finite, or nothing can be computed with them."""
     weight = largest(parameters)
     if not weight <= TOO_LARGE:
         grown = f"have grown to {weight:.3g}" if math.isfinite(weight) else "are not finite"
