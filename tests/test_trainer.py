@@ -49,10 +49,10 @@ def equal(completions: list[str], **_: Any) -> list[float]:
 def test_it_learns_a_toy_reward(tiny_model_folder, tmp_path):
     result = run(tiny_model_folder, tmp_path, config_of(**LEARNING))
     assert_learnt(tmp_path)
-    assert result.steps == 25
+    assert result.steps == 16
     assert result.model == tmp_path / "model"
-    assert result.metrics["step"] == 25
-    assert result.tokens == sum(row["completion_length"] for row in rows_of(tmp_path)) * 48
+    assert result.metrics["step"] == 16
+    assert result.tokens == sum(row["completion_length"] for row in rows_of(tmp_path)) * 32
 
 
 RUNS = {

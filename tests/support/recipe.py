@@ -19,6 +19,7 @@ SHORT = [
     "reasoning_rl.steps=2",
     "reasoning_rl.group_size=4",
     "reasoning_rl.prompts_per_step=4",
+    "reasoning_rl.sampling.max_tokens=32",
     "reasoning_rl.tasks.arithmetic.data.kwargs.n=32",
     "reasoning_rl.reference_every=1",
     "reasoning_rl.checkpoint.every=1",
@@ -33,12 +34,15 @@ SHORT = [
     "helpfulness_rl.steps=2",
     "helpfulness_rl.group_size=4",
     "helpfulness_rl.prompts_per_step=4",
+    "helpfulness_rl.sampling.max_tokens=32",
     "helpfulness_rl.tasks.arithmetic.data.kwargs.n=32",
     "helpfulness_rl.tasks.general.data.kwargs.n=32",
     "evaluation.math.data.kwargs.n=8",
     "evaluation.math.samples=2",
+    "evaluation.math.max_tokens=32",
     "evaluation.math.k=[2]",
     "evaluation.general.data.kwargs.n=8",
+    "evaluation.general.max_tokens=32",
 ]
 
 

@@ -58,10 +58,10 @@ COSINE = {"lr": 5e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 1e-4, "
 DIFFICULTY = {"difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2}}
 POOLED = {"dynamic_sampling": {"reward": "digits", "max_draws": 3}, **DIFFICULTY}
 LEARNING: dict[str, Any] = {  # settings with which the digits are learnt
-    "steps": 25,
+    "steps": 16,
     "group_size": 8,
-    "prompts_per_step": 6,
-    "optimizer": {"lr": 1e-2},
+    "prompts_per_step": 4,
+    "optimizer": {"lr": 2e-2},
     "checkpoint": {},
     "loss": {"aggregation": "token"},
 }

@@ -33,7 +33,8 @@ def run(folder: Path, out: Path, config: RLConfig, made: dict[str, Task] | None 
     [({}, {}), ({"lora": LORA}, {"lora": "merged"}), ({"lora": LORA}, {"lora": "adapter"})],
 )
 def test_it_learns_a_toy_reward(folder, tmp_path, settings, vllm):
-    config = vllm_config(**LEARNING | {"optimizer": {"lr": 1e-2 if not settings else 4e-2}} | settings)
+    slower = {"steps": 25, "prompts_per_step": 6, "optimizer": {"lr": 1e-2 if not settings else 4e-2}}
+    config = vllm_config(**LEARNING | slower | settings)
     run(folder, tmp_path, config, **vllm)
     assert_learnt(tmp_path, 0.7)
     rows = rows_of(tmp_path, timings=True)
