@@ -1,10 +1,10 @@
 """Real pretrained models: what is sampled is what transformers generates, and a whole step leaves the trained model.
 
-`make test-real`. About 1.1 GB of weights for the larger one, four times that while all of it is trained.
+`make test-real`. About 1.1 GB of weights for the larger one, four times that while all of it is trained. One
+thread, as every test: two on cores that others use as well took seven times as long.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,15 +35,6 @@ QUESTIONS = [
 ROWS = [{"question": f"What is {a}+{a + 1}?", "answer": str(2 * a + 1)} for a in range(2, 6)]
 PLAIN = {"template": "Question: {prompt}\nAnswer:"}  # Gemma 3's file is that of a base model
 models = pytest.mark.parametrize("name", list(PACKAGES))
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """All that there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(torch.multiprocessing.cpu_count())
-    yield
-    torch.set_num_threads(before)
 
 
 def data_of(name: str, file: Path) -> dict[str, Any]:

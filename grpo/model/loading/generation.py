@@ -44,30 +44,21 @@ def mended(settings: Any) -> str:
     """
     if (refusal := _refusal(settings)) is None:
         return ""
-    if (
-        settings.do_sample is not True
-        and settings.temperature != 0
-        and _refusal(_with(settings, {"do_sample": True})) is None
-    ):
+    sampling = copy.deepcopy(settings)
+    sampling.do_sample = True
+    if settings.do_sample is not True and settings.temperature != 0 and _refusal(sampling) is None:
         settings.do_sample = True
         return f"do_sample is set to true ({refusal})"
     given = {name: value for name, value in settings.to_diff_dict().items() if name not in TOKENS}
+    for name in given:
+        setattr(settings, name, None)
     dropped = []
-    bare = _with(settings, dict.fromkeys(given))
-    for name, value in given.items():
-        if _refusal(_with(bare, {name: value})) is None:
-            setattr(bare, name, value)
-        else:
-            dropped.append(name)
+    for name, value in given.items():  # back, one by one
+        setattr(settings, name, value)
+        if _refusal(settings) is not None:
             setattr(settings, name, None)
+            dropped.append(name)
     return f"{', '.join(dropped)} left out ({refusal})"
-
-
-def _with(settings: Any, values: dict[str, Any]) -> Any:
-    changed = copy.deepcopy(settings)
-    for name, value in values.items():
-        setattr(changed, name, value)
-    return changed
 
 
 def _refusal(settings: Any) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def same_reading(model: str, tokenizer: Any, filed: Any) -> bool:
         return False
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
     unknown = {text for text in added if filed.token_to_id(text) is None}
-    return not unknown or unknown <= _config_tokens(model)
+    return not unknown or _are_named(model, unknown)
 
 
 def _auto(model: str) -> Any:
@@ -171,22 +171,11 @@ def _tell(model: str, kind: str, file: str, named: tuple[int, ...], filed: tuple
         log.warning(text, model, kind, file, len(named), len(filed))
 
 
-def _config_tokens(model: str) -> set[str]:
-    """Every text in the config files beside tokenizer.json: what may add tokens to it."""
+def _are_named(model: str, tokens: set[str]) -> bool:
+    """Whether the config files beside tokenizer.json, which may add tokens to it, hold each of these texts."""
     paths = (model_file(model, name) for name in (CONFIG, "special_tokens_map.json", "added_tokens.json"))
-    return {text for path in paths if path is not None for text in _texts(json.loads(path.read_text("utf-8")))}
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _texts(inner)
+    held = "".join(json.dumps(json.loads(path.read_text("utf-8"))) for path in paths if path is not None)
+    return all(json.dumps(token) in held for token in tokens)  # whole, with its quotes
 
 
 def _check_ids(model: str, tokenizer: Any) -> None:
