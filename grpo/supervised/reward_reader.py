@@ -39,17 +39,21 @@ def load_reward_model(path: str, tokenizer: Any, device: torch.device, *, new_he
 
 @torch.no_grad()
 def read_rewards(model: Any, rows: Sequence[list[int]], pad: int, batch_size: int) -> list[float]:
-    """Scores of token sequences, in order; batches of similar length, right-padded."""
+    """Scores of token sequences, in order; batches of similar length, right-padded.
+
+    The same sequence gets the same score, to the bit: rows of one product are not rounded alike, and a group of equal
+    completions would seem to hold a better one.
+    """
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-    scores = [0.0] * len(rows)
+    scores: dict[tuple[int, ...], float] = {}
     model.eval()
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         ids, mask = (tensor.to(model.device) for tensor in padded([rows[row] for row in batch], pad))
         values = model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
         for row, value in zip(batch, values, strict=True):
-            scores[row] = value
-    return scores
+            scores.setdefault(tuple(rows[row]), value)
+    return [scores[tuple(row)] for row in rows]
 
 
 def padded(rows: Sequence[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,8 @@ import sys
 from typing import Any, NoReturn
 
 from . import candidate, limits, namespaces, plain, tester
-from .stand_ins import Candidate, KeeperFailedError
+from .failures import KeeperFailedError
+from .stand_ins import Candidate
 from .watch import Clock
 
 DONE, NO_START, DIED, LEFT_OVER = 0, 4, 5, 6  # exit codes

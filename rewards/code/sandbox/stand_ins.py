@@ -8,7 +8,6 @@ asked where both are the candidate's objects, of a class that the tests name.
 
 from __future__ import annotations
 
-import builtins
 import os
 import re
 import types
@@ -16,28 +15,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import plain
+from .failures import BrokenTest, Failed, KeeperFailedError, Stopped, failure
 from .watch import Clock
 
-_EXCEPTIONS = (  # that a test may expect; StopIteration is not among them, it would silently end a loop of the test
-    *("ArithmeticError", "AssertionError", "AttributeError", "IndexError", "KeyError", "LookupError"),
-    *("NotImplementedError", "OverflowError", "RuntimeError", "TypeError", "ValueError", "ZeroDivisionError"),
-)
 _CLASS = re.compile("[A-Z][A-Za-z0-9]*")
 _FUNCTIONS = {abs, all, any, bool, divmod, len, max, min, ord, pow, round, sorted, sum}  # that may be passed
 _OF_PLAIN = {name for kind in (str, bytes, list, dict, set, tuple, int, float, complex) for name in dir(kind)}
 _ASKED = ("__name__", "__qualname__", "__doc__", "__dict__")
-
-
-class Failed(Exception):
-    """The candidate did not answer a call with a value."""
-
-
-class BrokenTest(Exception):
-    """The test cannot be run whatever the candidate is."""
-
-
-class KeeperFailedError(BaseException):
-    """What stands between the program and us has ended by an error of its own; no test may catch that."""
 
 
 class Candidate:
@@ -88,7 +72,7 @@ class Candidate:
             if tag == "value":
                 return value
             if tag == "error":
-                raise self._failure(names, text)
+                raise failure(names, text, self.exceptions)
             self._call_back(function, args, kwargs)
 
     def _lose(self) -> None:
@@ -132,22 +116,6 @@ class Candidate:
     def _handle(self, level: int, number: Any, truth: Any = True, waits: Any = False) -> Any:
         handle = Handle(self, int(number), truth, level)
         return _awaited(handle) if waits is True else handle
-
-    def _failure(self, names: Any, text: Any) -> Failed:
-        """An exception that `except ValueError` catches when that is what the candidate raised."""
-        if not isinstance(names, list):
-            names = []
-        own: list[Any] = [self.exceptions[name] for name in names if name in self.exceptions]
-        builtin: list[Any] = [getattr(builtins, name) for name in names if name in _EXCEPTIONS][:1]
-        if own or builtin:
-            bases = tuple(own) + (() if own else (Failed,)) + tuple(builtin)
-            failure: Failed = type(str(names[0]), bases, {})(str(text))
-            return failure
-        return (_Stopped if "StopIteration" in names else Failed)(str(names[:1]))
-
-
-class _Stopped(Failed):
-    """An iterator of the candidate's has ended."""
 
 
 async def _awaited(handle: Handle) -> Any:
@@ -225,14 +193,14 @@ class Handle:
         while True:
             try:
                 item = iterator._ask("next")
-            except _Stopped:
+            except Stopped:
                 return
             yield item
 
     def __next__(self) -> Any:
         try:
             return self._ask("next")
-        except _Stopped:
+        except Stopped:
             raise StopIteration from None
 
     def __enter__(self) -> Any:

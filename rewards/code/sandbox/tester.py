@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 from . import limits, namespaces, plain
 from .candidate import READY
 from .compare import same
-from .stand_ins import BrokenTest, Candidate, Failed, Handle, Named, in_place, is_instance, type_of
+from .failures import BrokenTest, Failed
+from .stand_ins import Candidate, Handle, Named, in_place, is_instance, type_of
 
 
 def main(job: dict[str, Any], tests: dict[str, Any], candidate: Candidate, report: Callable[[Any], None]) -> None:
