@@ -11,7 +11,7 @@ UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
-IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]*@")  # a user, or a password: http://user:password@host
+IN_ADDRESS = re.compile(r"(?<=://)[^/\s]*@")  # a user, or a password: http://user:password@host
 
 
 class UserError(Exception):
@@ -64,5 +64,10 @@ def _shown(match: re.Match[str]) -> str:
 
 
 def public(text: str) -> str:
-    """`visible`, without the user and the password of addresses."""
-    return visible(IN_ADDRESS.sub("***@", text))
+    """`visible` and `without_password`."""
+    return visible(without_password(text))
+
+
+def without_password(text: str) -> str:
+    """The text, its addresses without user and password."""
+    return IN_ADDRESS.sub("***@", text)

@@ -63,12 +63,14 @@ def validate(model: type[SectionT], tree: dict[str, Any], source: str) -> Sectio
 
 
 def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """(key path, text) of everything in a tree that is a text."""
+    """(key path, text) of everything in a tree that is a text, keys too."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict | list | tuple):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _texts(item, f"{path}.{key}" if path else str(key))
+            inside = f"{path}.{key}" if path else str(key)
+            yield inside, str(key)
+            yield from _texts(item, inside)
 
 
 def explain(model: type[BaseModel], error: ValidationError, tree: Any = None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from grpo.errors import UserError
+from grpo.errors import UserError, without_password
 from grpo.scoring.calls import CallFailed, Hung, call_async, call_sync, is_async, select_arguments
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Job:
         return None
 
     def fail(self, row: int, text: str, *, declined: bool = False) -> None:
-        self.values[row] = None
+        self.values[row], text = None, without_password(text)  # it is written down with the completions
         if not declined:
             self.table.failed.add((row, self.reward.name))
         self.failed += (row, self.reward.name) not in self.table.errors

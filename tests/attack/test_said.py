@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from grpo.config.data import DataConfig
-from grpo.data.rows import load_rows
-from grpo.errors import UserError
+from grpo.data.rows import load_rows, write_jsonl
+from grpo.errors import UserError, public
 from stages.cli import main
 from support.command import python
+from support.models import EOS, IM_END, save_model
 
+DSN = "postgres://me:hunter2@host/db"  # which a reward has from where it likes
 CLEAR = "\x1b[2J\x1b]0;owned\x07"
 
 
@@ -68,6 +70,24 @@ logging.getLogger("grpo").info("two\\nlines")
 
 
 @pytest.mark.parametrize(
+    "address", ["https://me:p@ss'hunter2@host/v1", 'redis://:"hunter2"@host', "ftp://hunter2@host"]
+)
+def test_an_address_is_shown_without_its_user_and_password(address):
+    assert "hunter2" not in public(f"no route to '{address}', or \"{address}\"")
+    assert "host" in public(address)
+
+
+def test_a_password_in_a_key_is_refused_too(tmp_path, capsys):
+    tree = {"base": "m", "reasoning_rl": {"steps": 1, "data": "x.jsonl", "rewards": [
+        {"fn": "my.f", "kwargs": {"https://me:hunter2@host/v1": 1}}]}}  # fmt: skip
+    (tmp_path / "c.yaml").write_text(json.dumps(tree))
+    assert main(["check", str(tmp_path / "c.yaml")]) == 2
+    said = capsys.readouterr()
+    assert "hunter2" not in said.out + said.err
+    assert "'reasoning_rl.rewards.0.kwargs.https://***@host/v1': an address must not hold" in said.err
+
+
+@pytest.mark.parametrize(
     "key", ["reasoning_rl.rewards.0.kwargs.dsn", "engine.server.urls.0", "base.model", "base.nosuch"]
 )
 def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path, capsys, key):
@@ -103,3 +123,40 @@ def test_a_server_that_others_can_reach_is_said(monkeypatch, caplog, tmp_path):
         stop(children)
         assert ("can be reached by other machines" in caplog.text) == warned
         caplog.clear()
+
+
+def connecting(completions: list[Any], log_error: Any, **_: Any) -> list[float | None]:
+    log_error(0, f"refused: {DSN}")
+    return [None, *map(float, range(1, len(completions)))]
+
+
+def disconnected(completions: list[Any], **_: Any) -> list[float]:
+    raise ConnectionError(f"no route to {DSN}")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_password_of_an_address_is_in_a_run_folder_or_said(tmp_path, capfd, caplog, monkeypatch, fails):
+    """What rewards raise and log is written down with the completions, and said when a run stops."""
+    monkeypatch.setattr("attack.test_said.DSN", "postgres://me:p@ss'hunter2@host/db" if fails else DSN)
+    monkeypatch.setattr("grpo.scoring.groups.MAX_FAILED", 0.0 if fails else 0.9)
+    write_jsonl(tmp_path / "q.jsonl", [{"prompt": f"{n}+1?"} for n in range(4)])
+    name = "disconnected" if fails else "connecting"
+    stage = {
+        "steps": 1, "group_size": 4, "prompts_per_step": 2, "data": {"path": str(tmp_path / "q.jsonl")},
+        "sampling": {"max_tokens": 4}, "rewards": [{"fn": f"attack.test_said.{name}"}],
+    }  # fmt: skip
+    tree = {
+        "base": {"model": str(save_model(tmp_path / "model", end=[EOS, IM_END]))},
+        "reasoning_rl": stage, "runtime": {"device": "cpu", "threads": 1}, "engine": "local",
+        "cold_start": None, "rejection_sampling": None, "helpfulness_rl": None,
+    }  # fmt: skip
+    (tmp_path / "c.yaml").write_text(json.dumps(tree))
+    out = tmp_path / "run"
+    code = main(["run", str(tmp_path / "c.yaml"), "--out", str(out)])
+    said = capfd.readouterr()
+    assert code == (2 if fails else 0), said
+    written = {str(file): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    assert any(b"://***@host" in content for content in written.values()) != fails
+    assert "://***@host" in said.err + caplog.text
+    assert "hunter2" not in said.out + said.err + caplog.text
+    assert not [file for file, content in written.items() if b"hunter2" in content]
