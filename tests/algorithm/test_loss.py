@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from grpo.config.training import LossConfig
@@ -22,6 +23,17 @@ def objective(logprobs: Tensor, old: Tensor, advantages: Tensor, low: float, hig
 
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return kl_estimate(logprobs, ref_logprobs, "k3")
+
+
+def test_annotations_are_checked_at_every_call_of_the_tests():
+    if not hasattr(policy_ratio, "__wrapped__"):
+        pytest.skip("pytest was started without --jaxtyping-packages")
+    with pytest.raises(TypeCheckError, match="mask"):  # which "token" does not look at
+        policy_ratio(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 4), "token")
+    with pytest.raises(TypeCheckError, match="return"):
+        ppo_objective(torch.ones(2, 3), torch.ones(2), 0.2, 0.2, torch.ones(5, 1, 1))
+    with pytest.raises(TypeCheckError, match="tokens"):
+        Normaliser(1, "many", 3)
 
 
 def test_clipping_by_hand():
