@@ -37,7 +37,7 @@ test: setup
 test-vllm: setup-vllm
 	$(BIN)/python -m pytest -m 'vllm and not slow' tests/vllm_tests $(ARGS)
 
-# Two real pretrained models, from packages that carry their weights (330 MB). About 3 minutes and 6 GB of memory.
+# Two real pretrained models, from packages that carry their weights (330 MB). Some minutes and 6 GB of memory.
 test-real: .venv/.real
 	$(BIN)/python -m pytest -m real tests/real $(ARGS)
 

@@ -25,7 +25,7 @@ log = logging.getLogger("grpo")
 
 
 @contextmanager
-def loading(model: str, failure: str = "cannot be loaded", what: str = "model") -> Iterator[None]:
+def loading(model: str, what: str = "model") -> Iterator[None]:
     """A `UserError` when the name is not a model's, or it cannot be loaded, whatever the reason."""
     check_model(model)
     try:
@@ -37,7 +37,7 @@ def loading(model: str, failure: str = "cannot be loaded", what: str = "model") 
         raise UserError(text if named else f"{what} '{model}': {text}") from error
     except Exception as error:
         typed = not isinstance(error, OSError | ValueError | ImportError | RuntimeError)
-        raise UserError(f"{what} '{model}': {failure}: {first_line(error, typed=typed)}") from error
+        raise UserError(f"{what} '{model}': cannot be loaded: {first_line(error, typed=typed)}") from error
 
 
 @contextmanager
