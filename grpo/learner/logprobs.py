@@ -23,8 +23,7 @@ def with_logprobs(learner: Learner, reference: Reference | None, groups: list[Gr
         missing = [row for row in rows if row.rollout.old_logprobs is None]
         groups = _with(learner, groups, missing, "old_logprobs")
     if reference is not None and config.loss.kl_in_loss:
-        with reference.active(learner.model):
-            groups = _with(learner, groups, rows_of(groups, drop_truncated=only_whole), "ref_logprobs")
+        groups = with_ref_logprobs(learner, groups, rows_of(groups, drop_truncated=only_whole), reference)
     return groups
 
 
@@ -35,9 +34,16 @@ def with_kl_in_rewards(
     if reference is None or not config.loss.kl_in_reward:
         return groups
     groups = _with(learner, groups, rows_of(groups), "old_logprobs")
-    with reference.active(learner.model):
-        groups = _with(learner, groups, rows_of(groups), "ref_logprobs")
+    groups = with_ref_logprobs(learner, groups, rows_of(groups), reference)
     return take_kl(groups, config.loss)
+
+
+def with_ref_logprobs(
+    learner: Learner, groups: list[Group], chosen: Sequence[TrainRow], reference: Reference
+) -> list[Group]:
+    """The groups with log pi_ref of the `chosen` rows' tokens."""
+    with reference.active(learner.model):
+        return _with(learner, groups, chosen, "ref_logprobs")
 
 
 def _with(learner: Learner, groups: list[Group], chosen: Sequence[TrainRow], name: str) -> list[Group]:
