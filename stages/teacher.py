@@ -37,12 +37,11 @@ from grpo.system.world import World
 from grpo.types import Group, Prompt, Sampling
 from rewards.loader import load_rewards
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import Kept, Served, group_of, serve, service_of
+from stages.served.endpoint import ASKED, Kept, Served, group_of, serve, service_of
 
 log = logging.getLogger("grpo")
 
 
-ASKED = ".asked"  # what the file is called with, in which the answers are while they are asked for
 OF_ANSWERS = ("accept", "keep_per_prompt", "samples")  # what decides which are kept, not what they are
 
 

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig, EvalConfig
-from grpo.data.rows import Row, load_rows, rows_hash, write_jsonl
+from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
+from grpo.errors import UserError
 from grpo.evaluation.judging import check_golds, judge_groups
 from grpo.evaluation.metrics import Judges, general_metrics, general_row, math_metrics, problem_row
-from grpo.system.files import write_json
-from grpo.system.fingerprint import texts_hash
+from grpo.system.fingerprint import checksum, texts_hash
+from grpo.system.records import read_record, write_record
+from grpo.system.world import is_main
 from grpo.types import Group, Sampling
+
+PROBLEMS = "problems_sha256"  # of the file with the results of each problem
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,32 @@ class EvalResult:
 
     def write(self, file: Path, completions: Path | None = None) -> None:
         """`file`, `<stem>.problems.jsonl` beside it and the completions; the summary last: with it all is there."""
-        write_jsonl(completions or file.with_name(file.stem + ".completions.jsonl"), self.completions)
-        write_jsonl(problems_file(file), self.problems)
-        write_json(file, self.metrics)
+        if is_main():
+            write_jsonl(completions or file.with_name(file.stem + ".completions.jsonl"), self.completions)
+            write_jsonl(problems_file(file), self.problems)
+            write_record(file, {**self.metrics, PROBLEMS: checksum(problems_file(file))})
 
 
 def problems_file(file: Path) -> Path:
     """Where the per-problem results of an eval.json lie."""
     return file.with_name(file.stem + ".problems.jsonl")
+
+
+def read_result(file: Path) -> tuple[dict[str, Any], list[Row]]:
+    """What `EvalResult.write` has written: the metrics, and the rows of the problems.
+
+    Raises:
+        UserError: it is none, is not whole, or was edited.
+    """
+    way, problems = "evaluate again", problems_file(file)
+    metrics = read_record(file, way)
+    if "data_hash" not in metrics:
+        raise UserError(f"'{file}': not an eval.json (no data_hash in it)")
+    if not problems.is_file():
+        raise UserError(f"'{file}': its per-problem results '{problems.name}' are not beside it")
+    if metrics.pop(PROBLEMS, checksum(problems)) != checksum(problems):
+        raise UserError(f"'{problems}' was edited or damaged after it was written: put it back, or {way}")
+    return metrics, read_jsonl(problems)
 
 
 @dataclass(frozen=True)

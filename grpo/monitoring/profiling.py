@@ -47,6 +47,7 @@ class Profiler:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "trace.json.gz"
+        file.unlink(missing_ok=True)  # a link would be followed
         trace.export_chrome_trace(str(file))
         order = "self_device_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
         operators = trace.key_averages().table(sort_by=order, row_limit=OPERATORS, max_name_column_width=48)

@@ -70,7 +70,7 @@ def _alone(partial: Path) -> IO[str]:
     """The file, empty, for this process alone: two stages of one run write its config and its summary at once. A
     link in its place, through which another file would be written, is removed."""
     while True:
-        if partial.is_symlink() or (partial.exists() and partial.stat().st_nlink > 1):
+        if partial.is_symlink() or (partial.exists() and not (partial.is_file() and partial.stat().st_nlink == 1)):
             partial.unlink(missing_ok=True)
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
         out = os.fdopen(handle, "a", encoding="utf-8")
@@ -108,10 +108,14 @@ def whole_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def append_text(file: Path, text: str) -> None:
-    """Add to the end of a file; when that fails nothing is added, not half of it."""
-    with file.open("ab", buffering=0) as out:
-        size = os.fstat(out.fileno()).st_size
-        data = memoryview(text.encode())
+    """Add to the end of a file; when that fails nothing is added, not half of it. A link in its place, through which
+    another file would be written, is refused; one that has another name besides becomes a file of its own."""
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | _NO_LINK, 0o666)
+    with os.fdopen(handle, "ab", buffering=0) as out:
+        size, data = os.fstat(handle).st_size, memoryview(text.encode())
+        if os.fstat(handle).st_nlink > 1:
+            write_text(file, file.read_text(encoding="utf-8") + text)
+            return
         try:
             while data:
                 data = data[out.write(data) :]

@@ -1,6 +1,7 @@
 """Numbers of which some may be missing."""
 
 from collections.abc import Iterable
+from typing import Any
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -14,3 +15,8 @@ def total(values: Iterable[int | None]) -> int | None:
     numbers = list(values)
     present = [number for number in numbers if number is not None]
     return sum(present) if present and len(present) == len(numbers) else None
+
+
+def finite_number(value: Any) -> float | None:
+    """A number of a file that can be reckoned with, else None."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= 1e100 else None

@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from grpo.system.console import SafeConsole, say
 from grpo.system.world import is_main
 
 QUIET_SECONDS = 30.0  # between two plain lines when nobody watches
@@ -36,7 +36,7 @@ class Bar:
     def _say(self, timing: str) -> None:
         parts = [f"{self._label}: {self._done}/{self._total}", timing, self._note]
         if is_main():
-            print(", ".join(part for part in parts if part), flush=True)
+            say(", ".join(part for part in parts if part))
 
 
 class _TerminalBar(Bar):
@@ -66,11 +66,11 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Bar]:
         bar.finish()  # not after an exception: the work did not finish
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(file=sys.stdout)) as display:
+    with Progress(*columns, console=SafeConsole(file=sys.stdout)) as display:
         yield _TerminalBar(display, display.add_task(label, total=total, completed=done, note=""))

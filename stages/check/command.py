@@ -8,7 +8,8 @@ from pathlib import Path
 
 from grpo.config.file import read_config
 from grpo.data.rendering import DATE, dated
-from grpo.errors import UserError, public
+from grpo.errors import UserError
+from grpo.system.console import say
 from grpo.system.runtime import quiet
 from stages.check import prompts
 from stages.check.model import model_checks
@@ -60,12 +61,12 @@ def check_command(arguments: list[str]) -> int:
     chosen = parser.read(arguments)
     config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
     quiet("error")
-    print(public(f"ok       config: {chosen.config}"))
+    say(f"ok       config: {chosen.config}")
     subject = Subject(config, Path("runs") / Path(chosen.config).stem)
     with dated(subject.run if (subject.run / DATE).is_file() else None):
         worst = max([run_check(name, check) for name, check in all_checks(subject)], default=0)
         for text in shown_texts(subject):
-            print(public(f"\n{text}"), flush=True)
+            say(f"\n{text}")
     return worst
 
 
@@ -82,7 +83,7 @@ def run_check(name: str, check: Callable[[], str]) -> int:
         state, text = "error", " ".join(str(error).split())
     except OSError as error:
         state, text = "error", reason(error)
-    print(public(f"{state:<8} {name}{': ' if text else ''}{text}"), flush=True)
+    say(f"{state:<8} {name}{': ' if text else ''}{text}")
     return 2 if state == "error" else 0
 
 

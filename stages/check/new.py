@@ -16,6 +16,7 @@ from grpo.data.layouts import PROMPT_COLUMNS, read_messages
 from grpo.data.preferences import read_judged
 from grpo.data.rows import Row, load_rows, renamed
 from grpo.errors import UserError
+from grpo.system.console import say
 from grpo.system.files import write_text
 from grpo.system.runtime import quiet
 from stages.check.command import CHECKS
@@ -64,7 +65,7 @@ def new_command(arguments: list[str]) -> int:
         print(text, end="")
         return 0
     write_text(Path(chosen.out), text)
-    print(f"written: {chosen.out}; next: grpo check {chosen.out}")
+    say(f"written: {chosen.out}; next: grpo check {chosen.out}")
     return 0
 
 

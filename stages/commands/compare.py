@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from grpo.data.rows import read_jsonl
-from grpo.errors import UserError, nearest
+from grpo.errors import UserError, nearest, shorten
+from grpo.evaluation.result import problems_file, read_result
 from grpo.evaluation.statistics import compare_paired
+from grpo.system.numbers import finite_number
 from stages.commands.common import Parser
 
 MUST_AGREE = ("data_hash", "samples_per_problem", "temperature", "top_p", "max_tokens", "format_required")
@@ -30,15 +30,14 @@ def compare_command(arguments: list[str]) -> int:
     chosen = parser.read(arguments)
     if chosen.metric not in METRICS:
         raise UserError(f"--metric '{chosen.metric}': not a metric of every problem{nearest(chosen.metric, METRICS)}")
-    a, b = _read(chosen.a), _read(chosen.b)
+    (a, first), (b, second) = _read(chosen.a, chosen.metric), _read(chosen.b, chosen.metric)
     # Whether both were asked alike: a served model's own template is unknown, but not what we put around the questions.
     served = any(evaluation.get("engine") == "openai" for evaluation in (a, b))
     refused = f"'{chosen.a}' and '{chosen.b}' are not comparable"
     for key in (*MUST_AGREE, "prompt_hash" if served else "template_hash"):
         if a.get(key) != b.get(key):
-            differ = f"{key} is {a.get(key)} and {b.get(key)}"
+            differ = f"{key} is {shorten(str(a.get(key)))} and {shorten(str(b.get(key)))}"
             raise UserError(f"{refused}: {differ}; evaluate both with the same settings")
-    first, second = _values(chosen.a, chosen.metric), _values(chosen.b, chosen.metric)
     if only := sorted(first.keys() ^ second.keys()):
         raise UserError(f"{refused}: {len(only)} problems only in one, e.g. {only[0]}")
     return _report(chosen.metric, list(first.values()), [second[key] for key in first])
@@ -56,26 +55,15 @@ def _report(metric: str, a: list[float], b: list[float]) -> int:
     return 1 if worse else 0
 
 
-def _read(name: str) -> dict[str, Any]:
-    file = Path(name)
-    if not file.is_file():
+def _read(name: str, metric: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """The evaluation, and {problem: value} of those that the metric applies to."""
+    if not Path(name).is_file():
         raise UserError(f"'{name}': no such file; give an eval.json")
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"'{name}': not valid JSON: {error}") from error
-    if not isinstance(value, dict) or "data_hash" not in value:
-        raise UserError(f"'{name}': not an eval.json (no data_hash in it)")
-    return value
-
-
-def _values(name: str, metric: str) -> dict[str, float]:
-    """Problem id -> value, for the problems that the metric applies to."""
-    file = Path(name).with_name(Path(name).stem + ".problems.jsonl")
-    if not file.is_file():
-        raise UserError(f"'{name}': its per-problem results '{file.name}' are not beside it")
-    rows = [row for row in read_jsonl(file) if row.get("judged", True)]
-    values = {f"{row['part']}/{row['id']}": float(row[metric]) for row in rows if row.get(metric) is not None}
+    evaluation, rows = read_result(Path(name))
+    rows = [row for row in rows if row.get("judged", True) and row.get(metric) is not None]
+    values = {f"{row.get('part')}/{row.get('id')}": finite_number(row[metric]) for row in rows}
+    if len(values) < len(rows) or None in values.values():
+        raise UserError(f"'{problems_file(Path(name))}': damaged: a problem stands twice, or {metric} is no number")
     if not values:
         raise UserError(f"'{name}': {metric} was not measured there")
-    return values
+    return evaluation, {problem: value for problem, value in values.items() if value is not None}

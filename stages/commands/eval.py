@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import model_validator
-from rich.console import Console
 from rich.table import Table
 
 from grpo.config.data import EvalConfig, RewardConfig
@@ -24,6 +23,7 @@ from grpo.errors import UserError, nearest
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import EvalResult, problems_file
 from grpo.model.loading.path import check_model
+from grpo.system.console import SafeConsole, say
 from grpo.system.runtime import apply_quietly, quiet
 from grpo.system.service import KEY_ENV
 from rewards.language.reward import scripts_of
@@ -34,7 +34,7 @@ from stages.recipe.output import check_out_file
 from stages.recipe.preflight import check_reward
 from stages.recipe.summary import percent
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import service_of
+from stages.served.endpoint import ASKED, service_of
 from stages.served.evaluate import evaluate_endpoint
 
 EXAMPLES = """\
@@ -198,19 +198,25 @@ def eval_command(arguments: list[str]) -> int:
 
     rows = _rows(settings.eval, named_set(chosen.data))
     judges = load_judges(_with_language(settings.eval, rows, chosen.language), chosen.require_format)
-    result = _evaluate(chosen.model, settings, judges, rows)
+    kept = out.with_name(out.name + ASKED) if out is not None else None
+    result = _evaluate(chosen.model, settings, judges, rows, kept)
     _print(result.metrics)
     if out is None:
         print(json.dumps(result.metrics))
     else:
         result.write(out)
-        print(f"written: {out}, {problems_file(out)}")
+        out.with_name(out.name + ASKED).unlink(missing_ok=True)
+        say(f"written: {out}, {problems_file(out)}")
     return 0
 
 
-def _evaluate(model: str, settings: EvalCommandConfig, judges: Judges, rows: list[Row]) -> EvalResult:
+def _evaluate(
+    model: str, settings: EvalCommandConfig, judges: Judges, rows: list[Row], kept: Path | None
+) -> EvalResult:
     if settings.endpoint is not None:
-        return evaluate_endpoint(settings.endpoint, settings.eval, judges=judges, seed=settings.seed, rows=rows)
+        return evaluate_endpoint(
+            settings.endpoint, settings.eval, judges=judges, seed=settings.seed, rows=rows, file=kept
+        )
     from grpo.evaluation.evaluate import evaluate
 
     apply_quietly(settings.runtime, settings.seed)
@@ -236,6 +242,6 @@ def _print(metrics: dict[str, Any]) -> None:
         table.add_row(name, cell)
     counts = "counts only in the required format" if metrics["format_required"] else "counts in any format"
     caption = f"In per cent, 95% interval over problems; temperature {metrics['temperature']}, an answer {counts}."
-    console = Console()
+    console = SafeConsole()
     console.print(table)
     console.print(caption, style="dim")

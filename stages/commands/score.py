@@ -13,7 +13,7 @@ from grpo.data.files import kind_of, read_file
 from grpo.data.prompts import own_answer
 from grpo.data.rows import Row, write_jsonl
 from grpo.data.templates import render_chat
-from grpo.errors import UserError
+from grpo.errors import UNSAFE, UserError
 from grpo.model.loading.tokenizer import read_tokenizer
 from grpo.scoring.calls import REWARD_TIMEOUT
 from grpo.scoring.table import Reward, RewardTable, apply_rewards
@@ -64,7 +64,12 @@ def score_file(file: str, rewards: list[str], tokenizer: str | None = None, out:
         write_jsonl(target, lines)
         return
     for line in lines:
-        sys.stdout.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(_escaped(json.dumps(line, ensure_ascii=False, allow_nan=False)) + "\n")
+
+
+def _escaped(text: str) -> str:
+    """JSON of the same value, whose texts do nothing to a terminal."""
+    return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _read(file: Path) -> list[Row]:

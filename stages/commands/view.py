@@ -7,9 +7,8 @@ import io
 import os
 import sys
 
-from rich.console import Console
-
 from grpo.errors import UserError, visible
+from grpo.system.console import SafeConsole, say
 from grpo.system.files import write_text
 from stages.commands.common import Parser
 from stages.recipe.output import check_out_file
@@ -56,7 +55,7 @@ def _write_page(chosen: argparse.Namespace) -> None:
     stages = open_run(chosen.run)
     shown = stages if chosen.stage is None else [choose_stage(stages, chosen.stage)]
     write_text(file, page(chosen.run, stages, shown))
-    print(f"written: {file}")
+    say(f"written: {file}")
 
 
 def _show(chosen: argparse.Namespace) -> None:
@@ -70,9 +69,9 @@ def _show(chosen: argparse.Namespace) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that is not UTF-8 shows what it lacks as \uXXXX
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stdout.isatty():
-        browse(Console(highlight=False), stage, State(step, filters, chosen.limit))
+        browse(SafeConsole(highlight=False), stage, State(step, filters, chosen.limit))
         return
-    console = Console(width=None if "COLUMNS" in os.environ else PIPE_WIDTH, highlight=False)
+    console = SafeConsole(width=None if "COLUMNS" in os.environ else PIPE_WIDTH, highlight=False)
     for part in step_view(stage, step, filters, chosen.limit or PIPE_LIMIT, console.width):
         console.print(part)
 

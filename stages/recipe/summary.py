@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from grpo.system.console import SafeConsole
 from grpo.system.files import write_json
 from stages.recipe.config import RecipeConfig
 from stages.recipe.lineage import read_json
@@ -57,7 +57,7 @@ def print_table(summary: dict[str, Any], config: RecipeConfig) -> None:
     for row in summary["stages"]:
         cells = [percent(row[key], row.get(f"{key}_ci95")) for key in SHOWN]
         table.add_row(row["stage"], f"{row['seconds']:.0f}", str(row["n_problems"] or "-"), *cells)
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = SafeConsole(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     console.print(caption(config), style="dim")
 

@@ -23,6 +23,7 @@ from grpo.system.service import OPENAI, Service
 from grpo.types import Completion, FinishReason, Group, Prompt, Rollout, Sampling
 from stages.served.config import EndpointConfig
 
+ASKED = ".asked"  # of the file beside a result that keeps the answers until that is written
 MAX_STREAM = 256 * 2**20  # bytes: each token comes in some hundred
 MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none
 REFUSED = (401, 403, 404)  # key, permission, address or model: no request will do better
@@ -53,6 +54,7 @@ class Served:
     failed: int = 0
     retries: int = 0
     first_error: str = ""
+    asked: list[tuple[int, int]] = field(default_factory=list)  # now: the answers to the others are of an earlier try
     seconds: float = 0.0
 
     def by_prompt(self, prompts: int) -> list[list[Answer]]:
@@ -113,7 +115,7 @@ async def _serve(server: _Server, prompts: Sequence[Prompt], kept: Kept | None) 
     everything = [(number, sample) for number in range(len(prompts)) for sample in samples]
     before = kept.read() if kept else {}
     served = Served({job: before[key] for job in everything if (key := (prompts[job[0]].id, job[1])) in before})
-    asked = [job for job in everything if job not in served.answers]
+    asked = served.asked = [job for job in everything if job not in served.answers]
     jobs, total, done = iter(asked), len(everything), len(served.answers)
     start = time.monotonic()
 

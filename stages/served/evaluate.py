@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from grpo.config.data import EvalConfig
 from grpo.data.prompts import chat_prompts, with_problem_ids
-from grpo.data.rows import Row
+from grpo.data.rows import Row, rows_hash
 from grpo.errors import UserError
 from grpo.evaluation.metrics import Judges
-from grpo.evaluation.result import Asked, EvalResult
+from grpo.evaluation.result import Asked, EvalResult, prompt_hash
+from grpo.system.fingerprint import digest
 from grpo.system.numbers import total
 from grpo.system.world import World
 from grpo.types import Group
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import Served, address_of, group_of, request_fields, serve
+from stages.served.endpoint import Kept, Served, address_of, group_of, request_fields, serve
 
 log = logging.getLogger("grpo")
 
 
 def evaluate_endpoint(
-    endpoint: EndpointConfig, config: EvalConfig, *, judges: Judges, seed: int = 0, rows: list[Row] | None = None
+    endpoint: EndpointConfig,
+    config: EvalConfig,
+    *,
+    judges: Judges,
+    seed: int = 0,
+    rows: list[Row] | None = None,
+    file: Path | None = None,
 ) -> EvalResult:
     """Evaluate a model behind an OpenAI-compatible endpoint.
 
-    A problem with a request that got no answer is left out whole, and counted: it is not taken for wrong.
+    A problem with a request that got no answer is left out whole, and counted: it is not taken for wrong. In `file`
+    each answer is kept as it comes: the same call asks for none of them again.
 
     Raises:
         UserError: the data has no golds, or a setting that only a tokenizer here could follow; see also
@@ -40,7 +49,8 @@ def evaluate_endpoint(
         raise UserError("openai:MODEL: the endpoint does the work: start one process")
     asked = Asked.read(config, judges, seed, rows)
     problems = with_problem_ids([Group(prompt, ()) for prompt in chat_prompts(asked.rows, config.data)])
-    served = serve(endpoint, [problem.prompt for problem in problems], asked.sampling, seed)
+    kept = None if file is None else Kept(file, _made_with(endpoint, config, asked))
+    served = serve(endpoint, [problem.prompt for problem in problems], asked.sampling, seed, kept)
     answered = zip(problems, served.by_prompt(len(problems)), strict=True)
     whole = [(problem.prompt, answers) for problem, answers in answered if len(answers) == config.samples]
     if served.failed:
@@ -60,10 +70,18 @@ def evaluate_endpoint(
     return asked.result(f"openai:{endpoint.model}", [group_of(*pair) for pair in whole], measured, more)
 
 
+def _made_with(endpoint: EndpointConfig, config: EvalConfig, asked: Asked) -> str:
+    """Hash of all that the answers follow from. More samples of a problem change none of those it has."""
+    sent = request_fields(endpoint, asked.sampling)
+    return digest([address_of(endpoint), sent, asked.seed, prompt_hash(config.data), rows_hash(asked.rows)])
+
+
 def request_metrics(served: Served, endpoint: EndpointConfig) -> dict[str, Any]:
-    """Times in seconds, of the attempts that succeeded; counts, rates and cost of all completions that came."""
+    """Times in seconds, of the attempts that succeeded; counts and cost of all completions that came, the rate of those
+    that were asked for now."""
     answers = list(served.answers.values())
     tokens_in, tokens = total(a.prompt_tokens for a in answers), total(a.tokens for a in answers)
+    now = total(served.answers[job].tokens for job in served.asked if job in served.answers)
     priced = ((tokens_in, endpoint.price_in), (tokens, endpoint.price_out))
     costs = [count * price for count, price in priced if count is not None and price is not None]
     return {
@@ -73,7 +91,7 @@ def request_metrics(served: Served, endpoint: EndpointConfig) -> dict[str, Any]:
         "concurrency": endpoint.concurrency,
         **_spread([answer.first_token for answer in answers], "first_token"),
         **_spread([answer.seconds for answer in answers], "latency"),
-        "tokens_per_second": round(tokens / served.seconds, 3) if tokens is not None else None,
+        "tokens_per_second": round(now / served.seconds, 3) if now is not None else None,
         "prompt_tokens": tokens_in,
         "completion_tokens": tokens,
         "price_in": endpoint.price_in,

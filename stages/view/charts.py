@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from grpo.errors import visible
+from grpo.system.numbers import finite_number
 from stages.view import curves
 from stages.view.curves import Scale, Tick, Values
-from stages.view.run_folder import finite_number
 from stages.view.text import number
 
 

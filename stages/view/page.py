@@ -12,10 +12,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from grpo.errors import visible
+from grpo.system.numbers import finite_number
 from stages.recipe.lineage import read_json
 from stages.recipe.summary import HEADINGS, SHOWN
 from stages.view.charts import curves_of
-from stages.view.run_folder import StageFolder, as_dict, finite_number
+from stages.view.run_folder import StageFolder, as_dict
 from stages.view.samples import samples_of
 from stages.view.text import number, signed
 
@@ -77,11 +78,13 @@ def duration(seconds: float) -> str:
 def _rows(summary: dict[str, Any], stages: list[StageFolder]) -> list[dict[str, Any]]:
     """The stages of summary.json; of a run that is not at its end, the finished stages that were evaluated."""
     listed = summary.get("stages")
+    measured = {stage.name: results for stage in stages if "pass@1" in (results := stage.results())}
     recorded = (
         [as_dict(row) for row in listed if row]
         if isinstance(listed, list) and listed
-        else [{"stage": stage.name, **results} for stage in stages if "pass@1" in (results := stage.results())]
+        else [{"stage": name} for name in measured]
     )
+    recorded = [{**row, **measured.get(str(row.get("stage")), {})} for row in recorded]  # which tell when edited
     return [
         {
             "stage": visible(str(row.get("stage", ""))),

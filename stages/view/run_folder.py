@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,6 +10,7 @@ from typing import Any
 
 from grpo.errors import UserError, nearest, visible
 from grpo.system.files import whole_rows
+from grpo.system.numbers import finite_number
 from stages.recipe.lineage import read_json
 from stages.recipe.table import STAGES
 
@@ -72,7 +72,7 @@ class StageFolder:
         """The rows of metrics.jsonl that have a step."""
         file = self.folder / "metrics.jsonl"
         rows = whole_rows(file) if file.is_file() else ()
-        return [row for _, row in rows if isinstance(row.get("step"), int)]
+        return [row for _, row in rows if isinstance(row.get("step"), int) and finite_number(row["step"]) is not None]
 
     def reward_names(self, step: int) -> list[str]:
         """The rewards of the whole stage as far as the metrics tell, and those of the step."""
@@ -193,8 +193,3 @@ def _prompt(prompt: Any) -> tuple[tuple[str, str], ...]:
 def as_dict(value: Any) -> dict[str, Any]:
     """An object of a file; empty where another thing is in its place."""
     return value if isinstance(value, dict) else {}
-
-
-def finite_number(value: Any) -> float | None:
-    """A number that can be drawn, else None."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,12 +1,16 @@
 """Answers that were paid for are kept, whatever comes after them."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from grpo.data.rows import write_jsonl
+from grpo.data.rows import read_jsonl, write_jsonl
 from grpo.errors import UserError
-from stages.served.endpoint import Kept, mended
+from stages.cli import main
+from stages.served.config import EndpointConfig
+from stages.served.endpoint import Answer, Kept, Served, mended
+from stages.served.evaluate import request_metrics
 from stages.teacher import demonstrations
 from support.chat import chunk, right, stream
 
@@ -75,3 +79,45 @@ def test_halves_of_characters():
     assert mended("a\ud83d") == "a\ufffd"
     assert mended("กิ😀") == "กิ😀"
     assert mended("\ufeffa") == "\ufeffa"
+
+
+def stopped_after(patch, server, count):
+    plain = Kept.add
+
+    def add(self, key, answer):
+        plain(self, key, answer)
+        if server.count == count:
+            raise KeyboardInterrupt
+
+    patch.setattr(Kept, "add", add)
+
+
+def test_an_evaluation_that_is_stopped_pays_for_no_answer_again(chat_server, tmp_path, capsys):
+    """Before: 100 requests again, after a kill at 95 of 100."""
+    write_jsonl(tmp_path / "q.jsonl", [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(50)])
+    server = chat_server(lambda request, _: right(request))
+    words = ["eval", "openai:m", "--data", str(tmp_path / "q.jsonl"), "--base-url", server.url, "--samples", "2"]
+    words += ["endpoint.concurrency=1", "--out", str(tmp_path / "e.json")]
+    with pytest.MonkeyPatch.context() as patch:
+        stopped_after(patch, server, 95)
+        assert main(words) == 130
+    with (tmp_path / "e.json.asked").open("ab") as file:
+        file.write(b'{"made_with": "half a li')
+    capsys.readouterr()
+    for other in (["--temperature", "0.1"], ["--seed", "1"], ["--limit", "40"], ["eval.data.suffix=now"]):
+        assert main([*words, *other]) == 2
+        assert "e.json.asked': these answers were asked with other settings" in capsys.readouterr().err
+    assert main(words) == 0
+    assert server.count == 100
+    metrics = json.loads((tmp_path / "e.json").read_text())
+    assert (metrics["pass@1"], metrics["requests"], metrics["retries"]) == (1.0, 100, 0)
+    assert not (tmp_path / "e.json.asked").exists()
+    assert len(read_jsonl(tmp_path / "e.completions.jsonl")) == 100
+
+
+def test_the_rate_is_of_what_was_asked_now():
+    """The clock of an earlier try is not known."""
+    answers = {(0, sample): Answer("x", "stop", 1, 7, 0.1, 0.2) for sample in range(3)}
+    metrics = request_metrics(Served(answers, asked=[(0, 2)], seconds=1.0), EndpointConfig(model="m"))
+    assert (metrics["tokens_per_second"], metrics["completion_tokens"]) == (7.0, 21)
+    assert request_metrics(Served(answers, seconds=0.0), EndpointConfig(model="m"))["tokens_per_second"] is None

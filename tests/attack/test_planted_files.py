@@ -12,7 +12,8 @@ import torch
 
 from grpo.engines.vllm.weights import weight_files
 from grpo.errors import UserError
-from grpo.system.files import write_text
+from grpo.monitoring.metrics import MetricsWriter
+from grpo.system.files import append_text, write_text
 from grpo.system.imports import import_path
 from grpo.system.lock import LOCK, lock_run
 from grpo.system.private import PREFIX, private_folder, read_private, write_private
@@ -130,11 +131,43 @@ def test_the_lock_of_a_run_that_was_killed_is_taken(tmp_path):
 def test_no_file_is_written_through_a_link_beside_it(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    for plant in (os.symlink, os.link):
+    for plant in (os.symlink, os.link, lambda _, file: os.mkfifo(file)):
         plant(victim, tmp_path / "a.json.partial")
         write_text(tmp_path / "a.json", "ours")
         assert (victim.read_text(), (tmp_path / "a.json").read_text()) == ("mine", "ours")
         assert not (tmp_path / "a.json").is_symlink()
+
+
+def test_nothing_is_added_to_a_file_behind_a_link(tmp_path):
+    """Before: rows of metrics and paid answers went through it."""
+    victim, file = tmp_path / "victim", tmp_path / "metrics.jsonl"
+    for target in (victim, tmp_path / "new"):
+        file.symlink_to(target)
+        with pytest.raises(OSError, match="symbolic link"):
+            append_text(file, "ours")
+        file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(OSError, match="No such device"):
+        append_text(file, "ours")
+    file.unlink()
+    victim.write_text("mine,")
+    os.link(victim, file)  # as `cp -al` makes a copy of a run
+    append_text(file, "ours")
+    append_text(file, ",ours")
+    assert (victim.read_text(), file.read_text()) == ("mine,", "mine,ours,ours")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_does_not_write_its_metrics_through_a_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    writer.write({"step": 1})
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to(victim)
+    with pytest.raises(UserError, match=r"cannot write '.*metrics\.jsonl': Too many levels of symbolic links"):
+        writer.write({"step": 2})
+    assert victim.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

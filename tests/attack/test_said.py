@@ -1,5 +1,7 @@
 """What is said about what others wrote: nothing in it acts on the terminal, no secret of the config is repeated."""
 
+import ast
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,16 @@ import pytest
 from grpo.config.data import DataConfig
 from grpo.data.rows import load_rows, write_jsonl
 from grpo.errors import UserError, public
+from grpo.system.console import SafeConsole, say
+from grpo.system.progress import Bar
 from stages.cli import main
+from stages.commands import eval as eval_command
+from stages.recipe.config import RecipeConfig
+from stages.recipe.summary import print_table
 from support.command import python
 from support.models import EOS, IM_END, save_model
+from support.processes import ROOT
+from support.recipes import SMALL, changed
 
 DSN = "postgres://me:hunter2@host/db"  # which a reward has from where it likes
 CLEAR = "\x1b[2J\x1b]0;owned\x07"
@@ -160,3 +169,58 @@ def test_no_password_of_an_address_is_in_a_run_folder_or_said(tmp_path, capfd, c
     assert "://***@host" in said.err + caplog.text
     assert "hunter2" not in said.out + said.err + caplog.text
     assert not [file for file, content in written.items() if b"hunter2" in content]
+
+
+MARKUP = f"[/no] [blink]{CLEAR}\x9b2J"
+
+
+def test_tables_hold_no_escape_and_no_markup(capsys):
+    """Before: names of models, data and configs were written as they are, and "[/x]" was a traceback."""
+    metrics = {"model": MARKUP, "data": MARKUP, "pass@1": 1.0, "n_problems": 1, "samples_per_problem": 1}
+    rates = ("format_rate", "language_consistency", "truncation_rate", "no_answer_rate", "mean_tokens")
+    eval_command._print(metrics | dict.fromkeys(rates) | {"format_required": False, "temperature": MARKUP})
+    print_table(
+        {"config": MARKUP, "seed": 0, "seconds": 1.0, "stages": []},
+        RecipeConfig.model_validate(changed(SMALL, "seed=0")),
+    )
+    Bar(MARKUP, 1, 0).advance(1, CLEAR)
+    Bar(MARKUP, 1, 0).finish()
+    say(MARKUP)
+    said = capsys.readouterr().out
+    assert not set("\x1b\x07\x9b") & set(said)
+    assert said.count("[/no] [blink]␛[2J") >= 5
+
+
+def test_what_is_shown_on_a_terminal_is_made_visible_and_keeps_our_colours():
+    shown = io.StringIO()
+    SafeConsole(file=shown, force_terminal=True, highlight=False).print(f"a{CLEAR}", style="red")
+    assert shown.getvalue().startswith("\x1b[31ma␛[2J")
+    assert "\x1b[2J" not in shown.getvalue()
+
+
+def test_scores_are_json_that_does_nothing_to_a_terminal(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "", "completion": "x"}))
+    assert main(["score", str(tmp_path / "rows.jsonl"), "--reward", "attack.test_said.complains"]) == 0
+    said = capsys.readouterr().out
+    assert said.isprintable() or set(said) - set("\n") == {c for c in said if c.isprintable()}
+    assert "\x9b" in json.loads(said)["errors"]["attack.test_said.complains"]
+
+
+def complains(completions, **_):
+    raise RuntimeError("a\x9b2J\u202eb\x7f")
+
+
+def test_everything_printed_goes_through_one_place():
+    """Every call of `print` and every console of ours: a new one that shows what others wrote is found here."""
+    allowed = {"HELP", "text"}  # ours; a config that was made, which must stay exact
+    for file in [*(ROOT / "grpo").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]:
+        if file.name == "console.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "Console", file
+                if node.func.id == "print":
+                    source = ast.unparse(node.args[0])
+                    numbers = file.name == "compare.py"  # a metric's name from a list, and numbers
+                    plain = ("public(", "json.dumps(", "f'vLLM is ready at ")  # an address that was checked
+                    assert source.startswith(plain) or source in allowed or numbers, (file, source)

@@ -10,6 +10,7 @@ import pytest
 from grpo.config.data import EvalConfig
 from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
+from grpo.system.records import write_record
 from grpo.types import Prompt, Sampling
 from stages.cli import main
 from stages.recipe.evaluation import load_judges
@@ -183,9 +184,9 @@ def test_a_served_model_is_compared_with_another(chat_server, tmp_path, monkeypa
     assert main(["eval", "openai:m", "--data", "set.jsonl", "--max-tokens", "64", "--out", "a.json"]) == 0
     assert "latency_p99" in capsys.readouterr().out
     local = json.loads(Path("a.json").read_text()) | {"engine": "local", "template_hash": "t", "model": "./mine"}
-    Path("b.json").write_text(json.dumps(local))
+    write_record(Path("b.json"), local)
     Path("b.problems.jsonl").write_text(Path("a.problems.jsonl").read_text())
     assert main(["compare", "a.json", "b.json"]) == 0
-    Path("b.json").write_text(json.dumps(local | {"prompt_hash": "another suffix"}))
+    write_record(Path("b.json"), local | {"prompt_hash": "another suffix"})
     assert main(["compare", "a.json", "b.json"]) == 2
     assert "prompt_hash" in capsys.readouterr().err

@@ -23,6 +23,7 @@ EVAL = {
     "seed", "engine", "template_hash", "template_date", "data_hash", "seconds",
 }  # fmt: skip
 EVAL_MORE = {
+    "sha256", "problems_sha256",
     "format_required", "general", "general_ci95", "helpfulness", "helpfulness_ci95", "safety", "safety_ci95",
     "over_refusal", "over_refusal_ci95", "unjudged_problems", "pass@2_ci95", "maj@2_ci95", "prompt_hash",
 }  # fmt: skip
