@@ -14,11 +14,15 @@ from typing import Any
 
 from grpo.errors import UserError, describe
 from grpo.system.files import write_text
+from grpo.system.limits import limited
 from grpo.types import Message
 
-MOST_TURNS = 1_000_000  # of the loops over ranges in a template
+MOST_TURNS = 1_000_000  # of the loops over ranges in a template, whose steps no signal may interrupt
+MOST_SECONDS, MOST_MEMORY = 3.0, 2**28  # of one rendering
+MOST_TEXT, MOST_REPEATS = 1_000_000, 20  # characters that it writes, and how often as much as it was given besides
 DATE = "date.txt"  # of a run folder whose templates have asked for it
 _run: Path | None = None
+_beyond: dict[str, str] = {}  # templates that went beyond a limit, and which: the next rendering need not wait for it
 
 
 def apply_template(tokenizer: Any, messages: Sequence[Message], where: str, **variables: Any) -> str:
@@ -33,16 +37,28 @@ def apply_template(tokenizer: Any, messages: Sequence[Message], where: str, **va
     if isinstance(template, dict) and "default" not in template:
         names = ", ".join(sorted(template))
         raise UserError(f"{where}: the model has chat templates ({names}) and none of them is the default: name it so")
+    if reason := _beyond.get(str(template)):
+        raise UserError(f"{where}: the model's chat template refuses this conversation: {reason}")
     own = {"strftime_now": lambda pattern: template_date().strftime(pattern), "range": _counted_range()}
     variables = {**own, **variables}
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, **variables)
+        with limited(MOST_SECONDS, MOST_MEMORY):
+            text = tokenizer.apply_chat_template(list(messages), tokenize=False, **variables)
+        _check_length(text, messages, variables)
     except Exception as error:
         reason = describe(error)
+        if isinstance(error, TimeoutError | MemoryError):
+            _beyond[str(template)] = reason
         if not variables.get("tools") and "in tools" in str(template):
             reason += ": it reads 'tools', which the row does not have"
         raise UserError(f"{where}: the model's chat template refuses this conversation: {reason}") from error
     return encodable(text, where)
+
+
+def _check_length(text: str, *given: Any) -> None:
+    """What a template writes is the conversation, not a text without end that no tokenizer could take."""
+    if len(text) > MOST_TEXT and len(text) > MOST_TEXT + MOST_REPEATS * len(str(given)):
+        raise OverflowError(f"it writes {len(text):,} characters")
 
 
 def _counted_range() -> Callable[..., range]:
