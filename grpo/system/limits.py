@@ -32,9 +32,7 @@ def limited(seconds: float, memory: int) -> Iterator[None]:
             raise TimeoutError(f"it computes for more than {seconds:g} seconds")
 
         handler = signal.signal(signal.SIGPROF, up)
-        timer = signal.setitimer(
-            signal.ITIMER_PROF, seconds, 0.1
-        )  # again, where that is caught (by who computes constants)
+        timer = signal.setitimer(signal.ITIMER_PROF, seconds, 0.1)  # again: who computes constants may catch it
         try:
             yield
         finally:

@@ -14,19 +14,20 @@ from grpo.errors import UserError
 
 SLOW = {  # before: hours
     "text": "{% for a in 'a' * 10**5 %}{% for b in 'a' * 10**5 %}{% endfor %}{% endfor %}",
-    "macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "a macro twice in itself": "{% macro f(n) %}{% if n %}{{ f(n-1) ~ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "constants, while it is compiled": "{{ ('ab' * 10**6)|list|sort|length }}" * 9,
     "words": "{{ lipsum(n=10**7) }}",
 }  # fmt: skip
 LARGE = {  # before: the memory of the machine
-    "repeated": "{{ 'a' * 10**10 }}", "less": "{{ 'a' * 10**9 }}", "of a variable": "{{ 'a' * (messages|length * 10**10) }}",
+    "repeated": "{{ 'a' * 10**10 }}", "less": "{{ 'a' * 10**9 }}",
+    "of a variable": "{{ 'a' * (messages|length * 10**10) }}",
     "centred": "{{ 'a'|center(10**9) }}", "formatted": "{{ '%1000000000d'|format(1) }}", "list": "{{ [0] * 10**10 }}",
     "loop": "{% for c in 'a' * 10**9 %}{% endfor %}", "replaced": "{{ ('a' * 10**7)|replace('a', 'a' * 10**5) }}",
     "doubled": "{% set n = namespace(s='a') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
 }  # fmt: skip
 OTHER = {
-    "ranges": ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "more than 1000000 turns"),
-    "search": ("{{ 'x' in range(10**9) }}", "more than 1000000 turns"),
+    "ranges": ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "than 1000000 turns"),
+    "search": ("{{ 'x' in range(10**9) }}", "than 1000000 turns"),
     "recursion": ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "recursion"),
     "written": ("{{ 'a' * 10**7 }}", "it writes 10,000,000 characters"),
     "nothing": ("{{ 1 / 0 }}", "division by zero"),
