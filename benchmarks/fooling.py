@@ -154,7 +154,8 @@ def number_word(gold: str, draw: random.Random) -> str | None:
 def hedge(gold: str, draw: random.Random) -> str | None:
     """The gold, and another answer beside it."""
     other = draw.choice([" or 9973", ", 9973", "; 9973", " and 9973", r" \text{ or } 9973", " / 9973"])
-    return None if re.search("or|9973", gold) or ("/" in other and re.search(r"(?<!\d)0$", gold)) else gold + other
+    nothing = re.fullmatch(r"(?:\\(?:begin|end)\{[a-z]+\}|[\s&\\]|0)*", gold)  # 0, or a vector of zeros, over 9973
+    return None if re.search("or|9973", gold) or ("/" in other and nothing) else gold + other
 
 
 def sentence(gold: str, draw: random.Random) -> str | None:

@@ -10,7 +10,7 @@ _SURE = r"(?:(?:for sure|definitely|clearly|certainly|probably|option|choice|ans
 _CHOICE = re.compile(  # "(B) 5", "B: 5", and of a sentence "D, it can't be A"
     rf"{_SURE}?[(\[]?([A-J])"
     r"(?=[)\]]?[.:。]?$|[)\]][.:]?\s|[.:]\s|。|, | ?不是"
-    r"| (?:not|non|rather than|instead of|because|since|is)\b"
+    r"| (?:not|non|rather than|instead of|because|since|is(?! (?:wrong|incorrect|false|not|out)\b))\b"
     r"| ?[-—] (?=[A-Za-z]{3,}|[A-Za-z]+ [a-z]{2}|\d\S* [a-z])| \((?=[a-z]{2,}|\d\S* ?[a-z]))",
     re.IGNORECASE,
 )

@@ -16,7 +16,8 @@ _PHRASES = (
     re.compile(
         rf"(?:{_NO_LETTER}(?<!this )(?<!each )(?<!every )(?<!your )(?<!whose )(?<!any )(?:answer|réponse|respuesta"
         rf"|antwort|risposta|resposta)(?![^\W_])"
-        rf"(?:[^.\n:=]{{0,60}}?\b(?:(?:is|est|es|ist|is:|é|là)\b|(?:be|was|equals)\b(?={_DIRECT}))"
+        rf"(?:[^.\n:=]{{0,60}}?\b(?:is|est|es|ist|is:|é|là)\b|(?:(?!not\b|n't|never)[^.\n:=]){{0,60}}?\b(?:be|was|equals)\b"
+        rf"(?={_DIRECT})"
         rf"|[^.\n:=]{{0,60}}? è |{_MARK})"
         r"|\banswer\b(?=\s*(?:\$|\\[(\[]))|^(?:[^\w\n]|_)*(?:the )?(?:final )?answer[*_ ]*\n+"
         rf"|(?:答案|คำตอบ|ответ|答え|답|đáp án|উত্তর|jibu|సమాధానం)[^\n\d]{{0,4}}?"
@@ -26,9 +27,10 @@ _PHRASES = (
     re.compile(
         rf"{_NO_LETTER}(?<!this )(?<!each )result\b(?:[^.\n:=]{{0,60}}?\bis\b|{_MARK})"
         r"|\bsolutions?\s+(?:is|are)\b(?=\s*(?:\$|\\[(\[]))|\b(?:option|choice)(?:\s+is\b|:)"
-        r"|\b(?:correct|right|best|true) (?:statement|one|response|alternative|answer choice) is\b|选(?:项|择)?[:：]?"
+        r"|\b(?:correct|right|best|true) (?:statement|one|response|alternative|answer choice) is\b"
+        r"|(?<!不)(?<!别)(?<!不[能应该])选(?:项|择)?[:：]?"
         r"(?=[\s*(（]{0,4}(?-i:[A-J])(?![^\W_]))"
-        r"|\b(?:choose|select|pick|go with)(?: (?:option|choice|answer))?"
+        r"|(?<!not )(?<!n't )(?<!never )(?<!not to )\b(?:choose|select|pick|go with)(?: (?:option|choice|answer))?"
         r"(?=[\s*(]{1,5}(?-i:[A-J])[)*]{0,3}(?:[.,:;]|\s*$))"
         r"|(?<![\w(])(?=\(?(?-i:[A-J])\)? is (?:the )?(?:correct|right|best)\b)",
         re.IGNORECASE | re.MULTILINE,
@@ -36,7 +38,7 @@ _PHRASES = (
     re.compile(r"^[ \t*]*A:", re.MULTILINE),
 )
 _SENTENCE_END = re.compile(
-    r"[.!?](?=[\s\"”*)]|$)|[。，]|\n|,?\s+(?:because|since|which|where|as)\b|\.?\s*I hope it is", re.IGNORECASE
+    r"[.!?](?=[\s\"”*)]|$)|[。，]|\n|,?\s+\(?(?:because|since|which|where|as)\b|\.?\s*I hope it is", re.IGNORECASE
 )
 _MATH_CHUNK = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.,])[-+−]?[$€£¥]?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d+)?%?")

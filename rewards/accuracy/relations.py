@@ -6,6 +6,7 @@ An equation gives its right-hand side only where the left names it: x, f(x), AB,
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from itertools import pairwise
 
 from rewards.accuracy.normalise import matching, words
@@ -128,8 +129,8 @@ def split_name(text: str) -> tuple[str, str]:
 
 def may_be_equal(sides: list[str]) -> bool:
     """Whether those of the sides that are numbers are the same, rounded: 7 = 5 is no chain."""
-    values = [value.number for value in map(parse_value, sides) if value is not None and not value.percent]
-    return all(abs(float(a) - float(b)) <= 0.05 * abs(float(b)) for a, b in pairwise(values))
+    values = [Fraction(value.number) for value in map(parse_value, sides) if value is not None and not value.percent]
+    return all(20 * abs(a - b) <= abs(b) for a, b in pairwise(values))
 
 
 def is_name(text: str) -> bool:

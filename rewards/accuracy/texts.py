@@ -31,7 +31,7 @@ _PHRASES = re.compile(
     re.IGNORECASE,
 )
 _NO_SOLUTION = re.compile(r"(?:there (?:is|are) )?no (?:real |such )*(?:solutions?|values?|roots?)(?: exists?)?", re.I)
-_ALL_REALS = re.compile(r"all (?:the )?real(?: number| value)?s?(?: of [a-z])?|all (?:values of )?[a-z]", re.I)
+_ALL_REALS = re.compile(r"all (?:the )?real(?: number| value)?s?(?:(?: of)? [a-z])?|all (?:values of )?[a-z]", re.I)
 _NAME = re.compile(r"[A-Z][a-z'.-]+(?: (?:of |the |de |and )?[A-Z][a-z'.-]+){1,4}")
 _LETTERS = re.compile(r"[A-Za-z]{2,}")
 _MARKS = re.compile(r"\\(?:overline|overleftrightarrow|angle|triangle|line|widehat|hat|measuredangle)(?![a-z])|[{}]")
