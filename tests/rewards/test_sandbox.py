@@ -67,7 +67,7 @@ AS_SCRIPTS = ["endless loop", "10 GB", "infinite output", "double fork", "late d
     ("name", "tests"), [(name, TESTS) for name in HOSTILE] + [(name, PAIRS) for name in AS_SCRIPTS]
 )
 def test_hostile_programs_are_contained(name, tests, isolation):
-    assert judge(HOSTILE[name], tests, isolation, timeout=0.5) == 0.0
+    assert judge(HOSTILE[name], tests, isolation, timeout=0.3) == 0.0
 
 
 @pytest.mark.parametrize(
