@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ from grpo.supervised import Training
 from grpo.supervised.sft import train_on_tokens
 from stages.commands.run import stage_main
 from stages.recipe.config import BaseConfig, PretrainConfig
-from stages.recipe.table import StageContext
+from stages.recipe.machine import machine_checks
+from stages.recipe.preflight import base_checks
+from stages.recipe.table import StageContext, active_stages
 from stages.tiny_world.tokenizer import DOCUMENT_END, build_tokenizer, model_config
 
 
@@ -36,6 +39,10 @@ def _adopt(model: str, config: BaseConfig, context: StageContext) -> dict[str, A
     """An existing model becomes the run's own copy, so that the run stays whole when the original moves."""
     tokenizer = give_template(load_tokenizer(model), config.chat_template, config.template_kwargs)
     loaded = load_model(model, pick_device(context.config.runtime))
+    if not Path(model).is_dir():  # fetched meanwhile: it is asked what one is that was here before the run
+        later = [stage.key for stage in active_stages(context.config)]
+        for _, check in [*machine_checks(context.config, later), *base_checks(context.config)]:
+            check()
     check_special(tokenizer, embeddings(loaded), loaded.generation_config.eos_token_id)
     save_model(loaded, tokenizer, context.folder / "model", dtype=context.config.runtime.save_dtype)
     return {"source": model, "parameters": loaded.num_parameters(), "tokens": 0}

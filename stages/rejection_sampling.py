@@ -29,6 +29,7 @@ from grpo.types import Group, Prompt, Rollout
 from rewards.loader import find_reward, is_ours, load_reward, load_rewards
 from stages.commands.run import stage_main
 from stages.recipe.config import RejectionSamplingConfig
+from stages.recipe.ends import check_stops, renders_chat
 from stages.recipe.lineage import model_hash
 from stages.recipe.parts import Parts
 from stages.recipe.sampled import after_prompt, check_sampled, conversation
@@ -52,6 +53,8 @@ def run(context: StageContext) -> dict[str, Any]:
     rows = context.write_data("prompts", load_rows(config.data))
     if not (data / "reasoning.jsonl").is_file():  # it appears whole, after completions/ did
         check_sampled(context.config, load_tokenizer(context.base))
+        if renders_chat(config):
+            check_stops(context.init, load_tokenizer(context.init), context.key)
         sample(config, context, rows)
     else:
         World.current().main_finds(lambda: check_origin(data / ORIGIN, _origin(config, context, rows), context))

@@ -12,6 +12,11 @@ from grpo.errors import IN_ADDRESS, UserError, nearest, public, shorten
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 SHORT = {"engine": "kind", "data": "path", "base": "model"}  # sections that may be a text: for which of their keys
+PLAIN = {
+    "model_type": "must be a section (key: value)",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+}
 SHOWN = 3  # mistakes that are neither an unknown nor a missing key
 
 
@@ -122,11 +127,11 @@ def _complaint(model: type[BaseModel], error: ErrorDetails, tree: Any) -> str:
     path = _path(error, tree)
     if error["type"] == "extra_forbidden":
         return f"unknown key '{path}'{nearest(str(error['loc'][-1]), _known_keys(model, error['loc'][:-1]))}"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "model_type":
-        message = "must be a section (key: value)"
+    message = PLAIN.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
     got = ""
-    if not isinstance(error["input"], BaseModel | dict):
+    if error["input"] is None:  # `evaluation:` with every line below it a comment
+        got = ", got nothing"
+    elif not isinstance(error["input"], BaseModel | dict):
         got = f", got {shorten(repr(error['input']))}"
     elif error["type"] != "value_error":  # that is a contradiction inside the section, whose text names the keys
         got = ", got a section"

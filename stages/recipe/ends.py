@@ -9,7 +9,7 @@ from grpo.data.baked import give_template
 from grpo.data.templates import end_of_turn
 from grpo.errors import UserError
 from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer, shown_tokens
-from stages.recipe.config import RecipeConfig, RLStageConfig
+from stages.recipe.config import RecipeConfig, RejectionSamplingConfig, RLStageConfig
 from stages.recipe.table import STAGES, active_parents
 
 SUPERVISED = ("cold_start", "rejection_sampling")
@@ -18,19 +18,27 @@ SUPERVISED = ("cold_start", "rejection_sampling")
 def check_ends(config: RecipeConfig) -> None:
     """
     Raises:
-        UserError: an RL stage would sample from a base model that does not stop where its chat template ends a turn.
+        UserError: a stage would sample from a base model that does not stop where its chat template ends a turn.
     """
     unstopped = unrepaired(config)
     if unstopped:
         base = config.base
         tokenizer = give_template(load_tokenizer(base.model or ""), base.chat_template, base.template_kwargs)
-        try:
-            end = end_of_turn(tokenizer)
-        except UserError:  # a template without one: what such completions end with is the model's own affair
-            return
-        ids = stops(base.model or "", tokenizer)
-        if end.written and end.id not in ids:
-            raise UserError(f"{unstopping(tokenizer, end, ids)}: {remedy(end)} ({', '.join(unstopped)})")
+        check_stops(base.model or "", tokenizer, ", ".join(unstopped))
+
+
+def check_stops(model: str, tokenizer: Any, stages: str) -> None:
+    """
+    Raises:
+        UserError: these stages would sample from a model that does not stop where its chat template ends a turn.
+    """
+    try:
+        end = end_of_turn(tokenizer)
+    except UserError:  # a template without one: what such completions end with is the model's own affair
+        return
+    ids = stops(model, tokenizer)
+    if end.written and end.id not in ids:
+        raise UserError(f"{unstopping(tokenizer, end, ids)}: {remedy(end)} ({stages})")
 
 
 def unstopping(tokenizer: Any, end: Any, ids: tuple[int, ...]) -> str:
@@ -44,16 +52,23 @@ def remedy(end: Any) -> str:
 
 
 def unrepaired(config: RecipeConfig) -> list[str]:
-    """The RL stages that render with the chat template and come before any supervised one, which adds its end token."""
+    """The stages that sample with the chat template and come before any supervised one, which adds its end token."""
     found = []
     for key, section in config:
-        if isinstance(section, RLStageConfig) and any(task.data.template is None for task in section.tasks.values()):
-            before = key
+        if renders_chat(section):
+            before = active_parents(STAGES[key], config)[0]
             while before not in ("base", *SUPERVISED):
                 before = active_parents(STAGES[before], config)[0]
             if before == "base":
                 found.append(key)
     return found
+
+
+def renders_chat(section: Any) -> bool:
+    """Whether a stage samples from prompts that the chat template wrote."""
+    if isinstance(section, RLStageConfig):
+        return any(task.data.template is None for task in section.tasks.values())
+    return isinstance(section, RejectionSamplingConfig) and section.data.template is None
 
 
 def stops(model: str, tokenizer: Any) -> tuple[int, ...]:

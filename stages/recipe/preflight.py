@@ -59,11 +59,19 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
             yield "base.model", partial(_check_weights, section.model)
             if section.chat_template is not None:
                 yield "base.chat_template", partial(check_template, section.chat_template)
-            if Path(section.model).is_dir():
-                yield "base.model", partial(_check_ends, config)
-        if key == "rejection_sampling" and config.base.model is not None and Path(config.base.model).is_dir():
-            yield key, partial(_check_sampled, config)
+            if _is_here(section.model):
+                yield from base_checks(config)
     yield "runtime", partial(check_device, config)  # last: it needs torch, which takes seconds
+
+
+def base_checks(config: RecipeConfig) -> Iterator[tuple[str, Callable[[], None]]]:
+    """(key path, check that raises `UserError`) of what later stages want of a base model that is here."""
+    from stages.recipe.ends import check_ends
+    from stages.recipe.sampled import check_sampled
+
+    yield "base.model", partial(check_ends, config)
+    if config.rejection_sampling is not None:
+        yield "rejection_sampling", partial(check_sampled, config)
 
 
 def folders_before(config: RecipeConfig, key: str) -> list[str] | None:
@@ -92,7 +100,7 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
 def _check_weights(model: str, *, reward: bool = False) -> None:
     """Those that are here can be loaded; the hub is not asked."""
     check_model(model)
-    if not Path(model).is_dir():
+    if not _is_here(model):
         return
     if reward:
         from grpo.model.loading.classifier import examine_classifier
@@ -104,16 +112,13 @@ def _check_weights(model: str, *, reward: bool = False) -> None:
         examine(model)
 
 
-def _check_ends(config: RecipeConfig) -> None:
-    from stages.recipe.ends import check_ends
+def _is_here(model: str) -> bool:
+    """Its folder, or what the hub's cache holds of it."""
+    if Path(model).is_dir():
+        return True
+    from grpo.model.loading.files import local_folder
 
-    check_ends(config)
-
-
-def _check_sampled(config: RecipeConfig) -> None:
-    from stages.recipe.sampled import check_sampled
-
-    check_sampled(config)
+    return local_folder(model) is not None
 
 
 def _check_places(spec: RewardConfig, run: Path, made: Collection[str] | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from grpo.config.training import TrainConfig
 from grpo.data.rows import Row, load_rows, rows_hash
 from stages.recipe.config import RLStageConfig, TaskConfig
+from stages.recipe.ends import check_stops, renders_chat
 from stages.recipe.preflight import in_run
 from stages.recipe.table import StageContext
 
@@ -31,6 +32,8 @@ def train_rl(context: StageContext, label: str) -> dict[str, Any]:
     config, section = context.config, context.section
     assert isinstance(section, RLStageConfig)
     tokenizer = load_tokenizer(context.init)
+    if renders_chat(section):
+        check_stops(context.init, tokenizer, context.key)
     tasks: dict[str, Task] = {}
     hashes: dict[str, str] = {}
     for name, task in section.tasks.items():

@@ -81,6 +81,9 @@ evaluation={leak_check: my.keys} | 'evaluation': 'leak_check' needs the problems
 evaluation={decontaminate: {}} | 'decontaminate' needs the problems
 reasoning_rl.data=train.jsonl |
     'reasoning_rl': 'data' and 'rewards' are those of the only task, and here are 'tasks' too
+evaluation=null | 'evaluation': must be a section (key: value), got nothing
+reasoning_rl.tasks.math.rewards=null | rewards': must be a list, got nothing
+reasoning_rl.tasks.math.rewards=[] | rewards': must not be empty, got []
 evaluation.math.k=[2] | pass@k needs k from 1 to 'samples' (1), got 2
 evaluation.math.k=[0] | pass@k needs k from 1
 evaluation.math.temperature=0 evaluation.math.samples=2 | 'samples' must be 1 with temperature: 0

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from transformers import AutoModelForCausalLM
 from grpo.config.file import apply_override
 from grpo.config.yaml import dump_yaml
 from grpo.data.rows import write_jsonl
+from grpo.errors import UserError
 from matrix.architectures import config_of
 from stages.cli import main
+from stages.commands.run import stage_command
 from support.models import EOS, IM_END, make_model, make_tokenizer
 
 TASK = "reasoning_rl.tasks.default"
@@ -100,6 +103,8 @@ def rows(name: str, *rows: dict[str, Any]):
     (["base.model=c.yaml"], "model 'c.yaml': a file"),
     (["base.model=BARE"], "the model has no chat template"),
     (["base.model=UNENDING"], "the chat template ends a turn with <|im_end|>, which does not stop a completion"),
+    (["base.model=UNENDING", "reasoning_rl=null", "rejection_sampling={data: train.jsonl, filters: accuracy}"],
+     "add 3 to eos_token_id in generation_config.json (rejection_sampling)"),
     (["base.model=RECURRENT"], "the embedded engine cannot sample from a 'rwkv'"),
     ([f"{TASK}.data=./none.jsonl"], "none.jsonl': no such file"),
     ([f"{TASK}.rewards=[acuracy]"], "acuracy"),
@@ -150,6 +155,47 @@ def test_rows(both, name, rows, override, cause):
     ran, checked = both(override)
     assert cause in ran
     assert cause in checked
+
+
+UNENDING = "the chat template ends a turn with <|im_end|>, which does not stop a completion"
+
+
+def test_a_stage_started_by_init_from_a_model_that_does_not_stop(both, models, capsys):
+    both(f"{TASK}.rewards=[acuracy]")  # writes the recipe
+    recipe = Path("c.yaml").read_text().replace("acuracy", "accuracy")
+    Path("c.yaml").write_text(recipe)
+    with pytest.raises(UserError, match=re.escape(UNENDING)):
+        stage_command("reasoning_rl", ["c.yaml", "--init", models["unending"]])
+    assert not Path("runs/c/2-reasoning-rl/checkpoints").exists()
+    assert not Path("runs/c/2-reasoning-rl/completions").exists()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Puts a model into the hub's cache, as if it had been fetched."""
+
+    def fetched(folder: str, name: str) -> str:
+        snapshot = tmp_path / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / "0123"
+        shutil.copytree(folder, snapshot)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("0123")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        return name
+
+    return fetched
+
+
+@pytest.mark.parametrize(("model", "cause"), [("unending", UNENDING), ("recurrent", "cannot sample from a 'rwkv'")])
+def test_a_model_of_the_hub_is_examined_as_one_that_is_here(both, hub, models, monkeypatch, capsys, model, cause):
+    ran, checked = both(f"base.model={hub(models[model], 'some/model')}")
+    assert cause in ran
+    assert cause in checked
+    assert not Path("runs").exists()
+    with monkeypatch.context() as patch:  # and one that is fetched by the base stage, there
+        patch.setattr("stages.recipe.pipeline.check_ready", lambda *_: None)
+        assert main(["run", "c.yaml"]) == 2
+    assert cause in capsys.readouterr().err
+    assert [path.name for path in Path("runs/c/0-base").iterdir()] == ["stage.json"]
 
 
 # --- what is said, and stops nothing

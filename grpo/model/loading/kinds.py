@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from grpo.errors import UserError
+from grpo.model.loading.files import local_folder
 
 UNTRAINED = {
     "cpmant": "it is not causal: later tokens change what it says of earlier ones",
@@ -21,13 +22,14 @@ UNSAMPLED = ("blt", "moshi", "recurrent_gemma", "reformer", "rwkv", "xlstm")
 
 
 def check_kind(model: str, engine: str) -> None:
-    """`engine`: its kind. A hub name is not looked up.
+    """`engine`: its kind. A hub name whose files are not here is not looked up.
 
     Raises:
         UserError: RL cannot train such a model, or this engine cannot sample from it.
     """
-    file = Path(model) / "config.json"
-    if not file.is_file():
+    folder = local_folder(model)
+    file = (folder or Path()) / "config.json"
+    if folder is None or not file.is_file():
         return
     try:
         kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
