@@ -120,7 +120,8 @@ def sample(config: RejectionSamplingConfig, context: StageContext, rows: list[Ro
     prompts = build_prompts(rows, config.data, tokenizer, "reasoning")
     model = load_for_sampling(context.init, context.config.engine, runtime)
     sampling = config.sampling.of(config.group_size)
-    longest = check_fit(model, token_ids(prompts), "rejection_sampling.sampling.max_tokens", sampling.max_tokens)
+    setting = "rejection_sampling.sampling.max_tokens"
+    longest = check_fit(model, token_ids(prompts), setting, sampling.max_tokens, trained=True)
     engine = sampling_engine(context.config.engine, model, tokenizer, runtime, name=context.init, longest=longest)
     world = World.current()
     at_a_time = PROMPTS_AT_A_TIME * world.size

@@ -143,7 +143,8 @@ def fit(
         UserError: the checkpoints are damaged or of other rows, or the loss, a gradient or the weights are no numbers.
         Stopped: by a signal, after the step; it is saved.
     """
-    check_fit(model, (ids for row in rows for ids in row.values() if isinstance(ids, list)), f"{training.title}: a row")
+    texts = (ids for row in rows for ids in row.values() if isinstance(ids, list))
+    check_fit(model, texts, f"{training.title}: a row", trained=True)
     length = length_of(training.config, len(rows), World.current().size)
     for remark in length.remarks:
         log.warning("%s: %s", training.title, remark)

@@ -125,7 +125,8 @@ def lengths(rendered: Rendered) -> str:
     if over == len(counts) or (over and rendered.asked.data.overlong == "error"):
         raise UserError(f"{text}; raise max_prompt_tokens{'' if over == len(counts) else ' or set overlong: drop'}")
     fitting = [prompt.token_ids for prompt in rendered.prompts if limit is None or len(prompt.token_ids) <= limit]
-    _, beyond = fit(rendered.model.empty, fitting, f"{text}; max_tokens", room)
+    trained = rendered.asked.kind in ("task", "filters")
+    _, beyond = fit(rendered.model.empty, fitting, f"{text}; max_tokens", room, trained=trained)
     if beyond:
         raise Warned(beyond)
     if over >= MANY * len(counts):
@@ -193,6 +194,8 @@ def conversations(rows: list[Row], data: DataConfig, config: SFTConfig, model: B
         text += f"; not trained on: what is in {', '.join(aside)}"
     if over == len(counts):
         raise UserError(f"{text}: raise max_tokens")
+    kept = [example.input_ids for example in examples if len(example.input_ids) <= config.max_tokens]
+    fit(model.empty, kept, "a conversation", trained=True)
     if over >= MANY * len(counts):
         raise Warned(f"{text}: they are dropped")
     return text

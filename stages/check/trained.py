@@ -66,6 +66,7 @@ def checkpointing(model: BaseModel) -> str:
 
 def judged(rows: list[Row], section: SFTConfig, model: BaseModel, seed: int, how: dict[str, Any]) -> str:
     """Rows of a reward model: read and measured as it would, and whether something simple tells them apart."""
+    from grpo.model.loading.limits import fit
     from grpo.supervised.reward_model import Pairwise, Pointwise, encode, length_of, read_rows, split_held_out
 
     kind = Pairwise if how["kind"] == "pairwise" else Pointwise
@@ -78,6 +79,8 @@ def judged(rows: list[Row], section: SFTConfig, model: BaseModel, seed: int, how
     text = f"{len(rows)} rows, the longest has {longest} tokens, {over} are over max_tokens={section.max_tokens}"
     if over == len(encoded):
         raise UserError(f"{text}: raise max_tokens")
+    kept = (row for row in encoded if length_of(row) <= section.max_tokens)
+    fit(model.empty, (ids for row in kept for ids in row.values() if isinstance(ids, list)), "a row", trained=True)
     share, name = _one_sided(encoded)
     text = f"{text}, {name} in {share:.0%}"
     if over >= MANY * len(encoded):

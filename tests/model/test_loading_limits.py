@@ -56,6 +56,23 @@ def test_rotary_positions_go_on(caplog):
     assert "max_tokens=100 after a prompt of 500 tokens is more than the model's 512 positions: what" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
+def test_nothing_is_trained_beyond_the_positions(kind):
+    model = make_model(kind)
+    assert fit(model, rows(412), "max_tokens", 100, trained=True) == (512, None)
+    for length, tokens, remedy in ((412, 101, "set it to at most 100"), (513, 1, "shorten the prompts")):
+        with pytest.raises(UserError, match=rf"more than the model's 512 positions.*; {remedy}"):
+            fit(model, rows(length), "max_tokens", tokens, trained=True)
+    with pytest.raises(UserError, match=r"SFT: a row of 513 tokens .*; set max_tokens to at most 512"):
+        check_fit(model, rows(513), "SFT: a row", trained=True)
+
+
+def test_stretched_positions_are_no_limit():
+    """Some configs give the positions before the stretching, others those after it."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 512}
+    assert fit(make_model("llama", rope_parameters=yarn), rows(600), "max_tokens", 100, trained=True)[0] == 700
+
+
 def test_what_has_no_positions_has_no_limit_of_them():
     """Nemotron-H's attention knows none; its config says how long its texts were."""
     import transformers as hf

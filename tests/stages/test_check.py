@@ -188,12 +188,22 @@ def unembedded(tokenizer: Any) -> None:
     ({"tweak": unembedded}, "vocabulary", "warning: '<|new|>' with id 91"),
     ({"tweak": special_tags}, f"rewards tried {TASK}", "ok: format 1 1 0 0"),  # completions keep them
     ({"template": None}, f"prompts {TASK}", "error: the model has no chat template"),
-    ({"max_position_embeddings": 48}, f"lengths {TASK}", "warning: is more than the model's 48 positions"),
+    ({"max_position_embeddings": 48}, f"lengths {TASK}", "error: is more than the model's 48 positions; set"),
     ({"kind": "gpt2", "max_position_embeddings": 48}, f"lengths {TASK}",
      "error: is more than the model's 48 positions, and it has no others"),
 ])  # fmt: skip
 def test_mistakes_of_a_model(bench, models, model, name, words):
     bench.says(words, name, f"base.model={models(**model)}")
+
+
+def test_conversations_beyond_the_positions(bench, models):
+    """As the stage would refuse them."""
+    bench.rows("sft.jsonl", [{"prompt": "2+2?", "completion": "It is 4. " * 30}] * 8)
+    words = (
+        f"base.model={models(max_position_embeddings=200)}",
+        "cold_start={data: sft.jsonl, steps: 1, max_tokens: 900}",
+    )
+    bench.says("error: is more than the model's 200 positions", "conversations cold_start.data", *words)
 
 
 def test_an_end_token_that_the_cold_start_adds_is_no_error(bench, models):
