@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateSyntaxError
 
-from grpo.data.templates import render
+from grpo.data.rendering import render
 from grpo.errors import UserError, nearest
 
 _GIVEN = ("messages", "tools", "documents", "add_generation_prompt")  # on every call: a default would do nothing
@@ -29,8 +29,7 @@ def give_template(tokenizer: Any, file: str | None, values: Mapping[str, Any]) -
         UserError: there is no template, it is none, or it does not read a value.
     """
     if file is not None:
-        check_template(file)
-        tokenizer.chat_template = Path(file).expanduser().read_text(encoding="utf-8-sig")
+        tokenizer.chat_template = read_template(file)
     template = tokenizer.chat_template
     if values and not template:
         raise UserError("base.template_kwargs: the model has no chat template: give it one by base.chat_template")
@@ -48,8 +47,9 @@ def give_template(tokenizer: Any, file: str | None, values: Mapping[str, Any]) -
     return tokenizer
 
 
-def check_template(file: str) -> None:
-    """
+def read_template(file: str) -> str:
+    """The text of a chat template.
+
     Raises:
         UserError: there is no such file, or no text in it.
     """
@@ -62,6 +62,7 @@ def check_template(file: str) -> None:
         raise UserError(f"chat template '{file}': not UTF-8 text") from error
     if not text.strip():
         raise UserError(f"chat template '{file}': the file is empty")
+    return text
 
 
 def _with_values(template: str, values: Mapping[str, Any], special: Mapping[str, Any]) -> str:

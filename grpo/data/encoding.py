@@ -45,16 +45,14 @@ def encode(drafts: Sequence[Draft], tokenizer: Any) -> list[Example]:
     merged = 0
     for (where, pieces), texts in zip(drafts, starts, strict=True):
         ids = [next(tokenised) for _ in texts]
+        parts = [(pieces, ids)]
         if not _nested(ids):
-            turns = [[("".join(text for text, _ in pieces[:at]), False), pieces[at]] for at in range(len(pieces))]
-            turns = [turn for turn in turns if turn[1][1]]
-            apart = [_after(tokenizer, *(text for text, _ in turn)) for turn in turns]
-        else:
-            turns, apart = [pieces], [ids]
-        for turn, found in zip(turns, apart, strict=True):
+            merged += 1
+            turns = [[(before, False), piece] for before, piece in zip(texts, pieces[1:], strict=False) if piece[1]]
+            parts = [(turn, _after(tokenizer, turn[0][0], turn[1][0])) for turn in turns]
+        for turn, found in parts:
             examples.append(_example(found, turn))
             _check_labels(found, turn, tokenizer, added, where)
-        merged += not _nested(ids)
     if merged:
         log.warning(
             "%d of %d conversations: the prompt's last token and the answer's first would be one in the whole text; "
@@ -124,7 +122,7 @@ def _check_labels(
     Raises:
         UserError: it does not: characters that the tokenizer does not know, blanks that it loses.
     """
-    for (_, (text, trained)), start, end in zip(enumerate(pieces), [[], *ids], ids, strict=False):
+    for (text, trained), start, end in zip(pieces, [[], *ids], ids, strict=False):
         said = _decoded(tokenizer, end[len(start) :]) if trained else text
         said, text = (normalize("NFC", part) for part in (said, text))  # as Qwen's tokenizers read what is the same
         if said == text or added.sub(r"\1", said).strip() == added.sub(r"\1", text).strip():

@@ -37,7 +37,8 @@ BESIDE = (
 )  # a question's: in its messages, or refused
 THOUGHT = "reasoning_content"  # a column that is trained as the thought before the answer beside it
 THOUGHTS = (THOUGHT, "reasoning", "thinking", "think", "thought", "cot", "chain_of_thought", "rationale")
-_THOUGHTS = re.compile(rf"(\w+_)?({'|'.join(THOUGHTS)})(_trajector(y|ies))?")  # s1K's deepseek_thinking_trajectory too
+# s1K's deepseek_thinking_trajectory and OpenRouter's reasoning_details too
+_THOUGHTS = re.compile(rf"(\w+_)?({'|'.join(THOUGHTS)})(_details|_trajector(y|ies))?")
 LABELS = ("label", "is_safe", "kto_tag")  # what is said of an answer by KTO's rows, BeaverTails and LLaMA-Factory
 VALID = ("problem_is_valid", "solution_is_valid")  # NuminaMath's
 JUDGED = (*LABELS, *VALID, "desirable", "correct", "is_correct", "score", "reward", "weight", "train")
@@ -71,8 +72,12 @@ def read_messages(row: Row, where: str) -> list[Message]:
         messages, beside = as_turns(row["text"], "", where, "text"), ()
     else:
         raise UserError(f"{where}: expected {FORMS} (it has: {', '.join(row) or 'nothing'}); data.columns renames")
-    thoughts = [name for name in row if _THOUGHTS.fullmatch(name) and _is_prose(row[name])]
-    messages = with_context(row, messages, where, (*beside, *thoughts))
+    messages = with_context(row, messages, where, (*beside, *_thoughts(row)))
+    for message in messages:
+        own = _thoughts(message)
+        rest = {name: value for name, value in message.items() if name in SPOKEN or name not in own}
+        if lost := [name for name in own if not _within(_prose(message[name]), [rest])]:
+            raise UserError(f"{where}: a message's '{lost[0]}' would be lost: call it {THOUGHT}")
     _check_worth(row, where)
     if not any(message["role"] == "assistant" for message in messages):
         raise UserError(f"{where}: no assistant message, nothing to train on")
@@ -201,13 +206,17 @@ def _is_blank(value: Any) -> bool:
 
 def unseen(row: Row, messages: list[Message]) -> list[str]:
     """The columns with a text, of several words, that no message holds."""
-    return [name for name, value in row.items() if _is_prose(value) and not _within([value], messages)]
+    return [name for name, value in row.items() if not _within(_prose(value), messages)]
 
 
-def _is_prose(value: Any) -> bool:
-    """A text of several words, or a list of such."""
-    texts = value if isinstance(value, list) and value else [value]
-    return all(isinstance(text, str) for text in texts) and len(" ".join(texts).split()) > FEW
+def _thoughts(fields: Row) -> list[str]:
+    """The columns, or the fields of a message, that hold a thought by their names."""
+    return [name for name, value in fields.items() if _THOUGHTS.fullmatch(name) and _prose(value)]
+
+
+def _prose(value: Any) -> list[str]:
+    """The texts of several words in a value."""
+    return [text for text in _strings([value]) if len(text.split()) > FEW]
 
 
 def _within(values: Iterable[Any], messages: list[Message]) -> bool:
@@ -239,11 +248,8 @@ def _strings(value: Any) -> Iterator[str]:
 def conversation_rows(data: DataConfig) -> list[Row]:
     """Rows to train on; `data.system` is put before conversations that have no system message."""
     rows = load_rows(data)
-    return [_with_system(row, data.system) for row in rows] if data.system else rows
-
-
-def _with_system(row: Row, system: str) -> Row:
-    messages = read_messages(row, "data")
-    if messages[0]["role"] in ("system", "developer"):
-        return row
-    return {**row, "messages": [{"role": "system", "content": system}, *messages]}
+    for number, row in enumerate(rows) if data.system else ():
+        messages = read_messages(row, "data")
+        if messages[0]["role"] not in ("system", "developer"):
+            rows[number] = {**row, "messages": [{"role": "system", "content": data.system}, *messages]}
+    return rows

@@ -71,11 +71,8 @@ def read_message(item: Any, where: str) -> Message:
 def _thought(part: dict[str, Any], where: str) -> str:
     """Of a block as Anthropic has it, a text, or Mistral, which makes it of blocks of text."""
     thought = part.get("thinking")
-    return (
-        _text_part({"text": thought}, where)
-        if not isinstance(thought, list)
-        else "".join(_text_part(inner, where) for inner in thought)
-    )
+    blocks = thought if isinstance(thought, list) else [{"text": thought}]
+    return "".join(_text_part(block, where) for block in blocks)
 
 
 def _text_part(part: dict[str, Any], where: str) -> str:

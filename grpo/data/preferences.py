@@ -50,8 +50,7 @@ def read_pair(row: Row, where: str) -> Row:
     if first_present(row, PROMPT_COLUMNS)[0] is None:
         prompt = with_context(row, prompt, where)
     _refuse_variables(row, where)
-    answers = {"chosen": _answer(chosen[common:], where, "chosen")}
-    answers |= {"rejected": _answer(rejected[common:], where, "rejected")}
+    answers = {name: _answer(of[common:], where, name) for name, of in (("chosen", chosen), ("rejected", rejected))}
     return {**row, **answers, "prompt": prompt}
 
 

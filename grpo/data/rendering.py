@@ -25,8 +25,10 @@ _run: Path | None = None
 _beyond: dict[str, str] = {}  # templates that went beyond a limit, and which: the next rendering need not wait for it
 
 
-def apply_template(tokenizer: Any, messages: Sequence[Message], where: str, **variables: Any) -> str:
-    """The template's text.
+def render(
+    tokenizer: Any, messages: Sequence[Message], *, open_answer: bool, where: str = "chat template", **variables: Any
+) -> str:
+    """The template's text; `open_answer` adds the generation prompt. `variables`: `tools` and others that it reads.
 
     Raises:
         UserError: there is no template, or this one refuses the conversation, whatever it raises.
@@ -40,7 +42,7 @@ def apply_template(tokenizer: Any, messages: Sequence[Message], where: str, **va
     if reason := _beyond.get(str(template)):
         raise UserError(f"{where}: the model's chat template refuses this conversation: {reason}")
     own = {"strftime_now": lambda pattern: template_date().strftime(pattern), "range": _counted_range()}
-    variables = {**own, **variables}
+    variables = {**own, **variables, "add_generation_prompt": open_answer}
     try:
         with limited(MOST_SECONDS, MOST_MEMORY):
             text = tokenizer.apply_chat_template(list(messages), tokenize=False, **variables)

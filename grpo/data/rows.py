@@ -41,8 +41,8 @@ def load_rows(data: DataConfig) -> list[Row]:
     if data.fn is not None:
         rows = _rows_from_function(data.fn, data.kwargs)
     else:
-        assert data.path is not None
-        rows = _rows_from_path(data.path, data)
+        path = str(data.path)
+        rows = [row for file in data_files(data) for row in read_file(file)] if is_path(path) else _from_hub(path, data)
     if not rows:
         raise UserError(f"data '{data.path or data.fn}': no rows")
     rows = rows[: data.limit]
@@ -60,19 +60,13 @@ def _rows_from_function(path: str, kwargs: dict[str, Any]) -> list[Row]:
     return [json_values(row) if isinstance(row, dict) else {"text": row} for row in rows]
 
 
-def _rows_from_path(path: str, data: DataConfig) -> list[Row]:
-    if is_path(path):
-        return [row for file in data_files(data) for row in read_file(file)]
-    return _rows_from_hub(path, data)
-
-
 def data_files(data: DataConfig) -> list[Path]:
     """The files of a `path` on this disk, in order."""
     given = {name: getattr(data, name) for name in changed(data, ("split", "subset"))}
     return find_files(str(data.path), **given)
 
 
-def _rows_from_hub(name: str, data: DataConfig) -> list[Row]:
+def _from_hub(name: str, data: DataConfig) -> list[Row]:
     import datasets
     import huggingface_hub
 

@@ -30,10 +30,7 @@ class Said:
     reasoning: str
     answer: str
     calls: Calls
-    layout: tuple[str, str] = (
-        "",
-        "",
-    )  # of the content: what stands before the reasoning, and between it and the answer
+    layout: tuple[str, str] = ("", "")  # in the content: what is before the reasoning, and between it and the answer
 
     @property
     def thought(self) -> bool:
@@ -51,6 +48,8 @@ def read_said(message: Message, where: str) -> Said:
     if not isinstance(content, str) or not isinstance(calls, list) or not all(isinstance(text, str) for text in given):
         raise UserError(f"{where}: content and reasoning must be text, tool_calls a list")
     before, reasoning, between, answer = split_thought(content)
+    if answer.lstrip().startswith(OPEN) and CLOSE not in answer:
+        raise UserError(f"{where}: its thought never ends: remove the row, or give the message weight: 0")
     texts = {text.strip(): text for text in (*given, reasoning) if text.strip()}
     if len(texts) > 1:
         first, second = (shorten(repr(text)) for text in list(texts)[:2])
@@ -199,16 +198,12 @@ def leaves(calls: Calls) -> Iterator[str]:
     for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else {"name": str(call)}
         yield str(function.get("name", ""))
-        yield from _leaves(_parsed(function.get("arguments")))
+        yield from texts(_parsed(function.get("arguments")))
 
 
-def _leaves(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _leaves(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _leaves(item)
-    elif isinstance(value, str):
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON, keys included."""
+    if isinstance(value, str):
         yield value
+    for item in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from texts(item)

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from grpo.data.rendering import apply_template
+from grpo.data.rendering import render
 from grpo.errors import UserError, shorten
 from grpo.types import Message
 
 _MARK = "MARKER"  # stands for an answer when the template is probed
-
-
-def render(
-    tokenizer: Any, messages: Sequence[Message], *, open_answer: bool, where: str = "chat template", **variables: Any
-) -> str:
-    """The template's text; `open_answer` adds the generation prompt. `variables`: `tools` and others that it reads."""
-    return apply_template(tokenizer, messages, where, add_generation_prompt=open_answer, **variables)
 
 
 def row_variables(row: dict[str, Any], where: str) -> dict[str, Any]:
@@ -56,38 +49,36 @@ def check_rendered(
     Raises:
         UserError: the template left out what the user or the system says, a tool, or a document.
     """
-    for document in documents:
-        longest = max(document.values() if isinstance(document, dict) else [document], key=lambda part: len(str(part)))
-        start = str(longest).strip().partition("\n")[0][:40]
-        if start not in text and json.dumps(start, ensure_ascii=False)[1:-1] not in text:
-            raise UserError(
-                f"{where}: the model's chat template does not write column 'documents' ({shorten(repr(start))}): use "
-                "one that does (base.chat_template), or say with data.columns {unused: documents} that it is not "
-                "meant to be seen"
-            )
     for message in messages:
-        if message["role"] == "assistant":
-            continue
-        said = message["content"].strip()
-        if not any(form in text for form in (said, *json_texts(said))):
+        if message["role"] != "assistant" and not occurs(message["content"].strip(), text):
             raise UserError(
                 f"{where}: the model's chat template does not write what the {message['role']} says "
                 f"({shorten(repr(message['content']))}): put it where the template has a place for it"
             )
-    for tool in tools:
-        function = tool.get("function", tool) if isinstance(tool, dict) else tool
-        name = str(function.get("name", "")) if isinstance(function, dict) else str(function)
-        if name not in text:
+    beside = [("documents", begin, f"column 'documents' ({shorten(repr(begin))})") for begin in map(_begin, documents)]
+    beside += [("tools", name, f"the tool '{name}' of column 'tools'") for name in map(_name, tools)]
+    for column, part, what in beside:
+        if not occurs(part, text):
             raise UserError(
-                f"{where}: the model's chat template does not write the tool '{name}' of column 'tools': "
-                "use one that does (base.chat_template), or say with data.columns {unused: tools} that it is not "
-                "meant to be seen"
+                f"{where}: the model's chat template does not write {what}: use one that does (base.chat_template), or "
+                f"say with data.columns {{unused: {column}}} that it is not meant to be seen"
             )
 
 
-def json_texts(text: str) -> Iterator[str]:
-    """A text as it stands inside JSON."""
-    return (json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
+def _begin(document: Any) -> str:
+    """How the longest of its texts begins."""
+    longest = max(document.values() if isinstance(document, dict) else [document], key=lambda part: len(str(part)))
+    return str(longest).strip().partition("\n")[0][:40]
+
+
+def _name(tool: Any) -> str:
+    function = tool.get("function", tool) if isinstance(tool, dict) else tool
+    return str(function.get("name", "")) if isinstance(function, dict) else str(function)
+
+
+def occurs(part: str, text: str) -> bool:
+    """Whether it stands in the text, as it is or inside JSON."""
+    return part in text or any(json.dumps(part, ensure_ascii=ascii_only)[1:-1] in text for ascii_only in (True, False))
 
 
 def render_chat(

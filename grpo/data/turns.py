@@ -17,8 +17,9 @@ from typing import Any
 
 from grpo.data.baked import split_values
 from grpo.data.layouts import SPOKEN
+from grpo.data.rendering import render
 from grpo.data.said import BLOCKS, FIELDS, VERBATIM, WEIGHTS, Calls, Said, Way, leaves, read_said, ways
-from grpo.data.templates import End, check_rendered, end_of_turn, render, shared_start
+from grpo.data.templates import End, check_rendered, end_of_turn, shared_start
 from grpo.data.writing import ANSWER, EMPTY_THOUGHT, REASONING, Lost, Writing
 from grpo.errors import UserError
 from grpo.types import Message

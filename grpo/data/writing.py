@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from grpo.data.rendering import render
 from grpo.data.said import CLOSE, OPEN, Calls, Said, Way, leaves, marked
-from grpo.data.templates import End, json_texts, render, shared_start
+from grpo.data.templates import End, occurs, shared_start
 from grpo.errors import UserError, shorten
 from grpo.types import Message
 
@@ -174,7 +175,7 @@ def _check_calls(pattern: str, names: Sequence[str], marks: Sequence[str], text:
         if f"'{mark}':" in pattern or f'\\"{mark}\\"' in pattern:
             raise Lost("it does not write the arguments of tool calls as JSON")
     for leaf in leaves(calls):
-        if not any(form in text for form in (leaf, *json_texts(leaf))):
+        if not occurs(leaf, text):
             raise Lost(f"it leaves out {shorten(repr(leaf))} of the tool calls")
 
 

@@ -9,7 +9,7 @@ import torch
 
 from grpo.data.conversations import Part, response_text
 from grpo.data.messages import as_turns
-from grpo.data.templates import render
+from grpo.data.rendering import render
 from grpo.model.loading.classifier import load_classifier
 from grpo.model.loading.weights import with_whole_attention
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from grpo.data.conversations import build_examples
 from grpo.data.encoding import IGNORE
-from grpo.data.templates import end_of_turn, render, render_chat
+from grpo.data.rendering import render
+from grpo.data.templates import end_of_turn, render_chat
 from grpo.errors import UserError
 from grpo.model.loading.limits import check_special
 from grpo.model.loading.tokenizer import decoded, shown_tokens

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
-from grpo.data.baked import check_template
+from grpo.data.baked import read_template
 from grpo.data.files import check_file
 from grpo.data.folders import is_path
 from grpo.data.rows import data_files
@@ -43,7 +43,7 @@ def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None
             raise UserError(f"{path}: {error}") from error
 
 
-def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], None]]]:
+def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], object]]]:
     """(key path, check that raises `UserError`)."""
     keys = list(keys)
     yield from machine_checks(config, keys)
@@ -58,7 +58,7 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
         if key == "base" and section.model is not None:
             yield "base.model", partial(_check_weights, section.model)
             if section.chat_template is not None:
-                yield "base.chat_template", partial(check_template, section.chat_template)
+                yield "base.chat_template", partial(read_template, section.chat_template)
             if _is_here(section.model):
                 yield from base_checks(config)
     yield "runtime", partial(check_device, config)  # last: it needs torch, which takes seconds

@@ -233,3 +233,9 @@ def test_a_thought_stands_before_the_calls():
     call = {"function": {"name": "add", "arguments": {"a": 17}}}
     ((_, said),) = written(late, user("Q"), assistant("<think>so</think>") | {"tool_calls": [call]})
     assert said == f'<think>so</think>[{{"function": {{"name": "add", "arguments": {{"a": 17}}}}}}]{END}'
+
+
+def test_a_thought_that_never_ends_is_refused():
+    with pytest.raises(UserError, match="row 0, message 1: its thought never ends"):
+        written(CHATML, user("Q"), assistant("<think>so A"))
+    assert written(CHATML, user("Q"), assistant("It is <think>"))[0][1] == f"It is <think>{END}"

@@ -92,6 +92,10 @@ def test_conversations(row, messages):
 
 
 CONVERSATIONS |= {
+    "the thought in two fields": ({"messages": [Q, {**A, "reasoning": "one and one is two", "reasoning_details": [
+                                   {"type": "reasoning.text", "text": "one and one is two"}]}]},
+                                  [Q, {**A, "reasoning": "one and one is two", "reasoning_details": [
+                                   {"type": "reasoning.text", "text": "one and one is two"}]}]),
     "a good answer": ({"prompt": "Q", "response": "A", "is_safe": True, "label": 1, "score": 3.5, "weight": 1}, TALK),
     "a thought in a column": ({"question": "Q", "reasoning_content": "one and one is two", "answer": "A"},
                               [Q, {**A, "reasoning_content": "one and one is two"}]),
@@ -111,6 +115,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a wrong trace": ({"messages": TALK, "correct": False}, "column 'correct' says"),
     "a row without weight": ({"messages": TALK, "weight": 0}, "column 'weight' says"),
     "a half row": ({"messages": TALK, "weight": 0.5}, "column 'weight' is 0.5"),
+    "a thought by another name": ({"messages": [Q, {**A, "thought": "one and one is two"}]},
+                                  "a message's 'thought' would be lost: call it reasoning_content"),
+    "OpenRouter's details": ({"messages": [Q, {**A, "reasoning_details": [{"type": "reasoning.text", "text":
+                              "one and one is two"}]}]}, "'reasoning_details' would be lost"),
     "NuminaMath's invalid": ({**PAIR, "solution_is_valid": "No"}, "column 'solution_is_valid' says"),
     "s1K": ({"question": "Q", "solution": "7", "thinking_trajectories": ["one and one is two"]},
             "with data.columns {reasoning_content: thinking_trajectories}"),
@@ -304,7 +312,7 @@ def test_the_configs_system_message_does_not_hide_what_a_row_has(tmp_path):
 def test_columns_that_no_message_holds_are_named():
     row = {"question": "Q", "answer": "A", "attempt": "a text of words", "source": "math", "text": "Q and then A it is"}
     assert unseen(row, [user("Q and then A it is"), A]) == ["attempt"]
-    assert unseen({"tries": ["one of", "several words"], "passed": [True] * 5}, [Q, A]) == ["tries"]
+    assert unseen({"tries": ["one of several words"], "passed": [True] * 5}, [Q, A]) == ["tries"]
 
 
 def test_a_model_without_a_chat_template_is_told_of_both_keys():
