@@ -13,6 +13,7 @@ from typing import Any
 from grpo.config.data import DataConfig
 from grpo.data.messages import MEDIUM, SPOKEN, TURNS, as_turns, holds, listed_text
 from grpo.data.rows import Row, first_present, load_rows
+from grpo.data.templates import VARIABLES
 from grpo.data.transcripts import read_transcript
 from grpo.errors import UserError
 from grpo.types import Message
@@ -205,8 +206,8 @@ def _is_blank(value: Any) -> bool:
 
 
 def unseen(row: Row, messages: list[Message]) -> list[str]:
-    """The columns with a text, of several words, that no message holds."""
-    return [name for name, value in row.items() if not _within(_prose(value), messages)]
+    """The columns with a text, of several words, that neither a message nor the template gets."""
+    return [name for name, value in row.items() if name not in VARIABLES and not _within(_prose(value), messages)]
 
 
 def _thoughts(fields: Row) -> list[str]:

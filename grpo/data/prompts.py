@@ -80,18 +80,16 @@ def build_prompts(rows: list[Row], data: DataConfig, tokenizer: Any, task: str =
     return kept
 
 
-def _read_row(row: Row, data: DataConfig, where: str) -> tuple[str, str | list[Message], Row, Any]:
-    """(the column that holds the prompt, the prompt, the row with its canonical answer, that answer)."""
-    column, value = read_prompt(row, where, as_text=data.template is not None)
+def _with_answer(row: Row) -> tuple[Row, Any]:
+    """(the row with its canonical answer where it has no `answer`, that answer)."""
     answer = canonical_answer(row)
-    columns = dict(row)
-    if answer is not None and is_nothing(columns.get("answer")):
-        columns["answer"] = answer
-    return column, value, columns, answer
+    missing = answer is not None and is_nothing(row.get("answer"))
+    return {**row, "answer": answer} if missing else dict(row), answer
 
 
 def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) -> Prompt:
-    column, value, columns, answer = _read_row(row, data, where)
+    column, value = read_prompt(row, where, as_text=data.template is not None)
+    columns, answer = _with_answer(row)
     if data.template is not None:
         text = encodable(data.template.replace("{prompt}", f"{value}{data.suffix}"), where)
         prefill = data.template.rsplit("{prompt}", 1)[1]
@@ -128,12 +126,11 @@ def chat_prompts(rows: list[Row], data: DataConfig) -> list[Prompt]:
     prompts = []
     for number, row in enumerate(rows):
         where = f"data '{data.path or data.fn or 'rows'}', row {number}"
-        _, value, columns, answer = _read_row(row, data, where)
-        messages = as_messages(value, data, where)
-        if row_variables(row, where):
-            raise UserError(f"{where}: column '{next(iter(row_variables(row, where)))}' would not reach a served model")
+        messages = as_messages(read_prompt(row, where)[1], data, where)
+        if variables := row_variables(row, where):
+            raise UserError(f"{where}: column '{next(iter(variables))}' would not reach a served model")
         encodable(json.dumps(messages, ensure_ascii=False), where)
-        prompts.append(Prompt(str(number), (), messages, None, columns, answer, "evaluation"))
+        prompts.append(Prompt(str(number), (), messages, None, *_with_answer(row), "evaluation"))
     return prompts
 
 

@@ -12,6 +12,7 @@ from grpo.data.rendering import render
 from grpo.errors import UserError, shorten
 from grpo.types import Message
 
+VARIABLES = {"tools": list, "documents": list, "chat_template_kwargs": dict}  # columns that reach the template
 _MARK = "MARKER"  # stands for an answer when the template is probed
 
 
@@ -22,7 +23,7 @@ def row_variables(row: dict[str, Any], where: str) -> dict[str, Any]:
         UserError: one of them cannot be read.
     """
     found: dict[str, Any] = {}
-    for name, kind in (("tools", list), ("documents", list), ("chat_template_kwargs", dict)):
+    for name, kind in VARIABLES.items():
         value = row.get(name)
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):  # as tables keep it
             try:

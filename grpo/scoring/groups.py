@@ -88,18 +88,16 @@ def score(
     )
     totals = [table.total(row, rewards) for row in range(len(pairs))]
     why = [None if total is not None else _reason(table, rewards, row) for row, total in enumerate(totals)]
-    rows = iter(range(len(pairs)))
 
-    def rewarded(rollout: Rollout) -> Rollout:
-        row, reason = next(rows), None
+    def rewarded(row: int, rollout: Rollout) -> Rollout:
         values = {name: column[row] for name, column in table.values.items()}
         errors = {name: table.errors[row, name] for name in table.values if (row, name) in table.errors}
         extra = {name: {key: of[row] for key, of in logged.items()} for name, logged in table.extra.items() if logged}
-        if (cause := why[row]) is not None:
-            reason = f"{cause[0]}: {cause[1]}"
+        reason = ": ".join(cause) if (cause := why[row]) else None
         return replace(rollout, rewards=values, reward=totals[row], excluded=reason, errors=errors, extra=extra)
 
-    scored = [replace(group, rollouts=tuple(map(rewarded, group.rollouts))) for group in groups]
+    numbered = zip(groups, _rows(groups), strict=True)
+    scored = [replace(group, rollouts=tuple(map(rewarded, rows, group.rollouts))) for group, rows in numbered]
     return scored, ScoreStats(
         rows=table.rows,
         excluded=sum(total is None for total in totals),

@@ -312,6 +312,7 @@ def test_the_configs_system_message_does_not_hide_what_a_row_has(tmp_path):
 def test_columns_that_no_message_holds_are_named():
     row = {"question": "Q", "answer": "A", "attempt": "a text of words", "source": "math", "text": "Q and then A it is"}
     assert unseen(row, [user("Q and then A it is"), A]) == ["attempt"]
+    assert unseen({"tools": [{"name": "add", "description": "one of several words"}]}, [Q, A]) == []
     assert unseen({"tries": ["one of several words"], "passed": [True] * 5}, [Q, A]) == ["tries"]
 
 
