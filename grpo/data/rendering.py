@@ -51,7 +51,7 @@ def render(
         reason = describe(error)
         if isinstance(error, TimeoutError | MemoryError):
             _beyond[str(template)] = reason
-        if not variables.get("tools") and "in tools" in str(template):
+        if isinstance(error, TypeError) and not variables.get("tools") and "in tools" in str(template):
             reason += ": it reads 'tools', which the row does not have"
         raise UserError(f"{where}: the model's chat template refuses this conversation: {reason}") from error
     return encodable(text, where)

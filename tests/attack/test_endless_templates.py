@@ -37,7 +37,7 @@ OTHER = {
 def rendered(template, content="a"):
     words = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, chat_template=template)
-    return rendering.apply_template(tokenizer, [{"role": "user", "content": content}], "row 3")
+    return rendering.render(tokenizer, [{"role": "user", "content": content}], open_answer=False, where="row 3")
 
 
 def refusal(template):
