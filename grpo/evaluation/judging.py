@@ -30,7 +30,7 @@ def check_golds(rows: Sequence[Row], accuracy: Reward, source: str) -> None:
         return
     names = (column,) if column else ANSWER_COLUMNS
     has = ", ".join(rows[0]) if rows else "nothing"
-    raise UserError(f"data '{source}': no column {' | '.join(names)} to judge by (it has: {has})")
+    raise UserError(f"data '{source}': no column {' | '.join(names)} to judge by (it has: {has}); data.columns renames")
 
 
 def _takes_golds(accuracy: Reward) -> bool:

@@ -207,7 +207,7 @@ def golds(asked: Asked, rows: list[Row]) -> str:
     values = [row.get(column) if column else canonical_answer(row) for row in rows]
     if all(value is None for value in values):
         wanted = column or "answer | gold | solution"
-        raise UserError(f"no column {wanted} to judge by (it has: {', '.join(rows[0])})")
+        raise UserError(f"no column {wanted} to judge by (it has: {', '.join(rows[0])}); data.columns renames")
     bad = [number for number, value in enumerate(values) if not gold_is_parseable(value)]
     texts = [shortened(str(values[number])) for number in bad]
     if len(bad) == len(rows):
