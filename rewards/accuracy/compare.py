@@ -12,6 +12,15 @@ from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 
+from rewards.accuracy.alike import (
+    approximations,
+    as_sets,
+    as_tuple,
+    in_radians,
+    unnamed,
+    without_rounding,
+    without_units,
+)
 from rewards.accuracy.choices import same_choice
 from rewards.accuracy.normalise import DEGREE_SIGN, DOLLAR, plain, unspaced, words
 from rewards.accuracy.numbers import MAX_DIGITS, parse_value, same_numeral, same_value
@@ -21,11 +30,8 @@ from rewards.accuracy.relations import (
     both_signs,
     has_scaled_tuple,
     is_list,
-    is_name,
     items,
-    may_be_equal,
     or_parts,
-    outermost,
     split_name,
     without_conditions,
 )
@@ -40,7 +46,6 @@ from rewards.accuracy.texts import (
     tokens,
 )
 from rewards.accuracy.times import parse_clock, quotients, ratio, same_clock
-from rewards.accuracy.units import conversion, named, split_unit
 
 MAX_LENGTH = 2_000  # characters; longer answers are right only where they are spelt as the gold
 _JOINING_WORDS = re.compile(r"(?i)[,;]? ?\b(?:or|and)\b")
@@ -93,22 +98,22 @@ def same(gold: str, answer: str, ask: Ask) -> bool:
     if gold == answer:
         return True
     if "matrix" in gold + answer:
-        gold, answer = _as_tuple(gold, answer), _as_tuple(answer, gold)
+        gold, answer = as_tuple(gold, answer), as_tuple(answer, gold)
     if r"\pi" in gold or r"\pi" in answer:
-        gold, answer = _in_radians(gold, answer), _in_radians(answer, gold)
-    for part in _approximations(gold):
+        gold, answer = in_radians(gold, answer), in_radians(answer, gold)
+    for part in approximations(gold):
         if part != gold and same(part, answer, ask):
             return True
-    exact = _exact(answer)
-    if exact is None:
+    whole = without_rounding(answer)
+    if whole is None:
         return False
-    answer = exact
+    answer = whole
     if has_alternatives(answer) and not is_list(gold) and not _interval_like(gold):
         parts = or_parts(answer)  # "7 or 5" is no answer, "1/2 or 0.5" is; a gold with several solutions lists them
         return len(parts) > 1 and all(same(gold, part, ask) for part in parts)
     if is_text(gold):
         return _same_words(gold, answer)
-    sets = _as_sets(gold, answer)
+    sets = as_sets(gold, answer)
     if sets is not None:
         return sets[0] == sets[1] or ask(*map(for_worker, sets))
     found = _same_ratio(gold, answer, ask)
@@ -122,79 +127,22 @@ def same(gold: str, answer: str, ask: Ask) -> bool:
             return listed
     else:
         expected, given = [gold], [answer]
-    stripped = _unnamed(expected, given)
+    stripped = unnamed(expected, given)
     if stripped is None:
         return False
     expected, given = stripped
     if len(expected) == len(given) == 1 and (expected, given) != ([gold], [answer]):
         return same(expected[0], given[0], ask)
-    measured = _measured(expected, given)
-    if measured is None:
+    formulas = without_units(expected, given)
+    if formulas is None:
         return False
-    gold, answer = (for_worker(", ".join(parts)) for parts in measured)
-    whole = is_formula(answer) and not has_scaled_tuple(answer)  # no word and no factor that the parser would drop
-    return gold == answer or (whole and ask(gold, answer))
-
-
-def _as_tuple(text: str, other: str) -> str:
-    """A column as a tuple, where the other side is one."""
-    column = re.fullmatch(r"\\begin ?\{[pb]matrix\}([^&]*)\\end ?\{[pb]matrix\}", text)
-    if column is None or not (other.startswith("(") and balanced(other)):
-        return text
-    return "(" + ", ".join(part.strip() for part in column[1].split(r"\\")) + ")"
-
-
-def _in_radians(text: str, other: str) -> str:
-    """An angle in degrees as the other side writes its own."""
-    value, unit = split_unit(text)
-    if unit == named("radian"):
-        return value
-    angle = parse_value(text) if r"\pi" in other else None
-    return rf"\frac{{{angle.number} \pi}}{{180}}" if angle and angle.unit == named("degree") else text
-
-
-def _measured(gold: list[str], answer: list[str]) -> tuple[list[str], list[str]] | None:
-    """The formulas without their units, the answer's in the gold's; None where the units are of different things."""
-    expected, given = [split_unit(part) for part in gold], [split_unit(part) for part in answer]
-    units = {unit for _, unit in expected if unit}
-    scaled = []
-    for value, unit in given:
-        scales = {conversion(own, unit) for own in units} or {Fraction(1)}
-        scale = scales.pop()
-        if scale is None or scales:
-            return None
-        scaled.append(value if scale == 1 else rf"({value}) \cdot \frac{{{scale.numerator}}}{{{scale.denominator}}}")
-    return [value for value, _ in expected], scaled
-
-
-def _exact(answer: str) -> str | None:
-    r"""The first of ``\frac{2}{3} \approx 0.67``: what comes after it is the same, but rounded; None where it isn't."""
-    parts = outermost(answer, r"\\approx(?![a-z])|\\sim(?:eq)?(?![a-z])")
-    if not may_be_equal(parts):
-        return None
-    return parts[1] if len(parts) == 2 and is_name(parts[0]) else parts[0] or answer
-
-
-def _approximations(gold: str) -> list[str]:
-    return [part for part in outermost(gold, r"\\approx(?![a-z])") if part]
+    gold, answer = (for_worker(", ".join(parts)) for parts in formulas)
+    readable = is_formula(answer) and not has_scaled_tuple(answer)  # no word and no factor that the parser would drop
+    return gold == answer or (readable and ask(gold, answer))
 
 
 def _interval_like(text: str) -> bool:
     return as_set(text) is not None or r"\cup" in text
-
-
-def _as_sets(gold: str, answer: str) -> tuple[str, str] | None:
-    """Two sets of numbers, of which one is written as inequalities; None where they are nothing of the kind."""
-    expected, given = as_set(gold), as_set(answer)
-    if expected is None and given is None:
-        return None
-    if expected is not None and given is not None:
-        return (expected[1], given[1]) if expected[0] == given[0] else None
-    name, interval = expected or given  # type: ignore[misc]
-    other_name, other = split_name(answer if expected else gold)
-    if other_name not in ("", name) or not re.match(r"[(\[]|\\mathbb", other):
-        return None
-    return (interval, other) if expected else (other, interval)
 
 
 def _same_ratio(gold: str, answer: str, ask: Ask) -> bool | None:
@@ -224,7 +172,7 @@ def _same_items(gold: list[str], answer: list[str], ask: Ask) -> bool | None:
     """Whether two lists hold the same, in any order, where each pair can be told exactly; None: ask about all of it."""
     if len(gold) != len(answer):
         return False if all(map(_is_exact, gold)) and all(map(_is_exact, answer)) else None
-    stripped = _unnamed(gold, answer)
+    stripped = unnamed(gold, answer)
     if stripped is None:
         return None
     gold, left = stripped[0], list(stripped[1])
@@ -249,38 +197,6 @@ def _same_words(gold: str, answer: str) -> bool:
     expected, given = ([tokens(part) for part in items(text)] for text in (gold, answer))
     alike = len(expected) == len(given) > 1 and all(len(part) == 1 for part in expected)
     return alike and sorted(expected) == sorted(given)
-
-
-def _unnamed(gold: list[str], answer: list[str]) -> tuple[list[str], list[str]] | None:
-    """The values without their names, unless both sides name all of theirs; None where only one is an unsolved equation
-    and can't be compared."""
-    expected, given = [split_name(part) for part in gold], [split_name(part) for part in answer]
-    if not (all(name for name, _ in expected) and all(name for name, _ in given)):
-        left, right = _grouped(expected, len(given)), _grouped(given, len(expected))
-        if (any(map(_is_equation, left)) and any(map(_is_equation, answer))) or (
-            any(map(_is_equation, right)) and any(map(_is_equation, gold))
-        ):
-            return gold, answer  # 2x + 4y = 3 and y = 3/4 - x/2
-        if any(map(_is_equation, left)) or any(map(_is_equation, right)):
-            return None
-        return left, right
-    if len(gold) == len(answer) == 1 and expected[0][0] == given[0][0]:
-        return [expected[0][1]], [given[0][1]]
-    return gold, answer
-
-
-def _grouped(named: list[tuple[str, str]], wanted: int) -> list[str]:
-    """The values of "p = 5, q = 2; p = 7, q = 2": as pairs where so many are wanted."""
-    names = [name for name, _ in named]
-    values = [value for _, value in named]
-    size = len(names) // max(wanted, 1)
-    if size < 2 or not all(names) or names != names[:size] * wanted or len(set(names[:size])) < size:
-        return values
-    return [f"({', '.join(values[start : start + size])})" for start in range(0, len(values), size)]
-
-
-def _is_equation(text: str) -> bool:
-    return len(outermost(text, r"(?<![<>!])=|\\(?:ne|in)(?![a-z])")) > 1
 
 
 def for_worker(text: str) -> str:

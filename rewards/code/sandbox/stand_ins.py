@@ -18,7 +18,6 @@ from . import plain
 from .failures import BrokenTest, Failed, KeeperFailedError, Stopped, failure
 from .watch import Clock
 
-_CLASS = re.compile("[A-Z][A-Za-z0-9]*")
 _FUNCTIONS = {abs, all, any, bool, divmod, len, max, min, ord, pow, round, sorted, sum}  # that may be passed
 _OF_PLAIN = {name for kind in (str, bytes, list, dict, set, tuple, int, float, complex) for name in dir(kind)}
 _ASKED = ("__name__", "__qualname__", "__doc__", "__dict__")
@@ -249,7 +248,7 @@ class Named(Handle):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = str(self._reference)
-        level = 2 if _CLASS.fullmatch(name) else int(name[:1].isupper())
+        level = 2 if re.fullmatch("[A-Z][A-Za-z0-9]*", name) else int(name[:1].isupper())
         return self._ask("call", list(args), kwargs, level=level)
 
 
