@@ -161,6 +161,33 @@ def test_only_a_name_has_a_value(number, equation):
 
 
 @quickly
+@given(numbers, st.integers(2, 10**6), st.sampled_from(["%s = %s", r"x = %s = %s", r"%s \approx %s", r"%s \sim %s"]))
+def test_a_chain_of_two_numbers_is_no_answer(number, other, chain):
+    if abs(number - other) > number // 10:
+        assert not same(str(number), chain % (other, number))
+        assert not same(str(number), chain % (number, other))
+    assert same(str(number), f"x = {number} = {number}.0")
+
+
+@quickly
+@given(numbers, st.sampled_from("xkn"), st.sampled_from("'!?"))
+def test_a_letter_or_mark_makes_another_answer(number, letter, mark):
+    assert not same(f"{number}{letter}", str(number))
+    assert not same(str(number), f"{number}{letter}")
+    assert not same(letter, letter + mark)
+    assert not same(str(number), f"{number}((")
+
+
+@quickly
+@given(st.integers(-50, 50), st.integers(-50, 50))
+def test_all_but_one_number(number, other):
+    union = rf"(-\infty, {number}) \cup ({number}, \infty)"
+    assert same(union, rf"x \ne {other}") == (number == other)
+    assert same(rf"x \ne {other}", union) == (number == other)
+    assert not same(str(number), rf"x \ne {number}")
+
+
+@quickly
 @given(st.integers(-20, 20), st.integers(1, 20), st.booleans(), st.booleans())
 def test_intervals_and_inequalities(low, width, left, right):
     signs = [("<", "(", ")"), (r"\le", "[", "]")]
