@@ -7,6 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,6 +22,7 @@ from grpo.system.fingerprint import texts_hash
 from grpo.system.imports import import_path
 
 Row = dict[str, Any]
+MOST_ROWS = 10_000_000  # of a data function
 NOTHING = ("None", "null", "NULL", "NA", "N/A", "n/a", "<NA>", "#N/A", "#NA")
 
 
@@ -39,7 +41,7 @@ def first_present(row: Row, names: Iterable[str]) -> tuple[str | None, Any]:
 def load_rows(data: DataConfig) -> list[Row]:
     """All rows of a data source, as plain dicts, cut to `limit`, under the names that `columns` gives."""
     if data.fn is not None:
-        rows = _rows_from_function(data.fn, data.kwargs)
+        rows = _rows_from_function(data.fn, data.kwargs, data.limit)
     else:
         path = str(data.path)
         rows = [row for file in data_files(data) for row in read_file(file)] if is_path(path) else _from_hub(path, data)
@@ -49,15 +51,43 @@ def load_rows(data: DataConfig) -> list[Row]:
     return renamed(rows, data.columns, f"data '{data.path or data.fn}'") if data.columns else rows
 
 
-def _rows_from_function(path: str, kwargs: dict[str, Any]) -> list[Row]:
+def _rows_from_function(path: str, kwargs: dict[str, Any], limit: int | None) -> list[Row]:
     function = import_path(path, "data function")
     try:
-        rows = list(function(**kwargs))
+        rows = list(islice(function(**kwargs), limit or MOST_ROWS + 1))
     except UserError:
         raise
     except Exception as error:  # the user's own code: whatever it raises; its arguments may hold a key
         raise UserError(f"data function '{path}': {describe(error)}") from error
-    return [json_values(row) if isinstance(row, dict) else {"text": row} for row in rows]
+    if len(rows) > MOST_ROWS:
+        raise UserError(f"data function '{path}': more than {MOST_ROWS:,} rows, if it ever ends: set data.limit")
+    return [_plain(row, f"data function '{path}', row {number}") for number, row in enumerate(rows)]
+
+
+def _plain(row: Any, where: str) -> Row:
+    """The row in values that JSON has, which is how it is kept and compared.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    try:
+        row = json_values(row) if isinstance(row, dict) else {"text": json_values(row)}
+        text = json.dumps(row, ensure_ascii=False)
+        text.encode()
+        names = json.loads(text, object_pairs_hook=list)
+        if json.dumps(_pairs(row)) != json.dumps(names):  # a key that is no text would become one
+            raise TypeError("a key that is no text")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: half of a surrogate pair, which is no character") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: no row that JSON could hold: {describe(error)}") from error
+    return dict(row)
+
+
+def _pairs(value: Any) -> Any:
+    if isinstance(value, dict):
+        return [[name, _pairs(item)] for name, item in value.items()]
+    return [_pairs(item) for item in value] if isinstance(value, list) else value
 
 
 def data_files(data: DataConfig) -> list[Path]:

@@ -17,7 +17,7 @@ from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.baked import read_template
 from grpo.data.files import check_file
 from grpo.data.folders import is_path
-from grpo.data.rows import data_files
+from grpo.data.rows import data_files, load_rows
 from grpo.errors import UserError, nearest
 from grpo.model.loading.path import check_model
 from grpo.system.imports import import_path
@@ -52,7 +52,7 @@ def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tup
         for path, spec in find(section, RewardConfig, key):
             yield path, partial(check_reward, spec, run, folders_before(config, key))
         for path, data in find(section, DataConfig, key):
-            yield path, partial(check_source, data)
+            yield path, partial(_check_rows, data)
         if isinstance(section, EvaluationConfig) and section.leak_check is not None:
             yield "evaluation.leak_check", partial(check_function, section.leak_check)
         if key == "base" and section.model is not None:
@@ -147,6 +147,13 @@ def check_source(data: DataConfig) -> None:
         return
     for file in data_files(data) if is_path(str(data.path)) else ():
         check_file(file)
+
+
+def _check_rows(data: DataConfig) -> None:
+    """`check_source`, and what lies in files here can be read: a stage hours later would find it out."""
+    check_source(data)
+    if data.fn is None and is_path(str(data.path)):
+        load_rows(data)
 
 
 def check_function(path: str, kwargs: dict[str, Any] | None = None) -> None:

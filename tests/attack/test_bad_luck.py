@@ -1,5 +1,6 @@
 """Kills, races and hang-ups at bad moments: nothing is lost, and the same command goes on."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from grpo.system.files import write_json, write_text
+from grpo.errors import UserError
+from grpo.system.files import must_write, write_json, write_text
 from stages.recipe.pipeline import BEGUN
 from support.processes import PATHS, finish, start
 
@@ -28,6 +31,7 @@ def test_killed_while_the_first_record_of_a_stage_is_written(pipeline):
 WRITE = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from grpo.system.files import write_text
 for number in range(60):
     write_text(Path(sys.argv[1]), sys.argv[2] * 5000)
@@ -121,6 +125,7 @@ def test_killed_while_the_old_stages_are_moved_aside(pipeline, monkeypatch):
 HUNG_UP = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from grpo.system import stopping
 with stopping.handled(ends=True):
     try:
@@ -151,3 +156,25 @@ def test_a_terminal_that_is_closed_is_as_a_sigterm(tmp_path):
     os.close(ours)
     assert process.wait(60) == 129
     assert (tmp_path / "saved").read_text() == "saved"
+
+
+@pytest.mark.parametrize("make", ["os.open", "pathlib.Path.mkdir"])
+def test_no_inodes_left(tmp_path, monkeypatch, make):
+    """`df` shows free bytes, and no file can be made: the line says so, what was there stays, and it goes on after."""
+    file = tmp_path / "new" / "state.json"
+    if make == "os.open":
+        write_text(file, "before")
+
+    def none_left(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(make, none_left)
+        patch.setattr("os.statvfs", lambda _: SimpleNamespace(f_favail=0, f_frsize=1, f_bavail=10**12, f_blocks=10**13))
+        patch.setattr("grpo.system.files.free_bytes", lambda _: 10**12)
+        words = "cannot write.*no inodes left: it holds too many files; once that is mended"
+        with pytest.raises(UserError, match=words), must_write(file, 100):
+            write_text(file, "after")
+    assert [entry.read_text() for entry in tmp_path.rglob("*.json")] == (["before"] if make == "os.open" else [])
+    write_text(file, "after")
+    assert os.listdir(file.parent) == ["state.json"]
