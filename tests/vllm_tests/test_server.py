@@ -22,6 +22,7 @@ from grpo.engines.choose import training_engine
 from grpo.engines.vllm.client import Server
 from grpo.engines.vllm.key import key_file
 from grpo.engines.vllm.servers import GENERATE, ServerEngine
+from grpo.engines.vllm.weights_nccl import _control
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy
 from grpo.types import Sampling
@@ -31,6 +32,7 @@ from stages.teacher import demonstrations
 from support.groups import prompt_of, random_prompts
 from support.models import EOS, IM_END, farthest, move
 from support.runs import CPU, Killed, before, config_of, interrupt_at, rows_of, run
+from support.servers import Reply, listening
 from support.vllm_runs import Served, config_for, save_for_vllm, serving
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -283,6 +285,20 @@ def test_a_run_without_the_key_is_one_line(two, folder, monkeypatch):
         UserError, match=rf"^vLLM at {two.urls[0]} refuses the API key of VLLM_API_KEY: another one is e"
     ):
         engine_for(two, folder)
+
+
+def test_what_nccl_tells_a_server_goes_with_the_key_too(monkeypatch):
+    """vLLM's own client of the trainer's side sends none."""
+    monkeypatch.setenv("VLLM_API_KEY", "k-1")
+    with listening(lambda path, body, number: Reply(200 if number < 2 else 401, {})) as server:
+        control = _control(Server(server.url, 10.0))
+        control.start_weight_update()
+        control.update_weights({"names": ["a"], "dtype_names": ["float32"], "shapes": [[2]]})
+        assert [headers["authorization"] for headers in server.headers] == ["Bearer k-1"] * 2
+        assert server.paths == ["/start_weight_update", "/update_weights"]
+        assert server.bodies[1]["update_info"]["shapes"] == [[2]]
+        with pytest.raises(UserError, match="refuses the API key of VLLM_API_KEY"):
+            control.finish_weight_update("v")
 
 
 @pytest.fixture
