@@ -43,7 +43,7 @@ def test_the_shortest_recipe_passes_the_check_and_runs(page, tmp_path, monkeypat
     assert len(block.strip().splitlines()) <= 10
     Path("my.yaml").write_text(block.replace("my_rewards", "readme_rewards"))
     Path("readme_rewards.py").write_text(next(code for code in blocks(README, "python") if "# my_rewards.py" in code))
-    make_model("qwen3", end=[EOS, IM_END]).save_pretrained("path/to/your/model")
+    make_model("qwen3", end=[EOS, IM_END], max_position_embeddings=2048).save_pretrained("path/to/your/model")
     make_tokenizer().save_pretrained("path/to/your/model")
     write_jsonl(Path("train.jsonl"), [{"question": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in range(20)])
     capsys.readouterr()
