@@ -36,8 +36,9 @@ class Clock:
 def parse_clock(text: str) -> Clock | None:
     """The time of the day that a `plain` answer names."""
     text = words(text)
-    text = _SPELT.get(text.casefold(), text)
-    text = _OF_DAY.sub(lambda m: " a.m." if m[1] == "morning" else " p.m.", text)
+    if text.endswith(("n", "t", "g")):  # noon, midnight, in the morning
+        text = _SPELT.get(text.casefold(), text)
+        text = _OF_DAY.sub(lambda m: " a.m." if m[1] == "morning" else " p.m.", text)
     match = _CLOCK.fullmatch(text) or _FULL_HOUR.fullmatch(text)
     if match is None:
         return None
