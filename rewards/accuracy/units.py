@@ -107,7 +107,8 @@ def _spelt_out(text: str) -> str:
     )
     text = re.sub(r"\^ ?\{? ?\\circ ?\}?|\\degrees?(?![a-z])", " ° ", text)
     text = re.sub(r"\\mu(?![a-zA-Z]) ?|µ", "μ", re.sub(r"\\Omega(?![a-zA-Z]) ?", "Ω", text))
-    text = re.sub(r"μ\s+(?=[A-Za-z]{1,3}\b)", "μ", re.sub(r"/ ?\(([^()]*)\)$", r"/\1", text))  # J/(mol K)
+    if "μ" in text or "/" in text:
+        text = re.sub(r"μ\s+(?=[A-Za-z]{1,3}\b)", "μ", re.sub(r"/ ?\(([^()]*)\)$", r"/\1", text))  # J/(mol K)
     text = re.sub(r"平方(\S+)", r"\1^2", re.sub(r"立方(\S+)", r"\1^3", text))
     text = re.sub(r"(?i)\b(?:square|sq)\b\.? ?([^\W\d_]+)", r"\1^2", re.sub(r"(?i)\bcubic ?([^\W\d_]+)", r"\1^3", text))
     text = re.sub(r"(?i)([^\W\d_]+) squared\b", r"\1^2", re.sub(r"(?i)([^\W\d_]+) cubed\b", r"\1^3", text))
