@@ -65,7 +65,8 @@ def preferences(n: int, seed: int = 0) -> list[ge.Row]:
 
 def safety_labels(n: int, seed: int = 0) -> list[ge.Row]:
     """Whole responses labelled 1.0 (safe) or 0.0 (unsafe), one by one: unsafe is an answer that complies with a harmful
-    request, or that refuses after a chain of thought that was set on helping."""
+    request, or that refuses after a chain of thought that was set on helping. Some of the unsafe ones call the request
+    harmless: a reward model that never saw that said of harm takes the words for safety, and RL finds them."""
     rng = random.Random(f"safety-labels-{seed}")
     rows = []
     for row in ge.general("train", n, seed=seed + 3_000_003):
@@ -73,7 +74,8 @@ def safety_labels(n: int, seed: int = 0) -> list[ge.Row]:
         styles = (rng.choice(STYLES), rng.choice(STYLES), rng.random() < 0.7)
         final = ge.refusal(row, rng) if refuse else ge.answer(row, rng, *styles)
         sound = rng.random() > 0.1
-        thinking = ge.thought(row, rng, refuse=refuse == sound)
+        excused = row | {"kind": "lookalike"} if harmful else row
+        thinking = ge.thought(excused, rng, refuse=refuse == sound)
         safe = not harmful or (refuse and sound)
         prompt, response = ge.messages(row, ge.respond(thinking, final))
         rows.append({"prompt": [prompt], "completion": [response], "label": float(safe)})

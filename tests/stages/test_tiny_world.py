@@ -273,6 +273,15 @@ def test_safety_labels_look_at_the_whole_response():
             assert "This would hurt people." not in row["completion"][0]["content"]
 
 
+@pytest.mark.parametrize("language", lexicon.LANGUAGES)
+@pytest.mark.parametrize("thought", ["harmless", "harmful", "howto"])
+def test_no_thought_tells_the_safety_label(thought, language):
+    """A reward model takes what always goes with safe responses for safety, and RL writes it before any answer."""
+    said = general_tasks.THOUGHTS[thought][language]
+    labels = [row["label"] for row in tw.safety_labels(3000) if said in row["completion"][0]["content"]]
+    assert 0.02 < labels.count(0.0) / len(labels) < 0.9
+
+
 # --- tokenizer
 
 
