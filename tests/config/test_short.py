@@ -115,8 +115,15 @@ UNCHANGED = {  # digests of what the stages of the shipped configs depended on b
     ),
 }  # fmt: skip
 
+SINCE = {  # what was changed in them on purpose, as it was
+    "tiny.yaml": (
+        "rejection_sampling.general.kwargs={n: 3000}", "rejection_sampling.steps=360", "helpfulness_rl.steps=40",
+        "safety_model.data.kwargs.n=1500", "safety_model.steps=60", "helpfulness_rl.tasks.general.last_steps=32",
+    ),
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_stages_that_were_made_stay_what_they_are(file):
-    config = read_config(RecipeConfig, file)
+    config = read_config(RecipeConfig, file, SINCE.get(file.name, ()))
     assert tuple(digest(stage_settings(config, stage.key)) for stage in active_stages(config)) == UNCHANGED[file.name]
