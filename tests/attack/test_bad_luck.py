@@ -49,6 +49,31 @@ def test_two_processes_write_the_same_file(tmp_path):
     assert os.listdir(tmp_path) == ["config.yaml"]
 
 
+PAIR = """\
+base: {model}
+helpfulness_model: {{data: {{fn: stages.tiny_world.preferences, kwargs: {{n: 8}}}}, steps: 2, batch_size: 2}}
+safety_model: {{data: {{fn: stages.tiny_world.safety_labels, kwargs: {{n: 8}}}}, steps: 2, batch_size: 2}}
+"""
+
+
+@pytest.mark.slow
+def test_two_stage_scripts_are_started_at_once_in_one_run_folder(tiny_model_folder, tmp_path):
+    """Before: 6 of 10 pairs, one died."""
+    (tmp_path / "pair.yaml").write_text(PAIR.format(model=tiny_model_folder))
+    for number in range(10):
+        run = tmp_path / f"run-{number}"
+        words = (tmp_path / "pair.yaml", "--out", run, "--init", tiny_model_folder)
+        for process in [start(f"stages/{stage}_model.py", *words) for stage in ("helpfulness", "safety")]:
+            done = finish(process)
+            assert done.returncode == 0, done.stderr
+        for stage in ("helpfulness", "safety"):
+            assert (run / f"reward-{stage}" / "manifest.json").is_file()
+            assert (run / f"reward-{stage}" / "model" / "model.safetensors").is_file()
+        assert (run / "config.yaml").is_file()
+        assert json.loads((run / "summary.json").read_text())["seconds"] > 0
+        assert not [path for path in run.rglob("*") if path.name.endswith(".partial") or path.name == ".lock"]
+
+
 def test_a_partial_file_that_a_kill_left_is_in_nobodys_way(tmp_path):
     (tmp_path / "f.partial").write_text("half" * 100)
     write_text(tmp_path / "f", "whole")
