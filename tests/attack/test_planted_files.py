@@ -12,6 +12,7 @@ import torch
 
 from grpo.engines.vllm.weights import weight_files
 from grpo.errors import UserError
+from grpo.model.export.folder import whole_folder
 from grpo.monitoring.metrics import MetricsWriter
 from grpo.system.files import append_text, write_text
 from grpo.system.imports import import_path
@@ -47,6 +48,23 @@ def test_a_link_in_the_place_of_weights_is_not_written_through(tmp_path):
         with pytest.raises(FileExistsError):
             write_private(tmp_path, name, b"weights")
     assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "file"])
+def test_what_lies_in_a_models_place_costs_no_trained_weights(kind, tmp_path):
+    """Before: an error at the very end, and the finished weights were removed."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "mine").write_text("mine")
+    if kind == "file":
+        (tmp_path / "model").write_text("text")
+    else:
+        (tmp_path / "model").symlink_to(victim if kind == "link" else tmp_path / "nothing")
+    with whole_folder(tmp_path / "model") as begun:
+        (begun / "weights").write_text("trained")
+    assert not (tmp_path / "model").is_symlink()
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["weights"]
+    assert (victim / "mine").read_text() == "mine"
 
 
 def test_weights_of_others_are_not_read(tmp_path):

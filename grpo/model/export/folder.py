@@ -35,7 +35,9 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(begun, ignore_errors=True)
         begun.mkdir(parents=True)
         yield begun
-        if folder.exists():
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()  # what a link leads to is another's
+        elif folder.exists():
             shutil.rmtree(folder)
         os.replace(begun, folder)
     finally:
