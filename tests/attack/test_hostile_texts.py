@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from fsspec.utils import glob_translate
 
 import grpo
 import rewards
@@ -39,6 +40,7 @@ USES = (*ANCHORED, "search", "sub", "subn", "findall", "finditer", "split")
 MADE_WITH: dict[str, dict[str, Any]] = {
     "rewards.format": {"language": "python"},
     "grpo.config.yaml": {"tag": "float", "form": "|".join(form for form, _ in CORE.values())},
+    "grpo.data.folders": {"glob_translate": glob_translate, "pattern": "train*"},  # of names of files
     "grpo.data.encoding": {"tokens": ["<|im_end|>", "</s>"]},
     "grpo.model.adapter_targets": {"pattern": ".*proj"},  # the user's own, on names of layers
     "stages.recipe.sampled": {"tag": "answer"},

@@ -63,12 +63,14 @@ def main(folder: Path) -> None:
         case = {"size": size, "end": end, "log": log, "whole": bool(whole), "partial": partial}
         print(json.dumps({**case, "again": again, "equal": equal}), flush=True)
 
+    on_reward: list[Callable[[], None]] = [lambda: None]
+    torture.before(lambda _: on_reward[0](), torture.Job, "call", lambda *_, **__: "reward")
     for name in ("checkpoints", "completions"):
         said.clear()
         out = folder / f"read-only-{name}"
-        torture.on_reward[0] = third_time(lambda path=out / name: read_only(path))
+        on_reward[0] = third_time(lambda path=out / name: read_only(path))
         end, log = attempt(model, out), list(said)
-        torture.on_reward[0] = lambda: None
+        on_reward[0] = lambda: None
         subprocess.run(["umount", str(out / name)], check=True)
         again = attempt(model, out)
         case = {"read-only": name, "end": end, "log": log, "again": again}

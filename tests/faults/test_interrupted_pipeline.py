@@ -19,6 +19,7 @@ from grpo import trainer
 from grpo.engines.local.engine import LocalEngine
 from grpo.supervised import checkpoints as hf_checkpoints
 from grpo.supervised import training as hf_training
+from grpo.system.records import SUM
 from stages import rejection_sampling
 from stages.cli import main
 from stages.recipe import evaluation, runner
@@ -101,12 +102,12 @@ def attempt(out: Path, moment: tuple[str, str, int] | None = None, number: int =
 
 def untimed(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: untimed(item) for key, item in value.items() if not key.startswith(TIMED)}
+        return {key: untimed(item) for key, item in value.items() if not key.startswith(TIMED) and key != SUM}
     return [untimed(item) for item in value] if isinstance(value, list) else value
 
 
 def left_in(run: Path) -> dict[str, Any]:
-    """Name -> content of what a run leaves, without times; of what is no JSON, its hash."""
+    """Name -> content of what a run leaves, without times and their checksums; of what is no JSON, its hash."""
     found: dict[str, Any] = {}
     for file in sorted(path for path in run.rglob("*") if path.is_file() and "checkpoints" not in path.parts):
         name, data = str(file.relative_to(run)), file.read_bytes()

@@ -4,6 +4,7 @@ and the evaluation over HTTP."""
 import asyncio
 import json
 import logging
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from grpo.engines.vllm.servers import GENERATE, ServerEngine
 from grpo.engines.vllm.weights_nccl import _control
 from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy
+from grpo.system.private import PREFIX, write_private
 from grpo.types import Sampling
 from rewards import load_reward
 from stages.cli import main
@@ -182,21 +184,22 @@ def post(url: str, path: str, body: Any = None) -> Any:
 
 def test_the_worker_reads_the_trainers_files_only(two, folder, tmp_path):
     url = two.urls[0]
-    (two.weights / "a.safetensors").write_bytes(b"something else")
-    (two.weights / "link.safetensors").symlink_to(folder / "model.safetensors")
+    place = two.weights / f"{PREFIX}planted"
+    place.mkdir(mode=0o700)
+    write_private(place, "a.safetensors", b"something else")
+    (place / "link.safetensors").symlink_to(folder / "model.safetensors")
     for name, why in [
-        ("../a.safetensors", "not a file of weights"),
-        (str(folder / "model.safetensors"), "not a file of weights"),
-        ("link.safetensors", "not a file of weights"),
-        ("a.bin", "not a file of weights"),
-        ("a.safetensors", "not what the trainer wrote"),
+        ("../a.safetensors", "not a file that was written for us"),
+        (str(folder / "model.safetensors"), "not a file that was written for us"),
+        (f"{place.name}/link.safetensors", "symbolic links"),
+        (f"{place.name}/a.bin", "not a file of weights"),
+        (f"{place.name}/a.safetensors", "not what the trainer wrote"),
     ]:
         post(url, "/pause?mode=abort")
         post(url, "/start_weight_update")
         with pytest.raises(UserError, match=why):
             post(url, "/update_weights", {"update_info": {"name": name, "sha256": "0" * 64}})
-    for file in two.weights.iterdir():
-        file.unlink()
+    shutil.rmtree(place)
     engine, policy = engine_for(two, folder)  # it recovers
     engine.sync(policy)
     assert farthest(engine.generate(PROMPTS, Sampling(2, 8), seed=0, step=0), policy.model, 1.0) < 1e-4
