@@ -128,9 +128,10 @@ def split_name(text: str) -> tuple[str, str]:
 
 
 def may_be_equal(sides: list[str]) -> bool:
-    """Whether those of the sides that are numbers are the same, rounded: 7 = 5 is no chain."""
-    values = [Fraction(value.number) for value in map(parse_value, sides) if value is not None and not value.percent]
-    return all(20 * abs(a - b) <= abs(b) for a, b in pairwise(values))
+    """Whether those of the sides that are numbers of one unit are the same, rounded: no chain is 7 = 5."""
+    values = [value for value in map(parse_value, sides) if value is not None and not value.percent]
+    numbers = [(Fraction(a.number), Fraction(b.number)) for a, b in pairwise(values) if a.unit == b.unit]
+    return all(20 * abs(a - b) <= abs(b) for a, b in numbers)
 
 
 def is_name(text: str) -> bool:
