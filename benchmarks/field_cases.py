@@ -7,9 +7,13 @@ A row with `convention` has a label that is policy: shown, not counted.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.real_data import rows_of
 from rewards.code.reward import code_reward
