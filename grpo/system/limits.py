@@ -15,6 +15,8 @@ try:
 except ImportError:  # pragma: no cover  (not POSIX)
     resource = None  # type: ignore[assignment]
 
+_one = threading.RLock()  # the limit is the process's: of two at once, one would put back what the other had set
+
 
 @contextmanager
 def limited(seconds: float, memory: int) -> Iterator[None]:
@@ -46,13 +48,14 @@ def _little_memory(more: int) -> Iterator[None]:
     if resource is None or not held.exists():
         yield
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = int(held.read_text().split()[0]) * resource.getpagesize() + more
-    bounds = [bound for bound in (most, soft, hard) if bound != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
-    try:
-        yield
-    except MemoryError:
-        raise MemoryError(f"it takes more than {more // 2**20} MiB") from None
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with _one:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        most = int(held.read_text().split()[0]) * resource.getpagesize() + more
+        bounds = [bound for bound in (most, soft, hard) if bound != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+        try:
+            yield
+        except MemoryError:
+            raise MemoryError(f"it takes more than {more // 2**20} MiB") from None
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from grpo.data import rendering
 from grpo.errors import UserError
+from grpo.system.limits import limited
 
 SLOW = {  # before: hours
     "text": "{% for a in 'a' * 10**5 %}{% for b in 'a' * 10**5 %}{% endfor %}{% endfor %}",
@@ -83,3 +84,27 @@ def test_in_another_thread_the_memory_is_bounded():
     thread.start()
     thread.join()
     assert "it takes more than 256 MiB" in said[0]
+
+
+def test_the_memory_of_the_process_is_as_before_when_two_threads_render():
+    """Before: the second put back the limit of the first, and all that came after had 256 MiB."""
+    before, inside, leave = resource.getrlimit(resource.RLIMIT_AS), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with limited(1, 2**28):
+            inside.set()
+            leave.wait(5)
+
+    def second() -> None:
+        with limited(1, 2**28):
+            time.sleep(0.1)
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    inside.wait(5)
+    threads[1].start()
+    time.sleep(0.05)
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
