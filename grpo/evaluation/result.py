@@ -58,7 +58,8 @@ def read_result(file: Path) -> tuple[dict[str, Any], list[Row]]:
         raise UserError(f"'{file}': not an eval.json (no data_hash in it)")
     if not problems.is_file():
         raise UserError(f"'{file}': its per-problem results '{problems.name}' are not beside it")
-    if metrics.pop(PROBLEMS, checksum(problems)) != checksum(problems):
+    found = checksum(problems)
+    if metrics.pop(PROBLEMS, found) != found:
         raise UserError(f"'{problems}' was edited or damaged after it was written: put it back, or {way}")
     return metrics, read_jsonl(problems)
 

@@ -140,17 +140,12 @@ def is_name(text: str) -> bool:
     return all(_NAME.fullmatch(part) and not _is_factors(part) for part in parts)
 
 
+_CALLED = ("sum", "min", "max", "ans", "age", "gcd", "lcm")  # names of quantities all the same
+
+
 def _is_factors(name: str) -> bool:
     """xy, 2x: letters that are multiplied; but not AB."""
-    return re.fullmatch(r"[a-z]{2,3}", name) is not None and name not in (
-        "sum",
-        "min",
-        "max",
-        "ans",
-        "age",
-        "gcd",
-        "lcm",
-    )
+    return re.fullmatch(r"[a-z]{2,3}", name) is not None and name not in _CALLED
 
 
 def is_relation(text: str) -> bool:
