@@ -69,7 +69,7 @@ def evaluate(
     samples: int = 1,
     temperature: float = 0.6,
     top_p: float = 0.95,
-    max_tokens: int = 1024,
+    max_tokens: int | None = None,
     seed: int = 0,
     engine: EngineConfig | None = None,
     runtime: RuntimeConfig | None = None,
@@ -77,6 +77,7 @@ def evaluate(
     """pass@1 with its interval on a problem set; `result["pass@1"]`, `result.metrics`, `result.problems`.
 
     `model` is a folder, a hub name, or a loaded (model, tokenizer). The answer is read as the `accuracy` reward does.
+    `max_tokens` None: 1024, or the fewer that the model has positions for after the longest prompt.
     """
     source, rows = _data(data)
     settings = {"samples": samples, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}

@@ -147,7 +147,7 @@ def _engine(
     model = base_model(policy.model)
     check_special(policy.tokenizer, embeddings(model), model.generation_config.eos_token_id)
     prompts = token_ids(prompt for task in tasks.values() for prompt in task.prompts)
-    longest = check_fit(model, prompts, "sampling.max_tokens", config.sampling.max_tokens, trained=True)
+    longest = check_fit(model, prompts, "sampling.max_tokens", config.sampling.max_tokens)
     engine = training_engine(
         config.engine,
         policy,

@@ -121,7 +121,7 @@ def sample(config: RejectionSamplingConfig, context: StageContext, rows: list[Ro
     model = load_for_sampling(context.init, context.config.engine, runtime)
     sampling = config.sampling.of(config.group_size)
     setting = "rejection_sampling.sampling.max_tokens"
-    longest = check_fit(model, token_ids(prompts), setting, sampling.max_tokens, trained=True)
+    longest = check_fit(model, token_ids(prompts), setting, sampling.max_tokens)
     engine = sampling_engine(context.config.engine, model, tokenizer, runtime, name=context.init, longest=longest)
     world = World.current()
     at_a_time = PROMPTS_AT_A_TIME * world.size

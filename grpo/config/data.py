@@ -84,6 +84,9 @@ Rewards = Annotated[tuple[RewardConfig, ...], *Several]
 JudgeConfig = Annotated[RewardConfig, without("weight", "name", because="a judge stands alone, named by its key")]
 
 
+MOST_TOKENS = 1024  # of a completion in an evaluation, where that is not set
+
+
 class EvalConfig(Section):
     """pass@1 on one problem set, at the evaluation temperature."""
 
@@ -91,7 +94,7 @@ class EvalConfig(Section):
     samples: int = Field(1, ge=1)
     temperature: float = Field(0.6, ge=0)  # 0: greedy
     top_p: float = Field(0.95, gt=0, le=1)
-    max_tokens: int = Field(1024, ge=1)
+    max_tokens: int | None = Field(None, ge=1)  # None: `MOST_TOKENS`, or the fewer that the model has positions for
     k: tuple[int, ...] = ()  # also report pass@k and maj@k
     accuracy: JudgeConfig = RewardConfig(fn="accuracy", kwargs={"strict": True})
     format: JudgeConfig | None = None  # the required format: pass@1 counts an answer only in it

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grpo.config.data import DataConfig, EvalConfig
+from grpo.config.data import MOST_TOKENS, DataConfig, EvalConfig
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.data.prompts import build_prompts, token_ids, with_problem_ids
 from grpo.data.rendering import dated, prints_date, run_of, template_date
@@ -19,7 +19,7 @@ from grpo.errors import UserError
 from grpo.evaluation.judging import judge_groups
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import Asked, EvalResult, template_hash, token_counts
-from grpo.model.loading.limits import check_fit, check_special, embeddings
+from grpo.model.loading.limits import check_fit, check_special, embeddings, room
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.scoring.table import Reward
 from grpo.system.progress import progress
@@ -48,10 +48,12 @@ def evaluate(
     seed: int = 0,
     general: GeneralEval | None = None,
     rows: list[Row] | None = None,
+    most: int = MOST_TOKENS,
 ) -> EvalResult:
     """Evaluate a model (folder, hub name, or a loaded model with its tokenizer).
 
     `rows` replaces the rows of `config.data`, whose template settings still hold; of none only `general` is asked.
+    Where `max_tokens` is not set it is `most`, or the fewer that the model has positions for.
 
     Raises:
         UserError: the data has no golds, or there is nothing to ask.
@@ -60,7 +62,7 @@ def evaluate(
         raise UserError("evaluation: no rows")
     engine, runtime = engine or EngineConfig(), runtime or RuntimeConfig()
     kind = engine_kind(engine, runtime)
-    asked = Asked.read(config, judges, seed, rows)
+    asked = Asked.read(config, judges, seed, rows, most)
     if isinstance(model, str):
         name, tokenizer, loaded = model, load_tokenizer(model), load_for_sampling(model, engine, runtime)
     else:
@@ -73,7 +75,11 @@ def evaluate(
             general_prompts = build_prompts(load_rows(general.data), general.data, tokenizer, task="general evaluation")
         printed = f"{template_date():%Y-%m-%d}" if prints_date(tokenizer, config.data.template) else None
     check_special(tokenizer, embeddings(loaded), loaded.generation_config.eos_token_id)
-    longest = check_fit(loaded, token_ids(prompts), "evaluation: max_tokens", config.max_tokens)
+    tokens = config.max_tokens or room(loaded, token_ids(prompts), most)
+    longest = check_fit(loaded, token_ids(prompts), "evaluation: max_tokens", tokens)
+    if tokens < asked.sampling.max_tokens:
+        log.warning("evaluation: max_tokens=%d, all that the model has positions for after the prompts", tokens)
+        asked = replace(asked, sampling=replace(asked.sampling, max_tokens=tokens))
     if general is not None:
         asked_for = "evaluation: general.max_tokens"
         longest = max(longest, check_fit(loaded, token_ids(general_prompts), asked_for, general.max_tokens))

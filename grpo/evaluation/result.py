@@ -77,8 +77,8 @@ class Asked:
     start: float
 
     @classmethod
-    def read(cls, config: EvalConfig, judges: Judges, seed: int, rows: list[Row] | None) -> Asked:
-        """`rows` replaces the rows of `config.data`.
+    def read(cls, config: EvalConfig, judges: Judges, seed: int, rows: list[Row] | None, most: int) -> Asked:
+        """`rows` replaces the rows of `config.data`, and `most` a max_tokens that is not set.
 
         Raises:
             UserError: the data has no golds.
@@ -88,7 +88,7 @@ class Asked:
         source = config.data.path or config.data.fn or "rows"
         if rows:
             check_golds(rows, judges.accuracy, source)
-        sampling = Sampling(config.samples, config.max_tokens, config.temperature, config.top_p)
+        sampling = Sampling(config.samples, config.max_tokens or most, config.temperature, config.top_p)
         return cls(config, judges, seed, rows, source, sampling, start)
 
     def result(
@@ -115,7 +115,7 @@ class Asked:
             **general_metrics(general_problems),
             "temperature": self.config.temperature,
             "top_p": self.config.top_p,
-            "max_tokens": self.config.max_tokens,
+            "max_tokens": self.sampling.max_tokens,
             "seed": self.seed,
             "prompt_hash": prompt_hash(self.config.data),
             "data_hash": rows_hash(self.rows),

@@ -144,7 +144,7 @@ def fit(
         Stopped: by a signal, after the step; it is saved.
     """
     texts = (ids for row in rows for ids in row.values() if isinstance(ids, list))
-    check_fit(model, texts, f"{training.title}: a row", trained=True)
+    check_fit(model, texts, f"{training.title}: a row")
     length = length_of(training.config, len(rows), World.current().size)
     for remark in length.remarks:
         log.warning("%s: %s", training.title, remark)

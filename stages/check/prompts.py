@@ -6,16 +6,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from grpo.config.data import DataConfig
+from grpo.config.data import MOST_TOKENS, DataConfig
 from grpo.config.training import SFTConfig
 from grpo.data.conversations import build_examples
 from grpo.data.layouts import PROMPT_COLUMNS, read_messages, read_prompt, unseen
 from grpo.data.prompts import build_prompts, canonical_answer
 from grpo.data.rows import Row, first_present
 from grpo.errors import UserError
-from grpo.model.loading.limits import fit
+from grpo.model.loading.limits import fit, room
 from grpo.types import Prompt
 from rewards.accuracy.reward import gold_is_parseable
 from stages.check.model import CHATML, is_one_token
@@ -38,6 +39,18 @@ class Rendered:
     prompts: list[Prompt]
     numbers: list[int]
     total: int  # rows of the data
+
+    @property
+    def fitting(self) -> list[tuple[int, ...]]:
+        """The prompts that are not too long."""
+        limit = self.asked.data.max_prompt_tokens
+        ids = [prompt.token_ids for prompt in self.prompts]
+        return ids if limit is None else [one for one in ids if len(one) <= limit]
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """What may be sampled after each."""
+        return self.asked.max_tokens or room(self.model.empty, self.fitting, MOST_TOKENS)
 
     @property
     def counted(self) -> str:
@@ -116,7 +129,7 @@ def invisible(rendered: Rendered) -> str:
 def lengths(rendered: Rendered) -> str:
     """Against `max_prompt_tokens` and, with what may be sampled after it, the positions of the model."""
     counts = sorted(len(prompt.token_ids) for prompt in rendered.prompts)
-    limit, room = rendered.asked.data.max_prompt_tokens, rendered.asked.max_tokens
+    limit = rendered.asked.data.max_prompt_tokens
     over = sum(count > limit for count in counts) if limit is not None else 0
     median, p99 = counts[len(counts) // 2], counts[(len(counts) * 99 - 1) // 100]
     text = f"prompts of {median} (median), {p99} (p99), {counts[-1]} (most) tokens in {rendered.counted}"
@@ -124,13 +137,13 @@ def lengths(rendered: Rendered) -> str:
         text += f", {over} over max_prompt_tokens={limit}"
     if over == len(counts) or (over and rendered.asked.data.overlong == "error"):
         raise UserError(f"{text}; raise max_prompt_tokens{'' if over == len(counts) else ' or set overlong: drop'}")
-    fitting = [prompt.token_ids for prompt in rendered.prompts if limit is None or len(prompt.token_ids) <= limit]
-    trained = rendered.asked.kind in ("task", "filters")
-    _, beyond = fit(rendered.model.empty, fitting, f"{text}; max_tokens", room, trained=trained)
+    _, beyond = fit(rendered.model.empty, rendered.fitting, f"{text}; max_tokens", rendered.max_tokens)
     if beyond:
         raise Warned(beyond)
     if over >= MANY * len(counts):
         raise Warned(f"{text}: they are dropped")
+    if rendered.asked.max_tokens is None and rendered.max_tokens < MOST_TOKENS:
+        text += f"; max_tokens is {rendered.max_tokens}, all that the model has positions for after them"
     return text
 
 
@@ -195,7 +208,7 @@ def conversations(rows: list[Row], data: DataConfig, config: SFTConfig, model: B
     if over == len(counts):
         raise UserError(f"{text}: raise max_tokens")
     kept = [example.input_ids for example in examples if len(example.input_ids) <= config.max_tokens]
-    fit(model.empty, kept, "a conversation", trained=True)
+    fit(model.empty, kept, "a conversation")
     if over >= MANY * len(counts):
         raise Warned(f"{text}: they are dropped")
     return text

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from grpo.config.data import EvalConfig
+from grpo.config.data import MOST_TOKENS, EvalConfig
 from grpo.config.inert import inert_engine_settings, inert_settings
 from grpo.config.training import RLConfig, SFTConfig
 from grpo.supervised.length import length_of
@@ -128,10 +128,9 @@ def _problems(subject: Subject, config: EvalConfig) -> str:
 
 def _length(config: RecipeConfig, math_eval: EvalConfig) -> str:
     """Answers that training may write are cut by a shorter evaluation."""
+    own = math_eval.max_tokens or MOST_TOKENS
     limits = {path: section.sampling.max_tokens for path, section in find(config, RLStageConfig)}
-    longer = [f"{path}.sampling.max_tokens={limit}" for path, limit in limits.items() if limit > math_eval.max_tokens]
+    longer = [f"{path}.sampling.max_tokens={limit}" for path, limit in limits.items() if limit > own]
     if longer:
-        raise Warned(
-            f"max_tokens={math_eval.max_tokens} is less than {', '.join(longer)}: longer answers count as wrong"
-        )
+        raise Warned(f"max_tokens={own} is less than {', '.join(longer)}: longer answers count as wrong")
     return ""

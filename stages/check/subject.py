@@ -43,7 +43,7 @@ class Asked:
     path: str
     data: DataConfig
     rewards: tuple[RewardConfig, ...]  # none: judged by rules of its own
-    max_tokens: int
+    max_tokens: int | None  # None: as the model has positions for
     kind: str  # task, filters, evaluation, general
 
     @property

@@ -97,7 +97,7 @@ def as_sampled(text: str, model: BaseModel, tags: Tags, max_tokens: int) -> Comp
 
 def completions(rendered: Rendered, place: int) -> Mapping[str, Completion]:
     """One completion of each kind. A gold is not cut: it may be longer than a small limit."""
-    limit = rendered.asked.max_tokens
+    limit = rendered.max_tokens
     return {
         kind: as_sampled(text, rendered.model, rendered.tags, limit if kind == RAMBLING else 10**9)
         for kind, text in texts(rendered, place, limit).items()

@@ -80,7 +80,7 @@ def judged(rows: list[Row], section: SFTConfig, model: BaseModel, seed: int, how
     if over == len(encoded):
         raise UserError(f"{text}: raise max_tokens")
     kept = (row for row in encoded if length_of(row) <= section.max_tokens)
-    fit(model.empty, (ids for row in kept for ids in row.values() if isinstance(ids, list)), "a row", trained=True)
+    fit(model.empty, (ids for row in kept for ids in row.values() if isinstance(ids, list)), "a row")
     share, name = _one_sided(encoded)
     text = f"{text}, {name} in {share:.0%}"
     if over >= MANY * len(encoded):

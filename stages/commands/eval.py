@@ -47,6 +47,7 @@ settings that overrides reach: seed, engine.*, runtime.*, eval.* (data, k, accur
 endpoint.* of openai:MODEL (concurrency, timeout, retries, fields, key_env); its key: the environment's OPENAI_API_KEY,
 or that of the variable endpoint.key_env"""
 SERVED = "openai:"
+MOST_TOKENS = 2048  # of a completion, where --max-tokens is not given
 SERVING = (
     "first_token_p50", "first_token_p99", "latency_p50", "latency_p99", "tokens_per_second", "failed_requests", "cost",
 )  # fmt: skip
@@ -174,7 +175,8 @@ def eval_command(arguments: list[str]) -> int:
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="samples per problem (default 1)")
     parser.add_argument("--temperature", type=float, default=0.6, metavar="T", help="0: greedy (default 0.6)")
     parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="(default 0.95)")
-    parser.add_argument("--max-tokens", type=int, default=2048, metavar="M", help="per completion (default 2048)")
+    most = f"per completion (default {MOST_TOKENS}, or the fewer that the model has positions for)"
+    parser.add_argument("--max-tokens", type=int, metavar="M", help=most)
     parser.add_argument("--limit", type=int, metavar="K", help="only the first K problems")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--language", metavar="CODE", help="of the thinking (default: the column language, else en)")
@@ -215,7 +217,13 @@ def _evaluate(
 ) -> EvalResult:
     if settings.endpoint is not None:
         return evaluate_endpoint(
-            settings.endpoint, settings.eval, judges=judges, seed=settings.seed, rows=rows, file=kept
+            settings.endpoint,
+            settings.eval,
+            judges=judges,
+            seed=settings.seed,
+            rows=rows,
+            file=kept,
+            most=MOST_TOKENS,
         )
     from grpo.evaluation.evaluate import evaluate
 
@@ -228,6 +236,7 @@ def _evaluate(
         runtime=settings.runtime,
         seed=settings.seed,
         rows=rows,
+        most=MOST_TOKENS,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpo.config.data import MOST_TOKENS
 from grpo.config.training import RLConfig
 from grpo.errors import UserError
 from grpo.system.fingerprint import digest
@@ -100,6 +101,8 @@ def plan_stage(
 def evaluation_hash(config: EvaluationConfig) -> str:
     """Changes when the evaluation would: settings or the contents of local files."""
     tree = config.model_dump(mode="json", exclude={"decontaminate"})  # a guard, not a setting of it
+    if config.math is not None:
+        tree["math"]["max_tokens"] = config.math.max_tokens or MOST_TOKENS  # the same, wherever both may be
     return digest([without_paths(tree), sorted(input_hashes(tree).values())])
 
 

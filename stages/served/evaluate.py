@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.config.data import EvalConfig
+from grpo.config.data import MOST_TOKENS, EvalConfig
 from grpo.data.prompts import chat_prompts, with_problem_ids
 from grpo.data.rows import Row, rows_hash
 from grpo.errors import UserError
@@ -35,6 +35,7 @@ def evaluate_endpoint(
     seed: int = 0,
     rows: list[Row] | None = None,
     file: Path | None = None,
+    most: int = MOST_TOKENS,
 ) -> EvalResult:
     """Evaluate a model behind an OpenAI-compatible endpoint.
 
@@ -47,7 +48,7 @@ def evaluate_endpoint(
     """
     if World.current().size > 1:
         raise UserError("openai:MODEL: the endpoint does the work: start one process")
-    asked = Asked.read(config, judges, seed, rows)
+    asked = Asked.read(config, judges, seed, rows, most)
     problems = with_problem_ids([Group(prompt, ()) for prompt in chat_prompts(asked.rows, config.data)])
     kept = None if file is None else Kept(file, _made_with(endpoint, config, asked))
     served = serve(endpoint, [problem.prompt for problem in problems], asked.sampling, seed, kept)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from grpo.config.data import EvalConfig
+from grpo.config.data import DataConfig, EvalConfig
 from grpo.data.prompts import with_problem_ids
 from grpo.errors import UserError
 from grpo.evaluation.evaluate import GeneralEval, evaluate, judge_groups
@@ -202,21 +202,42 @@ def test_greedy_does_not_depend_on_the_seed(tiny):
     assert runs[0].completions == runs[1].completions
 
 
-def test_more_tokens_than_the_model_has_positions(tiny, caplog):
-    """Rotary positions go on, untrained; learnt ones end, and sampling would with them."""
+LONG = {"question": "What is 1 + 2? " * 54, "answer": "3"}  # of 512 positions there remain a few
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])  # rotary and learnt
+@pytest.mark.parametrize("general", [False, True])
+def test_more_tokens_than_the_model_has_positions_are_refused_before_sampling(kind, general, tiny, monkeypatch):
+    monkeypatch.setattr("grpo.engines.local.engine.LocalEngine.generate", None)
+    model = (make_model(kind, vocab_size=len(tiny[1])), tiny[1])
+    text = rf"evaluation: {'general.' * general}max_tokens=600 after a prompt of \d+ tokens .* 512 .* at most 4\d\d"
+    monkeypatch.setattr("grpo.evaluation.evaluate.load_rows", lambda _: ROWS)
+    asked = GeneralEval(DataConfig(path="general.jsonl"), 600, {}) if general else None
+    own = config() if general else config(max_tokens=600)
+    with pytest.raises(UserError, match=text):
+        evaluate(model, own, judges=judges(), rows=ROWS[:1], general=asked)
+    if not general:
+        endless = {"question": "What is 1 + 2? " * 90, "answer": "3"}
+        with pytest.raises(UserError, match=r"after a prompt of \d+ tokens is more .* 512 positions.*; shorten the"):
+            evaluate(model, config(max_tokens=None), judges=judges(), rows=[*ROWS[:1], endless])
+
+
+def test_without_max_tokens_an_evaluation_fits_itself_to_the_model(tiny, caplog):
+    message = [{"role": "user", "content": LONG["question"]}]
+    length = len(tiny[1].apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"])
+    room = 512 - length
+    assert 0 < room < 40
     with caplog.at_level("WARNING", "grpo"):
-        evaluate(tiny, config(), judges=judges(), rows=ROWS[:1])
-        assert "positions" not in caplog.text
-        long = {"question": "What is 1 + 2? " * 70, "answer": "3"}
-        evaluate(tiny, config(max_tokens=20), judges=judges(), rows=[long])
-    tokenizer = tiny[1]
-    message = [{"role": "user", "content": long["question"]}]
-    prompt = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert len(prompt) + 20 > 512
-    assert f"max_tokens=20 after a prompt of {len(prompt)} tokens" in caplog.text
-    learnt = make_model("gpt2", vocab_size=len(tokenizer))
-    with pytest.raises(UserError, match=r"max_tokens=600 after a prompt of \d+ tokens .* 512 .* at most 4\d\d"):
-        evaluate((learnt, tokenizer), config(max_tokens=600), judges=judges(), rows=ROWS[:1])
+        fitted = evaluate(tiny, config(max_tokens=None), judges=judges(), rows=[LONG])
+        assert f"evaluation: max_tokens={room}, all that the model has positions for" in caplog.text
+        caplog.clear()
+        asked = evaluate(tiny, config(max_tokens=room), judges=judges(), rows=[LONG])
+        less = evaluate(tiny, config(max_tokens=None), judges=judges(), rows=[LONG], most=3)
+        assert not caplog.text
+    assert fitted["max_tokens"] == asked["max_tokens"] == room
+    assert fitted.completions == asked.completions
+    assert less["max_tokens"] == 3
+    assert max(row["tokens"] for row in less.completions) <= 3
 
 
 def test_data_without_golds_is_refused(tiny):

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from grpo.errors import UserError
-from grpo.model.loading.limits import check_fit, check_special, fit
+from grpo.model.loading.limits import check_fit, check_special, fit, room
 from grpo.model.loading.weights import load_model
 from matrix.architectures import config_of as architecture
 from support import broken
@@ -49,28 +49,26 @@ def test_learnt_positions_end():
             fit(model, rows(513), "max_tokens", 1)
 
 
-def test_rotary_positions_go_on(caplog):
-    model = make_model("llama")
-    with caplog.at_level(logging.WARNING, "grpo"):
-        assert check_fit(model, rows(500), "max_tokens", 100) == 600
-    assert "max_tokens=100 after a prompt of 500 tokens is more than the model's 512 positions: what" in caplog.text
-
-
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
-def test_nothing_is_trained_beyond_the_positions(kind):
+def test_nothing_is_trained_or_sampled_beyond_the_positions(kind):
     model = make_model(kind)
-    assert fit(model, rows(412), "max_tokens", 100, trained=True) == (512, None)
+    assert fit(model, rows(412), "max_tokens", 100) == (512, None)
+    assert [room(model, rows(length), 200) for length in (100, 412, 512, 600)] == [200, 100, 1, 1]
     for length, tokens, remedy in ((412, 101, "set it to at most 100"), (513, 1, "shorten the prompts")):
         with pytest.raises(UserError, match=rf"more than the model's 512 positions.*; {remedy}"):
-            fit(model, rows(length), "max_tokens", tokens, trained=True)
+            fit(model, rows(length), "max_tokens", tokens)
     with pytest.raises(UserError, match=r"SFT: a row of 513 tokens .*; set max_tokens to at most 512"):
-        check_fit(model, rows(513), "SFT: a row", trained=True)
+        check_fit(model, rows(513), "SFT: a row")
 
 
-def test_stretched_positions_are_no_limit():
+def test_stretched_positions_are_no_limit(caplog):
     """Some configs give the positions before the stretching, others those after it."""
     yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 512}
-    assert fit(make_model("llama", rope_parameters=yarn), rows(600), "max_tokens", 100, trained=True)[0] == 700
+    model = make_model("llama", rope_parameters=yarn)
+    with caplog.at_level(logging.WARNING, "grpo"):
+        assert check_fit(model, rows(600), "max_tokens", 100) == 700
+    assert "max_tokens=100 after a prompt of 600 tokens is more than the model's 512 positions: what" in caplog.text
+    assert room(model, rows(600), 100) == 100
 
 
 def test_what_has_no_positions_has_no_limit_of_them():

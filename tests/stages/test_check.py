@@ -196,6 +196,14 @@ def test_mistakes_of_a_model(bench, models, model, name, words):
     bench.says(words, name, f"base.model={models(**model)}")
 
 
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2"])
+def test_an_evaluation_beyond_the_positions(bench, models, kind):
+    model = f"base.model={models(kind=kind, max_position_embeddings=80)}"
+    bench.says("ok: ; max_tokens is", "lengths evaluation.math", model, "evaluation.math.max_tokens=null")
+    bench.says("error: is more than the model's 80 positions", "lengths evaluation.math", model,
+               "evaluation.math.max_tokens=100")  # fmt: skip
+
+
 def test_conversations_beyond_the_positions(bench, models):
     """As the stage would refuse them."""
     bench.rows("sft.jsonl", [{"prompt": "2+2?", "completion": "It is 4. " * 30}] * 8)

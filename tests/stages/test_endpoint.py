@@ -30,7 +30,7 @@ def evaluate(url, samples=1, rows=ROWS, **options):
     tree = {"data": data, "max_tokens": 64, "samples": samples, "accuracy": {"fn": "accuracy"}}
     config = EvalConfig.model_validate(tree)
     settings = EndpointConfig(model="m", base_url=url, **{"key_env": "OPENAI_API_KEY"} | options)
-    return evaluate_endpoint(settings, config, judges=load_judges(config), rows=rows)
+    return evaluate_endpoint(settings, config, judges=load_judges(config), rows=rows, most=2048)
 
 
 def test_streams_are_judged_timed_and_priced(chat_server, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from grpo.errors import UserError
-from stages.recipe.config import RecipeConfig
+from stages.recipe.config import EvaluationConfig, RecipeConfig
 from stages.recipe.planning import evaluation_hash, plan_stage
 from stages.recipe.table import STAGES
 
@@ -54,3 +54,5 @@ def test_a_stage_that_was_begun_before_goes_on(key, tmp_path):
 
 def test_its_evaluation_is_not_made_again():
     assert evaluation_hash(CONFIG.evaluation) == "70dd0c527eedb352"
+    unset = EvaluationConfig.model_validate({"math": {"data": TEST}})  # 1024 was written there then
+    assert evaluation_hash(unset) == "8825de10b0c20e01"

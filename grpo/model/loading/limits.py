@@ -18,23 +18,25 @@ SHORTEN = "shorten the prompts"
 RESIZE = "call model.resize_token_embeddings(len(tokenizer)) and save it again"
 
 
-def check_fit(
-    model: Any, sequences: Iterable[Sequence[int]], setting: str, max_tokens: int = 0, *, trained: bool = False
-) -> int:
+def room(model: Any, sequences: Iterable[Sequence[int]], most: int) -> int:
+    """How many tokens, `most` or fewer, can be sampled after each of these sequences; at least 1, which `fit` tries."""
+    longest = max(map(len, sequences), default=0)
+    return max(1, min([most, *(limit - longest for limit, _, final in _limits(model) if final)]))
+
+
+def check_fit(model: Any, sequences: Iterable[Sequence[int]], setting: str, max_tokens: int = 0) -> int:
     """As `fit`; what it would have to say is logged."""
-    longest, doubt = fit(model, sequences, setting, max_tokens, trained=trained)
+    longest, doubt = fit(model, sequences, setting, max_tokens)
     if doubt:
         log.warning("%s", doubt)
     return longest
 
 
-def fit(
-    model: Any, sequences: Iterable[Sequence[int]], setting: str, max_tokens: int = 0, *, trained: bool = False
-) -> tuple[int, str | None]:
+def fit(model: Any, sequences: Iterable[Sequence[int]], setting: str, max_tokens: int = 0) -> tuple[int, str | None]:
     """Tokens of the longest sequence with `max_tokens` sampled after it, and a doubt whether the model knows so many.
 
-    Rotary positions can be computed beyond those that were trained. What is sampled there is no use: to be `trained`
-    it is refused, and to evaluate it is a doubt, for a model that ends its answers never gets there.
+    Rotary positions can be computed beyond those that were trained, and what is sampled there is no use. Of stretched
+    ones (linear, yarn) settings say in several ways how far they go: beyond what they say is a doubt.
 
     Raises:
         UserError: it has no such positions, other ones for shorter sequences, or no embedding for one of the tokens.
@@ -46,7 +48,7 @@ def fit(
         raise UserError(f"token {highest} has no embedding, the model has {rows}: {RESIZE}")
     asked = f"{setting}={max_tokens} after a prompt of" if max_tokens else f"{setting} of"
     doubt = None
-    for limit, why, final in _limits(model, trained):
+    for limit, why, final in _limits(model):
         if longest + max_tokens > limit:
             text = f"{asked} {longest} tokens is more than {why}"
             room = limit - longest if max_tokens else limit
@@ -68,7 +70,7 @@ def embeddings(model: Any) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
-def _limits(model: Any, trained: bool) -> Iterator[tuple[int, str, bool]]:
+def _limits(model: Any) -> Iterator[tuple[int, str, bool]]:
     """(tokens, what they are, whether nothing right is computed beyond)."""
     settings = model.config.get_text_config()
     positions = getattr(settings, "max_position_embeddings", None)
@@ -81,10 +83,8 @@ def _limits(model: Any, trained: bool) -> Iterator[tuple[int, str, bool]]:
             yield change, f"the {change} tokens up to which its rotary positions ({kind['rope_type']}) are one", True
     if positions:
         table = _has_table(model, positions)
-        # Of stretched ones (linear, yarn) settings say in several ways how far they go.
         plain = bool(kinds) and all(kind["rope_type"] in ("default", "llama3") for kind in kinds)
-        final = table or (trained and plain)
-        yield positions, f"the model's {positions} positions{', and it has no others' if table else ''}", final
+        yield positions, f"the model's {positions} positions{', and it has no others' if table else ''}", table or plain
 
 
 def _has_table(model: Any, positions: int) -> bool:
