@@ -57,7 +57,8 @@ class Saver:
                 self._stop()
                 stopping.check()
             raise
-        stopping.hold(False)
+        # The model is there. Of several processes the next check of all of them answers: none leaves the others alone.
+        stopping.hold(self.learner.world.size > 1)
 
     def keep(self) -> None:
         """A checkpoint of the end, when the model could not be written: the same command has only that left to do."""

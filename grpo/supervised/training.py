@@ -168,6 +168,7 @@ def fit(
         trainer.add_callback(StepLog(metrics, bar, tokens))
         with stopping.later():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            stopping.check(World.current())
     check_weights((p for p in model.parameters() if p.requires_grad), steps, config.optimizer.lr)
     try:
         World.current().main_finds(save)

@@ -72,6 +72,8 @@ def handled(*, ends: bool = False) -> Iterator[None]:
         signal.signal(number, _on_signal)
     try:
         yield
+        if not ends:  # a command has asked all of its processes
+            check()
     except Stopped as stopped:
         if ends or stopped.signal == signal.SIGINT:
             raise

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from grpo.errors import UserError, nearest, public
+from grpo.system import stopping
 from grpo.system.files import FULL
 from grpo.system.stopping import Stopped, handled
-from grpo.system.world import is_main, join, launched
+from grpo.system.world import World, is_main, join, launched
 
 if TYPE_CHECKING:  # help need not wait for it
     from stages.recipe.config import RecipeConfig
@@ -68,6 +69,8 @@ def guarded(command: Callable[[list[str]], int], arguments: Sequence[str]) -> in
             with contextlib.redirect_stdout(sys.stdout if is_main() else io.StringIO()):
                 code = command(list(arguments))
             sys.stdout.flush()
+            stopping.hold(True)  # all of the processes end with this code, or were stopped
+            stopping.check(World.current())
             return code
         except UserError as error:
             return _failed(2, f"error: {' '.join(str(error).split())}")

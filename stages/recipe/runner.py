@@ -18,6 +18,7 @@ from grpo.data.folders import is_path
 from grpo.data.rendering import dated
 from grpo.data.rows import load_rows
 from grpo.errors import UserError
+from grpo.system import stopping
 from grpo.system.fingerprint import PACKAGES, digest, versions
 from grpo.system.records import write_record
 from grpo.system.runtime import apply_quietly
@@ -144,7 +145,8 @@ def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[
     apply_quietly(context.config.runtime, context.config.seed)
     start = time.monotonic()
     result = importlib.import_module(f"stages.{stage.key}").run(context)
-    world.wait()  # the model is there
+    stopping.check(world)  # the model is there
+    stopping.hold(False)
     if not (context.folder / "model").is_dir():
         raise RuntimeError(f"stage {stage.key} left no model in {context.folder}")
     seconds = round(time.monotonic() - start, 3)

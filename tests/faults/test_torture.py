@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from faults.torture import KINDS, SHARDED, torture
+from faults.torture import KINDS, SHARDED, Kill, attempt, torture
 
 
 @pytest.mark.slow
@@ -27,6 +27,16 @@ def test_of_two_processes_one_is_killed_or_both_stop_when_one_is_told_to(number,
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_sharded_weights_are_saved_whole(number, tmp_path):
     assert torture(tmp_path, "full" + SHARDED, trials=4, seed=7, processes=2, number=number) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_after_the_last_step_stops_both_processes_or_none(rank, tiny_model_folder, tmp_path):
+    """Before: one ended with 143, the other with 0."""
+    kill = Kill("over", 1, 0.0, signal.SIGTERM)
+    assert not attempt(tiny_model_folder, tmp_path / "run", "full", 2, kill, rank)  # raises where they do not agree
+    assert attempt(tiny_model_folder, tmp_path / "run", "full", 2, None)
 
 
 def test_one_kill_of_each_sort(tmp_path):

@@ -50,7 +50,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 SHARDED = " sharded"  # at the end of a kind: its weights are, over two processes
 STEPS = 12
-EVERYWHERE = ("sampling", "reward", "update", "sync")  # events of all processes of a run
+EVERYWHERE = ("sampling", "reward", "update", "sync", "over")  # events of all processes of a run
 Watch = Callable[[str], None]
 FOR_GOOD = pytest.MonkeyPatch()
 
@@ -84,6 +84,7 @@ def watch(event: Watch) -> None:
     before(event, files.os, "replace", lambda _, to: f"rename {_generic(Path(to))}")
     before(event, shutil, "rmtree", lambda path, *_, **__: f"remove {_generic(Path(path))}")
     before(event, Job, "call", lambda *_, **__: "reward")
+    before(event, trainer, "warn_of_no_training", lambda *_: "over")
 
 
 def before(event: Watch, owner: Any, name: str, label: Callable[..., str]) -> None:

@@ -17,6 +17,7 @@ from grpo.errors import UserError
 from grpo.model.policy import Policy, load_policy, trainable
 from grpo.model.reference import Reference
 from grpo.system import stopping
+from grpo.system.world import World
 from stages.commands.common import guarded
 from support.models import move
 from support.processes import finish, send, start
@@ -146,14 +147,29 @@ def test_a_handler_of_the_users_own_stays(tiny_model_folder):
         signal.signal(signal.SIGTERM, before)
 
 
-def test_processes_stop_together():
-    class Two:
-        def gather(self, mine: int | None) -> list[int | None]:
-            return [mine, int(signal.SIGTERM)]
+class Two:
+    """Processes, of which the other one was told to stop."""
 
+    def gather(self, mine: int | None) -> list[int | None]:
+        return [mine, int(signal.SIGTERM)]
+
+
+def test_processes_stop_together():
     with pytest.raises(stopping.Stopped) as stopped:
         stopping.check(Two())  # type: ignore[arg-type]
     assert stopped.value.signal == signal.SIGTERM
+
+
+def test_a_command_that_is_done_here_and_stopped_in_another_process(monkeypatch):
+    """Before: one process ended with 0, the other with 143."""
+    monkeypatch.setattr(World, "current", Two)
+    assert guarded(lambda _: 0, []) == 143
+
+
+def test_a_signal_that_still_waits_at_the_end_is_not_lost():
+    with pytest.raises(KeyboardInterrupt), stopping.handled():
+        stopping.hold(True)
+        send(signal.SIGINT)
 
 
 STUBBORN = """
