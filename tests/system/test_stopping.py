@@ -167,9 +167,12 @@ def test_a_command_that_is_done_here_and_stopped_in_another_process(monkeypatch)
 
 
 def test_a_signal_that_still_waits_at_the_end_is_not_lost():
-    with pytest.raises(KeyboardInterrupt), stopping.handled():
+    def held() -> None:
         stopping.hold(True)
         send(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), stopping.handled():
+        held()
 
 
 STUBBORN = """
