@@ -6,7 +6,7 @@ Token ids go in and token ids come out; text is never tokenised again for traini
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -72,6 +72,12 @@ class Group:
     def prompt_ids(self) -> tuple[int, ...]:
         return self.prompt.token_ids
 
+    def tell(self, heard: Heard | None) -> None:
+        """Of all its completions at once, where they come so."""
+        if heard is not None:
+            for sibling, rollout in enumerate(self.rollouts):
+                heard(self.prompt, sibling, rollout)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -96,10 +102,16 @@ class PolicyWeights(Protocol):
     def save_adapter(self, folder: Path) -> None: ...
 
 
-class RolloutEngine(Protocol):
-    """Samples groups. `seed` and `step` seed every token together with the prompt's id and the sibling's index."""
+Heard = Callable[[Prompt, int, Rollout], None]  # of one completion, and which sibling it is
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]: ...
+
+class RolloutEngine(Protocol):
+    """Samples groups. `seed` and `step` seed every token together with the prompt's id and the sibling's index.
+    `heard` is called for each completion, as soon as the engine knows it."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int, heard: Heard | None = None
+    ) -> list[Group]: ...
 
     def sync(self, policy: PolicyWeights) -> None: ...
 

@@ -32,12 +32,13 @@ from grpo.data.prompts import chat_prompts
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
 from grpo.evaluation.judging import judge_groups
+from grpo.evaluation.kept import Kept, kept_file
 from grpo.system.fingerprint import digest
 from grpo.system.world import World
 from grpo.types import Group, Prompt, Sampling
 from rewards.loader import load_rewards
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import ASKED, Kept, Served, group_of, serve, service_of
+from stages.served.endpoint import Served, group_of, serve, service_of
 
 log = logging.getLogger("grpo")
 
@@ -76,7 +77,7 @@ def demonstrations(**settings: Any) -> list[Row]:
     prompts = chat_prompts(questions, config.questions)
     sampling = Sampling(config.samples, config.max_tokens, config.temperature, config.top_p)
     rewards = load_rewards(config.accept)
-    kept = Kept(file.with_name(file.name + ASKED), _made_with(config, questions, *OF_ANSWERS))
+    kept = Kept(kept_file(file), _made_with(config, questions, *OF_ANSWERS))
     served = serve(config.endpoint, prompts, sampling, config.seed, kept)
     rows = _accepted(_groups(prompts, served), rewards, config.keep_per_prompt)
     log.warning("teacher: %d of %d answers kept, of %d questions", len(rows), len(served.answers), len(prompts))

@@ -27,7 +27,7 @@ from grpo.config.training import RLConfig, TrainConfig
 from grpo.errors import UserError
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
-from grpo.system.fingerprint import PACKAGES, changes, checksum, digest, processor, version, versions
+from grpo.system.fingerprint import PACKAGES, changes, digest, model_identity, processor, version, versions
 from grpo.system.world import World
 
 log = logging.getLogger("grpo")
@@ -188,12 +188,3 @@ def reward_identity(reward: Reward) -> dict[str, Any]:
         "source": text_hash(kind),
         "state": reward_state(reward.fn),
     }
-
-
-def model_identity(model: str) -> str:
-    """A folder's files (a frozen model under an adapter, and the reference, are read from it again), or a hub name."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return digest([[file.name, checksum(file)] for file in files])

@@ -5,8 +5,11 @@ counts only in the required format when there is one. What judges is handed in a
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from grpo.config.data import MOST_TOKENS, DataConfig, EvalConfig
@@ -16,15 +19,19 @@ from grpo.data.rendering import dated, prints_date, run_of, template_date
 from grpo.data.rows import Row, load_rows
 from grpo.engines.choose import engine_kind, load_for_sampling, sampling_engine
 from grpo.errors import UserError
+from grpo.evaluation.asking import ask
 from grpo.evaluation.judging import judge_groups
+from grpo.evaluation.kept import Kept
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import Asked, EvalResult, template_hash, token_counts
+from grpo.model.loading.device import pick_device
+from grpo.model.loading.files import local_folder
 from grpo.model.loading.limits import check_fit, check_special, embeddings, room
 from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.scoring.table import Reward
-from grpo.system.progress import progress
+from grpo.system.fingerprint import PACKAGES, digest, model_identity, versions
 from grpo.system.world import World
-from grpo.types import Group, Prompt, RolloutEngine, Sampling
+from grpo.types import Group, Prompt, Sampling
 
 log = logging.getLogger("grpo")
 
@@ -38,6 +45,65 @@ class GeneralEval:
     rewards: Mapping[str, Reward]
 
 
+@dataclass(frozen=True)
+class ProblemSet:
+    """What a model is asked. `rows` replaces the rows of `config.data`, whose template settings still hold; of none
+    only `general` is asked."""
+
+    config: EvalConfig
+    judges: Judges
+    general: GeneralEval | None = None
+    rows: list[Row] | None = None
+    kept: Path | None = None  # where the answers of a model that has a name are until the result is written
+    strict: bool = False  # other answers in that file are refused; else passed over
+    most: int = MOST_TOKENS  # where `config.max_tokens` is not set it is this, or the fewer that the model has room for
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """Of a set, and how they are sampled."""
+
+    asked: Asked
+    problems: list[Prompt]
+    general: list[Prompt]
+    general_sampling: Sampling
+    template: dict[str, str | None]
+
+    @classmethod
+    def of(cls, one: ProblemSet, asked: Asked, tokenizer: Any) -> "_Prompts":
+        data, general, sampling = one.config.data, list[Prompt](), asked.sampling
+        problems = build_prompts(asked.rows, data, tokenizer, task="evaluation")
+        if one.general is not None:
+            rows = load_rows(one.general.data)
+            general = build_prompts(rows, one.general.data, tokenizer, task="general evaluation")
+            sampling = replace(sampling, group_size=1, max_tokens=one.general.max_tokens)
+        printed = f"{template_date():%Y-%m-%d}" if prints_date(tokenizer, data.template) else None
+        template = {"template_hash": template_hash(tokenizer, data), "template_date": printed}
+        return cls(asked, problems, general, sampling, template)
+
+    def fitted(self, loaded: Any, label: str, one: ProblemSet) -> tuple["_Prompts", int]:
+        """With the tokens that the model has positions for, and the longest that a prompt and its completion may be.
+
+        Raises:
+            UserError: more were asked for.
+        """
+        asked, problems, where = self.asked, list(token_ids(self.problems)), f"{label}: max_tokens"
+        tokens = one.config.max_tokens or room(loaded, problems, one.most)
+        longest = check_fit(loaded, problems, where, tokens)
+        if tokens < asked.sampling.max_tokens:
+            log.warning("%s=%d, all that the model has positions for after the prompts", where, tokens)
+            asked = replace(asked, sampling=replace(asked.sampling, max_tokens=tokens))
+        if one.general is not None:
+            where, tokens = f"{label}: general.max_tokens", one.general.max_tokens
+            longest = max(longest, check_fit(loaded, token_ids(self.general), where, tokens))
+        return replace(self, asked=asked), longest
+
+    def made_with(self, model: str) -> str:
+        """Hash of all that the answers follow from; more samples of a prompt change none of those it has."""
+        drawn = [asdict(replace(sampling, group_size=1)) for sampling in (self.asked.sampling, self.general_sampling)]
+        return digest([model, drawn, [[p.task, p.id, p.token_ids] for p in (*self.problems, *self.general)]])
+
+
 def evaluate(
     model: str | tuple[Any, Any],
     config: EvalConfig,
@@ -46,69 +112,72 @@ def evaluate(
     engine: EngineConfig | None = None,
     runtime: RuntimeConfig | None = None,
     seed: int = 0,
-    general: GeneralEval | None = None,
-    rows: list[Row] | None = None,
-    most: int = MOST_TOKENS,
+    **options: Any,
 ) -> EvalResult:
-    """Evaluate a model (folder, hub name, or a loaded model with its tokenizer).
-
-    `rows` replaces the rows of `config.data`, whose template settings still hold; of none only `general` is asked.
-    Where `max_tokens` is not set it is `most`, or the fewer that the model has positions for.
+    """Evaluate a model (folder, hub name, or a loaded model with its tokenizer) on a `ProblemSet` with these `options`.
 
     Raises:
         UserError: the data has no golds, or there is nothing to ask.
     """
-    if rows is not None and not rows and general is None:
-        raise UserError("evaluation: no rows")
+    sets = {"evaluation": ProblemSet(config, judges, **options)}
+    [result] = evaluate_sets(model, sets, engine=engine, runtime=runtime, seed=seed)
+    return result
+
+
+def evaluate_sets(
+    model: str | tuple[Any, Any],
+    sets: Mapping[str, ProblemSet],
+    *,
+    engine: EngineConfig | None = None,
+    runtime: RuntimeConfig | None = None,
+    seed: int = 0,
+) -> Iterator[EvalResult]:
+    """`evaluate` on several sets, with the model loaded once. `sets`: by what they are called in messages."""
+    for label, one in sets.items():
+        if one.rows is not None and not one.rows and one.general is None:
+            raise UserError(f"{label}: no rows")
     engine, runtime = engine or EngineConfig(), runtime or RuntimeConfig()
     kind = engine_kind(engine, runtime)
-    asked = Asked.read(config, judges, seed, rows, most)
+    read = {label: Asked.read(one.config, one.judges, seed, one.rows, one.most) for label, one in sets.items()}
     if isinstance(model, str):
         name, tokenizer, loaded = model, load_tokenizer(model), load_for_sampling(model, engine, runtime)
     else:
         loaded, tokenizer = model
         name = str(getattr(loaded, "name_or_path", "") or "model in memory")
-    general_prompts, general_groups = [], []
     with dated(run_of(name)):
-        prompts = build_prompts(asked.rows, config.data, tokenizer, task="evaluation")
-        if general is not None:
-            general_prompts = build_prompts(load_rows(general.data), general.data, tokenizer, task="general evaluation")
-        printed = f"{template_date():%Y-%m-%d}" if prints_date(tokenizer, config.data.template) else None
+        prompts = {label: _Prompts.of(one, read[label], tokenizer) for label, one in sets.items()}
     check_special(tokenizer, embeddings(loaded), loaded.generation_config.eos_token_id)
-    tokens = config.max_tokens or room(loaded, token_ids(prompts), most)
-    longest = check_fit(loaded, token_ids(prompts), "evaluation: max_tokens", tokens)
-    if tokens < asked.sampling.max_tokens:
-        log.warning("evaluation: max_tokens=%d, all that the model has positions for after the prompts", tokens)
-        asked = replace(asked, sampling=replace(asked.sampling, max_tokens=tokens))
-    if general is not None:
-        asked_for = "evaluation: general.max_tokens"
-        longest = max(longest, check_fit(loaded, token_ids(general_prompts), asked_for, general.max_tokens))
+    fitted = {label: own.fitted(loaded, label, sets[label]) for label, own in prompts.items()}
+    prompts, longest = {label: own for label, (own, _) in fitted.items()}, max(tokens for _, tokens in fitted.values())
+    made_with = _made_with(model, kind, engine, runtime, seed) if any(one.kept for one in sets.values()) else None
     sampler = sampling_engine(engine, loaded, tokenizer, runtime, name=name, longest=longest)
+    sampled: dict[str, tuple[list[Group], list[Group], float]] = {}
+    begun = next(iter(read.values())).start
     try:
-        groups = _sample(sampler, prompts, asked.sampling, seed, engine, "evaluation")
-        if general is not None:
-            sampling = replace(asked.sampling, group_size=1, max_tokens=general.max_tokens)
-            general_groups = _sample(sampler, general_prompts, sampling, seed, engine, "general evaluation")
+        for label, own in prompts.items():
+            file, strict = sets[label].kept, sets[label].strict
+            kept = Kept(file, own.made_with(made_with), strict) if file is not None and made_with else None
+            draw = partial(ask, sampler, seed=seed, max_rows=engine.max_rows, kept=kept)
+            groups = draw(own.problems, own.asked.sampling, label=label)
+            general_groups = draw(own.general, own.general_sampling, label=f"general {label}")
+            sampled[label] = groups, general_groups, time.monotonic() - begun
+            begun = time.monotonic()
     finally:
         sampler.close()
-    if general is not None:
-        rules = [replace(reward, name=name) for name, reward in general.rewards.items()]
-        general_groups = judge_groups(general_groups, rules)
-    more = {"engine": kind, "template_hash": template_hash(tokenizer, config.data), "template_date": printed}
-    return asked.result(name, with_problem_ids(groups), list(map(token_counts, groups)), more, general_groups)
+    for label, (groups, general_groups, seconds) in sampled.items():
+        if (general := sets[label].general) is not None:
+            rules = [replace(reward, name=name) for name, reward in general.rewards.items()]
+            general_groups = judge_groups(general_groups, rules)
+        more = {"engine": kind, **prompts[label].template}
+        asked = replace(prompts[label].asked, start=time.monotonic() - seconds)
+        yield asked.result(name, with_problem_ids(groups), list(map(token_counts, groups)), more, general_groups)
 
 
-def _sample(
-    sampler: RolloutEngine, prompts: Sequence[Prompt], sampling: Sampling, seed: int, engine: EngineConfig, label: str
-) -> list[Group]:
-    """In parts, so that progress can be shown; a sample does not depend on the others in its part. Every process
-    draws its share."""
-    world = World.current()
-    part = max(1, 4 * world.size * engine.max_rows // sampling.group_size)
-    groups: list[Group] = []
-    with progress(label, total=len(prompts)) as bar:
-        for start in range(0, len(prompts), part):
-            chosen = prompts[start : start + part]
-            groups += world.spread(chosen, lambda own: sampler.generate(own, sampling, seed=seed, step=0))
-            bar.advance(len(chosen))
-    return groups
+def _made_with(model: Any, kind: str, engine: EngineConfig, runtime: RuntimeConfig, seed: int) -> str | None:
+    """Hash of what samples follow from besides their prompts; None: of a model in memory that is not known. How many
+    rows are decoded at a time is free: who runs out of memory lowers it."""
+    if not isinstance(model, str):
+        return None
+    computed = [kind, engine.vllm.quantization, pick_device(runtime).type, runtime.dtype, versions((*PACKAGES, "vllm"))]
+    weights = World.current().main_finds(lambda: model_identity(str(local_folder(model) or model)))
+    return digest([weights, computed, seed])

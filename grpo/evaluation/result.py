@@ -13,6 +13,7 @@ from grpo.config.data import DataConfig, EvalConfig
 from grpo.data.rows import Row, load_rows, read_jsonl, rows_hash, write_jsonl
 from grpo.errors import UserError
 from grpo.evaluation.judging import check_golds, judge_groups
+from grpo.evaluation.kept import kept_file
 from grpo.evaluation.metrics import Judges, general_metrics, general_row, math_metrics, problem_row
 from grpo.system.fingerprint import checksum, texts_hash
 from grpo.system.records import read_record, write_record
@@ -39,6 +40,7 @@ class EvalResult:
             write_jsonl(completions or file.with_name(file.stem + ".completions.jsonl"), self.completions)
             write_jsonl(problems_file(file), self.problems)
             write_record(file, {**self.metrics, PROBLEMS: checksum(problems_file(file))})
+            kept_file(file).unlink(missing_ok=True)
 
 
 def problems_file(file: Path) -> Path:

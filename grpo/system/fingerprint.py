@@ -51,6 +51,15 @@ def _file_hash(file: Path, size: int, changed: int) -> str:
     return checksum(file)[:SHORT]
 
 
+def model_identity(model: str) -> str:
+    """A folder's files (a frozen model under an adapter, and the reference, are read from it again), or a hub name."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return digest([[file.name, checksum(file)] for file in files])
+
+
 def versions(names: Iterable[str]) -> dict[str, str | None]:
     """Of installed packages; None: not installed."""
     return {name: version(name) for name in names}

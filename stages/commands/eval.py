@@ -20,6 +20,7 @@ from grpo.data.files import kind_of
 from grpo.data.folders import every_file, folder_splits, is_path
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError, nearest
+from grpo.evaluation.kept import kept_file
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import EvalResult, problems_file
 from grpo.model.loading.path import check_model
@@ -34,7 +35,7 @@ from stages.recipe.output import check_out_file
 from stages.recipe.preflight import check_reward
 from stages.recipe.summary import percent
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import ASKED, service_of
+from stages.served.endpoint import service_of
 from stages.served.evaluate import evaluate_endpoint
 
 EXAMPLES = """\
@@ -200,14 +201,13 @@ def eval_command(arguments: list[str]) -> int:
 
     rows = _rows(settings.eval, named_set(chosen.data))
     judges = load_judges(_with_language(settings.eval, rows, chosen.language), chosen.require_format)
-    kept = out.with_name(out.name + ASKED) if out is not None else None
+    kept = kept_file(out) if out is not None else None
     result = _evaluate(chosen.model, settings, judges, rows, kept)
     _print(result.metrics)
     if out is None:
         print(json.dumps(result.metrics))
     else:
         result.write(out)
-        out.with_name(out.name + ASKED).unlink(missing_ok=True)
         say(f"written: {out}, {problems_file(out)}")
     return 0
 
@@ -237,6 +237,8 @@ def _evaluate(
         seed=settings.seed,
         rows=rows,
         most=MOST_TOKENS,
+        kept=kept,
+        strict=True,
     )
 
 

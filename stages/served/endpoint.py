@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import time
 from collections.abc import AsyncIterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from grpo.errors import UserError
-from grpo.system.files import append_text, whole_rows
+from grpo.evaluation.kept import Kept
 from grpo.system.http import FIRST_DELAY, RequestFailed, bad_status, patiently
 from grpo.system.progress import progress
 from grpo.system.service import OPENAI, Service
 from grpo.types import Completion, FinishReason, Group, Prompt, Rollout, Sampling
 from stages.served.config import EndpointConfig
 
-ASKED = ".asked"  # of the file beside a result that keeps the answers until that is written
 MAX_STREAM = 256 * 2**20  # bytes: each token comes in some hundred
 MAX_FAILED = 0.02  # share of requests without an answer past which an evaluation is none
 REFUSED = (401, 403, 404)  # key, permission, address or model: no request will do better
@@ -65,33 +62,6 @@ class Served:
         return rows
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A file in which each answer is written as it comes: who is stopped pays for none of them again."""
-
-    file: Path
-    made_with: str  # hash of all that the answers follow from
-
-    def read(self) -> dict[tuple[str, int], Answer]:
-        """{(prompt's id, sample): answer}.
-
-        Raises:
-            UserError: they were asked with something else.
-        """
-        rows = [row for _, row in whole_rows(self.file)] if self.file.exists() else []
-        if any(row.get("made_with") != self.made_with for row in rows):
-            text = "these answers were asked with other settings or questions: move the file away"
-            raise UserError(f"'{self.file}': {text}")
-        if rows:
-            append_text(self.file, "\n")  # a kill may have cut the last line short
-        return {(row["id"], row["sample"]): Answer(**row["answer"]) for row in rows}
-
-    def add(self, key: tuple[str, int], answer: Answer) -> None:
-        row = {"made_with": self.made_with, "id": key[0], "sample": key[1], "answer": asdict(answer)}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        append_text(self.file, json.dumps(row) + "\n")
-
-
 def group_of(prompt: Prompt, answers: Sequence[Answer]) -> Group:
     """Completions without tokens: the server's are not known."""
     completions = (Completion((), (), answer.finish_reason, answer.text) for answer in answers)
@@ -113,7 +83,7 @@ def serve(
 async def _serve(server: _Server, prompts: Sequence[Prompt], kept: Kept | None) -> Served:
     samples = range(server.sampling.group_size)
     everything = [(number, sample) for number in range(len(prompts)) for sample in samples]
-    before = kept.read() if kept else {}
+    before = {key: Answer(**answer) for key, answer in kept.read().items()} if kept else {}
     served = Served({job: before[key] for job in everything if (key := (prompts[job[0]].id, job[1])) in before})
     asked = served.asked = [job for job in everything if job not in served.answers]
     jobs, total, done = iter(asked), len(everything), len(served.answers)
@@ -124,7 +94,7 @@ async def _serve(server: _Server, prompts: Sequence[Prompt], kept: Kept | None) 
             try:
                 answer = served.answers[job] = await server.ask(prompts[job[0]], job[1])
                 if kept:
-                    kept.add((prompts[job[0]].id, job[1]), answer)
+                    kept.add((prompts[job[0]].id, job[1]), asdict(answer))
             except RequestFailed as failure:
                 _count(served, failure, total, server.name)
             bar.advance(1)

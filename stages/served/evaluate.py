@@ -15,6 +15,7 @@ from grpo.config.data import MOST_TOKENS, EvalConfig
 from grpo.data.prompts import chat_prompts, with_problem_ids
 from grpo.data.rows import Row, rows_hash
 from grpo.errors import UserError
+from grpo.evaluation.kept import Kept
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import Asked, EvalResult, prompt_hash
 from grpo.system.fingerprint import digest
@@ -22,7 +23,7 @@ from grpo.system.numbers import total
 from grpo.system.world import World
 from grpo.types import Group
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import Kept, Served, address_of, group_of, request_fields, serve
+from stages.served.endpoint import Served, address_of, group_of, request_fields, serve
 
 log = logging.getLogger("grpo")
 

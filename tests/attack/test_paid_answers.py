@@ -7,9 +7,10 @@ import pytest
 
 from grpo.data.rows import read_jsonl, write_jsonl
 from grpo.errors import UserError
+from grpo.evaluation.kept import Kept
 from stages.cli import main
 from stages.served.config import EndpointConfig
-from stages.served.endpoint import Answer, Kept, Served, mended
+from stages.served.endpoint import Answer, Served, mended
 from stages.served.evaluate import request_metrics
 from stages.teacher import demonstrations
 from support.chat import chunk, right, stream

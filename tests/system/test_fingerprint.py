@@ -6,12 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from grpo.checkpoint.identity import model_identity
 from grpo.checkpoint.sealed import damage, seal
 from grpo.config.data import DataConfig
 from grpo.data.rows import rows_hash
 from grpo.evaluation.result import prompt_hash, template_hash
-from grpo.system.fingerprint import changes, checksum, digest, file_hash, texts_hash, versions
+from grpo.system.fingerprint import changes, checksum, digest, file_hash, model_identity, texts_hash, versions
 from stages.recipe.handover import sealed
 from stages.recipe.lineage import Lineage, model_hash
 from stages.recipe.parts import Parts

@@ -16,9 +16,9 @@ from grpo.engines.draws import draw, stream_key, uniforms
 from grpo.engines.local.attention import own_attention, why_not_replaced
 from grpo.engines.local.decoder import Decoder, Ints, survivors
 from grpo.engines.local.fused import fused_layers
-from grpo.engines.local.plain import Done, complete
+from grpo.engines.local.plain import Finish, complete
 from grpo.model.loading.tokenizer import completion_text, end_token_ids
-from grpo.types import Completion, Group, PolicyWeights, Prompt, Rollout, Sampling
+from grpo.types import Completion, Group, Heard, PolicyWeights, Prompt, Rollout, Sampling
 
 TURNOVER = 1 / 16  # of the running completions have finished: then their slots are given on, or closed
 PREFILL_TOKENS = 8192  # prompt tokens in one forward
@@ -48,35 +48,45 @@ class LocalEngine:
         """Nothing is held beyond the model."""
 
     @torch.no_grad()  # not inference mode: autocast keeps no half-precision weights in it
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int, heard: Heard | None = None
+    ) -> list[Group]:
         """One group of `sampling.group_size` completions per prompt, in the order of the prompts.
 
         Raises:
             UserError: `sampling.stop`, which this engine does not look for.
         """
         check_stop(sampling.stop, "local")
-        return self.sample(prompts, sampling, seed, step)
+        return self.sample(prompts, sampling, seed, step, heard)
 
-    def sample(self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, step: int) -> list[Group]:
+    def sample(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, step: int, heard: Heard | None = None
+    ) -> list[Group]:
         """What `generate` gives; also of prompts that try the engine out."""
         size = sampling.group_size
         keys = np.array(
             [stream_key(seed, step, p.task, p.id, sibling) for p in prompts for sibling in range(size)], np.uint64
         )
-        if self.reason is None:
-            by_row = self._decode(prompts, sampling, keys)
-        else:
-            by_row = complete(self.model, prompts, sampling, keys, self.end_ids, self.max_rows)
-        done = [self._rollout(*by_row[row], step) for row in range(len(keys))]
-        return [Group(prompt, tuple(done[i * size : (i + 1) * size])) for i, prompt in enumerate(prompts)]
+        done: dict[int, Rollout] = {}
 
-    def _decode(self, prompts: Sequence[Prompt], sampling: Sampling, keys: np.ndarray) -> Done:
-        slots = min(self.max_rows, len(keys))
+        def finish(row: int, token_ids: list[int], logprobs: list[float]) -> None:
+            done[row] = self._rollout(token_ids, logprobs, step)
+            if heard is not None:
+                heard(prompts[row // size], row % size, done[row])
+
+        if self.reason is None:
+            self._decode(prompts, sampling, keys, finish)
+        else:
+            complete(self.model, prompts, sampling, keys, self.end_ids, self.max_rows, finish)
+        groups = (range(start, start + size) for start in range(0, len(keys), size))
+        return [Group(p, tuple(done[row] for row in rows)) for p, rows in zip(prompts, groups, strict=True)]
+
+    def _decode(self, prompts: Sequence[Prompt], sampling: Sampling, keys: np.ndarray, finish: Finish) -> None:
+        decoder = Decoder(self.model, min(self.max_rows, len(keys)), sampling.max_tokens)
         with own_attention(self.model), fused_layers(self.model):
-            batch = _Batch(Decoder(self.model, slots, sampling.max_tokens), prompts, sampling, keys, self.end_ids)
+            batch = _Batch(decoder, prompts, sampling, keys, self.end_ids, finish)
             while batch.refill():
                 batch.advance()
-        return batch.done
 
     def _rollout(self, token_ids: list[int], logprobs: list[float], version: int) -> Rollout:
         text = completion_text(self.tokenizer, token_ids, self.end_ids)
@@ -91,14 +101,20 @@ def usual_rows(rows: int) -> int:
 
 
 class _Batch:
-    """The completions of one call: those in slots, those that wait for one, those that are done.
+    """The completions of one call: those in slots, those that wait for one; `finish` takes those that are done.
 
     A completion's number is prompt * group size + sibling. Its first token is drawn when its prompt comes in, from the
     same logits as its siblings'; it then waits for a slot, if need be.
     """
 
     def __init__(
-        self, decoder: Decoder, prompts: Sequence[Prompt], sampling: Sampling, keys: np.ndarray, end_ids: Sequence[int]
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        keys: np.ndarray,
+        end_ids: Sequence[int],
+        finish: Finish,
     ):
         """`keys`: of each completion's random stream."""
         self.decoder, self.prompts, self.sampling, self.keys = decoder, prompts, sampling, keys
@@ -107,7 +123,7 @@ class _Batch:
         self.queue = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index].token_ids)))
         self.lines: list[int] = []  # prompt on each of the decoder's lines
         self.waiting: deque[tuple[int, int, float]] = deque()  # completion, first token, its log-prob
-        self.done: Done = {}
+        self.finish = finish
         self.rows = np.zeros(0, np.int64)  # completion in each slot
         self.drawn = np.zeros(0, np.int64)  # tokens of it
         self.running = np.zeros(0, bool)
@@ -155,7 +171,7 @@ class _Batch:
         columns = int(lengths.max())
         tokens, logprobs = (table[:, :columns][chosen].tolist() for table in (self.tokens, self.logprobs))
         for row, length, ids, values in zip(self.rows[finished].tolist(), lengths, tokens, logprobs, strict=True):
-            self.done[row] = (ids[:length], values[:length])
+            self.finish(row, ids[:length], values[:length])
 
     def _close_gaps(self) -> None:
         """Only running completions, and the prompts of those and of waiting ones, stay. And as many finished ones as
@@ -192,7 +208,7 @@ class _Batch:
         tokens, logprobs, ended = self._draw(logits.repeat_interleave(size, 0), rows, np.zeros_like(rows))
         for row, token, logprob, end in zip(rows.tolist(), tokens.tolist(), logprobs.tolist(), ended, strict=True):
             if end or self.sampling.max_tokens == 1:
-                self.done[row] = ([token], [logprob])
+                self.finish(row, [token], [logprob])
             else:
                 self.waiting.append((row, token, logprob))
 

@@ -5,7 +5,7 @@ prompt goes through once for each sibling, and all rows are computed until the l
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from grpo.engines.draws import draw, uniforms
 from grpo.model.adapter import base_model
 from grpo.types import Prompt, Sampling
 
-Done = dict[int, tuple[list[int], list[float]]]  # tokens and their log-probs, by completion
+Finish = Callable[[int, list[int], list[float]], None]  # a completion: its number, tokens and their log-probs
 
 
 class _Draw(LogitsProcessor):
@@ -36,13 +36,18 @@ class _Draw(LogitsProcessor):
 
 
 def complete(
-    model: Any, prompts: Sequence[Prompt], sampling: Sampling, keys: np.ndarray, end_ids: Sequence[int], max_rows: int
-) -> Done:
+    model: Any,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    keys: np.ndarray,
+    end_ids: Sequence[int],
+    max_rows: int,
+    finish: Finish,
+) -> None:
     """All completions; number prompt * group size + sibling has the random stream `keys[number]`."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for number in range(len(keys)):
         by_length[len(prompts[number // sampling.group_size].token_ids)].append(number)
-    done: Done = {}
     with _plainly(base_model(model), sampling, end_ids) as plain:
         for length, numbers in sorted(by_length.items(), reverse=True):  # the largest first: memory runs out at once
             for first in range(0, len(numbers), max_rows):
@@ -56,8 +61,7 @@ def complete(
                 ended = torch.isin(tokens, torch.tensor(end_ids, device=tokens.device)).long()
                 lengths = torch.where(ended.any(1), ended.argmax(1) + 1, tokens.shape[1]).tolist()
                 for n, own, values, count in zip(chosen, tokens.tolist(), logprobs, lengths, strict=True):
-                    done[n] = (own[:count], values[:count])
-    return done
+                    finish(n, own[:count], values[:count])
 
 
 @contextmanager

@@ -26,7 +26,7 @@ import torch
 from grpo.config.engine import RuntimeConfig
 from grpo.errors import UserError
 from grpo.system.background import in_background
-from grpo.types import Group, PolicyWeights, Prompt, Sampling
+from grpo.types import Group, Heard, PolicyWeights, Prompt, Sampling
 
 PATIENCE = 120  # seconds in which a process that computes nothing is given up
 ALIGNMENT = 64  # bytes; of each tensor in the shared memory
@@ -94,7 +94,9 @@ class ProcessEngine:
             place.view(self._memory).copy_(tensor)
         self._ask(("sync", self._places))
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int, heard: Heard | None = None
+    ) -> list[Group]:
         """As the embedded engine's.
 
         Raises:
@@ -102,7 +104,10 @@ class ProcessEngine:
         """
         bare = [Prompt(p.id, p.token_ids, task=p.task) for p in prompts]  # the columns may be anything
         groups = self._ask(("generate", bare, sampling, seed, step))
-        return [Group(prompt, group.rollouts) for prompt, group in zip(prompts, groups, strict=True)]
+        groups = [Group(prompt, group.rollouts) for prompt, group in zip(prompts, groups, strict=True)]
+        for group in groups:
+            group.tell(heard)
+        return groups
 
     def release(self) -> None:
         """Its memory is its own."""

@@ -24,7 +24,7 @@ from grpo.errors import UserError
 from grpo.model.loading.tokenizer import completion_text
 from grpo.system.private import private_folder
 from grpo.system.world import launched
-from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
+from grpo.types import Completion, FinishReason, Group, Heard, PolicyWeights, Prompt, Rollout, Sampling
 
 MEMORY_FOLDER = Path("/dev/shm")  # an adapter, and what other processes load, goes through files: not on a disk
 
@@ -86,7 +86,9 @@ class VllmEngine:
             shutil.rmtree(self.adapter.lora_path)
         self.adapter = adapter
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int, heard: Heard | None = None
+    ) -> list[Group]:
         """One group of `sampling.group_size` completions per prompt, in the order of the prompts.
 
         Raises:
@@ -103,7 +105,10 @@ class VllmEngine:
             lora_request=self.adapter,
         )
         size = sampling.group_size
-        return [self._group(prompt, output, step, size) for prompt, output in zip(prompts, outputs, strict=True)]
+        groups = [self._group(prompt, output, step, size) for prompt, output in zip(prompts, outputs, strict=True)]
+        for group in groups:
+            group.tell(heard)
+        return groups
 
     def _parameters(self, prompt: Prompt, sampling: Sampling, seed: int, step: int) -> Any:
         from vllm import SamplingParams

@@ -27,7 +27,7 @@ from grpo.model.loading.tokenizer import completion_text
 from grpo.system.http import RequestFailed
 from grpo.system.progress import progress
 from grpo.system.world import World
-from grpo.types import Completion, FinishReason, Group, PolicyWeights, Prompt, Rollout, Sampling
+from grpo.types import Completion, FinishReason, Group, Heard, PolicyWeights, Prompt, Rollout, Sampling
 
 if TYPE_CHECKING:
     from httpx2 import AsyncClient
@@ -142,7 +142,9 @@ class ServerEngine:
                 if server.url in lost:
                     server.leave_out(lost[server.url])
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int, heard: Heard | None = None
+    ) -> list[Group]:
         """One group of `sampling.group_size` completions per prompt, in the order of the prompts.
 
         Raises:
@@ -159,6 +161,7 @@ class ServerEngine:
             tokens = len(prompt.token_ids) + sampling.group_size * sampling.max_tokens
             answer = await server.post(client, GENERATE, body, self.config.retries, tokens=tokens)
             groups[index] = self._group(server, prompt, sampling, answer, step)
+            groups[index].tell(heard)
 
         # No more than a server computes at a time: a request that waits there would seem to hang.
         width = max(1, self.engine_config.max_rows // (sampling.group_size * self.world.size))
