@@ -8,6 +8,7 @@ from typing import Any
 
 from grpo.config.data import EvalConfig
 from grpo.evaluation.evaluate import GeneralEval, evaluate
+from grpo.evaluation.kept import kept_file
 from grpo.evaluation.metrics import GENERAL_METRICS, Judges
 from rewards.accuracy.compare import vote
 from rewards.accuracy.reward import extract_answer
@@ -52,6 +53,7 @@ def evaluate_stage(config: RecipeConfig, folder: Path) -> dict[str, Any]:
         seed=config.seed,
         general=load_general(general) if general else None,
         rows=None if problems else [],
+        kept=kept_file(folder / "eval.json"),
     )
     result.write(folder / "eval.json", folder / "completions" / "evaluation.jsonl")
     return result.metrics
