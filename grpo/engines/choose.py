@@ -12,7 +12,7 @@ from grpo.engines.local.process import ProcessEngine
 from grpo.engines.local.trial import tried
 from grpo.engines.vllm import require_vllm, vllm_is_there
 from grpo.engines.vllm.start import ServedModel
-from grpo.model.loading.adapter import refuse_adapter
+from grpo.model.loading.adapter import refuse_adapter, whole_of
 from grpo.model.loading.device import inference_dtype, pick_device
 from grpo.model.loading.settings import quantisation, read_config
 from grpo.model.loading.tokenizer import end_token_ids
@@ -100,7 +100,7 @@ def load_for_sampling(name: str, config: EngineConfig, runtime: RuntimeConfig) -
     if kind != "local":
         refuse_adapter(name)
     if kind == "vllm":
-        if Path(name).is_dir() and quantisation(read_config(name)) is None:
+        if Path(name).exists() and quantisation(read_config(whole_of(name))) is None:
             examine(name)
         return load_outline(name)
     device = pick_device(runtime) if kind == "local" else torch.device("cpu")

@@ -52,8 +52,11 @@ def _file_hash(file: Path, size: int, changed: int) -> str:
 
 
 def model_identity(model: str) -> str:
-    """A folder's files (a frozen model under an adapter, and the reference, are read from it again), or a hub name."""
+    """A folder's files (a frozen model under an adapter, and the reference, are read from it again), those of a .gguf
+    file, or a hub name."""
     folder = Path(model)
+    if folder.is_file():
+        return checksum(folder)
     if not folder.is_dir():
         return model
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))

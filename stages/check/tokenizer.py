@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from grpo.errors import first_line
+from grpo.model.loading.adapter import tokenizer_of
 from grpo.model.loading.tokenizer import CONFIG, decoded, model_file, same_reading
 from stages.check.prompts import Rendered
 from stages.check.subject import BaseModel, Check, Subject, Warned
@@ -23,8 +24,8 @@ def tokenizer_checks(subject: Subject) -> Iterator[Check]:
     if model is None:
         return
     yield "tokenizer as it will be saved", partial(saved, model)
-    if name is not None and model_file(name, "chat_template.jinja") is not None:
-        yield "two chat templates", partial(templates, name)
+    if name is not None and model_file(tokenizer_of(name), "chat_template.jinja") is not None:
+        yield "two chat templates", partial(templates, tokenizer_of(name))
 
 
 def read_back(rendered: Rendered) -> str:

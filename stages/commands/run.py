@@ -66,7 +66,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
         STAGE_EXAMPLES.format(key=key),
     )
     _common(parser)
-    parser.add_argument("--init", metavar="MODEL", help="model folder or hub name to start from")
+    parser.add_argument("--init", metavar="MODEL", help="model folder, .gguf file or hub name to start from")
     chosen = parser.read(arguments)
     config, run = _read(chosen)
     if getattr(config, key) is None:

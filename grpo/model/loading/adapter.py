@@ -11,7 +11,7 @@ import torch
 
 from grpo.errors import UserError, describe, first_line
 from grpo.model.loading.files import WHOLE, local_folder, refuse_no_numbers, refuse_placeholder, values
-from grpo.model.loading.path import is_local
+from grpo.model.loading.path import is_gguf, is_local
 
 ADAPTER = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -54,7 +54,7 @@ def base_of(adapter: str, above: frozenset[Path] = frozenset()) -> str:
     name = settings.get("base_model_name_or_path")
     if not name or not isinstance(name, str):
         raise UserError(f"adapter '{adapter}': base_model_name_or_path in {ADAPTER} is empty: put its base model there")
-    near = next((place for place in (folder / name, Path(name)) if place.is_dir()), None)
+    near = next((place for place in (folder / name, Path(name)) if place.exists()), None)
     if near is None:
         if is_local(name):
             raise UserError(f"adapter '{adapter}': its base model '{name}' is not there: mend the path in {ADAPTER}")
@@ -68,7 +68,10 @@ def base_of(adapter: str, above: frozenset[Path] = frozenset()) -> str:
 
 
 def whole_of(model: str) -> str:
-    """The model whose config and weights are meant: itself, or what an adapter lies on, however many there are."""
+    """The model whose config and weights are meant: itself, or what an adapter lies on, however many there are; of a
+    .gguf file its folder."""
+    if is_gguf(model):
+        return str(local_folder(model) or model)
     return whole_of(base_of(model)) if is_adapter(model) else model
 
 
@@ -76,7 +79,9 @@ def tokenizer_of(model: str) -> str:
     """Where its tokenizer lies: an adapter that brings none has its base model's."""
     folder = local_folder(model)
     own = folder is not None and any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
-    return model if own or not is_adapter(model) else tokenizer_of(base_of(model))
+    if not own and is_adapter(model):
+        return tokenizer_of(base_of(model))
+    return str(folder) if is_gguf(model) else model
 
 
 def refuse_adapter(model: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from grpo.errors import UserError
-from grpo.model.loading.adapter import is_adapter
+from grpo.model.loading.adapter import is_adapter, whole_of
 from grpo.model.loading.files import refuse_no_numbers
 from grpo.model.loading.report import Report
 from grpo.model.loading.settings import read_config
@@ -23,6 +23,7 @@ def load_classifier(model: str, *, new_head: bool) -> Any:
     examine_classifier(model, new_head=new_head)
     with loading(model, what="reward model"):
         auto, config = _asked(model)
+        model = whole_of(model)
         loaded = auto.from_pretrained(model, config=config, dtype=torch.float32, trust_remote_code=False)
         refuse_no_numbers(loaded.named_parameters())
         return loaded
@@ -35,7 +36,7 @@ def examine_classifier(model: str, *, new_head: bool) -> None:
     """
     with loading(model, what="reward model"):
         auto, config = _asked(model)
-        kind, report = compared(auto, model, config)
+        kind, report = compared(auto, whole_of(model), config)
         if problem := _problem(report, kind, config, new_head):
             raise UserError(problem)
 
@@ -45,7 +46,7 @@ def _asked(model: str) -> tuple[Any, Any]:
 
     if is_adapter(model):
         raise UserError("it is an adapter: merge it into its base model and save that whole")
-    config = read_config(model, "reward model")
+    config = read_config(whole_of(model), "reward model")
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise UserError(f"'{config.model_type}' has no sequence classifier, which a reward model is")
     config.num_labels = 1

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from grpo.errors import UserError, first_line
+from grpo.model.loading.path import is_gguf
 
 INDEX = "model.safetensors.index.json"
 WHOLE = ("model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -20,11 +21,16 @@ POINTER = b"version https://git-lfs"
 
 
 def local_folder(model: str) -> Path | None:
-    """Where the files of a model lie: its folder, or what the hub's cache holds of it; None when it holds nothing."""
+    """Where the files of a model lie: its folder, what a .gguf file is unpacked to, or what the hub's cache holds of
+    it; None when it holds nothing."""
     from huggingface_hub import try_to_load_from_cache
 
     if Path(model).is_dir():
         return Path(model)
+    if is_gguf(model):
+        from grpo.model.loading.gguf import unpacked
+
+        return unpacked(model) if Path(model).is_file() else None
     with suppress(ValueError):  # no name that the hub could have
         for name in ("config.json", "adapter_config.json"):
             if isinstance(cached := try_to_load_from_cache(model, name), str):

@@ -1,4 +1,4 @@
-"""What a model may be given as: its folder, or a hub name. Imports nothing heavy."""
+"""What a model may be given as: its folder, its .gguf file, or a hub name. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ def is_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
+def is_gguf(model: str) -> bool:
+    return Path(model).suffix.lower() == ".gguf" and not Path(model).is_dir()
+
+
 def check_model(model: str) -> None:
     """A hub name is not looked up.
 
@@ -26,7 +30,7 @@ def check_model(model: str) -> None:
         raise UserError(f"model '{model}': not a model folder (no config.json in it){hint}")
     if (folder / UNFINISHED).is_file():
         raise UserError(f"model '{model}': not finished ({UNFINISHED} in it): run what was to write it again")
-    if folder.is_file():
-        raise UserError(f"model '{model}': a file; give the model's folder or a hub name")
-    if not folder.exists() and is_local(model):
-        raise UserError(f"model '{model}': no such folder")
+    if folder.is_file() and not is_gguf(model):
+        raise UserError(f"model '{model}': a file; give the model's folder, a .gguf file or a hub name")
+    if not folder.exists() and (is_local(model) or is_gguf(model)):
+        raise UserError(f"model '{model}': no such {'file' if is_gguf(model) else 'folder'}")

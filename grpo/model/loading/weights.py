@@ -80,6 +80,7 @@ def _load(model: str, dtype: torch.dtype) -> Any:
     if heads := examine(model).heads:
         text = "'%s': %d weights of heads for further tokens are left out, neither trained nor saved: %s for one"
         log.warning(text, model, len(heads), heads[0])
+    model = whole_of(model)
     config = read_config(model)
     loaded = causal_class(config).from_pretrained(model, config=config, dtype=dtype, trust_remote_code=False)
     give_back_padding(loaded, model, config)
@@ -117,6 +118,7 @@ def examine(model: str) -> Report:
             report = examine(base_of(model))
             load_model(model, torch.device("cpu"))
             return report
+        model = whole_of(model)
         config = read_config(model)
         kind, report = compared(causal_class(config), model, config)
         if problem := report.problem(kind, config):
