@@ -169,7 +169,7 @@ def _check_judges(config: EvalConfig, language: str | None) -> None:
 def eval_command(arguments: list[str]) -> int:
     """`grpo eval`."""
     parser = Parser("grpo eval", "Evaluate a model: pass@1 with its 95% interval over problems, and more.", EXAMPLES)
-    parser.add_argument("model", metavar="MODEL", help="folder, .gguf file or hub name, or openai:MODEL for a served one")
+    parser.add_argument("model", metavar="MODEL", help="folder, .gguf file or hub name, or openai:MODEL")
     parser.add_argument(
         "--data", required=True, metavar="SET", help=f"{', '.join(SETS)}, a FILE, NAME=FILE, a hub name"
     )

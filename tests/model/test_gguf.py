@@ -141,7 +141,7 @@ def test_a_file_that_is_not_there(tmp_path):
         with pytest.raises(UserError, match=f"model '{re.escape(name)}': no such file"):
             load_tokenizer(name)
     (tmp_path / "x.bin").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match="a file; give the model's folder, a [.]gguf file"):
+    with pytest.raises(UserError, match=r"a file; give the model.s folder, a [.]gguf file"):
         load_tokenizer(str(tmp_path / "x.bin"))
 
 
