@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import variance
 from typing import Any
 
+from grpo.monitoring.advice import CUT, FEW, SHARP, Prospect, hopeless
 from grpo.system.numbers import mean
 from grpo.system.world import is_main
 
@@ -19,15 +20,13 @@ Rows = Sequence[Mapping[str, Any]]
 
 BEGIN = 16  # rows whose mean is where the run began: one row is a handful of prompts
 NOW = 8  # rows whose mean is where it is: few enough to notice in time
-CONSTANT = 10  # rows in which no group teaches anything, one after the other
+CONSTANT = 10  # rows in which no group teaches anything, or few do, one after the other
 PATIENT = 100  # rows before something that ought to change is missed: R1-like gains take tens of steps
 CLEAR = 16  # rows without the cause before it may be said again: a value at its threshold goes to and fro
 KL_LIMIT = 1.0  # nats a token; DeepSeekMath's and open runs stay below 0.5, where texts still resemble the reference's
 ENTROPY_SHARE = 0.1  # of where it began. What is left below that is one answer to each prompt
-SHARP = 0.15  # nats a token; a model that begins below, after long SFT (the tiny recipe's: 0.07), has none to lose
 TRUNCATED = 0.95  # share of completions; a cut completion nearly never holds the answer
 LONGER = 2.0  # times where it began, and many of them cut: growth that still fits is what reasoning looks like
-CUT = 0.5  # share of completions
 ALIKE = 0.9  # share of groups
 FALL = 0.5  # share of what was gained
 SIGMAS = 4.0  # standard errors: of a hundred windows the best one is 2.5 above the mean by chance
@@ -35,7 +34,7 @@ SIGMAS = 4.0  # standard errors: of a hundred windows the best one is 2.5 above 
 
 def rl_alarms(rows: Rows) -> dict[str, str]:
     """Cause -> what is wrong and what to do, of a GRPO run."""
-    falls, constant = _reward_falls(rows), _reward_constant(rows)
+    falls, constant, truncated = _reward_falls(rows), _reward_constant(rows), _truncated(rows)
     advice = {
         "reward is constant": constant,
         "reward does not rise": None if falls or constant else _reward_flat(rows),
@@ -43,7 +42,8 @@ def rl_alarms(rows: Rows) -> dict[str, str]:
         "entropy collapses": _entropy(rows),
         "KL runs away": _kl(rows),
         "length explodes": _length(rows),
-        "everything is truncated": _truncated(rows),
+        "everything is truncated": truncated,
+        "few groups teach": None if constant or truncated else _few_teach(rows),
     }
     return {cause: text for cause, text in advice.items() if text}
 
@@ -121,6 +121,35 @@ def _reward_constant(rows: Rows) -> str | None:
         f"for {CONSTANT} steps every prompt's completions were all judged alike{value}, so there is nothing to learn: "
         "see what the rewards give in completions/, or choose prompts that are solved now and then"
     )
+
+
+def _few_teach(rows: Rows) -> str | None:
+    recent = rows[-CONSTANT:]
+    shares = [_informative(row) for row in recent]
+    teaching = [share for share in shares if share is not None and share < FEW]
+    if len(teaching) < CONSTANT:
+        return None
+    first, now = _values(rows[:CONSTANT], "reward"), _values(recent, "reward")
+    if min(len(first), len(now)) > 1 and _mean(now) - _mean(first) > SIGMAS * _noise(first, now):
+        return None  # it has learnt: few are left to teach
+    drawn = any(row.get("informative_fraction") is not None for row in recent)
+    right = [key for key in rows[-1] if key.startswith("reward/") and "accuracy" in key and key.count("/") == 1]
+    return hopeless(
+        Prospect(
+            teaching=_mean(teaching),
+            # Dynamic sampling chose what is counted here.
+            right=mean(_values(recent, right[0])) if right and not drawn else None,
+            entropy=mean(_values(recent, "entropy")),
+            truncated=mean(_values(recent, "truncated_fraction")) or 0.0,
+            dynamic=drawn,
+        )
+    )
+
+
+def _informative(row: Mapping[str, Any]) -> float | None:
+    """The share of groups that teach: of those that were drawn, where dynamic sampling chose among them."""
+    drawn, alike = row.get("informative_fraction"), row.get("frac_zero_variance")
+    return drawn if drawn is not None or alike is None else 1.0 - alike
 
 
 def _reward_falls(rows: Rows) -> str | None:

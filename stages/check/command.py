@@ -21,6 +21,7 @@ from stages.check.places import (
     place_checks,
     reward_checks,
 )
+from stages.check.sample import plan_sample, sample_stage
 from stages.check.saving import saving_checks
 from stages.check.settings import setting_checks
 from stages.check.shown import show, show_trained
@@ -31,7 +32,12 @@ from stages.check.weights import weight_checks
 from stages.commands.common import Parser, add_overrides, find_config, reason
 from stages.recipe.config import RecipeConfig
 
-EXAMPLES = "  grpo check my.yaml\n  grpo check tiny.yaml reasoning_rl.group_size=8"
+EXAMPLES = """\
+  grpo check my.yaml
+  grpo check tiny.yaml reasoning_rl.group_size=8
+  grpo check my.yaml --sample 32                        what the first stage of RL would live on, and cost
+  grpo check my.yaml --sample 32 --stage helpfulness_rl --out runs/a
+  grpo check my.yaml --sample 32 --init MODEL reasoning_rl.sampling.temperature=1.2"""
 # Each gives (name, check) pairs. A check returns what it saw, or raises `Warned`, `Skipped` or `UserError`. What looks
 # at something else (weights, tokenizers, rows) is a file beside this one with such a function, and one line here.
 CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
@@ -57,16 +63,35 @@ def check_command(arguments: list[str]) -> int:
         EXAMPLES,
     )
     parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="draw N prompts as a stage of RL would: what it could learn, and its cost",
+    )
+    parser.add_argument("--stage", metavar="STAGE", help="which stage of RL (default: the first)")
+    parser.add_argument("--init", metavar="MODEL", help="model to draw from (default: what the stage starts from)")
+    parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/<config name>)")
     add_overrides(parser)
     chosen = parser.read(arguments)
+    for name in ("stage", "init") if chosen.sample is None else ():
+        if getattr(chosen, name) is not None:
+            raise UserError(f"--{name} is for --sample N")
     config = read_config(RecipeConfig, find_config(chosen.config), chosen.overrides)
+    run = Path(chosen.out) if chosen.out else Path("runs") / Path(chosen.config).stem
+    plan = None if chosen.sample is None else plan_sample(config, run, chosen.sample, chosen.stage, chosen.init)
     quiet("error")
     say(f"ok       config: {chosen.config}")
-    subject = Subject(config, Path("runs") / Path(chosen.config).stem)
-    with dated(subject.run if (subject.run / DATE).is_file() else None):
+    subject = Subject(config, run)
+    with dated(run if (run / DATE).is_file() else None):
         worst = max([run_check(name, check) for name, check in all_checks(subject)], default=0)
-        for text in shown_texts(subject):
-            say(f"\n{text}")
+        if plan is None:
+            for text in shown_texts(subject):
+                say(f"\n{text}")
+        elif worst:
+            raise UserError("--sample: nothing was drawn, for the errors above")
+        else:
+            sample_stage(plan)
     return worst
 
 

@@ -89,7 +89,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
     with lock_run(run, World.current(), shared=True), lock_run(run / STAGES[key].folder, World.current()):
         planned = plan_stage(config, STAGES[key], run, init=chosen.init, accept_changes=chosen.accept_changes)
         if not planned.finished:
-            check_inputs(config, planned, chosen.init)
+            check_inputs(config, STAGES[key], run, chosen.init)
         check_ready(config, [planned])
         save_config(config, run)
         say_engine(config)

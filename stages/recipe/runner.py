@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig
@@ -29,7 +30,7 @@ from stages.recipe.leaks import LeakGuard, left_out
 from stages.recipe.lineage import read_json
 from stages.recipe.planning import PlannedStage, is_finished, read_record, with_engine
 from stages.recipe.preflight import check_sections
-from stages.recipe.table import STAGES, StageContext, active_parents
+from stages.recipe.table import STAGES, Stage, StageContext, active_parents
 
 log = logging.getLogger("grpo")
 
@@ -56,7 +57,7 @@ def _run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None, wo
         check_parent(folder, stage.key)
         return _evaluated(config, planned, manifest)
     config = with_engine(config, planned.lineage.settings["engine.kind"])
-    context = _context(config, planned, init)
+    context = stage_context(config, stage, folder.parent, init, planned.accept_changes)
     for key in active_parents(stage, config)[init is not None :]:
         if key in context.models:
             check_parent(context.models[key].parent, key)
@@ -93,9 +94,8 @@ def _check_leaks(config: RecipeConfig, keys: Sequence[str]) -> None:
         guard.without(guard.leaks(rows), rows, str(data.path))
 
 
-def check_inputs(config: RecipeConfig, planned: PlannedStage, init: str | None = None) -> None:
+def check_inputs(config: RecipeConfig, stage: Stage, run: Path, init: str | None = None) -> None:
     """A parent that is not finished is the user's to run first; `init` stands in for the first one."""
-    run, stage = planned.folder.parent, planned.stage
     needed = active_parents(stage, config)
     for key in needed[1:] if init is not None else needed:
         if is_finished(run / STAGES[key].folder) or (init is not None and key == "base" and config.base.model):
@@ -107,9 +107,15 @@ def check_inputs(config: RecipeConfig, planned: PlannedStage, init: str | None =
         )
 
 
-def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> StageContext:
-    check_inputs(config, planned, init)
-    run, stage = planned.folder.parent, planned.stage
+def stage_context(
+    config: RecipeConfig, stage: Stage, run: Path, init: str | None = None, accept_changes: bool = False
+) -> StageContext:
+    """What the stage is given in this run folder.
+
+    Raises:
+        UserError: what it starts from is not there.
+    """
+    check_inputs(config, stage, run, init)
     models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
     if (
         stage.key != "base"
@@ -123,7 +129,7 @@ def _context(config: RecipeConfig, planned: PlannedStage, init: str | None) -> S
     base = str(models["base"]) if "base" in models else config.base.model or ""
     first = next((str(models[key]) for key in active_parents(stage, config)[:1] if key in models), base)
     guard = cache(lambda: LeakGuard(config))  # made where data is written: it reads the evaluation's
-    return StageContext(config, stage.key, planned.folder, init or first, base, models, guard, planned.accept_changes)
+    return StageContext(config, stage.key, run / stage.folder, init or first, base, models, guard, accept_changes)
 
 
 def _begin(planned: PlannedStage) -> dict[str, Any]:

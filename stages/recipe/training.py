@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from grpo.config.training import TrainConfig
@@ -23,31 +24,16 @@ RewardKind = Literal["pairwise", "pointwise"]
 
 def train_rl(context: StageContext, label: str) -> dict[str, Any]:
     """GRPO from `context.init` on the section's tasks; leaves model/, metrics.jsonl, completions/ and data/."""
-    from grpo.data.prompts import build_prompts
-    from grpo.model.loading.tokenizer import load_tokenizer
-    from grpo.rollout.sampler import Task
     from grpo.trainer import train
-    from rewards.rows import judgeable
 
-    config, section = context.config, context.section
-    assert isinstance(section, RLStageConfig)
-    tokenizer = load_tokenizer(context.init)
-    if renders_chat(section):
-        check_stops(context.init, tokenizer, context.key)
-    tasks: dict[str, Task] = {}
     hashes: dict[str, str] = {}
-    for name, task in section.tasks.items():
-        rows = load_rows(task.data)
-        rows = context.write_data(name, rows)
-        hashes[name] = rows_hash(rows)
-        rewards = task_rewards(task, context)
-        source = f"task '{name}', data '{task.data.path or task.data.fn}'"
-        prompts = judgeable(build_prompts(rows, task.data, tokenizer, name), rewards, source)
-        tasks[name] = Task(prompts, rewards, task.share, task.last_steps)
-    out, runtime = str(context.folder), config.runtime
-    settings = TrainConfig.of(
-        section, model=context.init, out=out, seed=config.seed, engine=config.engine, runtime=runtime
-    )
+
+    def keep(name: str, rows: Sequence[Row]) -> list[Row]:
+        kept = context.write_data(name, rows)
+        hashes[name] = rows_hash(kept)
+        return kept
+
+    settings, tasks = rl_training(context, context.folder, keep)
     result = train(settings, tasks, label=label, accept_changes=context.accept_changes)
     return {
         "steps": result.steps,
@@ -56,6 +42,33 @@ def train_rl(context: StageContext, label: str) -> dict[str, Any]:
         "data_hashes": hashes,
         "final": result.metrics,
     }
+
+
+def rl_training(
+    context: StageContext, out: Path, keep: Callable[[str, Sequence[Row]], list[Row]]
+) -> tuple[TrainConfig, dict[str, Task]]:
+    """What an RL stage trains on, into `out`. `keep`: of a task's rows those that may be trained on."""
+    from grpo.data.prompts import build_prompts
+    from grpo.model.loading.tokenizer import load_tokenizer
+    from grpo.rollout.sampler import Task
+    from rewards.rows import judgeable
+
+    config, section = context.config, context.section
+    assert isinstance(section, RLStageConfig)
+    tokenizer = load_tokenizer(context.init)
+    if renders_chat(section):
+        check_stops(context.init, tokenizer, context.key)
+    tasks: dict[str, Task] = {}
+    for name, task in section.tasks.items():
+        rows = keep(name, load_rows(task.data))
+        rewards = task_rewards(task, context)
+        source = f"task '{name}', data '{task.data.path or task.data.fn}'"
+        prompts = judgeable(build_prompts(rows, task.data, tokenizer, name), rewards, source)
+        tasks[name] = Task(prompts, rewards, task.share, task.last_steps)
+    settings = TrainConfig.of(
+        section, model=context.init, out=str(out), seed=config.seed, engine=config.engine, runtime=config.runtime
+    )
+    return settings, tasks
 
 
 def task_rewards(task: TaskConfig, context: StageContext) -> list[Reward]:
