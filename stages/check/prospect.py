@@ -22,7 +22,7 @@ from stages.recipe.config import RLStageConfig, TaskConfig
 from stages.recipe.summary import percent
 
 ENOUGH = 8  # groups of a task of which something is said; of fewer, chance decides
-RIGHT = ("accuracy", "code", "countdown")  # 1 for a right answer
+RIGHT = ("accuracy", "code", "countdown", "gym")  # 1 for a right answer
 FORM = ("format", "tag_count", "reasoning_steps", "language", "length", "repetition", OVERLONG)
 Values = dict[str, set[float]]
 
