@@ -68,7 +68,7 @@ def gym_reward(
     check_places("gym", strict, anywhere)
     if not 0 <= threshold <= 1:
         raise UserError(f"reward 'gym': threshold is a score between 0 and 1, not {threshold}")
-    check_installed("reward 'gym'")
+    check_installed()
     scores: list[float | None] = []
     columns = zip(turns(completions, prompts, prefill), task, config or [{}] * len(task), answer, metadata, strict=True)
     for row, (turn, name, options, gold, data) in enumerate(columns):
@@ -114,8 +114,9 @@ def ask(where: tuple[str, str], seconds: float, **question: Any) -> Any:
     """What the worker says, None when it had to be killed.
 
     Raises:
-        UserError: there is no such task, or its options do not fit.
+        UserError: reasoning-gym is not installed, there is no such task, or its options do not fit.
     """
+    check_installed()
     reply = ask_worker(WORKER, {"task": where[0], "config": where[1], **question}, seconds)
     said = None if reply == "died" else json.loads(reply)
     if isinstance(said, dict):
@@ -124,10 +125,10 @@ def ask(where: tuple[str, str], seconds: float, **question: Any) -> Any:
     return said
 
 
-def check_installed(who: str) -> None:
+def check_installed() -> None:
     """
     Raises:
         UserError: reasoning-gym is not.
     """
     if importlib.util.find_spec("reasoning_gym") is None:
-        raise UserError(f"{who}: reasoning-gym is not installed: pip install -c constraints.txt -e '.[reasoning-gym]'")
+        raise UserError("reasoning-gym is not installed: pip install -c constraints.txt -e '.[reasoning-gym]'")

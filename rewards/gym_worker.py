@@ -17,7 +17,7 @@ from typing import Any
 import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
-SIZE = 1000  # of a data set: some draw by it
+SIZE, BLOCK = 1000, 20  # entries of a data set (some draw by it), and of them drawn at a time
 _judging = False
 
 
@@ -47,12 +47,13 @@ def _dataset(task: str, config: str, seed: int = 0) -> Any:
     return reasoning_gym.create_dataset(task, seed=seed, size=SIZE, **json.loads(config))
 
 
-def _draw(task: str, config: str, seed: int, first: int, last: int) -> list[dict[str, Any]]:
-    """Entries of the data set with that seed, as JSON has them."""
-    entries = []
-    for index in range(first, last):
-        random.seed(seed + index)  # one task draws from it
-        entry = _dataset(task, config, seed)[index]
+def _draw(task: str, config: str, seed: int, block: int) -> list[dict[str, Any]]:
+    """Entries of the data sets from that seed on, as JSON has them."""
+    number, first = divmod(block * BLOCK, SIZE)
+    dataset, entries = _dataset(task, config, seed + number * SIZE), []
+    for index in range(first, first + BLOCK):
+        random.seed(seed + number * SIZE + index)  # one task draws from it
+        entry = dataset[index]
         entries.append({name: entry[name] for name in ("question", "answer", "metadata")})
     return json.loads(
         json.dumps(entries, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value))

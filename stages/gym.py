@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.gym import DRAW_SECONDS, ask, check_installed, gold_problem
+from rewards.gym import DRAW_SECONDS, ask, gold_problem
 
 log = logging.getLogger("grpo")
 TEST_SHARE = 5  # one question in so many is the test's
-BLOCK = 20  # entries asked for at a time
-SIZE = 1000  # entries of a seed, as rewards.gym_worker has it
 ENOUGH = 1000  # entries without a new question: there are no more
 TRIED = 20  # golds of which one must be paid
 UNSTABLE = {"time_intervals": "its rows hold the day on which they are made"}
@@ -42,14 +40,13 @@ def rows(
     Raises:
         UserError: something here does not exist, a task has too few questions, or its scorer is not to be trusted.
     """
-    check_installed("stages.gym")
-    if split not in ("train", "test"):
-        raise UserError(f"stages.gym: split is train or test, not '{split}'")
-    weights = dict.fromkeys(tasks, 1.0) if share is None else dict(share)
+    weights = dict.fromkeys(tasks, 1.0) if share is None else share
     if not tasks or n < 1 or weights.keys() != tasks.keys() or min(weights.values()) <= 0:
         raise UserError(
-            "stages.gym: give tasks, n of at least 1, and in share (if at all) a number above 0 for each task"
+            "stages.gym: give tasks, n of at least 1, and in share, if at all, a number above 0 of each task"
         )
+    if split not in ("train", "test"):
+        raise UserError(f"stages.gym: split is train or test, not '{split}'")
     seen: set[str] = set()
     sources = {name: _questions(name, dict(options or {}), split, seed, seen) for name, options in tasks.items()}
     given, found = dict.fromkeys(tasks, 0), []
@@ -57,40 +54,39 @@ def rows(
         name = min(tasks, key=lambda task: (given[task] + 1) / weights[task])
         row = next(sources[name], None)
         if row is None:
-            raise UserError(
-                f"stages.gym: task '{name}' has only {given[name]} different questions of split {split}: "
-                "ask for fewer, or give it options that make more"
-            )
+            few = f"task '{name}' has only {given[name]} different questions of split {split}"
+            raise UserError(f"stages.gym: {few}: ask for fewer, or give it options that make more")
         given[name] += 1
         found.append(row)
     return found
 
 
 def _questions(task: str, options: dict[str, Any], split: str, seed: int, seen: set[str]) -> Iterator[dict[str, Any]]:
-    """Rows whose gold the reward pays and whose question is new and of the split."""
+    """Rows whose gold the reward pays and whose question is new and of the split; each split has seeds of its own."""
     if task in UNSTABLE:
         raise UserError(f"stages.gym: task '{task}' cannot be used: {UNSTABLE[task]}")
     where, start = (task, json.dumps(options)), _number(f"{task} {seed}") % 2**30 + 2**31 * (split == "test")
-    found, fruitless, unpaid = 0, 0, 0
+    found, unpaid, fruitless = 0, 0, 0
     for block in itertools.count():
-        number, first = divmod(block * BLOCK, SIZE)
-        drawn = ask(where, DRAW_SECONDS, seed=start + number * SIZE, first=first, last=first + BLOCK)
+        drawn = ask(where, DRAW_SECONDS, seed=start, block=block)
         if drawn is None:
-            raise UserError(f"stages.gym: task '{task}' takes too long, or too much memory, to make {BLOCK} rows")
+            raise UserError(f"stages.gym: task '{task}' takes too long, or too much memory, to make rows")
         for entry in drawn:
-            question = " ".join(entry["question"].split())
             fruitless += 1
+            question = " ".join(entry["question"].casefold().split())  # as the check for leaks compares
             if question in seen or (_number(question) % TEST_SHARE == 0) != (split == "test"):
                 continue
             seen.add(question)
             problem = gold_problem(where, json.dumps({"answer": entry["answer"], "metadata": entry["metadata"]}))
-            if problem:
-                unpaid += 1
-                if unpaid >= TRIED and not found:
-                    raise UserError(f"stages.gym: {problem}: the task cannot be used")
+            if not problem:
+                found, fruitless = found + 1, 0
+                yield {**entry, "task": task, "config": options}
                 continue
-            found, fruitless = found + 1, 0
-            yield {**entry, "task": task, "config": options}
+            unpaid += 1
+            if unpaid == 1 and found:
+                log.warning("stages.gym: such rows are left out: %s", problem)
+            if unpaid >= TRIED and not found:
+                raise UserError(f"stages.gym: {problem}: the task cannot be used")
         if fruitless >= ENOUGH:
             return
 

@@ -93,8 +93,9 @@ class _Worker:
             return
         # -P: the modules beside the script (format, code, ...) must not shadow the standard library's
         command = [sys.executable, "-P", str(Path(__file__).with_name("child.py")), str(self.script)]
-        env = {**os.environ, "PYTHONHASHSEED": "0"}  # the order of a set is the same everywhere
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+        fixed = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # order of sets; memory
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env={**os.environ, **fixed})
         self.pending = b""
         if self._read_line(START_SECONDS) != "ready":
             raise EOFError

@@ -5,15 +5,19 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from grpo.config.data import DataConfig
-from grpo.data.rows import load_rows
+from grpo.config.yaml import dump_yaml
+from grpo.data.rows import load_rows, write_jsonl
 from grpo.errors import UserError
 from rewards.gym import gym_reward
 from rewards.loader import load_reward
+from stages.cli import main
 from stages.gym import rows
+from support.models import CHAT_TEMPLATE, EOS, IM_END, make_model, make_tokenizer
 
 pytestmark = pytest.mark.gym
 MIXED = {"chain_sum": {"max_terms": 3, "max_digits": 3}, "gsm_symbolic": {}, "spell_backward": {"max_word_len": 5}}
@@ -49,6 +53,9 @@ def test_a_question_is_of_one_split_whatever_it_was_drawn_with(mixed):
     train = asked("train", n=600) | asked("train", n=300, seed=1) | asked("train", n=100, seed=7, more={"gcd": {}})
     test = asked("test", n=100) | asked("test", n=150, seed=1) | asked("test", n=90, seed=600, more={"gcd": {}})
     assert not train & test
+    assert not {text.casefold() for text in train} & {
+        text.casefold() for text in test
+    }  # as the check for leaks compares
     assert len(asked("train", n=300, seed=1)) == 300  # none twice
     assert asked("train", n=50) != asked("train", n=50, seed=1)
 
@@ -144,6 +151,35 @@ def test_an_entry_that_is_at_fault_has_no_score_and_a_reason(mixed):
         changed = {**row, "answer": "1", **change}
         assert scores([changed, row], [r"\boxed{1}"] * 2, log_error=said.__setitem__) == [None, 0]
         assert said[0].startswith(reason)
+
+
+def test_the_command_line_tries_rows_and_reward_and_scores_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_model("qwen3", end=[EOS, IM_END]).save_pretrained("model")
+    make_tokenizer(CHAT_TEMPLATE).save_pretrained("model")
+    data = {"fn": "stages.gym.rows", "kwargs": {"tasks": {"chain_sum": {"max_digits": 2}}, "n": 12}}
+    judge = {"fn": "gym", "kwargs": {"strict": True}}
+    held_out = {**data, "kwargs": {**data["kwargs"], "split": "test"}}
+    config = {
+        "evaluation": {"math": {"data": held_out, "max_tokens": 40, "accuracy": judge}},
+        "base": {"model": "model"},
+        "reasoning_rl": {
+            "steps": 2, "group_size": 2, "prompts_per_step": 2, "sampling": {"max_tokens": 40},
+            "optimizer": {"lr": 1e-3}, "tasks": {"sums": {"data": data, "rewards": [judge]}},
+        },
+    }  # fmt: skip
+    Path("recipe.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    main(["check", "recipe.yaml"])
+    said = capsys.readouterr().out
+    assert "ok       leaks reasoning_rl.tasks.sums.data: no evaluation problem among 12 rows" in said
+    assert "ok       rewards tried reasoning_rl.tasks.sums: gym 1 0 0 0" in said
+    assert main(["check", "recipe.yaml", "reasoning_rl.tasks.sums.data.kwargs.tasks.chain_sum.max_digit=2"]) != 0
+    assert "'chain_sum' has no option 'max_digit' (did you mean 'max_digits'?)" in capsys.readouterr().out
+    made = rows(**data["kwargs"])
+    scored = [{**row, "prompt": row["question"], "completion": rf"\boxed{{{row['answer']}}}"} for row in made]
+    write_jsonl(Path("rows.jsonl"), scored)
+    assert main(["score", "rows.jsonl", "--reward", "gym"]) == 0
+    assert [json.loads(line)["rewards"] for line in capsys.readouterr().out.splitlines()] == [{"gym": 1.0}] * 12
 
 
 HOSTILE = [

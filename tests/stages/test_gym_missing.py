@@ -18,14 +18,14 @@ def _without(monkeypatch):
 
 
 def test_rows_say_what_to_install():
-    with pytest.raises(UserError, match=f"^stages.gym: {MISSING}"):
+    with pytest.raises(UserError, match=f"^{MISSING}"):
         rows({"chain_sum": {}}, 3)
 
 
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({}, f"^reward 'gym': {MISSING}"),
+        ({}, f"^{MISSING}"),
         ({"threshold": 2}, "threshold is a score between 0 and 1, not 2"),
         ({"strict": True, "anywhere": True}, "reward 'gym': strict=True reads one place only"),
     ],
