@@ -41,11 +41,14 @@ def render(
         raise UserError(f"{where}: the model has chat templates ({names}) and none of them is the default: name it so")
     if reason := _beyond.get(str(template)):
         raise UserError(f"{where}: the model's chat template refuses this conversation: {reason}")
-    own = {"strftime_now": lambda pattern: template_date().strftime(pattern), "range": _counted_range()}
-    variables = {**own, **variables, "add_generation_prompt": open_answer}
+    variables = {"strftime_now": _strftime_now, **variables, "add_generation_prompt": open_answer}
+
+    def work() -> str:
+        counted = {"range": _counted_range(), **variables}
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **counted))
+
     try:
-        with limited(MOST_SECONDS, MOST_MEMORY):
-            text = tokenizer.apply_chat_template(list(messages), tokenize=False, **variables)
+        text = limited(work, MOST_SECONDS, MOST_MEMORY)
         _check_length(text, messages, variables)
     except Exception as error:
         reason = describe(error)
@@ -110,6 +113,10 @@ def run_of(model: str) -> Path | None:
 def prints_date(tokenizer: Any, template: str | None) -> bool:
     """Whether prompts hold the date; `template`: the plain-text one that stands in for the model's."""
     return template is None and "strftime_now" in str(getattr(tokenizer, "chat_template", None))
+
+
+def _strftime_now(pattern: str) -> str:
+    return template_date().strftime(pattern)
 
 
 def template_date() -> datetime:

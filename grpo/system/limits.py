@@ -1,61 +1,79 @@
 """Work of others inside of our own process, such as a chat template: the processor's seconds and the memory that it may
-take are bounded."""
+take are bounded. It is asked for with each rendering, so it makes few calls of the system (before: twice a rendering's
+own time)."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 try:
     import resource
 except ImportError:  # pragma: no cover  (not POSIX)
     resource = None  # type: ignore[assignment]
 
+T = TypeVar("T")
+_STATM = Path("/proc/self/statm")
+_TELLS = resource is not None and _STATM.exists()
+_FRESH = 0.1  # seconds for which it is taken to be known what the process has
 _one = threading.RLock()  # the limit is the process's: of two at once, one would put back what the other had set
+_held = (float("-inf"), 0)  # when that was read, and the bytes
+_seconds = 0.0  # of what is computed now; 0: SIGPROF is not ours
+_before: Any = None  # whose it is then
 
 
-@contextmanager
-def limited(seconds: float, memory: int) -> Iterator[None]:
-    """
+def limited(work: Callable[[], T], seconds: float, memory: int) -> T:
+    """What the work gives. It may be done twice: what the process has may have grown since it was read.
+
     Raises:
-        TimeoutError: the block computed for longer; in the main thread alone, whose signals interrupt it.
+        TimeoutError: it computed for longer; in the main thread alone, whose signals interrupt it.
         MemoryError: it asked for more bytes; where the kernel tells what a process has.
     """
-    with _little_memory(memory):
-        if resource is None or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def up(*_: Any) -> None:
-            raise TimeoutError(f"it computes for more than {seconds:g} seconds")
-
-        handler = signal.signal(signal.SIGPROF, up)
-        timer = signal.setitimer(signal.ITIMER_PROF, seconds, 0.1)  # again: who computes constants may catch it
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, *timer)
-            signal.signal(signal.SIGPROF, handler)
-
-
-@contextmanager
-def _little_memory(more: int) -> Iterator[None]:
-    held = Path("/proc/self/statm")
-    if resource is None or not held.exists():
-        yield
-        return
+    timed = resource is not None and threading.current_thread() is threading.main_thread()
+    if not _TELLS:
+        return _timed(work, seconds) if timed else work()
     with _one:
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        most = int(held.read_text().split()[0]) * resource.getpagesize() + more
-        bounds = [bound for bound in (most, soft, hard) if bound != resource.RLIM_INFINITY]
-        resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
         try:
-            yield
+            return _bounded(work, seconds if timed else None, memory, _FRESH)
         except MemoryError:
-            raise MemoryError(f"it takes more than {more // 2**20} MiB") from None
-        finally:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+            try:
+                return _bounded(work, seconds if timed else None, memory, 0)
+            except MemoryError:
+                raise MemoryError(f"it takes more than {memory // 2**20} MiB") from None
+
+
+def _bounded(work: Callable[[], T], seconds: float | None, memory: int, fresh: float) -> T:
+    global _held
+    if (now := time.monotonic()) - _held[0] >= fresh:
+        _held = now, int(_STATM.read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = _held[1] + memory
+    resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
+    try:
+        return work() if seconds is None else _timed(work, seconds)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _timed(work: Callable[[], T], seconds: float) -> T:
+    global _seconds, _before
+    if _before is None:  # once: to set a handler takes longer than all of this
+        _before = signal.signal(signal.SIGPROF, _up)
+    _seconds = seconds
+    timer = signal.setitimer(signal.ITIMER_PROF, seconds, 0.1)  # again: who computes constants may catch it
+    try:
+        return work()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, *timer)
+        _seconds = 0.0
+
+
+def _up(*at: Any) -> None:
+    if _seconds:
+        raise TimeoutError(f"it computes for more than {_seconds:g} seconds")
+    if callable(_before):
+        _before(*at)

@@ -89,17 +89,8 @@ def test_in_another_thread_the_memory_is_bounded():
 def test_the_memory_of_the_process_is_as_before_when_two_threads_render():
     """Before: the second put back the limit of the first, and all that came after had 256 MiB."""
     before, inside, leave = resource.getrlimit(resource.RLIMIT_AS), threading.Event(), threading.Event()
-
-    def first() -> None:
-        with limited(1, 2**28):
-            inside.set()
-            leave.wait(5)
-
-    def second() -> None:
-        with limited(1, 2**28):
-            time.sleep(0.1)
-
-    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    works = (lambda: inside.set() or leave.wait(5)), (lambda: time.sleep(0.1))
+    threads = [threading.Thread(target=limited, args=(work, 1, 2**28)) for work in works]
     threads[0].start()
     inside.wait(5)
     threads[1].start()
@@ -108,3 +99,30 @@ def test_the_memory_of_the_process_is_as_before_when_two_threads_render():
     for thread in threads:
         thread.join()
     assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_what_the_process_has_by_now_is_no_template_s(monkeypatch):
+    """It is read anew only now and then: what was taken meanwhile costs no conversation its rendering."""
+    monkeypatch.setattr("grpo.system.limits._FRESH", 100.0)
+    limited(int, 1, 2**24)
+    taken = bytearray(2**26)
+    assert limited(lambda: bytearray(2**22), 1, 2**24)
+    with pytest.raises(MemoryError, match="it takes more than 16 MiB"):
+        limited(lambda: bytearray(2**27), 1, 2**24)
+    assert rendered("{% for i in range(900000) %}{% endfor %}b") == "b"
+    del taken
+
+
+def test_a_profiler_gets_its_signals_between_renderings(monkeypatch):
+    """The handler stays ours: to set it with each rendering took as long as one."""
+    seen = []
+    monkeypatch.setattr("grpo.system.limits._before", None)
+    first = signal.signal(signal.SIGPROF, lambda *_: seen.append(1))
+    try:
+        rendered("b")
+        signal.raise_signal(signal.SIGPROF)
+        assert seen == [1]
+        with pytest.raises(TimeoutError, match="it computes for more than"):
+            limited(lambda: [None for _ in iter(int, 1)], 0.05, 2**28)
+    finally:
+        signal.signal(signal.SIGPROF, first)
