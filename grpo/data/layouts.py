@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from grpo.config.data import DataConfig
@@ -36,6 +37,7 @@ BESIDE = (
     "starter_code",
     *PASSAGES,
 )  # a question's: in its messages, or refused
+_BESIDE = ("history", *VARIABLES)  # read by these names alone
 THOUGHT = "reasoning_content"  # a column that is trained as the thought before the answer beside it
 THOUGHTS = (THOUGHT, "reasoning", "thinking", "think", "thought", "cot", "chain_of_thought", "rationale")
 # s1K's deepseek_thinking_trajectory and OpenRouter's reasoning_details too
@@ -92,7 +94,7 @@ def _check_worth(row: Row, where: str) -> None:
     Raises:
         UserError: the row says of itself that it is not to be learnt from, or only a little.
     """
-    for name in JUDGED:
+    for name in (name for name in row if _plain(name) in JUDGED):
         bad = str(row.get(name)).strip().lower() in BAD
         if bad or (name == "weight" and row.get(name) not in (None, 1)):
             what = f"says that this answer is bad ({row[name]!r})" if bad else f"is {row[name]!r}"
@@ -172,14 +174,21 @@ def with_context(row: Row, messages: list[Message], where: str, more: Sequence[s
             messages, first = [*as_turns(row[name], "system", where, name), *messages], 1
     lost = [name for name in SYSTEM if holds(row, name) and not _within([row[name]], messages[:1])]
     lost += [name for name in (*BESIDE, *more) if holds(row, name) and not _within([row[name]], messages)]
-    lost += [name for name in row if (name == "functions" or MEDIUM.fullmatch(name)) and holds(row, name)]
+    lost += [name for name in row if (name == "functions" or MEDIUM.fullmatch(_plain(name))) and holds(row, name)]
+    ours = {*SYSTEM, *BESIDE, *more, *_BESIDE}
+    cased = [name for name in row if name not in ours and _plain(name) in ours and holds(row, name)]
+    lost += [name for name in cased if not _within([row[name]], messages)]
     if lost:
-        what = "is not text" if MEDIUM.fullmatch(lost[0]) else "is no part of the messages made of this row"
-        train = f"train it as the thought with data.columns {{{THOUGHT}: {lost[0]}}}"
-        put = train if _THOUGHTS.fullmatch(lost[0]) and lost[0] != THOUGHT else "put it into the messages"
+        name, plain = lost[0], _plain(lost[0])
+        what = "is not text" if MEDIUM.fullmatch(plain) else "is no part of the messages made of this row"
+        put = "put it into the messages"
+        if _THOUGHTS.fullmatch(plain) and name != THOUGHT:
+            put = f"train it as the thought with data.columns {{{THOUGHT}: {name}}}"
+        elif name in cased and plain in (*SYSTEM, *_BESIDE):
+            put = f"give it its name with data.columns {{{plain}: {name}}}"
         raise UserError(
-            f"{where}: column '{lost[0]}' {what}: nothing would see it; {put}, or say with "
-            f"data.columns {{unused: {lost[0]}}} that it is not meant to be seen"
+            f"{where}: column '{name}' {what}: nothing would see it; {put}, or say with "
+            f"data.columns {{unused: {name}}} that it is not meant to be seen"
         )
     return messages
 
@@ -212,7 +221,17 @@ def unseen(row: Row, messages: list[Message]) -> list[str]:
 
 def _thoughts(fields: Row) -> list[str]:
     """The columns, or the fields of a message, that hold a thought by their names."""
-    return [name for name, value in fields.items() if _THOUGHTS.fullmatch(name) and _prose(value)]
+    return [name for name, value in fields.items() if _THOUGHTS.fullmatch(_plain(name)) and _prose(value)]
+
+
+@lru_cache(1000)
+def _plain(name: str) -> str:
+    """A name as ours are written.
+
+    >>> [_plain(name) for name in ("Body", "System Prompt", "starterCode", "Complex_CoT")]
+    ['body', 'system_prompt', 'starter_code', 'complex_cot']
+    """
+    return re.sub(r"[\s-]+|(?<=[a-z])(?=[A-Z][a-z])", "_", name.strip()).lower()
 
 
 def _prose(value: Any) -> list[str]:

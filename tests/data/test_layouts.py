@@ -115,6 +115,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a wrong trace": ({"messages": TALK, "correct": False}, "column 'correct' says"),
     "a row without weight": ({"messages": TALK, "weight": 0}, "column 'weight' says"),
     "a half row": ({"messages": TALK, "weight": 0.5}, "column 'weight' is 0.5"),
+    "a capital": ({**PAIR, "Label": "0"}, "column 'Label' says that this answer is bad ('0')"),
+    "capitals": ({**PAIR, "isCorrect": False}, "column 'isCorrect' says that this answer is bad (False)"),
+    "a thought with a capital": ({"question": "Q", "Complex_CoT": "one and one is two", "answer": "A"},
+                                 "train it as the thought with data.columns {reasoning_content: Complex_CoT}"),
+    "a question with a capital": ({"prompt": "You help.", "Question": "Q", "response": "A"}, "'Question' is no part"),
     "a thought by another name": ({"messages": [Q, {**A, "thought": "one and one is two"}]},
                                   "a message's 'thought' would be lost: call it reasoning_content"),
     "OpenRouter's details": ({"messages": [Q, {**A, "reasoning_details": [{"type": "reasoning.text", "text":
@@ -195,6 +200,9 @@ def test_prompts(row, prompt):
     assert read_prompt(row, "row 0")[1] == prompt
 
 
+PROMPTS["a Body that the question holds"] = ({"Body": "I had three.", "question": "I had three. How many?"},
+                                             "I had three. How many?")  # fmt: skip
+PROMPTS["an empty Body"] = ({"Body": "", "Context": None, "question": "Q", "a": 1, "Level": 3}, "Q")
 PROMPTS["blank first column"] = ({"prompt": " ", "question": "Q"}, "Q")
 REFUSED_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "blank": ({"question": " \n", "answer": "1"}, "'question' is empty"),
@@ -202,6 +210,15 @@ REFUSED_PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "an empty message": ({"prompt": [user(" ")]}, "'prompt' ends in a message that is empty"),
     "an instruction beside": ({"instruction": "Solve it", "problem": "2 + 2"}, "column 'instruction' is no part"),
     "a problem's body": ({"body": "I had three.", "question": "How many?"}, "column 'body' is no part"),
+    "a Body": ({"Body": "I had three.", "question": "How many?"}, "column 'Body' is no part"),
+    "Choices": ({"question": "Q", "Choices": ["x", "y"], "answer": 0}, "'Choices' is no part of the messages made of "
+                "this row: nothing would see it; put it into the messages, or say with data.columns {unused: Choices}"),
+    "a System Prompt": ({"question": "Q", "System Prompt": "S"}, "with data.columns {system_prompt: System Prompt}"),
+    "a systemPrompt": ({"question": "Q", "systemPrompt": "S"}, "with data.columns {system_prompt: systemPrompt}"),
+    "Starter-Code": ({"question": "Q", "Starter-Code": "def f():"}, "column 'Starter-Code' is no part"),
+    "History": ({"question": "Q", "History": [["Q0", "A0"]]}, "its name with data.columns {history: History}"),
+    "Tools": ({"question": "Q", "Tools": [{"name": "add"}]}, "give it its name with data.columns {tools: Tools}"),
+    "an Image": ({"prompt": "Q", "Image": {"bytes": "x"}}, "column 'Image' is not text"),
     "prefill": ({"prompt": [Q, assistant("The answer is")]}, "the assistant has begun to say"),
     "marked as one": ({"messages": [Q, {**assistant("So"), "prefix": True}]}, "the assistant has begun to say"),
     "an opened thought": ({"messages": [Q, assistant("<think>\n")]}, "the assistant has begun to say"),
