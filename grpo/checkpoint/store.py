@@ -18,7 +18,8 @@ from grpo.config.training import CheckpointConfig
 from grpo.errors import UserError
 from grpo.learner.learner import Learner
 from grpo.model.reference import Reference
-from grpo.system.files import check_room, reason, write_text
+from grpo.monitoring.metrics import read_rows
+from grpo.system.files import check_leads_somewhere, check_room, reason, write_text
 from grpo.types import TrainState
 
 log = logging.getLogger("grpo")
@@ -146,6 +147,7 @@ def last_good(folder: Path, forms: Collection[int] = READABLE) -> Path | None:
     Raises:
         UserError: there are some, or were, but no good one: to begin anew is the user's to decide.
     """
+    check_leads_somewhere(folder)
     damages = {path.name: damage(path, *forms) for path in sorted(folder.glob("step-*"), reverse=True)}
     latest = folder / LATEST
     named = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else None
@@ -161,6 +163,9 @@ def last_good(folder: Path, forms: Collection[int] = READABLE) -> Path | None:
         )
     if bad:
         log.warning("damaged checkpoint in '%s' (%s): going on from the one before, %s", folder, "; ".join(bad), good)
+    steps = 0 if good else sum(1 for _ in read_rows(folder.parent / "metrics.jsonl"))
+    if steps:
+        log.warning("no checkpoint in '%s': the %d steps in metrics.jsonl are done again", folder, steps)
     return folder / good if good else None
 
 

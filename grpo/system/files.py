@@ -158,6 +158,19 @@ def _there(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
+def check_leads_somewhere(path: Path) -> None:
+    """What a link leads to may lie on a disk that is not mounted now: all that is there is not nothing.
+
+    Raises:
+        UserError: so it is.
+    """
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"'{path}' leads to '{os.readlink(path)}', which is not there: put it back (is its disk mounted?), or "
+            "remove the link to begin without what it held"
+        )
+
+
 def check_room(folder: Path, needed: int) -> None:
     """Before anything is written.
 

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from grpo.errors import UserError
+from grpo.system.files import check_leads_somewhere
 
 
 def check_out(run: Path, option: str = "--out") -> None:
     """The output folder must be one that we can write to, or not exist below such a folder."""
     for part in (run, *run.parents):
+        check_leads_somewhere(part)
         if part.exists():
             if not part.is_dir():
                 raise UserError(f"{option} '{run}': '{part}' is a file, not a folder; give another {option}")

@@ -16,7 +16,7 @@ from grpo.system.records import read_record, write_record
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig
 from stages.recipe.output import check_out
-from stages.recipe.planning import plan_stage
+from stages.recipe.planning import is_finished, plan_stage
 from stages.recipe.runner import check_ready, run_stage
 from stages.recipe.summary import print_table, summarise
 from stages.recipe.table import Stage, active_stages
@@ -50,7 +50,9 @@ def run_pipeline(
             raise UserError(f"--from {from_stage} comes after --until {until}: nothing to run")
         wanted, anew = stages[: last + 1], frozenset(stage.key for stage in stages[first:])
         call: dict[str, Any] = {"from": from_stage, "until": until, "config": config.model_dump(mode="json")}
-        going_on: bool = bool(anew) and world.main_finds(lambda: _began(run, call))
+        rest = [stage for stage in stages[first : last + 1] if not is_finished(run / stage.folder)]
+        # Nothing is left of it where another command, without --from, did the rest.
+        going_on: bool = bool(anew) and bool(world.main_finds(lambda: rest and _began(run, call)))
         if going_on:
             going = "going on with what this command began and did not finish; to begin once more, first move '%s' away"
             log.warning(f"--from %s: {going}", from_stage, run / stages[first].folder)

@@ -9,6 +9,7 @@ from typing import Any
 from grpo.config.data import MOST_TOKENS
 from grpo.config.training import RLConfig
 from grpo.errors import UserError
+from grpo.system.files import check_leads_somewhere
 from grpo.system.fingerprint import digest
 from grpo.system.lock import LOCK
 from grpo.system.world import World, check_sharding, cut
@@ -80,6 +81,7 @@ def plan_stage(
     lineage = _lineage(config, stage, run, init, anew)
     asked = config.evaluation.math or config.evaluation.general
     evaluation = evaluation_hash(config.evaluation) if stage.evaluated and asked else None
+    check_leads_somewhere(folder)
     if stage.key in anew:
         return PlannedStage(stage, folder, lineage, finished=False, evaluation=evaluation)
     if folder.exists() and not folder.is_dir():
