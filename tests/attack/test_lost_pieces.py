@@ -26,7 +26,7 @@ def test_from_that_was_stopped_and_whose_rest_a_plain_run_did(pipeline):
 def test_checkpoints_on_a_disk_that_is_not_there_now(tmp_path):
     """Before: the run began anew, and dropped the metrics of what it had done."""
     (tmp_path / "checkpoints").symlink_to(tmp_path / "unmounted")
-    with pytest.raises(UserError, match="checkpoints' leads to .*unmounted', which is not there"):
+    with pytest.raises(UserError, match=r"checkpoints' leads to .*unmounted', which is not there"):
         last_good(tmp_path / "checkpoints")
 
 
@@ -45,7 +45,7 @@ def test_a_stage_on_a_disk_that_is_not_there_now(pipeline, from_stage):
     """Before: the stages in front of it were run, and then its folder could not be made: "File exists"."""
     pipeline.run.mkdir()
     pipeline.folder("reasoning_rl").symlink_to("unmounted")
-    with pytest.raises(UserError, match="2-reasoning-rl' leads to 'unmounted', which is not there"):
+    with pytest.raises(UserError, match=r"2-reasoning-rl' leads to 'unmounted', which is not there"):
         pipeline.go(from_stage=from_stage)
     assert pipeline.ran == []
 
