@@ -70,7 +70,9 @@ def check_command(arguments: list[str]) -> int:
         help="draw N prompts as a stage of RL would: what it could learn, and its cost",
     )
     parser.add_argument("--stage", metavar="STAGE", help="which stage of RL (default: the first)")
-    parser.add_argument("--init", metavar="MODEL", help="model to draw from (default: what the stage starts from)")
+    parser.add_argument(
+        "--init", metavar="MODEL", help="model folder, .gguf file or hub name (default: the stage's own)"
+    )
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/<config name>)")
     add_overrides(parser)
     chosen = parser.read(arguments)

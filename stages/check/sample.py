@@ -209,7 +209,7 @@ def drawn_and_trained(tasks: Sequence[Judged], max_draws: int) -> tuple[float, f
 
 
 def say_cost(cost: Cost, section: RLStageConfig) -> None:
-    parts = ", ".join(f"{phase} {seconds:.2g}" for phase, seconds in cost.phases.items() if seconds >= 0.005)
+    parts = ", ".join(f"{phase} {seconds:.3g}" for phase, seconds in cost.phases.items() if seconds >= 0.005)
     draws = f", {cost.draws:.1f} draws a rollout" if section.dynamic_sampling is not None else ""
     say(
         f"a step: {cost.step:.3g} s ({parts}{draws}); the stage's {section.steps} steps: "

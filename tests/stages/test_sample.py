@@ -116,6 +116,35 @@ def test_it_is_the_first_rollout_of_the_run(tmp_path, monkeypatch, capsys):
     assert float(cells["entropy, nats a token"]) == pytest.approx(metrics["entropy"], rel=0.3)  # by what was drawn
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [
+    {"dynamic_sampling": {"reward": "accuracy", "max_draws": 3}},
+    {"loss": {"beta": 0.1, "kl": {"placement": "reward"}}},
+    {"advantage": {"combine": "normalise_then_sum"}, "difficulty": {"reward": "accuracy"}},
+    {"rollout_prompts": 8, "inner_epochs": 2, "lora": {"r": 2, "alpha": 4, "targets": ["q_proj"]}},
+    {"preset": "dapo", "gradient_checkpointing": True},
+    {"loss": {"entropy_bonus": 0.01}, "prompts_per_step": 16},  # more than are drawn
+], ids=str)  # fmt: skip
+def test_every_option_of_a_stage_is_measured(settings, sampled):
+    text = sampled("47", "4747" * 4, **settings)
+    assert "this can learn: 100% of the groups teach" in text
+    cost = next(line for line in text.splitlines() if line.startswith("a step: "))
+    assert "update" in cost
+    assert ("1.0 draws a rollout" in cost) == ("dynamic_sampling" in settings)
+
+
+@pytest.mark.slow
+def test_an_engine_that_samples_one_step_ahead_is_closed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    answering(tmp_path / "model", "47")
+    write_jsonl(tmp_path / "train.jsonl", [{"question": f"say {i}", "answer": "4"} for i in range(8)])
+    ahead = {**RECIPE, "engine": {"ahead": True}}
+    ahead["reasoning_rl"] = {**RECIPE["reasoning_rl"], "correction": {}}
+    (tmp_path / "c.yaml").write_text(dump_yaml(ahead))
+    assert main(["check", "c.yaml", "--sample", "8"]) == 0
+    assert "this can learn: 100% of the groups teach" in capsys.readouterr().out
+
+
 # ---- what is not drawn
 
 
