@@ -21,7 +21,7 @@ from rewards.turns import turns
 
 WORKER = Path(__file__).with_name("gym_worker.py")
 SECONDS, DRAW_SECONDS = 2.0, 300.0  # of CPU time: to judge one answer, to make some rows
-NONSENSE = ("No idea.", "nan")
+NONSENSE = ("No idea.", "nan", "0")
 _UNDO = [
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|texttt|operatorname)\s*\{([^{}]*)\}"), r"\1"),
     (re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}"), r"\1/\2"),
@@ -98,12 +98,20 @@ def gold_problem(where: tuple[str, str], entry: str) -> str:
     if boxed is None:
         return f"task '{where[0]}': the gold {gold!r:.80} cannot be said in a box"
     try:
-        right, wrong = max(_scores(where, entry, forms(boxed))), max(_scores(where, entry, NONSENSE))
+        right, wrong = max(_scores(where, entry, forms(boxed))), _scores(where, entry, NONSENSE)
     except UserError as error:
         return str(error)
     if right < 1:
         return f"task '{where[0]}': its scorer gives its own gold {gold!r:.80} only {right:g}"
-    return f"task '{where[0]}': its scorer gives one of the answers {NONSENSE} 1 as well" if wrong == 1 else ""
+    paid = [text for text, score in zip(NONSENSE, wrong, strict=False) if score == 1 and not _alike(text, gold)]
+    return f"task '{where[0]}': its scorer gives {paid[0]!r} 1, too, where the gold is {gold!r:.80}" if paid else ""
+
+
+def _alike(text: str, gold: str) -> bool:
+    try:
+        return float(text) == float(gold)
+    except ValueError:
+        return text == gold
 
 
 def _scores(where: tuple[str, str], entry: str, answers: tuple[str, ...]) -> list[float]:

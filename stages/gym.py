@@ -15,7 +15,7 @@ from rewards.gym import DRAW_SECONDS, ask, gold_problem
 log = logging.getLogger("grpo")
 TEST_SHARE = 5  # one question in so many is the test's
 ENOUGH = 1000  # entries without a new question: there are no more
-TRIED = 20  # golds of which one must be paid
+TRIED = 20  # golds that are not paid, and are most: none may be trusted
 UNSTABLE = {"time_intervals": "its rows hold the day on which they are made"}
 
 
@@ -85,7 +85,7 @@ def _questions(task: str, options: dict[str, Any], split: str, seed: int, seen: 
             unpaid += 1
             if unpaid == 1 and found:
                 log.warning("stages.gym: such rows are left out: %s", problem)
-            if unpaid >= TRIED and not found:
+            if unpaid >= TRIED and unpaid > found:
                 raise UserError(f"stages.gym: {problem}: the task cannot be used")
         if fruitless >= ENOUGH:
             return

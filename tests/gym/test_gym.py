@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -96,8 +95,9 @@ def test_rows_are_plain_data(mixed):
         ({"tasks": {"countdown": {}}, "n": 3}, "'countdown': its scorer gives its own gold .* only 0.01"),
         ({"tasks": {"simple_integration": {}}, "n": 3}, "gives its own gold .* only 0"),
         ({"tasks": {"bitwise_arithmetic": {}}, "n": 3}, "gives its own gold .* only 0"),
-        ({"tasks": {"game_of_life_halting": {}}, "n": 3}, "gives one of the answers .* 1 as well"),
-        ({"tasks": {"complex_arithmetic": {}}, "n": 3}, "gives one of the answers .*'nan'.* 1 as well"),
+        ({"tasks": {"game_of_life_halting": {}}, "n": 3}, "gives 'No idea.' 1, too"),
+        ({"tasks": {"complex_arithmetic": {}}, "n": 3}, "gives 'nan' 1, too, where the gold is"),
+        ({"tasks": {"coin_flip": {}}, "n": 30}, "gives '0' 1, too, where the gold is '0\\.\\d+'"),
         ({"tasks": {"arc_agi": {}}, "n": 3}, "gives its own gold .* only 0.05"),
         ({"tasks": {"graph_color": {}}, "n": 3}, "the gold None cannot be said in a box"),
         ({"tasks": {"time_intervals": {}}, "n": 3}, "hold the day"),
@@ -200,16 +200,15 @@ HOSTILE = [
     "\x00",
     "½",
 ]
-TRICKED = ["coin_flip", "string_insertion", "n_queens", "binary_matrix", "spiral_matrix", "number_sorting"]
+TRICKED = ["circuit_logic", "string_insertion", "n_queens", "binary_matrix", "spiral_matrix", "number_sorting"]
 TRICKED += ["chain_sum", "power_function", "decimal_arithmetic", "rotate_matrix", "quantum_lock", "pool_matrix"]
 
 
-def test_hostile_answers_score_nothing_and_cost_little(tmp_path):
+def test_hostile_answers_score_nothing_and_end(tmp_path):
     row = rows(dict.fromkeys(TRICKED), len(TRICKED))
+    row.append({"task": "coin_flip", "config": {}, "answer": "1", "metadata": {}})  # 10**999999999 never ends
     texts = [text.replace("FILE", str(tmp_path / "made")) for text in HOSTILE]
     pairs = [(one, rf"\boxed{{{text}}}") for one in row for text in texts]
-    begun = time.monotonic()
     assert set(scores([one for one, _ in pairs], [text for _, text in pairs])) == {0}
-    assert time.monotonic() - begun < 60
     assert not (tmp_path / "made").exists()
     assert scores(row, [rf"\boxed{{{one['answer']}}}" for one in row]) == [1] * len(row)
