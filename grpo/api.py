@@ -4,14 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo.config.data import DataConfig, EvalConfig
+from pydantic import model_validator
+
+from grpo.config.data import CurveConfig, DataConfig, EvalConfig
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.file import read_config, validate
+from grpo.config.section import changed
 from grpo.config.training import TrainConfig
 from grpo.data.prompts import build_prompts
 from grpo.data.rendering import dated
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
+from grpo.evaluation.curve import Curve
 from grpo.evaluation.evaluate import evaluate as evaluate_with
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import EvalResult
@@ -34,6 +38,7 @@ def train(
     rewards: Sequence[Callable[..., Any] | Reward | str | Mapping[str, Any]],
     dataset: Data,
     *,
+    evaluation: Mapping[str, Any] | None = None,
     accept_changes: bool = False,
 ) -> TrainResult:
     """Train with GRPO and return where the model is and the last step's metrics.
@@ -47,6 +52,10 @@ def train(
         dataset: rows (prompt | question | problem | messages, answer | gold | solution, your own columns), a
             file, folder or hub name, or a `DataConfig` (template, system message, length limit). Where
             a reward compares with the gold, rows whose gold cannot be read are left out, with a warning.
+        evaluation: held-out problems that the policy is asked every N steps, and the last model at the end:
+            {"data": rows or a file, "every": 10}, and what `evaluate` takes (samples, temperature, top_p, max_tokens:
+            that of the training unless given), `k`, and `accuracy`, one of the kinds of `rewards`. pass@1 with its
+            interval goes into metrics.jsonl, as eval/pass@1; the weights are the same with it and without.
         accept_changes: go on from a checkpoint that was made with other settings, rewards or data.
 
     Raises:
@@ -57,9 +66,11 @@ def train(
     data, rows = _data(dataset)
     apply_runtime(settings.runtime, settings.seed)
     with dated(Path(settings.out)):
-        prompts = build_prompts(load_rows(data) if rows is None else rows, data, load_tokenizer(settings.model))
+        tokenizer = load_tokenizer(settings.model)
+        prompts = build_prompts(load_rows(data) if rows is None else rows, data, tokenizer)
         task = Task(judgeable(prompts, loaded, f"data '{data.path or data.fn}'"), loaded)
-        return train_tasks(settings, {"default": task}, accept_changes=accept_changes)
+        curve = None if evaluation is None else _curve(evaluation, settings, tokenizer)
+        return train_tasks(settings, {"default": task}, accept_changes=accept_changes, curve=curve)
 
 
 def evaluate(
@@ -94,6 +105,33 @@ def evaluate(
         seed=seed,
         rows=rows,
     )
+
+
+class HeldOutConfig(EvalConfig):
+    """What `train` is told of its `evaluation`."""
+
+    every: CurveConfig
+
+    @model_validator(mode="after")
+    def _asked(self) -> "HeldOutConfig":
+        for name in changed(self, ("format", "language")):
+            raise ValueError(f"'{name}' is of a recipe: give an 'accuracy' that wants of an answer what you want of it")
+        self.of_curve(self.every)
+        return self
+
+
+def _curve(evaluation: Mapping[str, Any], settings: TrainConfig, tokenizer: Any) -> Curve:
+    if not isinstance(evaluation, Mapping) or "data" not in evaluation:
+        raise UserError('evaluation: give {"data": held-out rows or a file of them, "every": steps}')
+    told = {"max_tokens": settings.sampling.max_tokens, **evaluation}
+    judge = told.pop("accuracy", None)
+    data, rows = _data(told.pop("data"))
+    config = validate(HeldOutConfig, {"data": data, **told}, "evaluation")
+    if judge is None:
+        judges = Judges(load_reward("accuracy"), extract_answer=extract_answer)
+    else:
+        judges = Judges(_rewards([judge])[0])
+    return Curve.of(config, config.every, judges, tokenizer, rows)
 
 
 def _settings(config: TrainConfig | dict[str, Any] | str | Path) -> TrainConfig:

@@ -1,19 +1,23 @@
 """What the loop works with: model, optimizer, reference, prompts and engine, and the state it goes on from."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from grpo.checkpoint.identity import identify
+from grpo.checkpoint.pack import capture_rng, restore_rng
 from grpo.checkpoint.resume import resume
 from grpo.checkpoint.saver import Saver
 from grpo.config.inert import check_ahead, check_quantization, inert_engine_settings, inert_settings
-from grpo.config.training import OVERLONG, RLConfig, TrainConfig
+from grpo.config.training import HELD_OUT, NEEDS_CURVE, OVERLONG, RLConfig, TrainConfig
 from grpo.data.prompts import token_ids
 from grpo.engines.choose import engine_kind, training_engine
 from grpo.errors import UserError
+from grpo.evaluation.curve import SECONDS, Curve
 from grpo.learner.gate import mismatch_limit
 from grpo.learner.learner import Learner
 from grpo.learner.make import make_learner
@@ -26,6 +30,7 @@ from grpo.rollout.completions import save_completions
 from grpo.rollout.sampler import PromptSampler, Task
 from grpo.rollout.source import RolloutSource
 from grpo.scoring.table import check_arguments
+from grpo.system import stopping
 from grpo.system.clock import Clock
 from grpo.system.files import flush_folder, must_write
 from grpo.system.lock import RunLock
@@ -48,12 +53,35 @@ class Run:
     state: TrainState
     saver: Saver
     limit: float  # of the difference between the engine's log-probs and the trainer's
+    curve: Curve | None  # what the policy is evaluated on, on its way
 
-    def boundary(self) -> bool:
-        """Between two rollouts, where the run may save and stop; whether steps are left."""
+    def boundary(self, evaluated: Callable[[dict[str, Any]], None]) -> bool:
+        """Between two rollouts, where the policy may be `evaluated`, and the run save and stop; are steps left?"""
+        self.saver.reached()
+        held_out, state = None, self.state
+        curve, last, updates = self.curve, self.config.steps, self.config.updates_per_rollout
+        if curve is not None and state.evaluated != state.step and curve.due(state.step, last, updates):
+            values = self._evaluate(curve)
+            evaluated(values)
+            held_out, state.evaluated = values[HELD_OUT], state.step
         with self.source.clock("save"):
-            self.saver.boundary()
-        return self.state.step < self.config.steps
+            self.saver.boundary(held_out)
+        return state.step < last
+
+    def _evaluate(self, curve: Curve) -> dict[str, Any]:
+        """Training goes on as if this had not been: the random generators are put back, the engine is given the weights
+        again, with which it forgets what it has sampled, and the clock of the steps does not run."""
+        engine, ends = self.source.engine, self.state.step == self.config.steps
+        self.saver.ready()
+        start, rng = time.perf_counter(), capture_rng()
+        if ends:  # no rollout follows, so it has not been given them yet
+            engine.sync(self.policy)
+        values = curve.measure(engine, self.config.seed)
+        if not ends:
+            engine.sync(self.policy)
+        restore_rng(rng)
+        stopping.hold(True)
+        return {**values, SECONDS: time.perf_counter() - start}
 
     def begin_updates(self, groups: list[Group]) -> None:
         """A rollout is ready to be trained on: it is written down, and from here its updates are finished first."""
@@ -90,7 +118,12 @@ class Run:
 
 
 def set_up(
-    config: TrainConfig, tasks: Mapping[str, Task], lock: RunLock, stack: ExitStack, accept_changes: bool
+    config: TrainConfig,
+    tasks: Mapping[str, Task],
+    lock: RunLock,
+    stack: ExitStack,
+    accept_changes: bool,
+    curve: Curve | None = None,
 ) -> Run:
     """Everything loaded, the last checkpoint put back and the engine filled. `stack` closes what must not stay.
 
@@ -99,12 +132,14 @@ def set_up(
     """
     kind = engine_kind(config.engine, config.runtime)
     weights = reward_weights(tasks, config)
+    if config.checkpoint.best == HELD_OUT and curve is None:
+        raise UserError(f"checkpoint.best: {HELD_OUT} {NEEDS_CURVE}: give the held-out problems (evaluation=...)")
     check_quantization(config.engine, kind, config.correction)
     check_ahead(config.engine, kind, config.correction, launched=launched())
     policy = load_policy(config.model, config.runtime, config.lora, config.seed)
     learner = make_learner(policy, config, config.runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
-    engine = _engine(config, kind, tasks, policy, learner, stack)
+    engine = _engine(config, kind, tasks, policy, learner, stack, curve)
     limit = mismatch_limit(kind, config.engine, config.runtime.dtype)
     sampler = PromptSampler(tasks, config.steps, config.seed, config.difficulty)
     ahead = Ahead(policy, learner, limit) if config.engine.ahead else None
@@ -119,7 +154,7 @@ def set_up(
         ahead=ahead,
         weights=weights,
     )
-    identity = identify(config, tasks, kind, learner.world) if is_main() else {}
+    identity = identify(config, tasks, kind, learner.world, curve) if is_main() else {}
     out = Path(config.out)
     state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
     if state.step < config.steps:
@@ -134,11 +169,18 @@ def set_up(
         state=state,
         saver=Saver(out, state, learner, reference, source, config.checkpoint),
         limit=limit,
+        curve=curve,
     )
 
 
 def _engine(
-    config: TrainConfig, kind: str, tasks: Mapping[str, Task], policy: Policy, learner: Learner, stack: ExitStack
+    config: TrainConfig,
+    kind: str,
+    tasks: Mapping[str, Task],
+    policy: Policy,
+    learner: Learner,
+    stack: ExitStack,
+    curve: Curve | None,
 ) -> RolloutEngine:
     """The engine, closed by `stack`; a warning for each setting that does nothing in this run."""
     beside = config.engine.ahead and kind == "local"
@@ -148,6 +190,8 @@ def _engine(
     check_special(policy.tokenizer, embeddings(model), model.generation_config.eos_token_id)
     prompts = token_ids(prompt for task in tasks.values() for prompt in task.prompts)
     longest = check_fit(model, prompts, "sampling.max_tokens", config.sampling.max_tokens)
+    if curve is not None:
+        longest = max(longest, curve.fit(model))
     engine = training_engine(
         config.engine,
         policy,

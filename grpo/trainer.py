@@ -11,6 +11,7 @@ import torch
 from grpo.advantages import assign_advantages
 from grpo.config.training import TrainConfig
 from grpo.engines.draws import stream_key
+from grpo.evaluation.curve import Curve
 from grpo.learner.batching import rows_of, split_updates
 from grpo.learner.learner import Learner
 from grpo.learner.logprobs import with_kl_in_rewards, with_logprobs
@@ -41,11 +42,17 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, tasks: Mapping[str, Task], *, label: str = "GRPO", accept_changes: bool = False
+    config: TrainConfig,
+    tasks: Mapping[str, Task],
+    *,
+    label: str = "GRPO",
+    accept_changes: bool = False,
+    curve: Curve | None = None,
 ) -> TrainResult:
     """Train `config.model` with GRPO into `config.out`; goes on from the last checkpoint there, if any.
 
     `accept_changes`: also when settings, data or rewards are not those it was made with (`grpo.checkpoint.identity`).
+    `curve`: what the policy is evaluated on, on its way.
     SIGINT and SIGTERM save at a rollout boundary and end it, with a KeyboardInterrupt or SystemExit(143).
 
     Raises:
@@ -53,8 +60,8 @@ def train(
     """
     out = Path(config.out)
     with handled(), lock_run(out, World.current()) as lock, ExitStack() as closing:
-        run = set_up(config, tasks, lock, closing, accept_changes)
-        with run.saver.stoppable(), journal(run.config, run.source, run.state, run.learner, label) as diary:
+        run = set_up(config, tasks, lock, closing, accept_changes, curve)
+        with run.saver.stoppable(), journal(run.config, run.source, run.state, run.learner, label, curve) as diary:
             learn(run, diary)
             run.save_model()
             run.saver.finished()
@@ -67,7 +74,7 @@ def train(
 def learn(run: Run, diary: Journal) -> None:
     """GRPO (DeepSeekMath, arXiv 2402.03300, Algorithm 1), from where `run.state` is to the last step."""
     config, learner, state, source = run.config, run.learner, run.state, run.source
-    while run.boundary():
+    while run.boundary(diary.evaluated):
         start = state.step  # also the version of the weights that sample
         groups = collect(source, start)  # prompts -> engine.generate -> rewards
         with source.clock("score"):

@@ -101,6 +101,44 @@ def test_changed_settings_go_on_when_accepted(tiny_model_folder, tmp_path):
     assert grpo.train(settings | {"steps": 2}, [longer], data, accept_changes=True).steps == 2
 
 
+def test_held_out_rows_on_the_way(tiny_model_folder, tmp_path):
+    held = [{"question": f"{a}+3", "answer": str(a + 3)} for a in range(3)]
+    settings = config(tiny_model_folder, tmp_path / "run")
+    evaluation = {"data": held, "every": {"steps": 1, "problems": 2}, "samples": 2, "k": [2], "temperature": 1.0}
+    result = grpo.train(settings, [longer], ROWS, evaluation=evaluation)
+    assert {"eval/pass@1", "eval/pass@2", "eval/no_answer_rate"} <= result.metrics.keys()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["eval/pass@1"] is not None) for row in rows] == [(0, True), (1, True)]
+    of_file = {"data": data_file(tmp_path, held), "every": 1, "accuracy": one}
+    assert grpo.train(config(tiny_model_folder, tmp_path / "own"), [longer], ROWS, evaluation=of_file).metrics[
+        "eval/pass@1"
+    ] == 1.0  # fmt: skip
+
+
+def one(completions: list[Any], **_: Any) -> list[float]:
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"every": 5}, r'evaluation: give \{"data": held-out rows or a file of them, "every": steps\}'),
+        ("held.jsonl", r'evaluation: give \{"data"'),
+        ({"data": ROWS}, "evaluation: 'every' is missing"),
+        ({"data": ROWS, "evry": 5}, "unknown key 'evry'.*did you mean 'every'"),
+        ({"data": [], "every": 5}, "evaluation: no problems"),
+        ({"data": [{"question": "1+1"}], "every": 5}, "no column answer"),
+        ({"data": ROWS, "every": 5, "format": "format"}, "'format' is of a recipe"),
+        ({"data": ROWS, "every": {"steps": 5, "samples": 2}, "temperature": 0}, "'every.samples' must be 1"),
+        ({"data": ROWS, "every": 5, "accuracy": "acuracy"}, "did you mean 'accuracy'"),
+    ],
+)
+def test_an_evaluation_that_is_none(tiny_model_folder, tmp_path, evaluation, message):
+    with pytest.raises(grpo.UserError, match=message):
+        grpo.train(config(tiny_model_folder, tmp_path / "run"), [longer], ROWS, evaluation=evaluation)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_accelerate_is_told_how_many_threads_a_process_has(monkeypatch):
     """Without the variable it gives each process of a launch all cores of a CPU, whatever `runtime.threads` says."""
     monkeypatch.setenv("OMP_NUM_THREADS", "")

@@ -13,8 +13,8 @@ import inspect
 import json
 import logging
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from grpo.checkpoint.user_modules import text_hash
 from grpo.config.section import flatten
 from grpo.config.training import RLConfig, TrainConfig
 from grpo.errors import UserError
+from grpo.evaluation.curve import Curve
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.fingerprint import PACKAGES, changes, digest, model_identity, processor, version, versions
 from grpo.system.world import World
+from grpo.types import Prompt
 
 log = logging.getLogger("grpo")
 
@@ -66,6 +68,9 @@ MOVED = {
     "60e8ac21dac5e61d": "c2c13bd347bef5f6",  # safety_oracle
     "dc175518285d58a6": "69824ab9e8d1a6ff",  # tag_count
 }
+# What the policy is evaluated on, on its way: it trains nothing, so it may begin or end where a run goes on, but points
+# of one curve are of one evaluation.
+EVALUATION = "evaluation"
 STATES = "states"  # says how the identity holds the states of rewards
 SHOWN = 10  # differences in a message
 
@@ -79,7 +84,9 @@ class Differences:
     data: list[str]  # the tasks whose prompts are others
 
 
-def identify(config: TrainConfig, tasks: Mapping[str, Task], kind: str, world: World) -> dict[str, Any]:
+def identify(
+    config: TrainConfig, tasks: Mapping[str, Task], kind: str, world: World, curve: Curve | None = None
+) -> dict[str, Any]:
     """{key path: JSON value}. Files and folders count by their content, not by their name. `kind`: of the engine."""
     tree = {
         **config.model_dump(mode="json", include=set(RLConfig.model_fields)),
@@ -88,6 +95,7 @@ def identify(config: TrainConfig, tasks: Mapping[str, Task], kind: str, world: W
         "engine": config.engine.model_dump(mode="json") | {"kind": kind},
         "runtime": config.runtime.model_dump(mode="json"),
         "tasks": {name: _task(task) for name, task in tasks.items()},
+        **({} if curve is None else {EVALUATION: _curve(curve)}),
         "grpo": version("grpo"),
         STATES: 2,
     }
@@ -113,12 +121,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
     old = {**old, **{key: value for key, value in new.items() if _is_unasked(key, value)}, **old, **texts}
     if old.get(STATES) != new.get(STATES):  # from before a reward's state was kept so
         old, new = ({key: value for key, value in one.items() if not _is_state(key)} for one in (old, new))
+    if not (evaluation_of(old) and evaluation_of(new)):
+        old, new = without_evaluation(old), without_evaluation(new)
     phrases = changes(old, new)
     return Differences(
         [phrase for key, phrase in phrases.items() if not _under(key, ROUNDING)],
         [phrase for key, phrase in phrases.items() if _under(key, ROUNDING)],
         [key.split(".")[1] for key in phrases if key.startswith("tasks.") and key.endswith(".prompts")],
     )
+
+
+def evaluation_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if _under(key, (EVALUATION,))}
+
+
+def without_evaluation(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if not _under(key, (EVALUATION,))}
 
 
 def check_same(checkpoint: Path, found: Differences, accept_changes: bool) -> None:
@@ -165,10 +183,18 @@ def _under(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
+def _prompts(prompts: Sequence[Prompt]) -> str:
+    return digest([[p.id, p.token_ids, p.columns, p.answer, p.prefill] for p in prompts])
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    judges = {reward.name: reward_identity(reward) for reward in curve.judges.rewards()}
+    return {"problems": _prompts(curve.prompts), "sampling": asdict(curve.sampling), "rewards": judges}
+
+
 def _task(task: Task) -> dict[str, Any]:
-    prompts = [[p.id, p.token_ids, p.columns, p.answer, p.prefill] for p in task.prompts]
     return {
-        "prompts": digest(prompts),
+        "prompts": _prompts(task.prompts),
         "share": task.share,
         "last_steps": task.last_steps,
         "rewards": {reward.name: reward_identity(reward) for reward in task.rewards},

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo.checkpoint.identity import ABSENT, check_same, differences, shown
+from grpo.checkpoint.identity import (
+    ABSENT,
+    check_same,
+    differences,
+    evaluation_of,
+    shown,
+    without_evaluation,
+)
 from grpo.checkpoint.pack import restore_rng
 from grpo.checkpoint.store import last_good, load_behaviour, load_checkpoint, read_state, tidy
 from grpo.config.training import CheckpointConfig
@@ -46,7 +53,8 @@ def resume(
         return TrainState(identity=identity)
     changed = learner.world.main_finds(lambda: changed_data(last, identity, accept_changes))
     state = load_checkpoint(last, learner, reference)
-    state.identity = identity
+    # Where nothing is evaluated from here on, the points that are there are still of what they were.
+    state.identity = identity | (evaluation_of(identity) or evaluation_of(state.identity))
     source.load_state(state.source, anew=changed)
     if source.unfinished and source.ahead is not None:
         load_behaviour(last, learner, source.ahead.behaviour)
@@ -69,7 +77,8 @@ def begin_anew(out: Path, identity: Mapping[str, Any]) -> None:
     file, model = out / IDENTITY, out / "model"
     if model.is_dir():
         recorded = read_record(file, "give another output folder") if file.is_file() else None
-        other = ["what made it was not kept"] if recorded is None else differences(ABSENT | recorded, identity).matter
+        asked = without_evaluation(identity)  # of a model that is there, whatever was asked of it
+        other = ["what made it was not kept"] if recorded is None else differences(ABSENT | recorded, asked).matter
         if other:
             raise UserError(
                 f"'{out}' holds the finished model of another run ({shown(other)}), which this one would replace: give "

@@ -9,7 +9,7 @@ from typing import Any
 
 from grpo.checkpoint.pack import capture_rng
 from grpo.checkpoint.store import save_checkpoint
-from grpo.config.training import CheckpointConfig
+from grpo.config.training import HELD_OUT, CheckpointConfig
 from grpo.learner.learner import Learner
 from grpo.model.reference import Reference
 from grpo.monitoring.metrics import read_rows
@@ -70,13 +70,24 @@ class Saver:
         if not self._inside and self.state.step > self._saved:
             self._save()
 
-    def boundary(self) -> None:
-        """Between two rollouts: remember what a stop would save, save if it is time, stop if that was asked."""
+    def reached(self) -> None:
+        """Between two rollouts: remember what a stop would save."""
         stopping.hold(True)
         self._source, self._rng, self._inside = self.source.state(), capture_rng(), False
-        if self.config.every and self.state.step - self.state.saved_step >= self.config.every:
+
+    def boundary(self, held_out: float | None = None) -> None:
+        """Save if it is time, stop if that was asked. `held_out`: pass@1 of the policy, where it was just evaluated."""
+        stopping.hold(True)
+        due = self.config.every and self.state.step - self.state.saved_step >= self.config.every
+        best = self.config.best == HELD_OUT and held_out is not None and self.state.step > 0
+        if due:
             self.state.saved_step = self.state.step
-            self._save(self._ranking())
+        if due or best:
+            self._save(held_out if self.config.best == HELD_OUT else self._ranking())
+        self.ready()
+
+    def ready(self) -> None:
+        """Stop if that was asked; what follows is dropped when a signal stops the run."""
         stopping.check(self.learner.world)
         # Several processes wait for each other in every phase: none may leave alone.
         stopping.hold(self.learner.world.size > 1)

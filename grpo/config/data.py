@@ -87,6 +87,15 @@ JudgeConfig = Annotated[RewardConfig, without("weight", "name", because="a judge
 MOST_TOKENS = 1024  # of a completion in an evaluation, where that is not set
 
 
+class CurveConfig(Section):
+    """How often the policy of an RL run is evaluated, and on how much."""
+
+    number_is: ClassVar = "steps"  # `every: 10`
+    steps: int = Field(ge=1)  # at the rollout boundary at or after each multiple; also at 0 and at the end
+    problems: int | None = Field(None, ge=1)  # at most so many, the same ones each time; None: all
+    samples: int | None = Field(None, ge=1)  # of each; None: as many as the evaluation draws
+
+
 class EvalConfig(Section):
     """pass@1 on one problem set, at the evaluation temperature."""
 
@@ -108,3 +117,16 @@ class EvalConfig(Section):
         if self.temperature == 0 and self.samples > 1:
             raise ValueError("'samples' must be 1 with temperature: 0, which gives the same completion every time")
         return self
+
+    def of_curve(self, every: CurveConfig) -> EvalConfig:
+        """The same with as many samples as the curve has; each k that those are enough for stays.
+
+        Raises:
+            ValueError: several samples, all of which would be the same.
+        """
+        samples = every.samples or self.samples
+        if self.temperature == 0 and samples > 1:
+            raise ValueError(
+                "'every.samples' must be 1 with temperature: 0, which gives the same completion every time"
+            )
+        return self.model_copy(update={"samples": samples, "k": tuple(k for k in self.k if k <= samples)})

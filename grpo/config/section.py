@@ -20,11 +20,14 @@ class Section(BaseModel):
     )
 
     text_is: ClassVar[str | None] = None  # the setting that a bare text in the section's place is short for
+    number_is: ClassVar[str | None] = None  # likewise, a bare number
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, tree: Any) -> Any:
-        return {cls.text_is: tree} if cls.text_is and isinstance(tree, str) else tree
+        number = isinstance(tree, int | float) and not isinstance(tree, bool)
+        short = cls.text_is if isinstance(tree, str) else cls.number_is if number else None
+        return {short: tree} if short else tree
 
     @field_validator("*", mode="before")
     @classmethod

@@ -62,7 +62,8 @@ class CheckpointConfig(Section):
     every: int | None = Field(None, ge=1)  # steps; saved at the next rollout boundary. None: no checkpoints
     keep: int = Field(2, ge=1)  # the last few
     # Also kept: the one with the highest mean of this reward (`reward`, or `reward/<name>`) over the `every` steps
-    # before it. It is the reward of the training prompts, and noisy: an evaluation tells which model is better.
+    # before it. That is the reward of the training prompts, and noisy. `eval/pass@1`: the one with the highest pass@1
+    # on held-out problems, of those saved at every step whose policy is evaluated on its way (`evaluation.every`).
     best: str | None = None
 
     @model_validator(mode="after")
@@ -73,6 +74,8 @@ class CheckpointConfig(Section):
 
 
 SFTCheckpointConfig = Annotated[CheckpointConfig, without("best", because="supervised training has no reward")]
+HELD_OUT = "eval/pass@1"  # for `best`, and in metrics.jsonl
+NEEDS_CURVE = "needs a policy that is evaluated on its way"
 OVERLONG = "overlong"  # name of the over-long penalty among the rewards
 
 
@@ -135,7 +138,7 @@ class RLConfig(Section):
         """
         if self.penalty_zone and OVERLONG in rewards:
             raise ValueError(f"a reward is called '{OVERLONG}', as is what truncated: penalise adds: give it a 'name'")
-        best, columns = self.checkpoint.best, ["reward", *(f"reward/{name}" for name in sorted(rewards))]
+        best, columns = self.checkpoint.best, ["reward", *(f"reward/{name}" for name in sorted(rewards)), HELD_OUT]
         if best is not None and best not in columns:
             raise ValueError(f"'checkpoint.best': no reward '{best}'{nearest(best, columns)}")
         for key in ("dynamic_sampling", "difficulty"):

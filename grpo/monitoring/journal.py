@@ -1,13 +1,16 @@
 """What a run says of itself, step by step: metrics.jsonl, the console, alarms, a profile, batches to look at."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grpo.config.training import TrainConfig
+from grpo.config.training import HELD_OUT, TrainConfig
+from grpo.evaluation.curve import SECONDS, Curve
 from grpo.learner.batching import rows_of
 from grpo.learner.learner import Learner
+from grpo.learner.stats import StepStats
 from grpo.model.flops import device_peak, mfu
 from grpo.monitoring.alarms import Alarms, rl_alarms
 from grpo.monitoring.health import count_nonfinite, report_nonfinite
@@ -17,7 +20,10 @@ from grpo.rollout.source import RolloutSource
 from grpo.scoring.shaping import mean_token_kl
 from grpo.system.clock import Clock
 from grpo.system.progress import Bar, progress
+from grpo.system.world import is_main
 from grpo.types import Group, TrainState
+
+log = logging.getLogger("grpo")
 
 
 class Journal:
@@ -31,9 +37,11 @@ class Journal:
         peak: float | None,
         bar: Bar,
         profiler: Profiler | None,
+        curve: Curve | None,
     ):
         self.config, self.source, self.state, self.peak = config, source, state, peak
         self.bar, self.profiler = bar, profiler
+        self.blank = {} if curve is None else curve.blank  # of a step whose policy is not evaluated
         self.metrics = MetricsWriter(Path(config.out) / "metrics.jsonl", state.step)
         self.alarms = Alarms(rl_alarms)
         self.names = sorted({name for weights in source.weights.values() for name in weights})  # the same in every row
@@ -54,7 +62,7 @@ class Journal:
         stats = {**stats, **dict.fromkeys(self.logged), **source.metrics}
         rollout = rollout_metrics(batch, self.names, source.weights, config.advantage.combine)
         row = advance(state, rollout, stats, source.clock, source.take_tokens(), self.peak)
-        self.metrics.write(row)
+        self.metrics.write(row | self.blank)
         if self.profiler is not None:
             self.profiler.step(row)
         rows = rows_of(batch, drop_truncated=config.truncated == "mask")
@@ -63,17 +71,34 @@ class Journal:
         self.alarms.look(self.metrics.rows)
         self.bar.advance(1, f"reward {row['reward'] or 0:.3f}, {row['completion_length']:.0f} tokens")
 
+    def evaluated(self, values: Mapping[str, Any]) -> None:
+        """The policy as it is was evaluated: into the row of the step that made it. The model that the run starts from
+        was made by none, and has a row 0, with nothing else in it.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        row, step = self.metrics.last, self.state.step
+        if step == 0 or row.get("step") != step:
+            stats = {**StepStats().metrics(self.config), "grad_norm": None, "lr": None, "applied": None}
+            row = dict.fromkeys(advance(TrainState(), rollout_metrics([], self.names), stats, Clock(), 0))
+        self.metrics.write_again({**row, "step": step, **values})
+        if is_main():
+            low, high = (100 * bound for bound in values[f"{HELD_OUT}_ci95"])
+            text = "step %d: held-out pass@1 %.1f%% [%.0f, %.0f], %.0f s"
+            log.info(text, step, 100 * values[HELD_OUT], low, high, values[SECONDS])
+
 
 @contextmanager
 def journal(
-    config: TrainConfig, source: RolloutSource, state: TrainState, learner: Learner, label: str
+    config: TrainConfig, source: RolloutSource, state: TrainState, learner: Learner, label: str, curve: Curve | None
 ) -> Iterator[Journal]:
     """Around the loop. `label`: of the run, on the console."""
     device = learner.accelerator.device
     tracing = profiled(Path(config.out) / "profile", config.runtime.profile, device)
     with progress(label, config.steps, state.step) as bar, tracing as profiler:
         peak = device_peak(device, config.runtime.dtype, learner.world.size)
-        yield Journal(config, source, state, peak, bar, profiler)
+        yield Journal(config, source, state, peak, bar, profiler, curve)
 
 
 def advance(

@@ -24,7 +24,8 @@ def finite(value: Any) -> Any:
 
 
 class MetricsWriter:
-    """Appends to `path`. On resume, rows after the `done` steps are dropped first: the run writes them again.
+    """Appends to `path`. On resume, rows after the `done` steps are dropped first: the run writes them again. Row 0, of
+    the model that the run starts from, is no step's.
 
     Of several processes the main one writes.
 
@@ -34,13 +35,13 @@ class MetricsWriter:
 
     def __init__(self, path: Path, done: int = 0):
         self.path = path
-        kept = {row["step"]: (line, row) for line, row in read_rows(path) if row["step"] <= done}
+        kept = {row["step"]: (line, row) for line, row in read_rows(path) if done and row["step"] <= done}
         lines = [kept[step] for step in sorted(kept)]
-        rows = [row for _, row in lines]
+        rows = [row for _, row in lines if row["step"]]
         self.rows = rows[:FIRST] + rows[FIRST:][-RECENT:]  # the first few of the run and the latest, in order
         self.last: dict[str, Any] = rows[-1] if rows else {}  # of this run, or of what it goes on
-        if is_main() and done > len(kept):
-            log.warning("'%s' has lost the rows of %d earlier steps", path, done - len(kept))
+        if is_main() and done > len(rows):
+            log.warning("'%s' has lost the rows of %d earlier steps", path, done - len(rows))
         text = "".join(f"{line}\n" for line, _ in lines)
         with must_write(path, len(text)):
             write_text(path, text)
@@ -57,6 +58,17 @@ class MetricsWriter:
             if not self.path.exists():
                 log.warning("'%s' was removed while the run wrote to it: its earlier rows are lost", self.path)
             append_text(self.path, line)
+
+    def write_again(self, row: Mapping[str, Any]) -> None:
+        """This row in the place of the last one, which may be of the same step; the file is whole at every moment."""
+        self.last = {key: finite(value) for key, value in row.items()}
+        if self.rows and self.rows[-1]["step"] == row["step"]:
+            self.rows[-1] = self.last
+        if is_main():
+            lines = [line for line, earlier in read_rows(self.path) if earlier["step"] < row["step"]]
+            text = "".join(f"{line}\n" for line in [*lines, json.dumps(self.last)])
+            with must_write(self.path, len(text)):
+                write_text(self.path, text)
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

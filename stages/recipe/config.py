@@ -7,10 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from grpo.config.data import DataConfig, EvalConfig, JudgeConfig, RewardConfig, Rewards, Several
+from grpo.config.data import CurveConfig, DataConfig, EvalConfig, JudgeConfig, RewardConfig, Rewards, Several
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.section import below, without
 from grpo.config.training import (
+    HELD_OUT,
+    NEEDS_CURVE,
     CheckpointConfig,
     OptimizerConfig,
     RLConfig,
@@ -183,6 +185,7 @@ class EvaluationConfig(Section):
     """What the model of every stage is evaluated on. What is not asked for leaves empty cells in the table."""
 
     math: EvalConfig | None = None
+    every: CurveConfig | None = None  # in RL stages, `math` also on the way: a curve
     general: GeneralEvalConfig | None = None
     # Import path of f(row or rows) -> set of problem keys: no key of an evaluation problem may be in training data.
     leak_check: str | None = None
@@ -190,9 +193,11 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _with_problems(self) -> EvaluationConfig:
-        for name in ("leak_check", "decontaminate") if self.math is None else ():
+        for name in ("every", "leak_check", "decontaminate") if self.math is None else ():
             if getattr(self, name) is not None:
                 raise ValueError(f"'{name}' needs the problems of 'math' beside it: give them, or remove it")
+        if self.math is not None and self.every is not None:
+            self.math.of_curve(self.every)
         return self
 
 
@@ -211,6 +216,16 @@ class RecipeConfig(Section):
     helpfulness_model: RewardModelConfig | None = None
     safety_model: RewardModelConfig | None = None
     helpfulness_rl: RLStageConfig | None = None
+
+    @model_validator(mode="after")
+    def _curve(self) -> RecipeConfig:
+        sections = dict(find(self, RLStageConfig))
+        if self.evaluation.every is not None and not sections:
+            raise ValueError("'evaluation.every' has no effect: no stage of reinforcement learning is here; remove it")
+        for path, section in sections.items():
+            if section.checkpoint.best == HELD_OUT and self.evaluation.every is None:
+                raise ValueError(f"'{path}.checkpoint.best: {HELD_OUT}' {NEEDS_CURVE}: set 'evaluation.every'")
+        return self
 
 
 def training_settings(config: RecipeConfig, key: str) -> SFTConfig | PretrainConfig | RLStageConfig | None:

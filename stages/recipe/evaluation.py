@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import EvalConfig
+from grpo.evaluation.curve import Curve
 from grpo.evaluation.evaluate import GeneralEval, evaluate
 from grpo.evaluation.kept import kept_file
 from grpo.evaluation.metrics import GENERAL_METRICS, Judges
+from grpo.model.loading.tokenizer import load_tokenizer
 from rewards.accuracy.compare import vote
 from rewards.accuracy.reward import extract_answer
 from rewards.loader import load_reward
-from stages.recipe.config import GeneralEvalConfig, RecipeConfig
+from stages.recipe.config import EvaluationConfig, GeneralEvalConfig, RecipeConfig
 
 
 def load_judges(config: EvalConfig, require_format: bool = True) -> Judges:
@@ -35,6 +37,13 @@ def load_general(config: GeneralEvalConfig) -> GeneralEval:
     """The rules of the general prompts, loaded."""
     rewards = {name: load_reward(getattr(config, name)) for name in GENERAL_METRICS}
     return GeneralEval(config.data, config.max_tokens, rewards)
+
+
+def load_curve(config: EvaluationConfig, model: str) -> Curve | None:
+    """What an RL stage's policy is asked on its way, if anything: the problems of `math`, asked and judged as there."""
+    if config.every is None or config.math is None:
+        return None
+    return Curve.of(config.math, config.every, load_judges(config.math), load_tokenizer(model))
 
 
 def evaluate_stage(config: RecipeConfig, folder: Path) -> dict[str, Any]:

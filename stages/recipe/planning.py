@@ -102,7 +102,7 @@ def plan_stage(
 
 def evaluation_hash(config: EvaluationConfig) -> str:
     """Changes when the evaluation would: settings or the contents of local files."""
-    tree = config.model_dump(mode="json", exclude={"decontaminate"})  # a guard, not a setting of it
+    tree = config.model_dump(mode="json", exclude={"decontaminate", "every"})  # neither is a setting of it
     if config.math is not None:
         tree["math"]["max_tokens"] = config.math.max_tokens or MOST_TOKENS  # the same, wherever both may be
     return digest([without_paths(tree), sorted(input_hashes(tree).values())])

@@ -25,6 +25,7 @@ RewardKind = Literal["pairwise", "pointwise"]
 def train_rl(context: StageContext, label: str) -> dict[str, Any]:
     """GRPO from `context.init` on the section's tasks; leaves model/, metrics.jsonl, completions/ and data/."""
     from grpo.trainer import train
+    from stages.recipe.evaluation import load_curve
 
     hashes: dict[str, str] = {}
 
@@ -34,7 +35,8 @@ def train_rl(context: StageContext, label: str) -> dict[str, Any]:
         return kept
 
     settings, tasks = rl_training(context, context.folder, keep)
-    result = train(settings, tasks, label=label, accept_changes=context.accept_changes)
+    curve = load_curve(context.config.evaluation, context.init)
+    result = train(settings, tasks, label=label, accept_changes=context.accept_changes, curve=curve)
     return {
         "steps": result.steps,
         "applied_steps": result.applied_steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -28,10 +28,13 @@ class Plan:
     core: bool = False  # drawn also when it never changes
 
 
-REWARDS, POLICY, LENGTHS = "Rewards", "Policy", "Completions"
+HELD_OUT, REWARDS, POLICY, LENGTHS = "Held-out problems", "Rewards", "Policy", "Completions"
 OPTIMISER, TIME, OTHER = "Optimisation", "Time", "Other metrics"
 MISMATCH = ("logprob_mismatch", "logprob_mismatch_max")
 PLANS = (
+    Plan(HELD_OUT, ("eval/pass@1",), "with its 95% interval over problems", exact=True, core=True),
+    Plan(HELD_OUT, ("eval/pass@*", "eval/maj@*"), "of several samples", together=True, exact=True, core=True),
+    Plan(HELD_OUT, ("eval/*",), exact=True),
     Plan(REWARDS, ("reward",), "mean total", core=True),
     Plan(REWARDS, ("reward/*",), "mean, unweighted, where it applies", core=True),
     Plan(REWARDS, ("pass_rate/*",), "mean running pass rate", together=True, core=True),
@@ -60,23 +63,27 @@ PLANS = (
     Plan(OPTIMISER, ("lr",), "learning rate", exact=True, core=True),
     Plan(OPTIMISER, ("skipped_steps", "nonfinite_steps"), "steps not applied so far", together=True, exact=True),
     Plan(OPTIMISER, ("applied",), "1: the optimizer stepped"),
+    Plan(TIME, ("seconds/evaluation",), "of held-out problems, beside the step"),
     Plan(TIME, ("seconds/*",), "seconds a step by phase, smoothed", together=True, stacked=True, core=True),
     Plan(TIME, ("seconds",), "of the whole step", core=True),
     Plan(TIME, ("tokens_per_second",), "sampled, over the whole step"),
     Plan(TIME, ("mfu",), "of the update"),
 )
+POINT, INTERVAL = "eval/pass@1", "_ci95"
 FEW = 6  # charts that need no headings between them
 
 
 @dataclass(frozen=True)
 class Line:
-    """One metric of a chart: paths in the units of `curves.SIZE`, and the value that the legend begins with."""
+    """One metric of a chart: paths in the units of `curves.SIZE`, and the value that the legend begins with. `band`: of
+    its interval."""
 
     name: str
     last: str
     raw: str = ""
     mean: str = ""
     area: str = ""
+    band: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ class Chart:
     log: bool = False
 
 
+Bands = dict[str, list[tuple[float, float]]]  # of metrics that have an interval at every step
 Drawing = tuple[Scale, list[Line], list[dict[str, Any]]]  # values' scale, lines, what the page reads of each
 
 
@@ -106,21 +114,47 @@ class Curves:
 def curves_of(rows: Sequence[dict[str, Any]]) -> Curves:
     """Charts of the rows of metrics.jsonl."""
     rows = sorted(rows, key=lambda row: row["step"])
-    steps = [row["step"] for row in rows]
-    names = dict.fromkeys(name for row in rows for name in row if name != "step")
-    values = {name: [finite_number(row.get(name)) for row in rows] for name in names}
+    points = evaluated(rows)
+    trained = [row for row in rows if row["step"]]  # row 0 is of the model that the run starts from
+    names = dict.fromkeys(name for row in trained for name in row if name != "step" and not _of_points(name))
+    named = dict.fromkeys(name for row in points for name in row if _of_points(name) and not name.endswith(INTERVAL))
+    values = {name: [finite_number(row.get(name)) for row in trained] for name in names}
+    values |= {name: [finite_number(row.get(name)) for row in points] for name in named}
     sections: dict[str, list[Chart]] = {}
     constant: list[tuple[str, str]] = []
-    for plan, group in _planned(list(names)):
+    for plan, group in _planned([*names, *named]):
+        there = points if _of_points(group[0]) else trained
+        steps = [row["step"] for row in there]
         lines = {name: values[name] for name in group}
         drawn = {name: line for name, line in lines.items() if any(value is not None for value in line)}
         if not (plan.core or any(len(set(line)) > 1 for line in lines.values())):
             drawn = {}
         if drawn:
-            sections.setdefault(plan.section, []).append(_chart(plan, steps, drawn))
+            sections.setdefault(plan.section, []).append(_chart(plan, steps, drawn, _bands(there, drawn)))
         constant += [(visible(name), number(line[0])) for name, line in lines.items() if name not in drawn]
     charts = [chart for section in sections.values() for chart in section]
     return Curves({"": charts} if 0 < len(charts) <= FEW else sections, constant)
+
+
+def evaluated(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the steps whose policy was asked held-out problems."""
+    return [row for row in rows if finite_number(row.get(POINT)) is not None]
+
+
+def interval(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Of this metric at a point, where there is one."""
+    bounds = row.get(f"{name}{INTERVAL}")
+    low, high = map(finite_number, bounds) if isinstance(bounds, list) and len(bounds) == 2 else (None, None)
+    return None if low is None or high is None else (low, high)
+
+
+def _bands(rows: Sequence[dict[str, Any]], names: Iterable[str]) -> Bands:
+    bands = {name: [band for row in rows if (band := interval(row, name)) is not None] for name in names}
+    return {name: band for name, band in bands.items() if len(band) == len(rows)}
+
+
+def _of_points(name: str) -> bool:
+    return name.startswith("eval/") or name == "seconds/evaluation"
 
 
 def _planned(names: list[str]) -> list[tuple[Plan, list[str]]]:
@@ -134,27 +168,34 @@ def _planned(names: list[str]) -> list[tuple[Plan, list[str]]]:
     return charts + [(Plan(OTHER, (name,)), [name]) for name in left]
 
 
-def _chart(plan: Plan, steps: list[int], values: dict[str, list[float | None]]) -> Chart:
+def _chart(plan: Plan, steps: list[int], values: dict[str, list[float | None]], bands: Bands) -> Chart:
     x = curves.step_scale(steps)
-    y, lines, points = (_stacked if plan.stacked else _overlaid)(plan, steps, values, x)
+    stacked = plan.stacked
+    y, lines, points = _stacked(steps, values, x) if stacked else _overlaid(plan, steps, values, x, bands)
     data = {"x": [x.low, x.high], "lines": points}
     return Chart(plan.note, lines, curves.ticks(x, 5, whole=True), curves.ticks(y, 4), data, y.log)
 
 
-def _overlaid(plan: Plan, steps: list[int], values: dict[str, list[float | None]], x: Scale) -> Drawing:
-    y = curves.value_scale([value for line in values.values() for value in line if value is not None], plan.log)
+def _overlaid(plan: Plan, steps: list[int], values: dict[str, list[float | None]], x: Scale, bands: Bands) -> Drawing:
+    bounds = [bound for band in bands.values() for pair in band for bound in pair]
+    y = curves.value_scale([*bounds, *(v for line in values.values() for v in line if v is not None)], plan.log)
     lines, points = [], []
     for name, line in values.items():
         kept = curves.thin(line)
         mean = line if plan.exact or len(line) < curves.SMOOTH_FROM else curves.smooth(line)
         at, raw, means = [steps[i] for i in kept], [line[i] for i in kept], [mean[i] for i in kept]
         faint = curves.path(at, raw, x, y) if mean is not line else ""
-        lines.append(Line(visible(name), number(_last(line)), faint, curves.path(at, means, x, y)))
-        points.append({"steps": at, "values": _rounded(raw), "mean": _rounded(means) if mean is not line else None})
+        around = [bands[name][i] for i in kept] if name in bands else []
+        last = number(_last(line)) + (f" [{number(around[-1][0])}, {number(around[-1][1])}]" if around else "")
+        lows, highs = [low for low, _ in around], [high for _, high in around]
+        band = curves.area(at, lows, highs, x, y) if len(around) > 1 else ""
+        lines.append(Line(visible(name), last, faint, curves.path(at, means, x, y), band=band))
+        read = {"steps": at, "values": _rounded(raw), "mean": _rounded(means) if mean is not line else None}
+        points.append(read | ({"band": [_rounded(pair) for pair in around]} if around else {}))
     return y, lines, points
 
 
-def _stacked(plan: Plan, steps: list[int], values: dict[str, list[float | None]], x: Scale) -> Drawing:
+def _stacked(steps: list[int], values: dict[str, list[float | None]], x: Scale) -> Drawing:
     """Areas one over the other, of the smoothed values; what is not defined counts as 0."""
     stride = -(-len(steps) // curves.POINTS)
     at = steps[::stride]

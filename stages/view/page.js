@@ -35,7 +35,8 @@ for (const stage of document.querySelectorAll(".stage")) {
       data.lines.forEach((line, index) => {
         const at = nearest(line.steps, step);
         const mean = line.mean ? ` (mean ${shown(line.mean[at])})` : "";
-        outputs[index].textContent = shown(line.values[at]) + mean;
+        const band = line.band ? ` [${line.band[at].map(shown).join(", ")}]` : "";
+        outputs[index].textContent = shown(line.values[at]) + band + mean;
       });
     }
   };

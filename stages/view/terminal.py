@@ -11,12 +11,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from stages.view.charts import POINT, evaluated, interval
 from stages.view.filters import Filters
 from stages.view.run_folder import Sample, SampleGroup, StageFolder
 from stages.view.text import number, shorten, signed
 
 COLUMN = 40  # characters that a completion wants at least
 LONGEST = 20_000  # characters shown of a completion or a prompt
+NEAR = 3  # points of the curve before a step
 HEADLINE = ("reward", "reward_std", "kl", "entropy", "grad_norm", "completion_length")
 
 
@@ -26,10 +28,26 @@ def heading(stage: StageFolder, step: int, filters: Filters, shown: str) -> Rend
     total = stage.planned_steps() or max(steps, default=step)
     place = Text.assemble((stage.name, "bold"), f"  step {step} of {total}")
     place.append("" if stage.finished() else "  (unfinished)", "yellow")
-    row = next((row for row in stage.metrics() if row["step"] == step), {})
+    rows = stage.metrics()
+    row = next((row for row in rows if row["step"] == step), {})
     metrics = Text("  ".join(f"{name} {_metric(row[name])}" for name in HEADLINE if name in row), "dim")
     filtered = Text(f"only {filters}", "cyan") if filters else None
-    return Group(*(part for part in (place, metrics, filtered, Text(shown)) if part))
+    return Group(*(part for part in (place, metrics, _curve(rows, step), filtered, Text(shown)) if part))
+
+
+def _curve(rows: list[dict[str, Any]], step: int) -> Text:
+    """pass@1 on held-out problems: at the beginning, at points before this step and at the end, each with its interval;
+    the points that are not shown are dots."""
+    points = evaluated(sorted(rows, key=lambda row: row["step"]))
+    near = [place for place, row in enumerate(points) if row["step"] <= step][-NEAR:]
+    said, before = [], -1
+    for place in sorted({0, *near, len(points) - 1} if points else ()):
+        bounds = interval(points[place], POINT)
+        between = f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else ""
+        gap = "… " * (place > before + 1)
+        said.append(f"{gap}step {points[place]['step']}: {100 * points[place][POINT]:.1f}{between}")
+        before = place
+    return Text(f"held-out pass@1 %  {'  '.join(said)}" if said else "", "bold")
 
 
 def _metric(value: Any) -> str:

@@ -126,6 +126,12 @@ def kinds(annotation: Any) -> set[Any]:
     return {origin or annotation}
 
 
+def short_for(annotation: Any) -> str | None:
+    """The setting that a bare number in this section's place is short for."""
+    parts = (annotation, *typing.get_args(annotation))
+    return next((name for part in parts if (name := getattr(part, "number_is", None))), None)
+
+
 WRONG: dict[Any, list[Any]] = {
     int: ["many", 1.5, [1], {"a": 1}, True],
     float: ["many", [1.0], {"a": 1}, True, math.nan, math.inf], bool: ["perhaps", 3, [True]],
@@ -139,6 +145,7 @@ def test_a_value_of_the_wrong_type_is_named():
     for path, kind in ONE_OF_EACH:
         accepted = kinds(field_of(path, kind).annotation)
         values = [value for one in accepted - {types.NoneType} for value in WRONG[one]]
+        values = [value for value in values if not (value == 3 and short_for(field_of(path, kind).annotation))]
         for value in values if types.NoneType in accepted else [*values, None]:
             line = refused(with_value(path, value))
             assert f"'{dotted(path)}" in line, line
@@ -185,7 +192,7 @@ def test_two_mistakes_are_both_said(data):
     tree["sead"] = tree.pop("seed")
     below = [path for path, kind in EVERY if BaseModel in kinds(field_of(path, kind).annotation)]
     path = data.draw(st.sampled_from(below))
-    parent_of(tree, path)[path[-1]] = 3
+    parent_of(tree, path)[path[-1]] = [3]
     line = refused(tree)
     assert "unknown key 'sead' (did you mean 'seed'?)" in line
     assert f"'{dotted(path)}" in line

@@ -45,6 +45,7 @@ optimizer.min_lr=1e-4 | optimizer': 'min_lr' has no effect with schedule: consta
 checkpoint.keep=5 | checkpoint': 'keep' has no effect without 'every'
 checkpoint={every: 5, best: reward/acuracy} |
     'checkpoint.best': no reward 'reward/acuracy' (did you mean 'reward/accuracy'?)
+checkpoint={every: 5, best: eval/pass} | 'checkpoint.best': no reward 'eval/pass' (did you mean 'eval/pass@1'?)
 rollout_prompts=6 | 'rollout_prompts' must be a multiple of 'prompts_per_step'
 reference_every=4 | 'reference_every' without 'loss.beta' > 0
 penalty_tokens=4 | 'penalty_tokens' has no effect without truncated: penalise
@@ -78,6 +79,16 @@ cold_start.micro_batch_size=3 | 'cold_start': 'batch_size' must be a multiple
 cold_start.data={path: c, suffix: '!'} | 'cold_start.data': 'suffix' has no effect here
 cold_start.data={path: c, template: '{prompt}'} | 'template' has no effect here
 evaluation={leak_check: my.keys} | 'evaluation': 'leak_check' needs the problems of 'math' beside it
+evaluation={every: 10} | 'evaluation': 'every' needs the problems of 'math' beside it
+evaluation.every=0 | 'evaluation.every.steps': Input should be greater than or equal to 1, got 0
+evaluation.every=2.5 | 'evaluation.every.steps': Input should be a valid integer
+evaluation.every=many | 'evaluation.every': must be a section (key: value), got 'many'
+evaluation.every=true | 'evaluation.every': must be a section (key: value), got True
+evaluation.every={steps: 5, sampels: 2} | unknown key 'evaluation.every.sampels' (did you mean 'samples'?)
+evaluation.every={problems: 5} | 'evaluation.every.steps' is missing
+evaluation.math.temperature=0 evaluation.every={steps: 5, samples: 2} | 'every.samples' must be 1 with temperature: 0
+reasoning_rl.checkpoint={every: 5, best: eval/pass@1} |
+    'reasoning_rl.checkpoint.best: eval/pass@1' needs a policy that is evaluated on its way: set 'evaluation.every'
 evaluation={decontaminate: {}} | 'decontaminate' needs the problems
 reasoning_rl.data=train.jsonl |
     'reasoning_rl': 'data' and 'rewards' are those of the only task, and here are 'tasks' too
@@ -101,6 +112,8 @@ base.pretrain.hidden_size=12 | 'base.pretrain': 'hidden_size' must be an even
 base.pretrain.kv_heads=3 | 'heads' must be a multiple of 'kv_heads'
 base.pretrain.micro_batch_size=3 | multiple of 'micro_batch_size'
 base.pretrain.corpus={path: c, system: s} | 'base.pretrain.corpus': 'system' has no effect here
+reasoning_rl=null helpfulness_rl=null r1_zero=null |
+    'evaluation.every' has no effect: no stage of reinforcement learning is here
 safety_model.router_loss=0.1 | 'router_loss' has no effect here: a reward model learns from scores alone
 safety_model.data={path: c, max_prompt_tokens: 3} | 'safety_model.data': 'max_prompt_tokens'
 rejection_sampling.filters=[] | 'rejection_sampling.filters'

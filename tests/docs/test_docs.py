@@ -13,13 +13,17 @@ import torch
 
 from grpo.advantages import group_advantages
 from grpo.config.algorithm import PRESETS, AdvantageConfig, DifficultyConfig, LossConfig
+from grpo.config.data import CurveConfig, DataConfig, EvalConfig
 from grpo.config.training import RLConfig
 from grpo.config.yaml import load_yaml
+from grpo.evaluation.curve import Curve
+from grpo.evaluation.metrics import Judges
 from grpo.learner.stats import StepStats
 from grpo.loss import Normaliser, grpo_loss
 from grpo.monitoring.journal import advance
 from grpo.monitoring.metrics import rollout_metrics
 from grpo.rollout.difficulty import PassRates
+from grpo.scoring.table import Reward
 from grpo.system.clock import Clock
 from grpo.types import TrainState
 from stages.recipe.config import RLStageConfig
@@ -117,7 +121,10 @@ def metrics_written() -> set[str]:
         stats = StepStats().metrics(config) | {"grad_norm": None, "lr": 1.0, "applied": 0.0}
     row = advance(TrainState(), rollout_metrics([group_of(prompt_of([9]), [0.0, 1.0])], ["r"]), stats, clock, 2)
     rates = PassRates(DifficultyConfig(reward="r")).metrics(0)
-    extra = {"draws", "informative_fraction", "leftovers", *(f"{name}/<task>" for name in rates)}
+    config_of_curve = EvalConfig(data=DataConfig(path="d"), samples=2, k=(2,))
+    curve = Curve(config_of_curve, CurveConfig(steps=1), Judges(Reward("accuracy", len)), []).blank
+    points = {name.replace("@2", "@<k>") for name in curve}
+    extra = {*points, "draws", "informative_fraction", "leftovers", *(f"{name}/<task>" for name in rates)}
     return {re.sub("^seconds/.*", "seconds/<phase>", name.replace("reward/r", "reward/<name>")) for name in row} | extra
 
 

@@ -10,6 +10,7 @@ import time
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -25,7 +26,7 @@ from stages.view.terminal import step_view
 from stages.view.text import shorten
 from support.command import python, refused
 from support.processes import ROOT
-from support.view_run import RL, SFT, complete, make_run
+from support.view_run import RL, SFT, complete, lines, make_run, row, sample
 
 
 @pytest.fixture
@@ -355,3 +356,20 @@ def test_the_commands_help(capsys):
         main(["view", "--help"])
     assert left.value.code == 0
     assert "--reward 'NAME<NUMBER'" in capsys.readouterr().out
+
+
+def test_the_curve_of_held_out_problems_up_to_the_step(run, capsys):
+    def point(step: int, value: float) -> dict[str, Any]:
+        return {"step": step, "eval/pass@1": value, "eval/pass@1_ci95": [value - 0.05, value + 0.1]}
+
+    points = {step: point(step, step / 100) for step in (10, 20, 30, 40, 50)}
+    lines(run / RL / "metrics.jsonl", [point(0, 0.05), *(row(step) | points.get(step, {}) for step in range(1, 61))])
+    for step in (4, 35, 60):
+        rows = [sample(step, "p", "?", "text", {"accuracy": 1.0})]
+        lines(run / RL / "completions" / f"step-{step:06d}.jsonl", rows)
+    (said,) = [line for line in shown(capsys, str(run), "--step", "35").splitlines() if "held-out" in line]
+    end = "step 50: 50.0 [45, 60]"
+    near = "step 10: 10.0 [5, 20]  step 20: 20.0 [15, 30]  step 30: 30.0 [25, 40]"
+    assert said == f"held-out pass@1 %  step 0: 5.0 [0, 15]  {near}  … {end}"
+    text = shown(capsys, str(run), "--step", "4")
+    assert f"held-out pass@1 %  step 0: 5.0 [0, 15]  … {end}" in text

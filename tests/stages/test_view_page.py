@@ -314,3 +314,31 @@ def test_duration():
         "1 h 0 min",
         "2 h 3 min",
     ]
+
+
+def curve_row(step: int, points: dict[int, float]) -> dict[str, Any]:
+    """A row of a run that is evaluated on its way; row 0 has nothing else."""
+    own = row(step) if step else dict.fromkeys(row(1)) | {"step": 0}
+    value = points.get(step)
+    around = None if value is None else [value - 0.05, value + 0.1]
+    return own | {"eval/pass@1": value, "eval/pass@1_ci95": around, "seconds/evaluation": 2.0 if around else 0.0}
+
+
+def test_a_curve_of_held_out_problems_with_its_band():
+    points = {0: 0.1, 10: 0.2, 20: 0.4, 30: 0.3}
+    curves = curves_of([curve_row(step, points) for step in range(31)])
+    (chart,) = curves.sections["Held-out problems"]
+    (line,) = chart.lines
+    assert (line.name, line.last) == ("eval/pass@1", "0.3 [0.25, 0.4]")
+    assert line.mean.count("M") == 1  # no gaps between the points
+    assert line.band.endswith("Z")
+    assert chart.points["x"] == [0, 30]
+    assert chart.points["lines"][0] == {
+        "steps": [0, 10, 20, 30], "values": [0.1, 0.2, 0.4, 0.3], "mean": None,
+        "band": [[0.05, 0.2], [0.15, 0.3], [0.35, 0.5], [0.25, 0.4]],
+    }  # fmt: skip
+    # Row 0 changes nothing of the other charts, and the seconds of points are none of a step's.
+    plain = curves_of([row(step) for step in range(1, 31)])
+    assert {name: charts for name, charts in curves.sections.items() if name != "Held-out problems"} == plain.sections
+    assert curves.constant == [*plain.constant, ("seconds/evaluation", "2")]
+    assert curves_of([curve_row(0, points)]).sections[""][0].lines[0].last == "0.1 [0.05, 0.2]"

@@ -51,7 +51,8 @@ def state(run: Path) -> dict[Path, tuple[int, int]]:
 
 def test_the_whole_recipe(tmp_path, capsys):
     run = tmp_path / "run"
-    command = ["run", "tiny.yaml", "--out", str(run), *SHORT]
+    curve = ["evaluation.every={steps: 2, problems: 4, samples: 1}", "reasoning_rl.checkpoint.best=eval/pass@1"]
+    command = ["run", "tiny.yaml", "--out", str(run), *SHORT, *curve]
     assert main(command) == 0, capsys.readouterr().err
 
     summary = read(run / "summary.json")
@@ -74,8 +75,10 @@ def test_the_whole_recipe(tmp_path, capsys):
             assert result["n_problems"] == 8
     for stage in ("2-reasoning-rl", "4-helpfulness-rl"):
         rows = [json.loads(line) for line in (run / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        assert [row["step"] for row in rows] == [1, 2]
+        assert [row["step"] for row in rows] == [0, 1, 2]  # 0: of the model before, with its point of the curve alone
         assert all(row.keys() >= RL_METRICS for row in rows)
+        assert [row["eval/pass@1"] is not None for row in rows] == [True, False, True]
+    assert (run / "2-reasoning-rl" / "checkpoints" / "best").read_text() == "step-000002\n"
 
     before = state(run)
     capsys.readouterr()

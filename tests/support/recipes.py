@@ -79,6 +79,7 @@ FULL: dict[str, Any] = {
             "accuracy": JUDGE, "format": {"fn": "format"}, "language": {"fn": "language"},
         },
         "general": {"data": FUNCTION, "max_tokens": 32, **dict.fromkeys(GENERAL_METRICS, JUDGE)},
+        "every": {"steps": 8, "problems": 16, "samples": 2},
         "leak_check": "my.keys", "decontaminate": {"ngram": 8, "share": 0.4, "action": "drop"},
     },
     "base": {

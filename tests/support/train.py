@@ -9,6 +9,7 @@ from pathlib import Path
 from grpo import trainer
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.training import RLConfig, TrainConfig
+from grpo.evaluation.curve import Curve
 from grpo.learner.batching import TrainRow, normaliser_of
 from grpo.learner.learner import Learner
 from grpo.learner.memory import in_memory
@@ -29,11 +30,12 @@ def train(
     engine_config: EngineConfig | None = None,
     runtime: RuntimeConfig | None = None,
     accept_changes: bool = False,
+    curve: Curve | None = None,
 ) -> TrainResult:
     """`grpo.trainer.train` of these settings."""
     engine, runtime = engine_config or EngineConfig(), runtime or RuntimeConfig()
     settings = TrainConfig.of(config, model=model, out=str(out), seed=seed, engine=engine, runtime=runtime)
-    return trainer.train(settings, tasks, accept_changes=accept_changes)
+    return trainer.train(settings, tasks, accept_changes=accept_changes, curve=curve)
 
 
 def backward(learner: Learner, rows: Sequence[TrainRow], config: RLConfig, step: int = 0) -> StepStats:

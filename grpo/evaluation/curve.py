@@ -1,0 +1,83 @@
+"""The curve of an RL run: held-out problems asked of its policy on the way, by the run's own engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from grpo.config.data import MOST_TOKENS, CurveConfig, EvalConfig
+from grpo.data.prompts import build_prompts, token_ids
+from grpo.data.rows import Row, load_rows
+from grpo.engines.draws import stream_key
+from grpo.errors import UserError
+from grpo.evaluation.judging import check_golds, judge_groups
+from grpo.evaluation.metrics import Judges, math_metrics, problem_row
+from grpo.model.loading.limits import check_fit, room
+from grpo.system.world import World
+from grpo.types import Prompt, RolloutEngine, Sampling
+
+SETTINGS = ("n_problems", "unjudged_problems", "samples_per_problem", "format_required")  # the same at every point
+SECONDS = "seconds/evaluation"
+
+
+class Curve:
+    """The problems, how they are asked, and what judges the answers; a part of them is the same whatever the seed."""
+
+    def __init__(self, config: EvalConfig, every: CurveConfig, judges: Judges, problems: Sequence[Prompt]):
+        self.config, self.every, self.judges, self.problems = config.of_curve(every), every.steps, judges, problems
+        chosen = sorted(range(len(problems)), key=lambda place: stream_key("curve", problems[place].id))
+        self.prompts = [problems[place] for place in sorted(chosen[: every.problems])]
+        tokens = config.max_tokens or MOST_TOKENS
+        self.sampling = Sampling(self.config.samples, tokens, config.temperature, config.top_p)
+        self.blank: dict[str, Any] = {**dict.fromkeys(self._named(math_metrics([], self.config, judges))), SECONDS: 0.0}
+        self._told = False  # which problems cannot be judged
+
+    @classmethod
+    def of(
+        cls, config: EvalConfig, every: CurveConfig, judges: Judges, tokenizer: Any, rows: list[Row] | None = None
+    ) -> Curve:
+        """Of the problems of `config.data`, or of these `rows`.
+
+        Raises:
+            UserError: there are none, or none with a gold.
+        """
+        rows = load_rows(config.data) if rows is None else rows
+        if not rows:
+            raise UserError("evaluation: no problems")
+        check_golds(rows, judges.accuracy, str(config.data.path or config.data.fn))
+        return cls(config, every, judges, build_prompts(rows, config.data, tokenizer, task="evaluation"))
+
+    def fit(self, model: Any) -> int:
+        """Tokens of the longest sequence. A `max_tokens` that is not set is what the evaluation of the last model takes.
+
+        Raises:
+            UserError: the model has no positions for it.
+        """
+        tokens = self.config.max_tokens or room(model, token_ids(self.problems), MOST_TOKENS)
+        self.sampling = replace(self.sampling, max_tokens=tokens)
+        return check_fit(model, token_ids(self.problems), "evaluation: max_tokens", tokens)
+
+    def due(self, step: int, last: int, updates: int) -> bool:
+        """At the boundary after `step` of `last` steps: a multiple of `every` was among the rollout's `updates`."""
+        return step % self.every < updates or step == last
+
+    def measure(self, engine: RolloutEngine, seed: int) -> dict[str, Any]:
+        """What the weights that the engine has are worth. The draws are those of the evaluation of a finished model:
+        the same at every point, so that points differ by the weights alone.
+
+        Raises:
+            UserError: no problem can be judged.
+        """
+        groups = World.current().spread(
+            self.prompts, lambda own: engine.generate(own, self.sampling, seed=seed, step=0)
+        )
+        problems = [problem_row(group, self.judges) for group in judge_groups(groups, self.judges.rewards())]
+        judged = [problem for problem in problems if problem["judged"]]
+        metrics = math_metrics(judged if self._told and judged else problems, self.config, self.judges)
+        self._told = True
+        return self._named(metrics)
+
+    @staticmethod
+    def _named(metrics: dict[str, Any]) -> dict[str, Any]:
+        return {f"eval/{name}": value for name, value in metrics.items() if name not in SETTINGS}
