@@ -49,7 +49,7 @@ class Curve:
         return cls(config, every, judges, build_prompts(rows, config.data, tokenizer, task="evaluation"))
 
     def fit(self, model: Any) -> int:
-        """Tokens of the longest sequence. A `max_tokens` that is not set is what the evaluation of the last model takes.
+        """Tokens of the longest sequence. A `max_tokens` that is not set is that of the last model's evaluation.
 
         Raises:
             UserError: the model has no positions for it.

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from grpo.api import HeldOutConfig
 from grpo.config.data import RewardConfig
 from grpo.config.file import validate
 from grpo.config.training import TrainConfig
@@ -64,7 +65,8 @@ def test_full_sets_every_setting_to_something_else_than_its_default():
     existing = {("BaseConfig", name) for name in ("model", "chat_template", "template_kwargs")}
     assert {place for place, same in default.items() if same} == existing
     written = {(kind.__name__, name) for kind in sections() for name in kind.model_fields if owner(kind, name) is kind}
-    others = {kind.__name__ for kind in (TrainConfig, EvalCommandConfig, EndpointConfig, TeacherConfig)}  # other roots
+    # Other roots.
+    others = {kind.__name__ for kind in (TrainConfig, HeldOutConfig, EvalCommandConfig, EndpointConfig, TeacherConfig)}
     assert {place for place in written if place[0] not in others} == default.keys()
 
 
