@@ -1,9 +1,13 @@
 """A .gguf file is the model that was packed into it, wherever a model is named, or is refused in one line."""
 
+import errno
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
 
@@ -12,6 +16,7 @@ from grpo.model.loading.files import local_folder
 from grpo.model.loading.gguf import KINDS
 from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer
 from grpo.model.loading.weights import examine, load_model, load_outline, look_at_values
+from support.adapters import based_on
 from support.gguf import MIXED, TEMPLATE, TEXTS, Kind, packed
 
 CPU = torch.device("cpu")
@@ -90,6 +95,7 @@ def row(size: int) -> tuple[np.ndarray, Kind]:
 REFUSED = {
     "stretched": ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "its rope.scaling.type is yarn"),
     "factor": ({"metadata": {"llama.rope.scaling.factor": 8.0}}, "its rope.scaling.factor is 8.0, and transformers"),
+    "window": ({"metadata": {"general.name": "mistral"}}, "its attention.sliding_window is None"),
     "experts": ({"metadata": {"llama.expert_count": 8}}, "its expert_count is 8"),
     "positions": ({"tensors": {"rope_freqs.weight": row(4)}}, "would be lost, rope_freqs.weight"),
     "bias": ({"tensors": {"blk.0.attn_q.bias": row(32)}}, "would be lost, blk.0.attn_q.bias"),
@@ -177,3 +183,41 @@ def test_a_killed_one_leaves_nothing_that_is_taken_for_a_model(tmp_path, cache, 
     whole.rename(half)
     assert local_folder(str(file)) == whole
     assert not half.exists()
+
+
+def test_an_adapter_may_lie_on_it(tmp_path):
+    file, model, tokenizer = packed(tmp_path)
+    chosen = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, chosen)
+    adapted.save_pretrained(tmp_path / "adapter")
+    based_on(tmp_path / "adapter", f"../{file.name}")
+    loaded = load_model(str(tmp_path / "adapter"), CPU).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in adapted.merge_and_unload().state_dict().items())
+    assert load_tokenizer(str(tmp_path / "adapter"))("x  5")["input_ids"] == tokenizer("x  5")["input_ids"]
+
+
+def test_a_full_disk_is_named(tmp_path, cache, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file, *_ = packed(tmp_path)
+    monkeypatch.setattr("grpo.model.export.weights.write_weights", full)
+    with pytest.raises(UserError, match=r"model '.*': cannot write '.*': ") as error:
+        load_model(str(file), CPU)
+    assert "\n" not in str(error.value)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_two_at_once_make_it_once(tmp_path, cache, monkeypatch):
+    file, *_ = packed(tmp_path)
+    made: list[Path] = []
+
+    def unpack(source: Path, folder: Path) -> None:
+        made.append(folder)
+        time.sleep(0.05)
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr("grpo.model.loading.gguf._unpack", unpack)
+    with ThreadPoolExecutor(4) as threads:
+        folders = set(threads.map(local_folder, [str(file)] * 4))
+    assert len(folders) == len(made) == 1

@@ -26,7 +26,7 @@ from grpo.run import Run
 from grpo.types import Sampling
 from matrix.trial import what_was_lost
 from stages.cli import main
-from support.real_models import PACKAGES, real_model
+from support.real_models import PACKAGES, real_file, real_model
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 QUESTIONS = [
@@ -60,6 +60,31 @@ def test_greedy_decoding_is_that_of_generate(name):
         assert list(group.prompt_ids) == ids[0].tolist()
         found = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24)
         assert list(group.rollouts[0].completion.token_ids) == found[0, ids.shape[1] :].tolist()
+
+
+@models
+@torch.no_grad()
+def test_its_file_is_that_model(name, monkeypatch, tmp_path):
+    """The .gguf as the product reads it: the weights of the folder that transformers alone was asked for, its tokens
+    (but for blanks before digits, which transformers splits as GPT-2 does), and the answer it is known for."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    file, folder = str(real_file(name)), str(real_model(name))
+    model, other = load_model(file, torch.device("cpu")), load_model(folder, torch.device("cpu"))
+    held = other.state_dict()
+    assert held.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, held[key]) for key, value in model.state_dict().items())
+    tokenizer, known = load_tokenizer(file), load_tokenizer(folder)
+    texts = [*QUESTIONS, "naïve ไทย 中文 🙂\n\n\tx_1 != 23.5", "  <|im_end|><end_of_turn> 's DON'T"]
+    assert [tokenizer(text)["input_ids"] for text in texts] == [known(text)["input_ids"] for text in texts]
+    assert tokenizer.chat_template == known.chat_template
+    if name == "smollm2":
+        assert tokenizer.convert_ids_to_tokens(tokenizer("x  5")["input_ids"]) == ["x", "ĠĠ", "5"]
+    prompts = build_prompts([{"prompt": QUESTIONS[0]}], DataConfig(**data_of(name, Path("d"))), tokenizer)
+    ids = torch.tensor([prompts[0].token_ids])
+    assert torch.equal(model(ids).logits, other(ids).logits)
+    [group] = LocalEngine(model, tokenizer, 1).generate(prompts, Sampling(1, 20, 0.0), seed=0, step=0)
+    answer = {"smollm2": "The answer to this classic math problem is 4.", "gemma3": " 2+2=4"}[name]
+    assert group.rollouts[0].completion.text.startswith(answer)
 
 
 @models

@@ -27,18 +27,32 @@ def real_model(name: str) -> Path:
     Raises:
         FileNotFoundError: its packages are not installed.
     """
-    cache = Path(os.environ.get("GRPO_MODELS", "~/.cache/grpo-models")).expanduser()
-    folder = cache / name
+    folder = _cache() / name
     if not (folder / "tokenizer.json").is_file():  # written last
-        cache.mkdir(parents=True, exist_ok=True)
-        file = cache / f"{name}.gguf"
-        with file.open("wb") as whole:
+        _convert(name, real_file(name), folder)
+    return folder
+
+
+def real_file(name: str) -> Path:
+    """The .gguf file that one of `PACKAGES` carries.
+
+    Raises:
+        FileNotFoundError: its packages are not installed.
+    """
+    file = _cache() / f"{name}.gguf"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        begun = file.with_suffix(".partial")
+        with begun.open("wb") as whole:
             for part in parts(PACKAGES[name]):
                 with part.open("rb") as source:
                     shutil.copyfileobj(source, whole, 1 << 24)
-        _convert(name, file, folder)
-        file.unlink()
-    return folder
+        begun.rename(file)
+    return file
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("GRPO_MODELS", "~/.cache/grpo-models")).expanduser()
 
 
 def parts(packages: Sequence[str]) -> list[Path]:

@@ -70,7 +70,8 @@ def _unpack(file: Path, folder: Path) -> None:
             said, types = _read(file)
             model, types = _model(file, said, types)
             tokenizer = _tokenizer(file, said)
-            _write(model, types, tokenizer, said, folder)
+            with must_write(folder, model.num_parameters() * 4):
+                _write(model, types, tokenizer, said, folder)
             _compare_tokens(folder, said)
     except UserError as error:
         raise UserError(f"model '{file}': {error}") from error
@@ -152,7 +153,12 @@ def _compare_config(config: Any, said: Mapping[str, Any]) -> None:
     }
     kind = f"{said['general.architecture']}."
     given = {key.removeprefix(kind): value for key, value in said.items() if key.startswith(kind)}
-    unsaid = {"rope.freq_base": 10000.0, "attention.head_count_kv": given.get("attention.head_count")}
+    unsaid = {
+        "rope.freq_base": 10000.0,
+        "rope.scaling.type": "none",
+        "attention.head_count_kv": given.get("attention.head_count"),
+        "attention.sliding_window": None,
+    }
     for key, value in {**unsaid, **given}.items():
         if not _same(value, read.get(key)):
             other = f"takes {read[key]} for it" if read.get(key) is not None else "does not know that"
