@@ -19,6 +19,7 @@ from grpo.evaluation.evaluate import evaluate
 from grpo.evaluation.metrics import Judges
 from grpo.scoring.table import Reward
 from grpo.types import Group, Prompt, Sampling
+from support.ahead import ahead_of, put_inside, run_ahead
 from support.groups import group_of
 from support.models import make_tokenizer
 from support.runs import (
@@ -104,6 +105,22 @@ def test_training_is_the_same_bit_for_bit_with_it_and_without(tiny_model_folder,
     assert completions(tmp_path / "with") == completions(tmp_path / "without")
     assert_equal(weights(tmp_path / "with"), weights(tmp_path / "without"))
     assert not any(key.startswith("eval/") for row in rows_of(tmp_path / "without") for key in row)
+
+
+@pytest.mark.slow
+def test_one_step_ahead_the_newest_weights_are_asked(tiny_model_folder, tmp_path, monkeypatch):
+    put_inside(monkeypatch)
+    config = ahead_of(steps=4, checkpoint={})
+    run_ahead(tiny_model_folder, tmp_path / "without", config)
+    run_ahead(tiny_model_folder, tmp_path / "with", config, curve=curve_of(steps=1))
+    assert trained(tmp_path / "with") == trained(tmp_path / "without")
+    assert_equal(weights(tmp_path / "with"), weights(tmp_path / "without"))
+    for step in (1, 3):  # what the finished model of so many steps is worth
+        run_ahead(tiny_model_folder, tmp_path / f"{step}", ahead_of(steps=step, checkpoint={}))
+        model = str(tmp_path / f"{step}" / "model")
+        result = evaluate(model, eval_config(), judges=JUDGES, runtime=CPU, seed=1, rows=ROWS)
+        assert dict(points(tmp_path / "with", "eval/mean_tokens"))[step] == result["mean_tokens"]
+        assert dict(points(tmp_path / "with"))[step] == result["pass@1"]
 
 
 def test_a_point_at_0_at_each_multiple_and_at_the_end(whole, tiny_model_folder):
