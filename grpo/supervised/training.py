@@ -165,11 +165,10 @@ def fit(
     began = time.perf_counter()
     with progress(training.title, total=steps, done=done) as bar:
         metrics = MetricsWriter(out / "metrics.jsonl", done)
-        trainer.add_callback(StepLog(metrics, bar, tokens))
+        trainer.add_callback(StepLog(metrics, bar, tokens, config.optimizer.lr))
         with stopping.later():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             stopping.check(World.current())
-    check_weights((p for p in model.parameters() if p.requires_grad), steps, config.optimizer.lr)
     try:
         World.current().main_finds(save)
     except UserError:
@@ -197,9 +196,9 @@ def settings_restored(model: Any) -> Callable[[], None]:
 class StepLog(TrainerCallback):
     """One row in metrics.jsonl and one tick of the bar a step, and the end after a signal."""
 
-    def __init__(self, writer: MetricsWriter, bar: Bar, tokens: Sequence[int]) -> None:
+    def __init__(self, writer: MetricsWriter, bar: Bar, tokens: Sequence[int], lr: float) -> None:
         self._metrics, self._alarms = writer, Alarms(sft_alarms)
-        self._bar, self._tokens = bar, tokens
+        self._bar, self._tokens, self._lr = bar, tokens, lr
         self._last = time.perf_counter()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -227,7 +226,8 @@ class StepLog(TrainerCallback):
                 raise UserError(f"{problem}; lower optimizer.lr or add warmup_steps")
         self._bar.advance(1, f"loss {row['loss']:.3f}")
 
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """After a signal: save, and stop. All processes at the same step."""
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, model: Any, **_: Any) -> None:
+        """Before anything is saved: whether the weights can be. After a signal: save, and stop, all at the same step."""
+        check_weights((p for p in model.parameters() if p.requires_grad), state.global_step, self._lr)
         if any(World.current().gather(stopping.asked())):
             control.should_save = control.should_training_stop = True

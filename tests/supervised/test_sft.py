@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import Trainer
 
 from grpo.checkpoint.store import checkpoints, last_good
-from grpo.config.training import OptimizerConfig, SFTConfig
+from grpo.config.training import CheckpointConfig, OptimizerConfig, SFTConfig
 from grpo.data.conversations import build_examples
 from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
@@ -131,7 +131,8 @@ def test_an_interrupted_stage_goes_on(model, tmp_path):
     assert cut == whole
 
 
-def test_a_diverged_loss_stops_the_run(model, tmp_path):
+def test_a_diverged_loss_stops_the_run(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("grpo.supervised.training.check_weights", lambda *_: None)
     with pytest.raises(UserError, match=r"the (loss|gradient) is nan"):
         train(model, tmp_path, steps=8, optimizer=OptimizerConfig(lr=1e30, max_grad_norm=1e30))
 
@@ -140,6 +141,13 @@ def test_a_last_step_that_destroys_the_weights_leaves_no_model(model, tmp_path):
     with pytest.raises(UserError, match=r"step 1: the weights are not finite after this update: lower optimizer\.lr"):
         train(model, tmp_path, steps=1, optimizer=OptimizerConfig(lr=1e30, weight_decay=1e30))
     assert not (tmp_path / "model").exists()
+
+
+def test_destroyed_weights_are_not_saved(model, tmp_path):
+    """Before: only the last step's were looked at, and a lower rate went on from a checkpoint of no use."""
+    with pytest.raises(UserError, match=r"step 1: the weights have grown to .* after this update"):
+        train(model, tmp_path, optimizer=OptimizerConfig(lr=1e9), checkpoint=CheckpointConfig(every=1))
+    assert checkpointed(tmp_path) == []
 
 
 def test_every_row_comes_once_an_epoch():
