@@ -227,7 +227,7 @@ class StepLog(TrainerCallback):
         self._bar.advance(1, f"loss {row['loss']:.3f}")
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, model: Any, **_: Any) -> None:
-        """Before anything is saved: whether the weights can be. After a signal: save, and stop, all at the same step."""
+        """Whether the weights can be saved, before they are. After a signal: save, and stop; all at the same step."""
         check_weights((p for p in model.parameters() if p.requires_grad), state.global_step, self._lr)
         if any(World.current().gather(stopping.asked())):
             control.should_save = control.should_training_stop = True
