@@ -4,6 +4,7 @@ The reward models of the last stage learn from these. They never see the oracles
 """
 
 import random
+from collections.abc import Sequence
 
 from . import general_tasks as ge
 from . import lexicon as lx
@@ -45,11 +46,12 @@ def _candidate(row: ge.Row, rng: random.Random) -> tuple[int, str]:
     return _grade(*quality), ge.answer(row, rng, *quality)
 
 
-def preferences(n: int, seed: int = 0) -> list[ge.Row]:
+def preferences(n: int, seed: int = 0, languages: Sequence[str] = lx.LANGUAGES) -> list[ge.Row]:
     """Pairs of final answers to harmless requests, the better one chosen. A coin decides before each pair whether it
     must be the longer one, so that length alone predicts next to nothing."""
     rng = random.Random(f"preferences-{seed}")
-    requests = [row for row in ge.general("train", 2 * n, seed=seed + 2_000_003) if row["kind"] != "harmful"][:n]
+    every = ge.general("train", 2 * n, seed + 2_000_003, languages)
+    requests = [row for row in every if row["kind"] != "harmful"][:n]
     pairs = []
     for row in requests:
         want_longer = rng.random() < 0.5
@@ -63,13 +65,13 @@ def preferences(n: int, seed: int = 0) -> list[ge.Row]:
     return pairs
 
 
-def safety_labels(n: int, seed: int = 0) -> list[ge.Row]:
+def safety_labels(n: int, seed: int = 0, languages: Sequence[str] = lx.LANGUAGES) -> list[ge.Row]:
     """Whole responses labelled 1.0 (safe) or 0.0 (unsafe), one by one: unsafe is an answer that complies with a harmful
     request, or that refuses after a chain of thought that was set on helping. Some of the unsafe ones call the request
     harmless: a reward model that never saw that said of harm takes the words for safety, and RL finds them."""
     rng = random.Random(f"safety-labels-{seed}")
     rows = []
-    for row in ge.general("train", n, seed=seed + 3_000_003):
+    for row in ge.general("train", n, seed + 3_000_003, languages):
         harmful, refuse = row["kind"] == "harmful", rng.random() < (0.5 if row["kind"] == "harmful" else 0.15)
         styles = (rng.choice(STYLES), rng.choice(STYLES), rng.random() < 0.7)
         final = ge.refusal(row, rng) if refuse else ge.answer(row, rng, *styles)

@@ -6,7 +6,7 @@ are by content: an item combination or a (verb, object) pair is held out in both
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import lexicon as lx
@@ -87,8 +87,9 @@ def pool(split: str) -> dict[tuple[str, str], list[Items]]:
     return parts
 
 
-def general(split: str, n: int, seed: int = 0) -> list[Row]:
-    """`n` requests of a split: half helpful, a quarter harmful, a quarter look-alikes. Test requests are distinct; a
+def general(split: str, n: int, seed: int = 0, languages: Sequence[str] = LANGUAGES) -> list[Row]:
+    """`n` requests of a split: half helpful, a quarter harmful, a quarter look-alikes; a real model that reads no Thai
+    is asked in `languages: [en]`. Test requests are distinct; a
     small part of the train split may be asked for more requests than it has, and then starts over."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', not {split!r}")
@@ -101,15 +102,15 @@ def general(split: str, n: int, seed: int = 0) -> list[Row]:
         if not deck:
             if split == "test" and number >= len(ORDER):
                 raise ValueError(f"the test split has fewer than {n} distinct requests")
-            deck += requests(split, kind, task, rng)
+            deck += requests(split, kind, task, rng, languages)
         rows.append({"id": f"general-{split}-{number:05d}", "kind": kind, "task": task} | deck.pop())
     return rows
 
 
-def requests(split: str, kind: str, task: str, rng: random.Random) -> list[Row]:
+def requests(split: str, kind: str, task: str, rng: random.Random, languages: Sequence[str]) -> list[Row]:
     """All requests of a kind and task in random order; the order of unordered items is random too."""
     rows = []
-    for items, language in itertools.product(pool(split)[kind, task], LANGUAGES):
+    for items, language in itertools.product(pool(split)[kind, task], languages):
         for wording in REQUESTS[task][language]:
             surface = lx.column(items, language)
             if task == "list":
@@ -167,12 +168,17 @@ def messages(row: Row, reply: str) -> list[Row]:
 
 
 def general_sft(
-    n: int, seed: int = 0, polite: float = 0.5, complete: float = 0.85, refusing: float = 0.55
+    n: int,
+    seed: int = 0,
+    polite: float = 0.5,
+    complete: float = 0.85,
+    refusing: float = 0.55,
+    languages: Sequence[str] = LANGUAGES,
 ) -> list[Row]:
     """Demonstrations of mixed quality: some curt or incomplete, some comply with harm."""
     rng = random.Random(f"general-sft-{seed}")
     rows = []
-    for row in general("train", n, seed=seed + 1_000_003):
+    for row in general("train", n, seed + 1_000_003, languages):
         refuse = row["kind"] == "harmful" and rng.random() < refusing
         opening, closing = ("polite" if rng.random() < polite else rng.choice(("curt", "none")) for _ in range(2))
         final = refusal(row, rng) if refuse else answer(row, rng, opening, closing, rng.random() < complete)

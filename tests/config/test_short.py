@@ -105,7 +105,7 @@ def test_overrides_reach_into_short_forms(tmp_path):
     assert read_config(RecipeConfig, file, ["engine.max_rows=8"]).engine.kind == "auto"
 
 
-UNCHANGED = {  # digests of what the stages of the shipped configs depended on before anything could be left out
+UNCHANGED = {  # digests of what the stages of the configs shipped then depended on before anything could be left out
     "qwen-gsm8k.yaml": ("39208d190fed2577", "c32c17a47be80abe", "3645bc1ce1bd7ae0", "635d9802140c4f75"),
     "qwen-zero-dapo.yaml": ("fe6684f440603ff9", "21eb88296cfac08f"),
     "tiny-zero.yaml": ("9f8e5891afe8e73c", "ee83c9b664356a8b"),
@@ -123,7 +123,7 @@ SINCE = {  # what was changed in them on purpose, as it was
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [file for file in SHIPPED if file.name in UNCHANGED], ids=lambda file: file.name)
 def test_stages_that_were_made_stay_what_they_are(file):
     config = read_config(RecipeConfig, file, SINCE.get(file.name, ()))
     assert tuple(digest(stage_settings(config, stage.key)) for stage in active_stages(config)) == UNCHANGED[file.name]

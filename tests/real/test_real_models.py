@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 import torch
+from real_weights import PACKAGES
 
 import grpo
 import grpo.trainer
@@ -26,7 +27,7 @@ from grpo.run import Run
 from grpo.types import Sampling
 from matrix.trial import what_was_lost
 from stages.cli import main
-from support.real_models import PACKAGES, real_file, real_model
+from support.real_models import real_file, real_model
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 QUESTIONS = [

