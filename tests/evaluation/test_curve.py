@@ -235,7 +235,7 @@ def test_another_evaluation_is_refused_where_points_are_and_one_may_begin_or_end
     with pytest.raises(UserError, match=r"evaluation\.sampling\.temperature: 0\.6 -> 1\.0"):
         run(*of_run, curve=other)
     run(*of_run, curve=curve_of())
-    assert [step for step, _ in points(tmp_path / "run")] == [0, 2, 6]
+    assert [step for step, _ in points(tmp_path / "run")] == [0, 2, 4, 6]
     killed_at(3, tiny_model_folder, tmp_path / "late", config)
     run(tiny_model_folder, tmp_path / "late", config, curve=other)
     assert [(row["step"], "eval/pass@1" in row) for row in rows_of(tmp_path / "late")][1:3] == [(2, True), (3, True)]
