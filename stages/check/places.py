@@ -59,7 +59,7 @@ def conversations(subject: Subject) -> Iterator[tuple[str, list[Row], DataConfig
 def leak_checks(subject: Subject) -> Iterator[Check]:
     """Of everything that a stage trains on, where the evaluation's problems are at hand."""
     evaluation = subject.config.evaluation
-    judged = [section.data for section in (evaluation.math, evaluation.general) if section is not None]
+    judged = [data for _, data in find(evaluation, DataConfig)]
     if not judged or any(subject.rows(data) is None for data in judged) or not _is_function(evaluation.leak_check):
         return
     for path, data in find(subject.config, DataConfig):

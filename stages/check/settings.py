@@ -33,9 +33,9 @@ def setting_checks(subject: Subject) -> Iterator[Check]:
                 yield f"settings of {path}", partial(_inert, config, section)
     if config.evaluation.math is None:
         yield "evaluation", partial(_no_problems, config)
-    else:
-        yield "size of evaluation.math", partial(_problems, subject, config.evaluation.math)
-        yield "length of evaluation.math", partial(_length, config, config.evaluation.math)
+    for path, one in find(config.evaluation, EvalConfig, "evaluation"):
+        yield f"size of {path}", partial(_problems, subject, one)
+        yield f"length of {path}", partial(_length, config, one)
 
 
 def _engine(config: RecipeConfig) -> str:

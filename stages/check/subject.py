@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from grpo.config.data import DataConfig, RewardConfig
+from grpo.config.data import DataConfig, EvalConfig, RewardConfig
 from grpo.data.folders import is_path
 from grpo.data.rows import Row, load_rows
 from grpo.errors import UserError
 from grpo.model.loading.path import check_model
 from grpo.types import Prompt
-from stages.recipe.config import RecipeConfig, RLStageConfig
+from stages.recipe.config import RecipeConfig, RLStageConfig, find
 from stages.recipe.ends import stops
 from stages.recipe.leaks import LeakGuard
 from stages.recipe.preflight import check_source
@@ -171,11 +171,11 @@ class Subject:
 
     def asked(self) -> Iterator[Asked]:
         """Every place where prompts are sampled from, in the order of the config."""
-        math, general = self.config.evaluation.math, self.config.evaluation.general
-        if math is not None:
-            judges = {"accuracy": math.accuracy, "format": math.format, "language": math.language}
+        general = self.config.evaluation.general
+        for path, one in find(self.config.evaluation, EvalConfig, "evaluation"):
+            judges = {"accuracy": one.accuracy, "format": one.format, "language": one.language}
             present = tuple(spec.model_copy(update={"name": key}) for key, spec in judges.items() if spec is not None)
-            yield Asked("evaluation.math", math.data, present, math.max_tokens, "evaluation")
+            yield Asked(path, one.data, present, one.max_tokens, "evaluation")
         if general is not None:
             yield Asked("evaluation.general", general.data, (), general.max_tokens, "general")
         for key, section in self.config:

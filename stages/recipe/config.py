@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -22,14 +22,28 @@ from grpo.config.training import (
     SFTCheckpointConfig,
     SFTConfig,
 )
-from grpo.errors import shorten
+from grpo.errors import nearest, shorten
 
 _OF_PROMPTS = ("suffix", "template", "max_prompt_tokens")
 Conversations = Annotated[DataConfig, without(*_OF_PROMPTS, because="it is for prompts, and these are conversations")]
 PlainRows = Annotated[DataConfig, without(*_OF_PROMPTS, "system", because="it is for prompts, and these rows are none")]
 Filters = Annotated[tuple[Annotated[RewardConfig, without("weight", because="a filter keeps or drops")], ...], *Several]
 ONLY = "default"  # the name of a stage's only task, in the short form
-LONGEST_NAME = 200  # bytes of a task's name
+LONGEST_NAME = 200  # bytes of a task's or a set's name
+EVALUATED = ("base", "r1_zero", "cold_start", "reasoning_rl", "rejection_sampling", "helpfulness_rl")
+
+
+def check_names(names: Iterable[str], what: str) -> None:
+    """They become names of files.
+
+    Raises:
+        ValueError: one cannot.
+    """
+    for name in names:
+        plain = name.isprintable() and not {*name} & {*"/\\"} and name[:1] not in ("", ".", " ")
+        if not plain or len(name.encode()) > LONGEST_NAME:
+            text = "cannot be the name of a file: use letters, digits, - and _"
+            raise ValueError(f"'{what}': {shorten(repr(name))} {text}")
 
 
 class PretrainConfig(Section):
@@ -123,12 +137,7 @@ class RLStageConfig(RLConfig):
 
     @model_validator(mode="after")
     def _tasks(self) -> RLStageConfig:
-        for name in self.tasks:  # the rows of a task are in data/<name>.jsonl
-            plain = name.isprintable() and not {*name} & {*"/\\"} and name[:1] not in ("", ".", " ")
-            if not plain or len(name.encode()) > LONGEST_NAME:
-                raise ValueError(
-                    f"'tasks': {shorten(repr(name))} cannot be the name of a file: use letters, digits, - and _"
-                )
+        check_names(self.tasks, "tasks")  # the rows of a task are in data/<name>.jsonl
         if all(task.last_steps is not None for task in self.tasks.values()):
             raise ValueError("every task has 'last_steps': nothing to train on before them")
         self.check_names({reward.label for task in self.tasks.values() for reward in task.rewards})
@@ -181,11 +190,18 @@ class DecontaminateConfig(Section):
     action: Literal["refuse", "drop"] = "refuse"  # drop: rows that hold a problem, copies too, are not trained on
 
 
+class EvalSetConfig(EvalConfig):
+    """One more set of problems."""
+
+    after: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # stages; None: each
+
+
 class EvaluationConfig(Section):
     """What the model of every stage is evaluated on. What is not asked for leaves empty cells in the table."""
 
     math: EvalConfig | None = None
     every: CurveConfig | None = None  # in RL stages, `math` also on the way: a curve
+    sets: dict[str, EvalSetConfig] = {}  # beside it, by names of yours: eval/<name>.json
     general: GeneralEvalConfig | None = None
     # Import path of f(row or rows) -> set of problem keys: no key of an evaluation problem may be in training data.
     leak_check: str | None = None
@@ -193,12 +209,21 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _with_problems(self) -> EvaluationConfig:
-        for name in ("every", "leak_check", "decontaminate") if self.math is None else ():
+        absent = [] if self.math is not None else ["every"] if self.sets else ["every", "leak_check", "decontaminate"]
+        for name in absent:
             if getattr(self, name) is not None:
-                raise ValueError(f"'{name}' needs the problems of 'math' beside it: give them, or remove it")
+                others = "" if name == "every" else ", or of 'sets'"
+                raise ValueError(f"'{name}' needs the problems of 'math' beside it{others}: give them, or remove it")
         if self.math is not None and self.every is not None:
             self.math.of_curve(self.every)
+        check_names(self.sets, "sets")
+        if "math" in self.sets:
+            raise ValueError("'sets': 'math' is what the problems beside them are called: give the set another name")
         return self
+
+    def sets_after(self, stage: str) -> dict[str, EvalSetConfig]:
+        """Those that the model of this stage is tried on."""
+        return {name: one for name, one in self.sets.items() if one.after is None or stage in one.after}
 
 
 class RecipeConfig(Section):
@@ -225,6 +250,15 @@ class RecipeConfig(Section):
         for path, section in sections.items():
             if section.checkpoint.best == HELD_OUT and self.evaluation.every is None:
                 raise ValueError(f"'{path}.checkpoint.best: {HELD_OUT}' {NEEDS_CURVE}: set 'evaluation.every'")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluated(self) -> RecipeConfig:
+        there = [key for key in EVALUATED if getattr(self, key) is not None]
+        for name, key in ((name, key) for name, one in self.evaluation.sets.items() for key in one.after or ()):
+            if key not in there:
+                absent = "no stage of this config that is evaluated"
+                raise ValueError(f"'evaluation.sets.{name}.after': '{key}': {absent}{nearest(key, there)}")
         return self
 
 

@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from grpo.config.data import DataConfig
+from grpo.config.data import DataConfig, EvalConfig
 from grpo.data.layouts import PROMPT_COLUMNS, read_messages, read_prompt
 from grpo.data.messages import as_turns
 from grpo.data.preferences import read_pair
@@ -38,11 +38,13 @@ class Leak:
     row: int  # from 1, as lines of a file are counted
     problem: str
     text: str | None = None  # of the row, where it is not the problem's; None: a copy
+    of: str | None = None  # which of `evaluation.sets` the problem is of; None: of the main ones
 
     def __str__(self) -> str:
+        problem = f"the evaluation problem {shorten(self.problem)!r}" + (f" of the set '{self.of}'" if self.of else "")
         if self.text is None:
-            return f"row {self.row} holds the evaluation problem {shorten(self.problem)!r}"
-        return f"row {self.row} is nearly the evaluation problem {shorten(self.problem)!r}: {shorten(self.text)!r}"
+            return f"row {self.row} holds {problem}"
+        return f"row {self.row} is nearly {problem}: {shorten(self.text)!r}"
 
 
 class LeakGuard:
@@ -57,13 +59,18 @@ class LeakGuard:
     def __init__(self, config: RecipeConfig, load: Callable[[DataConfig], Sequence[Row]] = load_rows) -> None:
         evaluation = config.evaluation
         self.decontaminate = evaluation.decontaminate
-        self.problems = load(evaluation.math.data) if evaluation.math else []
+        sets: list[tuple[str | None, EvalConfig]] = [*evaluation.sets.items()]
+        sets += [(None, evaluation.math)] if evaluation.math else []  # last: a problem that is in several is of that
+        problems = {name: load(one.data) for name, one in sets}
         general = load(evaluation.general.data) if evaluation.general else []
         self.wraps = {wrap for _, data in find(config, DataConfig) for wrap in _wraps(data)}
-        self.asked = {text for row in [*self.problems, *general] for text in question_texts(row, self.wraps)}
+        self.problems = [row for rows in problems.values() for row in rows]
+        everything = [(name, row) for name, rows in problems.items() for row in rows] + [(None, row) for row in general]
+        self.asked = {text: name for name, row in everything for text in question_texts(row, self.wraps)}
         path = evaluation.leak_check
         self.keys_of: KeysOf = import_path(path, "evaluation.leak_check") if path else lambda _: ()
-        self.keys = {key for row in self.problems for key in self.keys_of(question_part(row))}
+        of_problems = ((name, row) for name, rows in problems.items() for row in rows)
+        self.keys = {key: name for name, row in of_problems for key in self.keys_of(question_part(row))}
 
     @property
     def drops(self) -> bool:
@@ -91,10 +98,12 @@ class LeakGuard:
     def copies(self, rows: Sequence[Row]) -> Iterator[Leak]:
         """Every row that holds a problem by its text or by a key of `leak_check`."""
         for number, row in enumerate(rows, 1):
-            copied = self.keys.intersection(self.keys_of(question_part(row)))
-            copied = copied or self.asked & question_texts(row, self.wraps)
+            known, copied = self.keys, self.keys.keys() & set(self.keys_of(question_part(row)))
+            if not copied:
+                known, copied = self.asked, self.asked.keys() & question_texts(row, self.wraps)
             if copied:
-                yield Leak(number, min(map(str, copied)))
+                problem = min(copied, key=str)
+                yield Leak(number, str(problem), of=known[problem])
 
     def near_copies(self, rows: Sequence[Row], known: Collection[int] = ()) -> Iterator[Leak]:
         """Every row that `evaluation.decontaminate` finds by its n-grams, but those that are `known`."""
@@ -104,7 +113,7 @@ class LeakGuard:
             for text in question_texts(row, self.wraps) if number not in known else ():
                 problem = self._grams.copied(text)
                 if problem is not None:
-                    yield Leak(number, problem, text)
+                    yield Leak(number, problem, text, self.asked.get(problem))
                     break
 
     @cached_property

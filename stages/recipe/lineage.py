@@ -72,6 +72,7 @@ def _guard(config: RecipeConfig, key: str) -> dict[str, Any]:
     if decontaminate is None or decontaminate.action != "drop" or (key == "base" and config.base.model):
         return {}
     of_rows: Any = {"leak_check": True, "decontaminate": True, "math": {"data"}, "general": {"data"}}
+    of_rows |= {"sets": {"__all__": {"data"}}} if config.evaluation.sets else {}
     return {"evaluation": config.evaluation.model_dump(mode="json", include=of_rows)}
 
 

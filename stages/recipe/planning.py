@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from grpo.system.files import check_leads_somewhere
 from grpo.system.fingerprint import digest
 from grpo.system.lock import LOCK
 from grpo.system.world import World, check_sharding, cut
-from stages.recipe.config import EvaluationConfig, RecipeConfig, training_settings
+from stages.recipe.config import EvalSetConfig, EvaluationConfig, RecipeConfig, training_settings
 from stages.recipe.lineage import (
     Lineage,
     changed,
@@ -46,13 +47,17 @@ class PlannedStage:
     accept_changes: bool = False
     accepted: tuple[str, ...] = ()  # what differs from what it was begun with, and may
     evaluation: str | None = None  # hash of how its model is to be evaluated; None: it is not
+    sets: Mapping[str, str] = field(default_factory=dict)  # of each set that it is tried on
 
-    def evaluation_due(self) -> bool:
-        """Whether the model of a finished stage has to be evaluated again."""
-        if self.evaluation is None:  # numbers of an evaluation that the config no longer has stay
-            return False
-        manifest = read_json(self.folder / "manifest.json", "evaluation_hash")
-        return bool(manifest["evaluation_hash"] != self.evaluation)
+    def evaluation_due(self) -> tuple[bool, list[str]]:
+        """Whether the model has to be evaluated, and on which sets: of a finished stage those that it was not, or
+        otherwise. Numbers of an evaluation that the config no longer has stay."""
+        manifest: dict[str, Any] = {"evaluation_hash": None}
+        if is_finished(self.folder):
+            manifest = read_json(self.folder / "manifest.json", "evaluation_hash")
+        done = {name: one["hash"] for name, one in manifest.get("sets", {}).items()}
+        main = self.evaluation is not None and manifest["evaluation_hash"] != self.evaluation
+        return main, [name for name, wanted in self.sets.items() if done.get(name) != wanted]
 
 
 def is_finished(folder: Path) -> bool:
@@ -82,8 +87,9 @@ def plan_stage(
     asked = config.evaluation.math or config.evaluation.general
     evaluation = evaluation_hash(config.evaluation) if stage.evaluated and asked else None
     check_leads_somewhere(folder)
+    sets = {name: set_hash(one) for name, one in config.evaluation.sets_after(stage.key).items() if stage.evaluated}
     if stage.key in anew:
-        return PlannedStage(stage, folder, lineage, finished=False, evaluation=evaluation)
+        return PlannedStage(stage, folder, lineage, finished=False, evaluation=evaluation, sets=sets)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is a file, but stage {stage.key} needs a folder there: give another --out")
     record = read_record(folder)
@@ -97,14 +103,20 @@ def plan_stage(
             _refuse_changes(stage, folder, accepted, finished)
     if finished and not (folder / "model").is_dir():
         raise UserError(f"'{folder}': its model/ is gone; rerun it with --from {stage.key}")
-    return PlannedStage(stage, folder, lineage, finished, accept_changes, tuple(accepted), evaluation)
+    return PlannedStage(stage, folder, lineage, finished, accept_changes, tuple(accepted), evaluation, sets)
 
 
 def evaluation_hash(config: EvaluationConfig) -> str:
     """Changes when the evaluation would: settings or the contents of local files."""
-    tree = config.model_dump(mode="json", exclude={"decontaminate", "every"})  # neither is a setting of it
+    tree = config.model_dump(mode="json", exclude={"decontaminate", "every", "sets"})  # none is a setting of it
     if config.math is not None:
         tree["math"]["max_tokens"] = config.math.max_tokens or MOST_TOKENS  # the same, wherever both may be
+    return digest([without_paths(tree), sorted(input_hashes(tree).values())])
+
+
+def set_hash(config: EvalSetConfig) -> str:
+    """`evaluation_hash` of one more set."""
+    tree = config.model_dump(mode="json", exclude={"after"}) | {"max_tokens": config.max_tokens or MOST_TOKENS}
     return digest([without_paths(tree), sorted(input_hashes(tree).values())])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from grpo.config.data import DataConfig
 from grpo.data.folders import is_path
 from grpo.data.rendering import dated
-from grpo.data.rows import load_rows
+from grpo.data.rows import load_rows, read_jsonl
 from grpo.errors import UserError
 from grpo.system import stopping
 from grpo.system.fingerprint import PACKAGES, digest, versions
@@ -26,7 +26,7 @@ from grpo.system.runtime import apply_quietly
 from grpo.system.world import World, is_main
 from stages.recipe.config import RecipeConfig, find, training_settings
 from stages.recipe.handover import check_parent, check_sealed, sealed
-from stages.recipe.leaks import LeakGuard, left_out
+from stages.recipe.leaks import LEAKS, LeakGuard, complaint, left_out
 from stages.recipe.lineage import read_json
 from stages.recipe.planning import PlannedStage, is_finished, read_record, with_engine
 from stages.recipe.preflight import check_sections
@@ -50,10 +50,12 @@ def _run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None, wo
     stage, folder = planned.stage, planned.folder
     if planned.finished:
         manifest = read_json(folder / "manifest.json")
-        if not planned.evaluation_due():
+        main, sets = planned.evaluation_due()
+        if not main and not sets:
             log.info("%s: finished, skipped", stage.folder)
             return manifest
-        log.info("%s: finished, but the evaluation settings changed: evaluating again", stage.folder)
+        again = ["evaluation"] * main + [f"evaluation.sets.{name}" for name in sets]
+        log.info("%s: finished, but %s changed: evaluating again", stage.folder, ", ".join(again))
         check_parent(folder, stage.key)
         return _evaluated(config, planned, manifest)
     config = with_engine(config, planned.lineage.settings["engine.kind"])
@@ -76,17 +78,30 @@ def check_ready(config: RecipeConfig, planned: Sequence[PlannedStage]) -> None:
         UserError: a reward, judge, data source or model is not there, or does not take its arguments.
     """
     keys = [one.stage.key for one in planned if not one.finished]
-    if keys or any(one.evaluation_due() for one in planned):
+    if keys or any(any(one.evaluation_due()) for one in planned):
         check_sections(config, planned[0].folder.parent, [*keys, "evaluation"])
     _check_leaks(config, keys)
+    if any(one.finished and any(one.evaluation_due()) for one in planned):
+        _check_trained(config, [one for one in planned if one.finished])
+
+
+def _check_trained(config: RecipeConfig, finished: Sequence[PlannedStage]) -> None:
+    """New problems are not among the rows that finished stages were trained on."""
+    guard = LeakGuard(config)
+    for one in finished:
+        for file in sorted((one.folder / "data").glob("*.jsonl")):
+            rows = [] if file.name.endswith(LEAKS) else read_jsonl(file)
+            if leaks := guard.leaks(rows):
+                text = complaint(leaks, rows, str(file), drops=False)
+                raise UserError(f"stage {one.stage.key} is finished: {text}, and run it anew with --from")
 
 
 def _check_leaks(config: RecipeConfig, keys: Sequence[str]) -> None:
     """Of what lies in files here, for whose leaks no stage need be run first; a function's rows may cost something."""
     sources = [data for key in keys for _, data in find(getattr(config, key), DataConfig) if data.fn is None]
     here = [data for data in sources if is_path(str(data.path))]
-    judged = config.evaluation.math or config.evaluation.general
-    if not here or judged is None or judged.data.path is None or not is_path(judged.data.path):
+    judged = [data for _, data in find(config.evaluation, DataConfig)]
+    if not here or not judged or not all(data.path is not None and is_path(data.path) for data in judged):
         return
     guard = LeakGuard(config)
     for data in {data.model_dump_json(): data for data in here}.values():
@@ -200,10 +215,16 @@ def _evaluated(config: RecipeConfig, planned: PlannedStage, manifest: dict[str, 
     """The manifest with the evaluation's numbers in it, written once everything it speaks of is there."""
     from stages.recipe.evaluation import evaluate_stage
 
-    if planned.evaluation is not None:
+    main, sets = planned.evaluation_due()
+    if main or sets:
         apply_quietly(config.runtime, config.seed)
-        manifest["metrics"] = evaluate_stage(config, planned.folder)
-    manifest["evaluation_hash"] = planned.evaluation
+        metrics = evaluate_stage(config, planned.folder, main, sets)
+        manifest["metrics"] = metrics.pop(None, manifest["metrics"])
+        manifest["sets"] = manifest.get("sets", {}) | {
+            name: {"hash": planned.sets[str(name)], "metrics": of_set} for name, of_set in metrics.items()
+        }
+    if main:
+        manifest["evaluation_hash"] = planned.evaluation
     check_sealed(planned.folder, manifest.get("model_files"), planned.stage.key)
     manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_record(planned.folder / "manifest.json", manifest)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from grpo.system.console import SafeConsole
 from grpo.system.files import write_json
@@ -19,6 +22,7 @@ KEYS = (
     "n_problems", "pass@1", "pass@1_ci95", "format_rate", "language_consistency", "general", "general_ci95",
     "helpfulness", "helpfulness_ci95", "safety", "safety_ci95", "over_refusal",
 )  # fmt: skip
+SET_KEYS = KEYS[:5]
 SHOWN = ("pass@1", "format_rate", "language_consistency", "general", "helpfulness", "safety", "over_refusal")
 HEADINGS = ("pass@1", "format", "language", "general", "helpful", "safe", "over-refusal")
 
@@ -40,12 +44,42 @@ def _collected(config: RecipeConfig, run: Path, name: str) -> dict[str, Any]:
             continue
         manifest = read_json(run / stage.folder / "manifest.json", "metrics", "seconds")
         metrics = manifest["metrics"]
-        seconds = round(manifest["seconds"] + (metrics.get("seconds") or 0.0), 1)
+        recorded, wanted = manifest.get("sets", {}), config.evaluation.sets_after(stage.key)
+        sets = {name: recorded[name]["metrics"] for name in wanted if name in recorded}
+        spent = (part.get("seconds") or 0.0 for part in (metrics, *sets.values()))
+        seconds = round(manifest["seconds"] + sum(spent), 1)
         total += seconds
         if stage.evaluated:
-            measured = {key: metrics.get(key) for key in KEYS}
+            measured = {key: metrics.get(key) for key in KEYS} | at_k(metrics)
+            if config.evaluation.sets:
+                measured["sets"] = {name: of_set(one) for name, one in sets.items()}
             rows.append({"stage": stage.folder, "seconds": seconds, **measured})
     return {"config": name, "seed": config.seed, "seconds": round(total, 1), "stages": rows}
+
+
+def at_k(metrics: dict[str, Any]) -> dict[str, Any]:
+    """pass@k and maj@k with their intervals, of those that were asked for."""
+    return {key: value for key, value in metrics.items() if re.match(r"(pass|maj)@\d", key) and key not in KEYS}
+
+
+def of_set(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What the summary has of one more set."""
+    return {key: metrics.get(key) for key in SET_KEYS} | at_k(metrics)
+
+
+def more_rows(stages: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(set, stage, numbers) of the second table, by set: how it was before and after is read down. The main problems
+    are in it with their pass@k, which tells sharpening from learning."""
+    rows = [("math", row["stage"], row) for row in stages if passes([row]) != ["pass@1"]]
+    for name in dict.fromkeys(name for row in stages for name in row.get("sets", ())):
+        rows += [(name, row["stage"], row["sets"][name]) for row in stages if name in row.get("sets", ())]
+    return rows
+
+
+def passes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """pass@1, pass@8, ...: those that any of the rows has, by k."""
+    names = {key for row in rows for key in row if re.fullmatch(r"pass@\d+", key)}
+    return sorted(names, key=lambda name: int(name.removeprefix("pass@")))
 
 
 def print_table(summary: dict[str, Any], config: RecipeConfig) -> None:
@@ -60,6 +94,22 @@ def print_table(summary: dict[str, Any], config: RecipeConfig) -> None:
     console = SafeConsole(width=None if sys.stdout.isatty() else 150)
     console.print(table)
     console.print(caption(config), style="dim")
+    if rows := more_rows(summary["stages"]):
+        console.print(_more_table(rows))
+
+
+def _more_table(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Table:
+    table = Table(title="pass@k, and the other sets")
+    at = passes([numbers for *_, numbers in rows])
+    for heading in ("set", "stage"):
+        table.add_column(heading, no_wrap=heading == "stage", overflow="fold")
+    for heading in ("n", *at, "format", "language"):
+        table.add_column(heading, justify="right")
+    for place, (name, stage, numbers) in enumerate(rows):
+        cells = [percent(numbers.get(key), numbers.get(f"{key}_ci95")) for key in (*at, *SHOWN[1:3])]
+        last = place + 1 == len(rows) or rows[place + 1][0] != name
+        table.add_row(Text(name), stage, str(numbers.get("n_problems") or "-"), *cells, end_section=last)
+    return table
 
 
 def caption(config: RecipeConfig) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from grpo.errors import visible
 from grpo.system.numbers import finite_number
 from stages.recipe.lineage import read_json
-from stages.recipe.summary import HEADINGS, SHOWN
+from stages.recipe.summary import HEADINGS, SHOWN, more_rows, passes
 from stages.view.charts import curves_of
 from stages.view.run_folder import StageFolder, as_dict
 from stages.view.samples import samples_of
@@ -39,6 +39,7 @@ def page(run: str, stages: list[StageFolder], shown: list[StageFolder]) -> str:
         name=visible(Path(run).resolve().name),
         facts=[visible(str(fact)) for fact in facts if fact],
         rows=_rows(summary, stages),
+        more=_more(summary, stages),
         caption=_caption(stages),
         stages=[_part(index, stage) for index, stage in enumerate(shown)],
         policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
@@ -93,6 +94,32 @@ def _rows(summary: dict[str, Any], stages: list[StageFolder]) -> list[dict[str, 
             "cells": [_cell(row, key, label) for key, label in zip(SHOWN, HEADINGS, strict=True)],
         }
         for row in recorded
+    ]
+
+
+def _more(summary: dict[str, Any], stages: list[StageFolder]) -> list[dict[str, Any]]:
+    """pass@k and the other sets, as the second table of `grpo run` has them, of the finished stages; the sets of
+    summary.json, before that is there all."""
+    listed = summary.get("stages")
+    rows = listed if isinstance(listed, list) else []
+    known = {visible(name) for row in rows for name in as_dict(as_dict(row).get("sets"))} if rows else None
+    measured = []
+    for stage in stages:
+        sets = as_dict(stage.read("manifest.json").get("sets"))
+        numbers = {visible(name): as_dict(as_dict(one).get("metrics")) for name, one in sets.items()}
+        numbers = {name: one for name, one in numbers.items() if known is None or name in known}
+        measured.append({**stage.results(), "stage": stage.name, "sets": numbers})
+    of_table = more_rows(measured)
+    at = passes([numbers for *_, numbers in of_table])
+    labels = [*zip(at, at, strict=True), *zip(SHOWN[1:3], HEADINGS[1:3], strict=True)]
+    return [
+        {
+            "set": name,
+            "stage": stage,
+            "problems": None if finite_number(numbers.get("n_problems")) is None else numbers["n_problems"],
+            "cells": [_cell(dict(numbers), key, label) for key, label in labels],
+        }
+        for name, stage, numbers in of_table
     ]
 
 

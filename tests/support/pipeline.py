@@ -77,11 +77,11 @@ class Pipeline:
         write_jsonl(context.folder / "data" / "rows.jsonl", [{"question": "2 + 2"}])
         return {"tokens": 7, "data_hashes": {"rows": "abc"}, "loss": 0.1}
 
-    def evaluate(self, config: RecipeConfig, folder: Path) -> dict[str, Any]:
-        self.evaluated.append(folder.name)
+    def evaluate(self, config: RecipeConfig, folder: Path, main: bool, sets: list[str]) -> dict[str | None, Any]:
+        self.evaluated += [folder.name] * main + [f"{folder.name} {name}" for name in sets]
         if self.fail == "evaluation":
             raise KeyboardInterrupt
-        return METRICS
+        return dict.fromkeys([None] * main + sets, METRICS)
 
 
 @pytest.fixture

@@ -78,6 +78,12 @@ FULL: dict[str, Any] = {
             "data": HUB, "samples": 4, "temperature": 0.5, "top_p": 0.9, "max_tokens": 32, "k": [2, 4],
             "accuracy": JUDGE, "format": {"fn": "format"}, "language": {"fn": "language"},
         },
+        "sets": {
+            "public": {
+                "data": HUB, "samples": 4, "temperature": 0.5, "top_p": 0.9, "max_tokens": 32, "k": [2, 4],
+                "accuracy": JUDGE, "format": {"fn": "format"}, "language": {"fn": "language"}, "after": ["cold_start"],
+            },
+        },
         "general": {"data": FUNCTION, "max_tokens": 32, **dict.fromkeys(GENERAL_METRICS, JUDGE)},
         "every": {"steps": 8, "problems": 16, "samples": 2},
         "leak_check": "my.keys", "decontaminate": {"ngram": 8, "share": 0.4, "action": "drop"},
