@@ -95,6 +95,9 @@ reasoning_rl.data=train.jsonl |
 evaluation=null | 'evaluation': must be a section (key: value), got nothing
 reasoning_rl.tasks.math.rewards=null | rewards': must be a list, got nothing
 reasoning_rl.tasks.math.rewards=[] | rewards': must not be empty, got []
+evaluation.sets={math: {data: x.jsonl}} | 'sets': 'math' is what the problems beside them are called
+evaluation.sets={a/b: {data: x.jsonl}} | 'sets': 'a/b' cannot be the name of a file
+evaluation.sets={a: {data: x.jsonl, after: [base, cold]}} | 'evaluation.sets.a.after': 'cold': no stage of this config
 evaluation.math.k=[2] | pass@k needs k from 1 to 'samples' (1), got 2
 evaluation.math.k=[0] | pass@k needs k from 1
 evaluation.math.temperature=0 evaluation.math.samples=2 | 'samples' must be 1 with temperature: 0
