@@ -82,6 +82,7 @@ def test_two_steps_of_every_stage(tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     short = [
         "evaluation.math.data.kwargs.n=4", "evaluation.math.samples=2", "evaluation.math.k=[2]",
+        "evaluation.sets.greedy.data.kwargs.n=4", "evaluation.sets.greedy.max_tokens=12", "evaluation.every.problems=2",
         "evaluation.math.max_tokens=12", "evaluation.general.data.kwargs.n=8", "evaluation.general.max_tokens=12",
         "cold_start.data.kwargs.n=8", "cold_start.steps=2", "cold_start.batch_size=4", "cold_start.max_tokens=512",
         *(f"{stage}.{key}" for stage in ("reasoning_rl", "helpfulness_rl")
