@@ -19,7 +19,7 @@ PROBLEMS, SAMPLES = 300, 4
 def words(tiny_model_folder: Path, tmp_path: Path) -> list[str]:
     rows = [{"question": f"What is {a} + 2?", "answer": str(a + 2)} for a in range(PROBLEMS)]
     write_jsonl(tmp_path / "set.jsonl", rows)
-    options = ["--samples", str(SAMPLES), "--temperature", "1", "--max-tokens", "60", "eval.data.template={prompt}"]
+    options = ["--samples", str(SAMPLES), "--temperature", "1", "--max-tokens", "60", "eval.data.template='{prompt}'"]
     settings = ["engine=local", "engine.max_rows=16", "runtime.threads=1", "runtime.device=cpu"]
     model, data = str(tiny_model_folder), str(tmp_path / "set.jsonl")
     return ["-m", "stages.cli", "eval", model, "--data", data, *options, *settings]
