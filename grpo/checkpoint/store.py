@@ -163,7 +163,8 @@ def last_good(folder: Path, forms: Collection[int] = READABLE) -> Path | None:
         )
     if bad:
         log.warning("damaged checkpoint in '%s' (%s): going on from the one before, %s", folder, "; ".join(bad), good)
-    steps = 0 if good else sum(1 for _ in read_rows(folder.parent / "metrics.jsonl"))
+    rows = () if good else read_rows(folder.parent / "metrics.jsonl")
+    steps = sum(row["step"] > 0 for _, row in rows)  # 0: an evaluation before the first
     if steps:
         log.warning("no checkpoint in '%s': the %d steps in metrics.jsonl are done again", folder, steps)
     return folder / good if good else None

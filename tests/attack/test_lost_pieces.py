@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from grpo.checkpoint.store import last_good
+from grpo.data.rows import write_jsonl
 from grpo.errors import UserError
 from support.runs import config_of, run
 
@@ -38,6 +39,16 @@ def test_checkpoints_that_were_deleted(tiny_model_folder, tmp_path, caplog):
     shutil.rmtree(tmp_path / "checkpoints")
     run(tiny_model_folder, tmp_path, config)
     assert f"no checkpoint in '{tmp_path / 'checkpoints'}': the 2 steps in metrics.jsonl are done again" in caplog.text
+
+
+def test_an_evaluation_before_the_first_step_is_no_step_that_is_done_again(tmp_path, caplog):
+    """Before: with `evaluation.every` the row of step 0 was counted as one more."""
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 0}])
+    assert last_good(tmp_path / "checkpoints") is None
+    assert "done again" not in caplog.text
+    write_jsonl(tmp_path / "metrics.jsonl", [{"step": step} for step in range(3)])
+    assert last_good(tmp_path / "checkpoints") is None
+    assert "the 2 steps in metrics.jsonl are done again" in caplog.text
 
 
 @pytest.mark.parametrize("from_stage", [None, "reasoning_rl"])
