@@ -24,6 +24,7 @@ from grpo.evaluation.judging import judge_groups
 from grpo.evaluation.kept import Kept
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import Asked, EvalResult, template_hash, token_counts
+from grpo.model.loading.adapter import layers
 from grpo.model.loading.device import pick_device
 from grpo.model.loading.files import local_folder
 from grpo.model.loading.limits import check_fit, check_special, embeddings, room
@@ -179,5 +180,5 @@ def _made_with(model: Any, kind: str, engine: EngineConfig, runtime: RuntimeConf
     if not isinstance(model, str):
         return None
     computed = [kind, engine.vllm.quantization, pick_device(runtime).type, runtime.dtype, versions((*PACKAGES, "vllm"))]
-    weights = World.current().main_finds(lambda: model_identity(str(local_folder(model) or model)))
-    return digest([weights, computed, seed])
+    below = World.current().main_finds(lambda: [model_identity(str(local_folder(one) or one)) for one in layers(model)])
+    return digest(["+".join(below), computed, seed])

@@ -1,6 +1,7 @@
 """An evaluation that is stopped asks only for what it has no answers to, and comes out as if it had not been."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 from transformers import Qwen3ForCausalLM
 
 from grpo.config.data import EvalConfig
-from grpo.config.engine import EngineConfig
+from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.data.rows import read_jsonl
 from grpo.engines.local.engine import LocalEngine
 from grpo.errors import UserError
 from grpo.evaluation import asking
-from grpo.evaluation.evaluate import GeneralEval, ProblemSet, evaluate, evaluate_sets
+from grpo.evaluation.evaluate import GeneralEval, ProblemSet, _made_with, evaluate, evaluate_sets
 from grpo.evaluation.kept import Kept, kept_file
 from grpo.evaluation.metrics import Judges
 from grpo.evaluation.result import EvalResult
@@ -117,6 +118,24 @@ def test_only_what_is_missing_is_asked_for(folder, tmp_path, monkeypatch, asked,
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "eval.completions.jsonl", "eval.json", "eval.problems.jsonl",
     ]  # fmt: skip
+
+
+def test_answers_of_an_adapter_are_not_those_of_another_base(tmp_path, folder):
+    """Before: the adapter's own folder alone was hashed. A whole model's hash stays what it was."""
+
+    def made_with(model: Path) -> str | None:
+        return _made_with(str(model), "local", EngineConfig(), RuntimeConfig(), 0)
+
+    base, adapter, upper = tmp_path / "base", tmp_path / "adapter", tmp_path / "upper"
+    for name, below in ((adapter, "../base"), (upper, "../adapter")):
+        name.mkdir()
+        (name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": below}))
+    shutil.copytree(folder, base)
+    first = [made_with(model) for model in (folder, base, adapter, upper)]
+    assert first[0] == first[1]
+    assert len(set(first)) == 3
+    (base / "generation_config.json").write_text("{}")
+    assert not set(first) & {made_with(model) for model in (base, adapter, upper)}
 
 
 def test_what_a_kill_cut_short_or_somebody_edited_is_asked_for_again(folder, tmp_path, monkeypatch, asked, caplog):

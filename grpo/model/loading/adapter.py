@@ -67,6 +67,11 @@ def base_of(adapter: str, above: frozenset[Path] = frozenset()) -> str:
     return str(base)
 
 
+def layers(model: str) -> list[str]:
+    """The model and what it lies on, adapter by adapter."""
+    return [model, *(layers(base_of(model)) if is_adapter(model) else ())]
+
+
 def whole_of(model: str) -> str:
     """The model whose config and weights are meant: itself, or what an adapter lies on, however many there are; of a
     .gguf file its folder."""
