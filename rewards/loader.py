@@ -59,7 +59,7 @@ def load_reward(spec: Any) -> Reward:
     check_columns(label, fn, spec.columns, {})
     if is_ours(target) and not inspect.isclass(target):
         _try(label, fn)
-    return Reward(name, fn, float(spec.weight), dict(spec.columns))
+    return Reward(name, fn, float(spec.weight), dict(spec.columns), label)
 
 
 def find_reward(spec: Any) -> tuple[str, Any]:

@@ -1,8 +1,12 @@
 """What a stage of GRPO lives on, in numbers, and what they say in one sentence: `grpo check --sample` asks before the
 stage, the alarms during it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from grpo.config.training import RLConfig
+
+RIGHT = {"accuracy", "code", "countdown", "gym"}  # rewards that give 1 for a right answer
 FEW = 0.3  # share of groups that teach; below, most of what is sampled is thrown away and a step's gradient is noise
 # Share of right completions beyond which so few groups of 8 are mixed even by chance: 1 - 0.95^8 = 0.34.
 EASY, HARD = 0.95, 0.05
@@ -21,6 +25,17 @@ class Prospect:
     truncated: float = 0.0  # completions
     constant: tuple[str, ...] = ()  # the rewards' names, when none of them differs between any two completions
     dynamic: bool = False  # dynamic sampling is on
+
+
+def right_reward(rewards: Iterable[tuple[str, str, float]], config: RLConfig) -> str | None:
+    """Of a task's rewards, each as (name, name or path of its function, weight), the name of the first with a say that
+    gives 1 for a right answer: by what it is called, or because the stage's options go by it."""
+    named = {part.reward for part in (config.dynamic_sampling, config.difficulty) if part is not None}
+    for name, path, weight in rewards:
+        function = path.rpartition(".")[2].removesuffix("_reward")
+        if weight and (name in named or {name, function} & RIGHT or "accuracy" in f"{path} {name}"):
+            return name
+    return None
 
 
 def hopeless(prospect: Prospect) -> str | None:

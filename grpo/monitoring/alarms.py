@@ -32,8 +32,9 @@ FALL = 0.5  # share of what was gained
 SIGMAS = 4.0  # standard errors: of a hundred windows the best one is 2.5 above the mean by chance
 
 
-def rl_alarms(rows: Rows) -> dict[str, str]:
-    """Cause -> what is wrong and what to do, of a GRPO run."""
+def rl_alarms(rows: Rows, right: Mapping[str, float] | None = None) -> dict[str, str]:
+    """Cause -> what is wrong and what to do, of a GRPO run. `right`: the columns of rewards that say what is right,
+    each with its tasks' share of the prompts."""
     falls, constant, truncated = _reward_falls(rows), _reward_constant(rows), _truncated(rows)
     advice = {
         "reward is constant": constant,
@@ -43,7 +44,7 @@ def rl_alarms(rows: Rows) -> dict[str, str]:
         "KL runs away": _kl(rows),
         "length explodes": _length(rows),
         "everything is truncated": truncated,
-        "few groups teach": None if constant or truncated else _few_teach(rows),
+        "few groups teach": None if constant or truncated else _few_teach(rows, right or {}),
     }
     return {cause: text for cause, text in advice.items() if text}
 
@@ -123,7 +124,7 @@ def _reward_constant(rows: Rows) -> str | None:
     )
 
 
-def _few_teach(rows: Rows) -> str | None:
+def _few_teach(rows: Rows, right: Mapping[str, float]) -> str | None:
     recent = rows[-CONSTANT:]
     shares = [_informative(row) for row in recent]
     teaching = [share for share in shares if share is not None and share < FEW]
@@ -133,17 +134,24 @@ def _few_teach(rows: Rows) -> str | None:
     if min(len(first), len(now)) > 1 and _mean(now) - _mean(first) > SIGMAS * _noise(first, now):
         return None  # it has learnt: few are left to teach
     drawn = any(row.get("informative_fraction") is not None for row in recent)
-    right = [key for key in rows[-1] if key.startswith("reward/") and "accuracy" in key and key.count("/") == 1]
     return hopeless(
         Prospect(
             teaching=_mean(teaching),
             # Dynamic sampling chose what is counted here.
-            right=mean(_values(recent, right[0])) if right and not drawn else None,
+            right=None if drawn else _right(recent, right),
             entropy=mean(_values(recent, "entropy")),
             truncated=mean(_values(recent, "truncated_fraction")) or 0.0,
             dynamic=drawn,
         )
     )
+
+
+def _right(rows: Rows, columns: Mapping[str, float]) -> float | None:
+    """The share of right completions, of those columns whose tasks were there and that can be shares."""
+    means = {name: mean(_values(rows, name)) for name in columns}
+    shares = {name: value for name, value in means.items() if value is not None and 0 <= value <= 1}
+    weight = sum(columns[name] for name in shares)
+    return sum(columns[name] * value for name, value in shares.items()) / weight if weight else None
 
 
 def _informative(row: Mapping[str, Any]) -> float | None:

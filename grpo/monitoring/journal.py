@@ -3,19 +3,22 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grpo.config.training import HELD_OUT, TrainConfig
+from grpo.config.training import HELD_OUT, RLConfig, TrainConfig
 from grpo.evaluation.curve import SECONDS, Curve
 from grpo.learner.batching import rows_of
 from grpo.learner.learner import Learner
 from grpo.learner.stats import StepStats
 from grpo.model.flops import device_peak, mfu
+from grpo.monitoring.advice import right_reward
 from grpo.monitoring.alarms import Alarms, rl_alarms
 from grpo.monitoring.health import count_nonfinite, report_nonfinite
 from grpo.monitoring.metrics import MetricsWriter, rollout_metrics
 from grpo.monitoring.profiling import Profiler, profiled
+from grpo.rollout.sampler import Task
 from grpo.rollout.source import RolloutSource
 from grpo.scoring.shaping import mean_token_kl
 from grpo.system.clock import Clock
@@ -43,7 +46,7 @@ class Journal:
         self.bar, self.profiler = bar, profiler
         self.blank = {} if curve is None else curve.blank  # of a step whose policy is not evaluated
         self.metrics = MetricsWriter(Path(config.out) / "metrics.jsonl", state.step)
-        self.alarms = Alarms(rl_alarms)
+        self.alarms = Alarms(partial(rl_alarms, right=right_columns(source.tasks, config)))
         self.names = sorted({name for weights in source.weights.values() for name in weights})  # the same in every row
         means = {f"reward/{name}" for name in self.names}
         # What rewards log themselves, as far as it is known: from its first row on it is in every row.
@@ -87,6 +90,16 @@ class Journal:
             low, high = (100 * bound for bound in values[f"{HELD_OUT}_ci95"])
             text = "step %d: held-out pass@1 %.1f%% [%.0f, %.0f], %.0f s"
             log.info(text, step, 100 * values[HELD_OUT], low, high, values[SECONDS])
+
+
+def right_columns(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, float]:
+    """The metrics of rewards that say what is right, each with its tasks' share of the prompts."""
+    columns: dict[str, float] = {}
+    for task in tasks.values():
+        name = right_reward(((reward.name, reward.path, reward.weight) for reward in task.rewards), config)
+        if name is not None:
+            columns[f"reward/{name}"] = columns.get(f"reward/{name}", 0.0) + task.share
+    return columns
 
 
 @contextmanager

@@ -26,6 +26,7 @@ class Reward:
     fn: Callable[..., Any]
     weight: float = 1.0
     columns: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""  # what a config calls the function
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from grpo.config.data import RewardConfig
 from grpo.config.training import OVERLONG
 from grpo.evaluation.statistics import mean_interval
 from grpo.learner.batching import rows_of
-from grpo.monitoring.advice import Prospect, advice, hopeless
+from grpo.monitoring.advice import Prospect, advice, hopeless, right_reward
 from grpo.rollout.dynamic import teaches
 from grpo.system.console import SafeConsole, say
 from grpo.system.numbers import mean
@@ -22,7 +22,6 @@ from stages.recipe.config import RLStageConfig, TaskConfig
 from stages.recipe.summary import percent
 
 ENOUGH = 8  # groups of a task of which something is said; of fewer, chance decides
-RIGHT = ("accuracy", "code", "countdown", "gym")  # 1 for a right answer
 FORM = ("format", "tag_count", "reasoning_steps", "language", "length", "repetition", OVERLONG)
 Values = dict[str, set[float]]
 
@@ -110,7 +109,7 @@ def _judged(name: str, task: TaskConfig, groups: list[Group], section: RLStageCo
         values = different((row.rollout for row in rows), weighted)
         if {label for label, of in values.items() if len(of) > 1} <= formal:
             form.append(group)
-    label = right_reward(task, section)
+    label = right_reward(((spec.label, spec.fn, spec.weight) for spec in task.rewards), section)
     return Judged(name, groups, teaching, form, weighted, {name: label} if label else {}, redrawn)
 
 
@@ -128,15 +127,6 @@ def different(rollouts: Iterable[Rollout], names: Sequence[str]) -> Values:
 def is_form(spec: RewardConfig) -> bool:
     """Whether a reward judges how a completion is written, whatever it answers."""
     return spec.fn.rpartition(".")[2] in FORM or "format" in f"{spec.fn} {spec.label}"
-
-
-def right_reward(task: TaskConfig, section: RLStageConfig) -> str | None:
-    """The reward with a say that gives 1 for a right answer, by its name or because the stage's options go by it."""
-    named = {part.reward for part in (section.dynamic_sampling, section.difficulty) if part is not None}
-    for spec in task.rewards:
-        if spec.weight and (spec.fn in RIGHT or spec.label in named or "accuracy" in f"{spec.fn} {spec.label}"):
-            return spec.label
-    return None
 
 
 def together(tasks: Sequence[Judged]) -> Judged:

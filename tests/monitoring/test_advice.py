@@ -2,8 +2,13 @@
 
 import pytest
 
-from grpo.monitoring.advice import CUT, EASY, FEW, HARD, SHARP, Prospect, advice, hopeless
+from grpo.config.data import RewardConfig
+from grpo.monitoring.advice import CUT, EASY, FEW, HARD, SHARP, Prospect, advice, hopeless, right_reward
 from grpo.monitoring.alarms import CLEAR, Alarms, rl_alarms
+from grpo.monitoring.journal import right_columns
+from grpo.rollout.sampler import Task
+from rewards.loader import load_rewards
+from support.runs import config_of
 
 FINE = "this can learn: "
 BELOW = 1e-6
@@ -44,7 +49,7 @@ def rows(count: int, **values):
 
 
 def few(found):
-    return rl_alarms(found).get("few groups teach", "")
+    return rl_alarms(found, {"reward/accuracy": 1.0}).get("few groups teach", "")
 
 
 def test_a_run_of_which_few_groups_teach_says_the_same_sentence():
@@ -74,6 +79,36 @@ def test_the_sentence_during_a_run_goes_by_its_metrics(values, begins):
 
 def test_a_run_that_has_learnt_may_have_few_groups_left():
     assert few([*rows(20, reward=0.2, frac_zero_variance=0.1), *rows(12, reward=0.9)]) == ""
+
+
+@pytest.mark.parametrize(("specs", "settings", "right"), [
+    ([{"fn": "gym", "kwargs": {"strict": True}}, {"fn": "format"}], {}, "gym"),
+    ([{"fn": "format"}, {"fn": "gym", "name": "puzzles"}], {}, "puzzles"),
+    ([{"fn": "rewards.gym.gym_reward", "name": "puzzles"}], {}, "puzzles"),
+    ([{"fn": "support.runs.digits", "name": "my_accuracy"}], {}, "my_accuracy"),
+    ([{"fn": "countdown", "weight": 0.0}, {"fn": "format"}], {}, None),
+    ([{"fn": "support.runs.digits"}], {}, None),
+    ([{"fn": "support.runs.digits"}], {"difficulty": {"reward": "digits"}}, "digits"),
+    ([{"fn": "support.runs.digits"}], {"dynamic_sampling": {"reward": "digits"}}, "digits"),
+])  # fmt: skip
+def test_the_run_and_the_check_know_the_same_reward_of_what_is_right(specs, settings, right):
+    """Before: the run knew only names with "accuracy"."""
+    config, configs = config_of(**settings), [RewardConfig.model_validate(spec) for spec in specs]
+    assert right_reward([(spec.label, spec.fn, spec.weight) for spec in configs], config) == right
+    tasks = {"a": Task([], load_rewards(configs), 0.25), "b": Task([], load_rewards(configs), 0.5)}
+    assert right_columns(tasks, config) == ({f"reward/{right}": 0.75} if right else {})
+
+
+@pytest.mark.parametrize(("values", "begins"), [
+    ({"reward/gym": 0.0, "reward/code": 0.04}, "next to nothing is right (1.0%"),
+    ({"reward/gym": 0.0, "reward/code": 0.4}, "siblings are nearly alike"),
+    ({"reward/gym": 0.0, "reward/code": None}, "next to nothing is right (0.0%"),  # its task was not there
+    ({"reward/gym": 3.0, "reward/code": None}, "siblings are nearly alike (0.05 nats a token) and 20% of the groups t"),
+])  # fmt: skip
+def test_what_is_right_in_a_run_goes_by_its_tasks_shares(values, begins):
+    found = rl_alarms(rows(12, **values), {"reward/gym": 0.6, "reward/code": 0.2})["few groups teach"]
+    assert found.startswith(begins)
+    assert "though" not in found or values["reward/gym"] < 1
 
 
 def test_it_is_said_once(caplog):
