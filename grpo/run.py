@@ -63,7 +63,7 @@ class Run:
         if curve is not None and state.evaluated != state.step and curve.due(state.step, last, updates):
             values = self._evaluate(curve)
             evaluated(values)
-            held_out, state.evaluated = values[HELD_OUT], state.step
+            held_out, state.evaluated, state.left_out = values[HELD_OUT], state.step, curve.left_out
         with self.source.clock("save"):
             self.saver.boundary(held_out)
         return state.step < last
@@ -157,6 +157,8 @@ def set_up(
     identity = identify(config, tasks, kind, learner.world, curve) if is_main() else {}
     out = Path(config.out)
     state = resume(out, learner, reference, source, config.checkpoint, identity, accept_changes)
+    if curve is not None:
+        curve.left_out = state.left_out
     if state.step < config.steps:
         source.sync(policy)
     return Run(

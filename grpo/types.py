@@ -133,6 +133,7 @@ class TrainState:
     saved_step: int = 0  # of the last checkpoint
     score: float | None = None  # of this checkpoint, by `checkpoint.best`; None: not asked for, or saved for a signal
     evaluated: int = -1  # the step whose policy was last evaluated on held-out problems; -1: none was
+    left_out: list[str] | None = None  # of them, the ids that are in no point (`grpo.evaluation.curve`); None: no point
     reference_step: int = 0  # the step whose weights the reference holds; 0: the model the run started from
     source: dict[str, Any] = field(default_factory=dict)  # see `grpo.rollout.source.SourceState`
     rng: list[dict[str, Any]] = field(default_factory=list)  # of each process, see `grpo.checkpoint.pack`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,10 +16,12 @@ from grpo.evaluation.judging import check_golds, judge_groups
 from grpo.evaluation.metrics import Judges, math_metrics, problem_row
 from grpo.model.loading.limits import check_fit, room
 from grpo.system.world import World
-from grpo.types import Prompt, RolloutEngine, Sampling
+from grpo.types import Group, Prompt, RolloutEngine, Sampling
 
-SETTINGS = ("n_problems", "unjudged_problems", "samples_per_problem", "format_required")  # the same at every point
-SECONDS = "seconds/evaluation"
+log = logging.getLogger("grpo")
+
+SETTINGS = ("unjudged_problems", "samples_per_problem", "format_required")  # the same at every point
+SECONDS, N_PROBLEMS = "seconds/evaluation", "eval/n_problems"
 
 
 class Curve:
@@ -31,7 +34,8 @@ class Curve:
         tokens = config.max_tokens or MOST_TOKENS
         self.sampling = Sampling(self.config.samples, tokens, config.temperature, config.top_p)
         self.blank: dict[str, Any] = {**dict.fromkeys(self._named(math_metrics([], self.config, judges))), SECONDS: 0.0}
-        self._told = False  # which problems cannot be judged
+        # Ids of those that the first point could not judge, in no point: all are of the same ones. None: no point yet.
+        self.left_out: list[str] | None = None
 
     @classmethod
     def of(
@@ -66,18 +70,32 @@ class Curve:
         """What the weights that the engine has are worth. The draws are those of the evaluation of a finished model:
         the same at every point, so that points differ by the weights alone.
 
-        Raises:
-            UserError: no problem can be judged.
+        Where one of the point's problems cannot be judged, a judge being away, its values are None, and that is said:
+        what is left would be of other problems. The run goes on.
         """
         groups = World.current().spread(
             self.prompts, lambda own: engine.generate(own, self.sampling, seed=seed, step=0)
         )
-        problems = [problem_row(group, self.judges) for group in judge_groups(groups, self.judges.rewards())]
-        judged = [problem for problem in problems if problem["judged"]]
-        metrics = math_metrics(judged if self._told and judged else problems, self.config, self.judges)
-        self._told = True
-        return self._named(metrics)
+        groups = judge_groups(groups, self.judges.rewards())
+        unjudged = [group.prompt.id for group in groups if not _judged(group)]
+        text = f"evaluation: {len(unjudged)} of {len(groups)} problems could not be judged, such as '%s': %s"
+        if self.left_out is None and len(unjudged) < len(groups):
+            self.left_out = unjudged
+            if unjudged:
+                log.warning(text, unjudged[0], "they are left out of this point of the curve and of all after it")
+        lost = [name for name in unjudged if name not in (self.left_out or ())]
+        if lost:
+            log.warning(text, lost[0], "this point of the curve has no value, and can be no best checkpoint")
+            return {**{name: None for name in self.blank if name != SECONDS}, N_PROBLEMS: len(groups) - len(unjudged)}
+        asked = [group for group in groups if group.prompt.id not in (self.left_out or ())]
+        return self._named(math_metrics([problem_row(group, self.judges) for group in asked], self.config, self.judges))
 
     @staticmethod
     def _named(metrics: dict[str, Any]) -> dict[str, Any]:
         return {f"eval/{name}": value for name, value in metrics.items() if name not in SETTINGS}
+
+
+def _judged(group: Group) -> bool:
+    """Wholly: where a judge is away for some of the samples, they are not wrong for that."""
+    missing = [rollout for rollout in group.rollouts if rollout.rewards["accuracy"] is None]
+    return len(missing) < len(group.rollouts) and not any("accuracy" in rollout.errors for rollout in missing)

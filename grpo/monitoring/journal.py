@@ -86,7 +86,7 @@ class Journal:
             stats = {**StepStats().metrics(self.config), "grad_norm": None, "lr": None, "applied": None}
             row = dict.fromkeys(advance(TrainState(), rollout_metrics([], self.names), stats, Clock(), 0))
         self.metrics.write_again({**row, "step": step, **values})
-        if is_main():
+        if is_main() and values[HELD_OUT] is not None:
             low, high = (100 * bound for bound in values[f"{HELD_OUT}_ci95"])
             text = "step %d: held-out pass@1 %.1f%% [%.0f, %.0f], %.0f s"
             log.info(text, step, 100 * values[HELD_OUT], low, high, values[SECONDS])

@@ -43,7 +43,7 @@ from support.runs import (
 ROWS = [{"prompt": f"held{i}", "answer": "1", "id": f"h{i}"} for i in range(5)]
 POINT = {
     *("eval/pass@1", "eval/pass@1_ci95", "eval/format_rate", "eval/language_consistency", "eval/truncation_rate"),
-    *("eval/no_answer_rate", "eval/mean_tokens", "seconds/evaluation"),
+    *("eval/no_answer_rate", "eval/mean_tokens", "eval/n_problems", "seconds/evaluation"),
 }
 
 
@@ -162,20 +162,71 @@ def test_a_part_of_the_problems_is_the_same_one_each_time():
     assert (cheap.samples, cheap.k) == (2, (2,))
 
 
-def test_problems_that_cannot_be_judged_are_told_once(caplog):
-    def none_without_gold(completions: list[str], answer: list[Any], **_: Any) -> list[float | None]:
-        return [None if gold == "?" else 1.0 for gold in answer]
+class Fixed:
+    """An engine whose completions are all the same."""
 
-    class Engine:
-        def generate(self, prompts: list[Prompt], sampling: Sampling, **_: Any) -> list[Group]:
-            assert all(prompt.task == "evaluation" for prompt in prompts)
-            return [group_of(prompt, [0.0] * sampling.group_size) for prompt in prompts]
+    def generate(self, prompts: list[Prompt], sampling: Sampling, **_: Any) -> list[Group]:
+        assert all(prompt.task == "evaluation" for prompt in prompts)
+        return [group_of(prompt, [0.0] * sampling.group_size) for prompt in prompts]
 
-    curve = curve_of(rows=[{**ROWS[0], "answer": "?"}, *ROWS[1:]], judges=Judges(Reward("accuracy", none_without_gold)))
+
+class Judge:
+    """Right is all that it can judge: not a gold of "?", and only the `first` completions while it is down."""
+
+    def __init__(self, *first: int | None):
+        self.first = list(first)  # at each call; None: it is there
+
+    def __call__(self, completions: list[str], answer: list[str], log_error: Any, **_: Any) -> list[float | None]:
+        first = self.first.pop(0) if self.first else None
+        able = [gold != "?" and (first is None or row < first) for row, gold in enumerate(answer)]
+        for row in (row for row, can in enumerate(able) if not can):
+            log_error(row, "cannot judge")
+        return [1.0 if can else None for can in able]
+
+
+def judged_by(judge: Judge, gold: str = "1") -> Curve:
+    return curve_of(rows=[{**ROWS[0], "answer": gold}, *ROWS[1:]], judges=Judges(Reward("accuracy", judge)))
+
+
+def test_problems_that_cannot_be_judged_are_left_out_of_every_point_and_told_once(caplog):
+    curve = judged_by(Judge(), "?")
     with caplog.at_level("WARNING", "grpo"):
-        found = [curve.measure(Engine(), seed=1)["eval/pass@1"] for _ in range(3)]
-    assert found == [1.0, 1.0, 1.0]
-    assert caplog.text.count("1 of 5 golds are null or cannot be read") == 1
+        found = [curve.measure(Fixed(), seed=1) for _ in range(3)]
+    assert [(point["eval/pass@1"], point["eval/n_problems"]) for point in found] == [(1.0, 4)] * 3
+    assert caplog.text.count("1 of 5 problems could not be judged") == 1
+    assert curve.left_out == ["h0"]
+
+
+@pytest.mark.parametrize(("first", "judged"), [(2, 1), (3, 1), (0, 0)], ids=["whole problems", "a sample", "all"])
+def test_a_point_of_other_problems_is_none_and_said(first, judged, caplog):
+    """Before: pass@1 over the few problems that were judged, without a word; with none of them the run ended."""
+    curve = judged_by(Judge(None, first, None))
+    with caplog.at_level("WARNING", "grpo"):
+        found = [curve.measure(Fixed(), seed=1) for _ in range(3)]
+    assert [point["eval/pass@1"] for point in found] == [1.0, None, 1.0]
+    assert [point["eval/n_problems"] for point in found] == [5, judged, 5]
+    assert all(value is None for name, value in found[1].items() if name != "eval/n_problems")
+    assert found[0].keys() == found[1].keys() == curve.blank.keys() - {"seconds/evaluation"}
+    assert f"{5 - judged} of 5 problems could not be judged" in caplog.text
+
+
+def test_what_a_stopped_run_left_out_is_left_out_by_the_one_that_goes_on():
+    curve = judged_by(Judge(4))
+    curve.left_out = ["h4"]  # by its checkpoint: h2 and h3 were judged
+    assert curve.measure(Fixed(), seed=1)["eval/pass@1"] is None
+    again = curve.measure(Fixed(), seed=1)
+    assert (again["eval/pass@1"], again["eval/n_problems"]) == (1.0, 4)  # of the same ones as before
+
+
+def test_a_judge_that_is_not_there_neither_ends_the_run_nor_makes_a_best_checkpoint(tiny_model_folder, tmp_path):
+    config = config_of(steps=3, checkpoint={"every": 100, "keep": 9, "best": "eval/pass@1"})
+    every = judged_by(Judge(0, None, 4, None))
+    every.every = 1
+    run(tiny_model_folder, tmp_path, config, curve=every)
+    found = [(row["eval/pass@1"], row["eval/n_problems"]) for row in rows_of(tmp_path)]
+    assert found == [(None, 0), (1.0, 5), (None, 2), (1.0, 5)]
+    assert checkpointed(tmp_path) == ["step-000001", "step-000003"]
+    assert read_state(tmp_path / "checkpoints" / "step-000003").left_out == []
 
 
 # ---- stopped
