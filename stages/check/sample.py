@@ -167,11 +167,11 @@ def measure(run: Run, groups: list[Group], tasks: Sequence[Judged]) -> Cost:
 
     source, config, learner = run.source, run.config, run.learner
     before = source.clock.lap()
-    draws, share = drawn_and_trained(tasks, config.dynamic_sampling.max_draws if config.dynamic_sampling else 1)
+    max_draws = config.dynamic_sampling.max_draws if config.dynamic_sampling else 1
+    draws, share = drawn_and_trained(tasks, max_draws)
     everything = config.loss.beta > 0 or config.loss.entropy_bonus > 0
-    useful = groups if everything else [group for task in tasks for group in task.teaching]
     wanted = config.prompts_per_step * (1.0 if everything else share)  # groups that an update computes with
-    batch = useful[: max(1, round(wanted))]
+    batch = batch_of(tasks, wanted, max_draws, everything)
     if batch:
         with source.clock("score"):
             batch = with_kl_in_rewards(learner, run.reference, batch, config)
@@ -196,16 +196,41 @@ def measure(run: Run, groups: list[Group], tasks: Sequence[Judged]) -> Cost:
     )
 
 
+def batch_of(tasks: Sequence[Judged], wanted: float, max_draws: int, everything: bool) -> list[Group]:
+    """Groups like those that an update computes with, as many as it wants or there are: of each task its part, evenly
+    over what was drawn of it, and some twice where dynamic sampling will find more. `everything`: also those that
+    teach nothing."""
+    from grpo.rollout.sampler import divide
+
+    pools = {task.name: task.groups if everything else task.teaching for task in tasks}
+    parts = {task.name: float(len(task.groups)) for task in tasks}
+    if not everything:
+        parts = {task.name: parts[task.name] * _drawn_and_trained(task, max_draws)[1] for task in tasks}
+    there = sum(map(len, pools.values()))
+    if not there:
+        return []
+    many = divide(max(1, min(round(wanted), there)), parts, 0)
+    return [pool[i * len(pool) // many[name]] for name, pool in pools.items() for i in range(many[name])]
+
+
 def drawn_and_trained(tasks: Sequence[Judged], max_draws: int) -> tuple[float, float]:
     """How often a rollout's prompts are drawn, and the share of its groups that teach then."""
     total = sum(len(task.groups) for task in tasks)
     draws = trained = 0.0
     for task in tasks:
-        weight, share = len(task.groups) / total, len(task.teaching) / len(task.groups)
-        mine = min(float(max_draws), 1 / share) if share else float(max_draws)
-        draws += weight * (mine if task.redrawn else 1.0)
-        trained += weight * min(1.0, share * (mine if task.redrawn else 1.0))
+        weight, (drawn, teaching) = len(task.groups) / total, _drawn_and_trained(task, max_draws)
+        draws += weight * drawn
+        trained += weight * teaching
     return draws, trained
+
+
+def _drawn_and_trained(task: Judged, max_draws: int) -> tuple[float, float]:
+    """The same of one task."""
+    share = len(task.teaching) / len(task.groups)
+    if not task.redrawn:
+        return 1.0, share
+    draws = min(float(max_draws), 1 / share) if share else float(max_draws)
+    return draws, min(1.0, share * draws)
 
 
 def say_cost(cost: Cost, section: RLStageConfig) -> None:

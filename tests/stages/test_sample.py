@@ -14,7 +14,7 @@ from grpo.config.yaml import dump_yaml
 from grpo.data.rows import write_jsonl
 from grpo.types import Completion, Group, Prompt, Rollout
 from stages.check.prospect import judged, sentence, together
-from stages.check.sample import drawn_and_trained, duration, plan_sample, sample_stage
+from stages.check.sample import batch_of, drawn_and_trained, duration, plan_sample, sample_stage
 from stages.cli import main
 from stages.recipe.config import RecipeConfig
 from support.models import EOS, IM_END, VOCABULARY, make_model, make_tokenizer
@@ -221,6 +221,29 @@ def test_what_teaches_goes_by_the_rules_of_the_stage():
     assert (math.redrawn, chat.redrawn) == (True, False)
     draws, trained = drawn_and_trained([math, chat], 3)
     assert (draws, trained) == (pytest.approx(0.75 * 3 + 0.25), pytest.approx(1.0))
+
+
+def test_the_update_that_is_measured_has_every_task_in_its_part():
+    """Before: the groups of the first task came first, and often alone."""
+    mixed, same, kinds = [RIGHT, WRONG], [WRONG, WRONG], [{"kind": 0.2}, {"kind": 0.4}]
+    groups = [group("math", i, mixed if i % 2 else same) for i in range(16)]
+    groups += [group("chat", i, kinds if i % 2 else kinds[:1] * 2) for i in range(16)]
+
+    def parts(tasks, wanted, max_draws=1, everything=False):
+        batch = batch_of(tasks, wanted, max_draws, everything)
+        return [sum(g.prompt.task == name for g in batch) for name in ("math", "chat")], batch
+
+    tasks = judged(groups, section())
+    of_each, batch = parts(tasks, 8.0)
+    assert of_each == [4, 4]
+    assert [g.prompt.id for g in batch[:4]] == ["math-1", "math-5", "math-9", "math-13"]
+    assert parts(tasks, 100.0)[0] == [8, 8]  # more than there are
+    assert parts(tasks, 16.0, everything=True)[0] == [8, 8]
+    few = judged([*groups[:16], *(group("chat", i, kinds[:1] * 2) for i in range(16))], section())
+    assert parts(few, 4.0)[0] == [4, 0]
+    assert parts(judged([g for g in groups if not int(g.prompt.id[5:]) % 2], section()), 8.0) == ([0, 0], [])
+    dynamic = judged(groups, section(dynamic_sampling={"reward": "accuracy", "max_draws": 4}))
+    assert parts(dynamic, 12.0, max_draws=4)[0] == [8, 4]  # math is drawn until all teach
 
 
 def test_a_reward_that_gives_the_same_for_all_is_named():
