@@ -25,7 +25,7 @@ NONSENSE = ("No idea.", "nan", "0")
 _UNDO = [
     (re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|texttt|operatorname)\s*\{([^{}]*)\}"), r"\1"),
     (re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}"), r"\1/\2"),
-    (re.compile(r"\\(?:left|right)(?![a-zA-Z])|\\[,!;:]|^\$+|\$+$|\^?\{?\\circ\}?"), ""),
+    (re.compile(r"\\(?:left|right)(?![a-zA-Z])|\\[,!;:]|\^?\{?\\circ\}?"), ""),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\times(?![a-zA-Z]) ?"), "×"),
     (re.compile(r"\\([ {}$%#&_])"), r"\1"),
@@ -77,32 +77,50 @@ def gym_reward(
         if problem and log_error is not None:
             log_error(row, problem)
         found = None if problem else extract_answer(turn, strict, anywhere)
-        score = max(_scores(where, entry, forms(found))) if found is not None else 0.0
+        score = max(_scores(where, entry, forms(found)) or [0.0]) if found is not None else 0.0
         scores.append(None if problem else score if score >= threshold else 0.0)
     return scores
 
 
 def forms(answer: str) -> tuple[str, ...]:
     r"""The answer as it stands, and without the LaTeX that a box asks for: \text{ }, {,}, \frac{ }{ }."""
-    plain = answer
+    plain = answer.strip().strip("$")
     for pattern, replacement in _UNDO:
         plain = pattern.sub(replacement, plain)
     return tuple(dict.fromkeys((answer, plain.strip())))
 
 
-@functools.lru_cache(10_000)
+class NoReply(Exception):
+    """The scorer had to be killed while a gold was tried: nothing that a cache keeps."""
+
+
 def gold_problem(where: tuple[str, str], entry: str) -> str:
     r"""Why a reward by this entry would teach nothing true; empty: it is fine. The gold is read out of a box."""
+    try:
+        return try_gold(where, entry)
+    except NoReply as error:
+        return str(error)
+
+
+@functools.lru_cache(10_000)
+def try_gold(where: tuple[str, str], entry: str) -> str:
+    """As `gold_problem`.
+
+    Raises:
+        NoReply: the scorer had to be killed, which says nothing of the gold.
+    """
     gold = json.loads(entry)["answer"]
     boxed = extract_answer(f"\\boxed{{{gold}}}", True) if isinstance(gold, str) else None
     if boxed is None:
         return f"task '{where[0]}': the gold {gold!r:.80} cannot be said in a box"
     try:
-        right, wrong = max(_scores(where, entry, forms(boxed))), _scores(where, entry, NONSENSE)
+        right, wrong = (_scores(where, entry, answers) for answers in (forms(boxed), NONSENSE))
     except UserError as error:
         return str(error)
-    if right < 1:
-        return f"task '{where[0]}': its scorer gives its own gold {gold!r:.80} only {right:g}"
+    if right is None or wrong is None:
+        raise NoReply(f"task '{where[0]}': its scorer did not answer in time while its gold {gold!r:.80} was tried")
+    if max(right) < 1:
+        return f"task '{where[0]}': its scorer gives its own gold {gold!r:.80} only {max(right):g}"
     paid = [text for text, score in zip(NONSENSE, wrong, strict=False) if score == 1 and not _alike(text, gold)]
     return f"task '{where[0]}': its scorer gives {paid[0]!r} 1, too, where the gold is {gold!r:.80}" if paid else ""
 
@@ -114,8 +132,9 @@ def _alike(text: str, gold: str) -> bool:
         return text == gold
 
 
-def _scores(where: tuple[str, str], entry: str, answers: tuple[str, ...]) -> list[float]:
-    return ask(where, SECONDS, entry=json.loads(entry), answers=answers) or [0.0]
+def _scores(where: tuple[str, str], entry: str, answers: tuple[str, ...]) -> list[float] | None:
+    found: list[float] | None = ask(where, SECONDS, entry=json.loads(entry), answers=answers)
+    return found
 
 
 def ask(where: tuple[str, str], seconds: float, **question: Any) -> Any:

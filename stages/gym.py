@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grpo.errors import UserError
-from rewards.gym import DRAW_SECONDS, ask, gold_problem
+from rewards.gym import DRAW_SECONDS, NoReply, ask, try_gold
 
 log = logging.getLogger("grpo")
 TEST_SHARE = 5  # one question in so many is the test's
@@ -77,7 +77,7 @@ def _questions(task: str, options: dict[str, Any], split: str, seed: int, seen: 
             if question in seen or (_number(question) % TEST_SHARE == 0) != (split == "test"):
                 continue
             seen.add(question)
-            problem = gold_problem(where, json.dumps({"answer": entry["answer"], "metadata": entry["metadata"]}))
+            problem = _problem(where, json.dumps({"answer": entry["answer"], "metadata": entry["metadata"]}))
             if not problem:
                 found, fruitless = found + 1, 0
                 yield {**entry, "task": task, "config": options}
@@ -89,6 +89,16 @@ def _questions(task: str, options: dict[str, Any], split: str, seed: int, seen: 
                 raise UserError(f"stages.gym: {problem}: the task cannot be used")
         if fruitless >= ENOUGH:
             return
+
+
+def _problem(where: tuple[str, str], entry: str) -> str:
+    """Of a row's gold; a row is not left out because the machine was busy: the same rows are made at every call."""
+    for _ in range(3):
+        try:
+            return try_gold(where, entry)
+        except NoReply as error:
+            reply = str(error)
+    raise UserError(f"stages.gym: {reply}, three times: is the machine that busy, or the task so large?")
 
 
 def _number(text: str) -> int:

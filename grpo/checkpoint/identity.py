@@ -47,7 +47,8 @@ ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there
 # Texts of this program's rewards in older checkpoints, and the same rewards' texts now: moved, or mended since. A run
 # may go on with what judges more rightly than it did.
 MOVED = {
-    "ed7ec81de9ecb81a": "3a15eb0c0f34d42c",  # accuracy_reward
+    "ed7ec81de9ecb81a": "61c8b566ec3676d2",  # accuracy_reward
+    "3a15eb0c0f34d42c": "61c8b566ec3676d2",  # accuracy_reward
     "f2ee5d72260635b3": "2b37c3a640504408",  # code_reward
     "02658b87abfdb912": "2b37c3a640504408",  # code_reward
     "48d9de0541521278": "7ebec5b35a4f4ff5",  # cosine_length

@@ -220,9 +220,9 @@ def _evaluated(config: RecipeConfig, planned: PlannedStage, manifest: dict[str, 
         apply_quietly(config.runtime, config.seed)
         metrics = evaluate_stage(config, planned.folder, main, sets)
         manifest["metrics"] = metrics.pop(None, manifest["metrics"])
-        manifest["sets"] = manifest.get("sets", {}) | {
-            name: {"hash": planned.sets[str(name)], "metrics": of_set} for name, of_set in metrics.items()
-        }
+        measured = {name: {"hash": planned.sets[str(name)], "metrics": of_set} for name, of_set in metrics.items()}
+        if measured:
+            manifest["sets"] = manifest.get("sets", {}) | measured
     if main:
         manifest["evaluation_hash"] = planned.evaluation
     check_sealed(planned.folder, manifest.get("model_files"), planned.stage.key)

@@ -1,13 +1,15 @@
 """Generated tasks where reasoning-gym, an optional package, is not installed; with it: tests/gym."""
 
 import importlib.util
+import json
 
 import pytest
 
 from grpo.errors import UserError
+from rewards import gym
 from rewards.gym import forms
 from rewards.loader import load_reward
-from stages.gym import rows
+from stages.gym import _problem, rows
 
 MISSING = r"reasoning-gym is not installed: pip install -c constraints.txt -e '.\[reasoning-gym\]'"
 
@@ -49,3 +51,17 @@ def test_the_reward_says_it_when_it_is_named(kwargs, said):
 )
 def test_the_latex_of_a_box_is_undone(answer, plain):
     assert forms(answer)[-1] == plain
+
+
+def test_a_scorer_that_had_to_be_killed_says_nothing_of_the_gold(monkeypatch):
+    """What is cached is a verdict; rows are not left out because a machine was busy."""
+    entry = json.dumps({"answer": "4", "metadata": {}})
+    where = ("a task of this test", "{}")
+    monkeypatch.setattr(gym, "ask", lambda *_, **__: None)
+    assert "did not answer in time" in gym.gold_problem(where, entry)
+    monkeypatch.setattr(gym, "ask", lambda *_, answers, **__: [float(answer == "4") for answer in answers])
+    assert gym.gold_problem(where, entry) == ""  # before: for the life of the process
+    slow = ("another task", "{}")
+    monkeypatch.setattr(gym, "ask", lambda *_, **__: None)
+    with pytest.raises(UserError, match=r"did not answer in time .* three times"):
+        _problem(slow, entry)

@@ -367,9 +367,9 @@ def test_the_curve_of_held_out_problems_up_to_the_step(run, capsys):
     for step in (4, 35, 60):
         rows = [sample(step, "p", "?", "text", {"accuracy": 1.0})]
         lines(run / RL / "completions" / f"step-{step:06d}.jsonl", rows)
-    (said,) = [line for line in shown(capsys, str(run), "--step", "35").splitlines() if "held-out" in line]
+    said = " ".join(shown(capsys, str(run), "--step", "35").split())  # however wide the terminal
     end = "step 50: 50.0 [45, 60]"
-    near = "step 10: 10.0 [5, 20]  step 20: 20.0 [15, 30]  step 30: 30.0 [25, 40]"
-    assert said == f"held-out pass@1 %  step 0: 5.0 [0, 15]  {near}  … {end}"
+    near = "step 10: 10.0 [5, 20] step 20: 20.0 [15, 30] step 30: 30.0 [25, 40]"
+    assert f"held-out pass@1 % step 0: 5.0 [0, 15] {near} … {end}" in said
     text = shown(capsys, str(run), "--step", "4")
     assert f"held-out pass@1 %  step 0: 5.0 [0, 15]  … {end}" in text

@@ -59,7 +59,8 @@ def test_the_whole_recipe(tmp_path, capsys):
     assert summary.keys() == SUMMARY
     assert (summary["config"], summary["seed"]) == ("tiny.yaml", 0)
     assert [row["stage"] for row in summary["stages"]] == NUMBERED
-    assert all(row.keys() == ROW for row in summary["stages"])
+    at_k = {f"{name}@2{ends}" for name in ("pass", "maj") for ends in ("", "_ci95")}  # as the config asks
+    assert all(row.keys() == ROW | at_k for row in summary["stages"])
     assert load_yaml((run / "config.yaml").read_text(encoding="utf-8"), "yaml")["base"]["steps"] == 3
     for stage in [*NUMBERED, *REWARD_MODELS]:
         folder = run / stage
