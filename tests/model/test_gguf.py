@@ -13,11 +13,11 @@ import torch
 
 from grpo.errors import UserError
 from grpo.model.loading.files import local_folder
-from grpo.model.loading.gguf import KINDS
-from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer
+from grpo.model.loading.gguf import KINDS, TOKENS, _compare_tokens, _read
+from grpo.model.loading.tokenizer import decoded, end_token_ids, load_tokenizer
 from grpo.model.loading.weights import examine, load_model, load_outline, look_at_values
 from support.adapters import based_on
-from support.gguf import MIXED, TEMPLATE, TEXTS, Kind, packed
+from support.gguf import MIXED, SPECIAL, TEMPLATE, TEXTS, Kind, packed
 
 CPU = torch.device("cpu")
 
@@ -62,6 +62,51 @@ def test_texts_are_read_as_they_were(split, tmp_path):
     assert loaded.chat_template == TEMPLATE
     for name in ("bos", "eos", "unk", "pad"):
         assert getattr(loaded, f"{name}_token_id") == getattr(tokenizer, f"{name}_token_id")
+
+
+DEEPSEEK = ("<｜▁pad▁｜>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
+VOCABULARIES = {  # the last: its unknown token
+    "smollm": ("smollm", SPECIAL, "llama", 0),
+    "llama 3": ("llama-bpe", ("<|pad|>", "<|begin_of_text|>", "<|eot_id|>"), "llama", None),
+    "distilled qwen": ("deepseek-r1-qwen", DEEPSEEK, "qwen2", None),
+    "distilled llama": ("llama-bpe", DEEPSEEK, "llama", None),
+    "qwen": ("qwen2", SPECIAL, "qwen2", None),
+    "other qwen": ("qwen2", ("<unk>", "<|object_ref_start|>", "<|im_end|>"), "qwen2", 0),
+    "gpt-2": ("gpt-2", ("[UNK]", "[CLS]", "[SEP]"), "qwen3", 0),
+}
+ADDED = ("‹思考>", "two words", "  ", "<think>", "</think>", "ยิ้ม", "<é>", "\n\n\n", "🙂")  # inside and outside bytes
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_control_and_added_tokens_are_whole_in_any_vocabulary(name, tmp_path):
+    """Before: cut into bytes where they are not of the byte alphabet, and refused without `<|endoftext|>`."""
+    split, special, kind, unknown = VOCABULARIES[name]
+    given = {"tokenizer.ggml.unknown_token_id": unknown}
+    file, _, tokenizer = packed(
+        tmp_path, kind, split, metadata=given, special=special, added=ADDED, **ALONE.get(kind, {})
+    )
+    loaded = load_tokenizer(str(file))
+    whole = [*special, *ADDED]
+    for text in (*TEXTS, *whole, *(f"a{token}b {token}" for token in whole), "".join(whole)):
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"], text
+        assert decoded(loaded, loaded(text)["input_ids"]) == decoded(tokenizer, tokenizer(text)["input_ids"])
+    assert len(loaded("a‹思考>b", add_special_tokens=False)["input_ids"]) == 3
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert loaded.unk_token_id == unknown
+    assert set(loaded.all_special_tokens) - {special[0]} == set(special[1:])
+
+
+@pytest.mark.parametrize("kind", [3, 4])
+def test_a_token_that_is_cut_is_refused(kind, tmp_path):
+    """Whatever transformers makes of it: here one that it was not told of."""
+    said, _ = _read(packed(tmp_path)[0])
+    folder = local_folder(str(tmp_path / "llama.gguf"))
+    types = [
+        kind if token == "ĠĠ" else old
+        for token, old in zip(said[f"{TOKENS}tokens"], said[f"{TOKENS}token_type"], strict=True)
+    ]
+    with pytest.raises(UserError, match=r"its token 'ĠĠ' is \d+, and transformers reads .* in a text"):
+        _compare_tokens(folder, {**said, f"{TOKENS}token_type": types})
 
 
 @pytest.mark.parametrize(("bos", "eos"), [(True, False), (False, True), (True, True), (False, False)])

@@ -37,21 +37,25 @@ def _split(name: str) -> Any:
     return pre_tokenizers.Sequence([parts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def byte_level(split: str = "smollm", size: int = 320) -> Any:
-    """A tokenizer trained on `TEXTS`, as a folder has it."""
-    from transformers import PreTrainedTokenizerFast
+def byte_level(
+    split: str = "smollm", size: int = 320, special: Sequence[str] = SPECIAL, added: Sequence[str] = ()
+) -> Any:
+    """A tokenizer trained on `TEXTS`, as a folder has it. `special`: unk, bos, and eos."""
+    from transformers import AddedToken, PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE(ignore_merges=split == "llama-bpe"))
     raw.pre_tokenizer, raw.decoder = _split(split), decoders.ByteLevel()
-    if split == "qwen2":
+    if split in ("qwen2", "deepseek-r1-qwen"):
         raw.normalizer = normalizers.NFC()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, special_tokens=[*SPECIAL])
+    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, special_tokens=[*special])
     raw.train_from_iterator(TEXTS * 3, trainer)
     if split == "llama-bpe":
-        raw.post_processor = processors.TemplateProcessing("<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
-    names = dict(zip(("unk_token", "bos_token", "eos_token"), SPECIAL, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=SPECIAL[2], chat_template=TEMPLATE, **names)
+        raw.post_processor = processors.TemplateProcessing(f"{special[1]} $A", special_tokens=[(special[1], 1)])
+    names = dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token=special[2], chat_template=TEMPLATE, **names)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in added])
+    return tokenizer
 
 
 def packed(
@@ -61,10 +65,12 @@ def packed(
     types: Sequence[Kind] = MIXED,
     metadata: dict[str, Any] | None = None,
     tensors: dict[str, Any] | None = None,
+    special: Sequence[str] = SPECIAL,
+    added: Sequence[str] = (),
     **settings: Any,
 ) -> tuple[Path, Any, Any]:
     """(the file, the model in it, its tokenizer). `metadata` and `tensors` are added or replaced, None leaves out."""
-    tokenizer = byte_level(split)
+    tokenizer = byte_level(split, special=special, added=added)
     ids = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
     sizes = {"intermediate_size": 64, "vocab_size": len(tokenizer), **ids}
     if kind.startswith("gemma"):
@@ -117,12 +123,14 @@ def _tokens(tokenizer: Any, split: str) -> dict[str, Any]:
     import json
 
     held = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    tokens = sorted(held["vocab"], key=held["vocab"].__getitem__)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    control = tokenizer.all_special_tokens
+    kinds = {token: 3 if token in control else 4 for token in tokenizer.get_added_vocab()}
     said = {
         "model": "gpt2",
         "pre": split,
         "tokens": tokens,
-        "token_type": [3 if token in SPECIAL else 1 for token in tokens],
+        "token_type": [kinds.get(token, 1) for token in tokens],
         "merges": [" ".join(pair) for pair in held["merges"]],
         **{f"{name}_token_id": place for name, place in (("bos", 1), ("eos", 2), ("unknown", 0), ("padding", 2))},
     }

@@ -31,7 +31,7 @@ SPLITS = {
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), (True, True)),
 }
 TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>")  # stop as well, as in llama.cpp
-CONTROL = 3  # type of such a token
+CONTROL, ADDED = 3, 4  # types of tokens that stay whole in a text
 HALF = {1: torch.float16, 30: torch.bfloat16}  # types of tensors that are no codes
 TOKENS = "tokenizer.ggml."
 GIVE = "give the folder that it was made from"
@@ -190,10 +190,12 @@ def _tokenizer(file: Path, said: Mapping[str, Any]) -> Any:
         raise UserError(f"its tokenizer ({pieces}, {split}) is not one of those read: {GIVE}")
     whole, begins = SPLITS[str(split)] if bytes_alone else (False, True)
     backend: Tokenizer = convert_gguf_tokenizer(kind, given)[0]
+    if bytes_alone:
+        backend = _byte_level(said, backend)
     if split == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    if split == "qwen2":
+    if split in ("qwen2", "deepseek-r1-qwen"):
         backend.normalizer = normalizers.NFC()  # as its own class has it
     backend.model.ignore_merges = whole
     ends = [
@@ -205,6 +207,25 @@ def _tokenizer(file: Path, said: Mapping[str, Any]) -> Any:
         placed = [(token, backend.token_to_id(token)) for token in ends if token]
         backend.post_processor = TemplateProcessing(single=form, special_tokens=placed)
     return PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+
+
+def _byte_level(said: Mapping[str, Any], made: Any) -> Any:
+    """What transformers made, with the tokens of the file alone, as it spells them: a token `<|endoftext|>` is added to
+    vocabularies without, and one that is no bytes in their alphabet is spelled so and then not found in any text."""
+    from tokenizers import AddedToken, Tokenizer, models
+
+    vocabulary = {token: index for index, token in enumerate(said[f"{TOKENS}tokens"])}
+    backend = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in said[f"{TOKENS}merges"]]))
+    backend.pre_tokenizer, backend.decoder = made.pre_tokenizer, made.decoder
+    for kind, add in ((CONTROL, backend.add_special_tokens), (ADDED, backend.add_tokens)):
+        add([AddedToken(token, normalized=False) for _, token, own in _whole(said) if own == kind])
+    return backend
+
+
+def _whole(said: Mapping[str, Any]) -> list[tuple[int, str, int]]:
+    """(id, text, type) of each token that stays whole in a text."""
+    tokens = zip(said[f"{TOKENS}tokens"], said[f"{TOKENS}token_type"], strict=True)
+    return [(index, token, kind) for index, (token, kind) in enumerate(tokens) if kind in (CONTROL, ADDED)]
 
 
 def _write(model: Any, types: Mapping[str, int], tokenizer: Any, said: Mapping[str, Any], folder: Path) -> None:
@@ -220,8 +241,7 @@ def _write(model: Any, types: Mapping[str, int], tokenizer: Any, said: Mapping[s
     config.architectures = [type(model).__name__]
     del config.quantization_config
     config.to_json_file(folder / "config.json")
-    types_of = zip(said[f"{TOKENS}tokens"], said[f"{TOKENS}token_type"], strict=True)
-    turns = [index for index, (token, kind) in enumerate(types_of) if kind == CONTROL and token in TURN_ENDS]
+    turns = [index for index, token, kind in _whole(said) if kind == CONTROL and token in TURN_ENDS]
     stops = [said.get(f"{TOKENS}{name}_token_id") for name in ("eos", "eot", "eom")] + turns
     ends = list(dict.fromkeys(index for index in stops if index is not None))
     settings = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": ends}
@@ -233,7 +253,7 @@ def _write(model: Any, types: Mapping[str, int], tokenizer: Any, said: Mapping[s
 def _compare_tokens(folder: Path, said: Mapping[str, Any]) -> None:
     """
     Raises:
-        UserError: the tokenizer as it is read from the folder has other tokens than the file.
+        UserError: the tokenizer as it is read from the folder has other tokens than the file, or cuts one of them.
     """
     from grpo.model.loading.tokenizer import decoded, read_tokenizer
 
@@ -243,6 +263,10 @@ def _compare_tokens(folder: Path, said: Mapping[str, Any]) -> None:
     other = [index for index, (one, token) in pairs if one != token and decoded(tokenizer, [index]) != token]
     if len(found) != len(tokens) or other:
         raise UserError(f"it has {len(tokens)} tokens, and transformers makes {len(found)}, {len(other)} others")
+    for index, token, _ in _whole(said):
+        if (ids := tokenizer(token, add_special_tokens=False)["input_ids"]) != [index]:
+            read = one_line(str(ids), 60)
+            raise UserError(f"its token {one_line(token, 40)!r} is {index}, and transformers reads {read} in a text")
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         if (index := getattr(tokenizer, f"{name}_token_id")) != (given := said.get(f"{TOKENS}{key}_token_id")):
             raise UserError(f"its {key} token is {given}, and transformers takes {index}")
