@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from rich.table import Table
@@ -37,6 +37,7 @@ class Judged:
     weighted: tuple[str, ...]  # the rewards that have a say
     right: dict[str, str]  # task -> the reward that says what is right
     redrawn: bool = False  # dynamic sampling judges them
+    apart: bool = False  # drawn beyond the task's share, which was too small for any: not among all
 
     @cached_property
     def rollouts(self) -> list[Rollout]:
@@ -83,14 +84,14 @@ class Judged:
         )
 
 
-def judged(groups: Sequence[Group], section: RLStageConfig) -> list[Judged]:
-    """The groups of each task."""
+def judged(groups: Sequence[Group], section: RLStageConfig, apart: Collection[str] = ()) -> list[Judged]:
+    """The groups of each task. `apart`: the tasks whose groups are not among all."""
     weights = {name: {spec.label: spec.weight for spec in task.rewards} for name, task in section.tasks.items()}
     penalty = {OVERLONG: 1.0} if section.penalty_zone else {}
     weights = {name: of_task | penalty for name, of_task in weights.items()}
     advanced = assign_advantages(list(groups), section.advantage, weights)
     return [
-        _judged(name, task, [group for group in advanced if group.prompt.task == name], section)
+        replace(_judged(name, task, [g for g in advanced if g.prompt.task == name], section), apart=name in apart)
         for name, task in section.tasks.items()
     ]
 
@@ -130,7 +131,8 @@ def is_form(spec: RewardConfig) -> bool:
 
 
 def together(tasks: Sequence[Judged]) -> Judged:
-    """All of them."""
+    """All of them that were drawn by their shares."""
+    tasks = [task for task in tasks if not task.apart]
     return Judged(
         "all",
         [group for task in tasks for group in task.groups],

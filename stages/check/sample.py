@@ -6,7 +6,7 @@ sampled and judged as its first rollouts are, and one update of its size, whose 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +106,11 @@ def sample_stage(plan: Plan) -> None:
     with TemporaryDirectory(prefix="grpo-sample-") as folder, ExitStack() as stack:
         live = begin(plan, Path(folder), stack)
         groups = draw(live, plan.count)
-        tasks = judged(groups, section)
-        cost = measure(live, groups, tasks)
+        seconds = live.source.clock.lap()
+        apart = draw_missing(live, groups)
+        live.source.engine.release()
+        tasks = judged([*groups, *apart], section, apart={group.prompt.task for group in apart})
+        cost = measure(live, seconds, [task for task in tasks if not task.apart])
     say(f"\n{plan.context.key} from {plan.context.init}{plan.note}")
     print_prospect(tasks, section)
     say_cost(cost, section)
@@ -148,25 +151,36 @@ def draw(run: Run, count: int) -> list[Group]:
         for start in range(0, count, size):
             number = min(size, count - start)
             step = start // size * config.updates_per_rollout  # seeds the tokens, as it will
-            chosen = divide(number, shares, step)
-            if not start:  # a small share is not rounded away
-                chosen = {name: max(1, many) for name, many in chosen.items()}
             source.begin()
-            groups += source.reward(source.generate(chosen, step), step)
+            groups += source.reward(source.generate(divide(number, shares, step), step), step)
             bar.advance(number)
-    source.engine.release()
     return drawn_by(groups, 0)  # no update lies behind the weights
 
 
-def measure(run: Run, groups: list[Group], tasks: Sequence[Judged]) -> Cost:
-    """Seconds of a step: those of sampling as they were, those of an update by making one."""
+def draw_missing(run: Run, groups: Sequence[Group]) -> list[Group]:
+    """One prompt of each task whose share gave it none, to be seen but not counted with the rest: it is more than the
+    task's share. They come after the others, which stay what the run will draw, and belong to the last rollout."""
+    from grpo.rollout.ahead import drawn_by
+
+    source, config = run.source, run.config
+    drawn = {group.prompt.task for group in groups}
+    missing = {name: 1 for name in source.tasks if name not in drawn}
+    if not missing:
+        return []
+    size = config.rollout_prompts or config.prompts_per_step
+    step = (len(groups) - 1) // size * config.updates_per_rollout
+    return drawn_by(source.reward(source.generate(missing, step), step), 0)
+
+
+def measure(run: Run, before: Mapping[str, float], tasks: Sequence[Judged]) -> Cost:
+    """Seconds of a step: those of sampling as they were `before`, those of an update by making one."""
     from grpo.advantages import assign_advantages
     from grpo.learner.batching import rows_of
     from grpo.learner.logprobs import with_kl_in_rewards, with_logprobs
     from grpo.learner.update import update
 
     source, config, learner = run.source, run.config, run.learner
-    before = source.clock.lap()
+    source.clock.lap()
     max_draws = config.dynamic_sampling.max_draws if config.dynamic_sampling else 1
     draws, share = drawn_and_trained(tasks, max_draws)
     everything = config.loss.beta > 0 or config.loss.entropy_bonus > 0
@@ -182,7 +196,7 @@ def measure(run: Run, groups: list[Group], tasks: Sequence[Judged]) -> Cost:
             update(learner, rows, config, config.optimizer.lr, rollout=rows_of(batch), limit=run.limit)
     after, scale = source.clock.lap(), wanted / max(1, len(batch))
     updates = config.updates_per_rollout
-    rollouts = config.prompts_per_step * config.mini_batches * draws / len(groups) / updates
+    rollouts = config.prompts_per_step * config.mini_batches * draws / sum(len(task.groups) for task in tasks) / updates
     return Cost(
         {
             "generate": before["generate"] * rollouts,

@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from grpo.config.yaml import dump_yaml
 from grpo.data.rows import write_jsonl
 from grpo.types import Completion, Group, Prompt, Rollout
 from stages.check.prospect import judged, sentence, together
-from stages.check.sample import batch_of, drawn_and_trained, duration, plan_sample, sample_stage
+from stages.check.sample import batch_of, draw, draw_missing, drawn_and_trained, duration, plan_sample, sample_stage
 from stages.cli import main
 from stages.recipe.config import RecipeConfig
 from support.models import EOS, IM_END, VOCABULARY, make_model, make_tokenizer
@@ -134,6 +135,15 @@ def test_every_option_of_a_stage_is_measured(settings, sampled):
 
 
 @pytest.mark.slow
+def test_a_task_of_a_small_share_is_seen_and_not_counted(sampled):
+    """In three rollouts, with pass rates, which know the prompts of the last two only."""
+    task = RECIPE["reasoning_rl"]["tasks"]["math"]
+    tasks = {name: {**task, "share": share} for name, share in (("math", 0.999), ("rare", 0.001))}
+    text = sampled("47", "4" * 12, tasks=tasks, difficulty={"reward": "accuracy"}, prompts_per_step=3)
+    assert next(line.split() for line in text.splitlines() if "prompts" in line) == ["prompts", "8", "1", "8"]
+
+
+@pytest.mark.slow
 def test_an_engine_that_samples_one_step_ahead_is_closed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     answering(tmp_path / "model", "47")
@@ -244,6 +254,39 @@ def test_the_update_that_is_measured_has_every_task_in_its_part():
     assert parts(judged([g for g in groups if not int(g.prompt.id[5:]) % 2], section()), 8.0) == ([0, 0], [])
     dynamic = judged(groups, section(dynamic_sampling={"reward": "accuracy", "max_draws": 4}))
     assert parts(dynamic, 12.0, max_draws=4)[0] == [8, 4]  # math is drawn until all teach
+
+
+def test_all_is_what_the_shares_draw():
+    """Before: of each task of a small share a prompt was among all, in four prompts of a hundredth nearly a sixth."""
+    shares, drawn = {"math": 0.97, "a": 0.01, "b": 0.01, "chat": 0.01}, []
+
+    def generate(chosen, step):
+        drawn.append((dict(chosen), step))
+        return [group(name, i, [RIGHT, WRONG]) for name, many in chosen.items() for i in range(many)]
+
+    source = SimpleNamespace(
+        tasks={name: SimpleNamespace(share=share) for name, share in shares.items()},
+        begin=lambda: None,
+        generate=generate,
+        reward=lambda groups, step: groups,
+    )
+    config = SimpleNamespace(rollout_prompts=None, prompts_per_step=16, updates_per_rollout=1)
+    run: Any = SimpleNamespace(source=source, config=config)
+    groups = draw(run, 4)
+    assert [g.prompt.task for g in groups] == ["math"] * 4
+    apart = draw_missing(run, groups)
+    assert sorted(g.prompt.task for g in apart) == ["a", "b", "chat"]
+    many = draw(run, 400)
+    counts = [sum(g.prompt.task == name for g in many) for name in shares]
+    assert all(abs(count - 400 * share) <= 1 for count, share in zip(counts, shares.values(), strict=True))
+    assert draw_missing(run, many) == []
+    draw_missing(run, [group("math", i, [RIGHT]) for i in range(40)])
+    assert drawn[-1] == ({"a": 1, "b": 1, "chat": 1}, 2)  # of the last rollout: what was drawn for others is forgotten
+
+    kinds = [group("chat", 0, [{"kind": 0.5}] * 2)]
+    math, chat = judged([*groups, *kinds], section(), apart={"chat"})
+    assert (math.apart, chat.apart, len(chat.groups)) == (False, True, 1)
+    assert (len(together([math, chat]).groups), together([math, chat]).weighted) == (4, math.weighted)
 
 
 def test_a_reward_that_gives_the_same_for_all_is_named():
