@@ -42,10 +42,10 @@ def rendered(template, content="a"):
 
 
 def refusal(template):
-    start, limits = time.process_time(), resource.getrlimit(resource.RLIMIT_AS)
+    start, limits = time.thread_time(), resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(UserError, match="row 3: the model's chat template refuses this conversation: ") as caught:
         rendered(template)
-    assert time.process_time() - start < 5
+    assert time.thread_time() - start < 5  # of this thread: those of others may spin
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
     assert "\n" not in str(caught.value)
