@@ -76,7 +76,8 @@ class Run:
         start, rng = time.perf_counter(), capture_rng()
         if ends:  # no rollout follows, so it has not been given them yet
             engine.sync(self.policy)
-        values = curve.measure(engine, self.config.seed)
+        rollout = self.config.group_size * self.config.prompts_per_step * self.config.mini_batches
+        values = curve.measure(engine, self.config.seed, rollout)  # a signal waits no longer than in a rollout
         if not ends:
             engine.sync(self.policy)
         restore_rng(rng)

@@ -15,6 +15,7 @@ from grpo.errors import UserError
 from grpo.evaluation.judging import check_golds, judge_groups
 from grpo.evaluation.metrics import Judges, math_metrics, problem_row
 from grpo.model.loading.limits import check_fit, room
+from grpo.system import stopping
 from grpo.system.world import World
 from grpo.types import Group, Prompt, RolloutEngine, Sampling
 
@@ -66,17 +67,17 @@ class Curve:
         """At the boundary after `step` of `last` steps: a multiple of `every` was among the rollout's `updates`."""
         return step % self.every < updates or step == last
 
-    def measure(self, engine: RolloutEngine, seed: int) -> dict[str, Any]:
+    def measure(self, engine: RolloutEngine, seed: int, rows: int | None = None) -> dict[str, Any]:
         """What the weights that the engine has are worth. The draws are those of the evaluation of a finished model:
         the same at every point, so that points differ by the weights alone.
 
         Where one of the point's problems cannot be judged, a judge being away, its values are None, and that is said:
         what is left would be of other problems. The run goes on.
+
+        Raises:
+            Stopped: a signal came. Several processes heed it together, after each `rows` completions at the latest.
         """
-        groups = World.current().spread(
-            self.prompts, lambda own: engine.generate(own, self.sampling, seed=seed, step=0)
-        )
-        groups = judge_groups(groups, self.judges.rewards())
+        groups = judge_groups(self._asked(engine, seed, rows), self.judges.rewards())
         unjudged = [group.prompt.id for group in groups if not _judged(group)]
         text = f"evaluation: {len(unjudged)} of {len(groups)} problems could not be judged, such as '%s': %s"
         if self.left_out is None and len(unjudged) < len(groups):
@@ -89,6 +90,19 @@ class Curve:
             return {**{name: None for name in self.blank if name != SECONDS}, N_PROBLEMS: len(groups) - len(unjudged)}
         asked = [group for group in groups if group.prompt.id not in (self.left_out or ())]
         return self._named(math_metrics([problem_row(group, self.judges) for group in asked], self.config, self.judges))
+
+    def _asked(self, engine: RolloutEngine, seed: int, rows: int | None) -> list[Group]:
+        """A sample does not depend on what else is sampled. One process heeds a signal at once, and asks for all."""
+        world, groups, part = World.current(), list[Group](), len(self.prompts)
+        if world.size > 1 and rows is not None:
+            part = max(world.size, rows // self.sampling.group_size)
+        for start in range(0, len(self.prompts), part):
+            groups += world.spread(
+                self.prompts[start : start + part],
+                lambda own: engine.generate(own, self.sampling, seed=seed, step=0),
+            )
+            stopping.check(world)
+        return groups
 
     @staticmethod
     def _named(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,13 @@ from grpo.evaluation.curve import Curve
 from grpo.evaluation.evaluate import evaluate
 from grpo.evaluation.metrics import Judges
 from grpo.scoring.table import Reward
+from grpo.system import stopping
+from grpo.system.world import World
 from grpo.types import Group, Prompt, Sampling
 from support.ahead import ahead_of, put_inside, run_ahead
 from support.groups import group_of
 from support.models import make_tokenizer
+from support.processes import two_processes
 from support.runs import (
     CPU,
     Killed,
@@ -290,6 +293,67 @@ def test_another_evaluation_is_refused_where_points_are_and_one_may_begin_or_end
     killed_at(3, tiny_model_folder, tmp_path / "late", config)
     run(tiny_model_folder, tmp_path / "late", config, curve=other)
     assert [(row["step"], "eval/pass@1" in row) for row in rows_of(tmp_path / "late")][1:3] == [(2, True), (3, True)]
+
+
+class Two:
+    """Processes, of which the other one is told to stop while the third part is asked."""
+
+    size = 2
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def spread(self, items: list[Any], work: Any) -> list[Any]:
+        self.asked.append(len(items))
+        return work(items)
+
+    def gather(self, mine: Any) -> list[Any]:
+        return [mine, int(signal.SIGTERM) if len(self.asked) == 3 else None]
+
+
+def test_several_processes_stop_together_between_two_parts_of_a_point(monkeypatch):
+    """Before, a signal waited for the whole point, beyond its time of grace."""
+    world, curve = Two(), curve_of(rows=[{**ROWS[0], "id": f"h{i}"} for i in range(9)])
+    monkeypatch.setattr(World, "current", lambda: world)
+    with pytest.raises(stopping.Stopped):
+        curve.measure(Fixed(), 1, 4)
+    assert world.asked == [2, 2, 2]
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+import pytest
+from evaluation.test_curve import curve_of
+from grpo.engines.local.engine import LocalEngine
+from grpo.system.world import World
+from stages.commands.common import guarded
+from support.processes import send
+from support.runs import before, config_of, run
+
+calls = []
+def stop(*_, step, **__):
+    calls.append(step)
+    if calls == [0, 0, 0, 1, 0] and World.current().rank == 1:  # both parts of a point, two rollouts, and a part
+        send(15)
+def work(_):
+    with pytest.MonkeyPatch.context() as patch:
+        before(patch, LocalEngine, "generate", stop)
+        run(Path(sys.argv[1]), Path(sys.argv[2]), config_of(checkpoint={}), curve=curve_of())
+    return 0
+code = guarded(work, [])
+print(calls)
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_point_of_two_processes_is_stopped_and_its_step_saved(tiny_model_folder, tmp_path):
+    model, out = map(str, (tiny_model_folder, tmp_path / "run"))
+    both = two_processes(["-c", STOPPED, model, out])
+    assert [(done.returncode, done.stderr.count("Traceback")) for done in both] == [(143, 0)] * 2
+    assert checkpointed(tmp_path / "run") == ["step-000002"]
+    assert [done.stdout.splitlines()[-1] for done in both] == ["[0, 0, 0, 1, 0]"] * 2
 
 
 # ---- the best checkpoint
