@@ -16,12 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from grpo.system.world import is_main, launched
-
-if TYPE_CHECKING:
-    from grpo.system.world import World
+from grpo.system.world import World, is_main, launched
 
 GRACE = 25.0  # seconds
 ECHO = 1.0  # seconds: Ctrl-C reaches a process from the terminal and once more from the launcher it passes through
@@ -60,7 +57,8 @@ def handled(*, ends: bool = False) -> Iterator[None]:
     """Take the signals that have their default handler, while the block runs; the outermost block decides.
 
     `ends`: for a command line, see the top of this file. Without it SIGINT is a KeyboardInterrupt as everywhere in
-    Python, and SIGTERM exits with 143.
+    Python, and SIGTERM exits with 143; several processes ask each other once more at the end of the block, and a signal
+    that comes after that is as one after the block.
     """
     global _state
     if _state.installed or threading.current_thread() is not threading.main_thread():
@@ -73,7 +71,8 @@ def handled(*, ends: bool = False) -> Iterator[None]:
     try:
         yield
         if not ends:  # a command has asked all of its processes
-            check()
+            _state.held = True
+            check(World.current())
     except Stopped as stopped:
         if ends or stopped.signal == signal.SIGINT:
             raise
@@ -83,7 +82,9 @@ def handled(*, ends: bool = False) -> Iterator[None]:
             signal.signal(number, DEFAULTS[number])
         if _state.timer is not None:
             _state.timer.cancel()
-        _state = _State()
+        late, _state = _state.asked, _State()
+    if late is not None and not ends:
+        signal.raise_signal(late)
 
 
 def set_grace(seconds: float) -> None:

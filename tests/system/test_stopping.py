@@ -20,7 +20,7 @@ from grpo.system import stopping
 from grpo.system.world import World
 from stages.commands.common import guarded
 from support.models import move
-from support.processes import finish, send, start
+from support.processes import finish, send, start, two_processes
 from support.runs import assert_same_run, at_call, broken, checkpointed, config_of, digits, rows_of, run, task_of
 
 SETTINGS: dict[str, Any] = {"rollout_prompts": 4, "steps": 8, "loss": {"beta": 0.05}, "reference_every": 4}
@@ -173,6 +173,55 @@ def test_a_signal_that_still_waits_at_the_end_is_not_lost():
 
     with pytest.raises(KeyboardInterrupt), stopping.handled():
         held()
+
+
+def test_what_is_done_here_and_stopped_in_another_process_is_stopped(monkeypatch):
+    """As `grpo.train` from Python. Before: it returned in one process, and raised SystemExit(143) in the other."""
+    monkeypatch.setattr(World, "current", Two)
+    with pytest.raises(SystemExit) as ended, stopping.handled():
+        pass
+    assert ended.value.code == 143
+
+
+def test_a_signal_after_the_last_word_of_all_processes_comes_after_the_block(monkeypatch):
+    """It is neither lost, nor ends in one process what ended well in all."""
+
+    class Asking:
+        def gather(self, mine: int | None) -> list[int | None]:
+            send(signal.SIGINT)
+            return [mine, None]
+
+    monkeypatch.setattr(World, "current", Asking)
+    with pytest.raises(KeyboardInterrupt) as raised, stopping.handled():
+        pass
+    assert not isinstance(raised.value, stopping.Stopped)
+    assert not stopping.asked()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+LATE = """
+import sys
+from pathlib import Path
+from grpo.checkpoint.saver import Saver
+from grpo.system.world import World
+from support.processes import send
+from support.runs import config_of, run
+
+finished = Saver.finished
+def then_signalled(saver):
+    finished(saver)
+    if World.current().rank == 1:
+        send(15)
+Saver.finished = then_signalled
+run(Path(sys.argv[1]), Path(sys.argv[2]), config_of(steps=1, checkpoint={}))
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_after_the_last_step_ends_the_training_in_both(tiny_model_folder, tmp_path):
+    both = two_processes(["-c", LATE, str(tiny_model_folder), str(tmp_path / "run")])
+    assert [done.returncode for done in both] == [143, 143]
+    assert (tmp_path / "run" / "model").is_dir()
 
 
 STUBBORN = """
