@@ -4,6 +4,7 @@ own time)."""
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -63,13 +64,16 @@ def _timed(work: Callable[[], T], seconds: float) -> T:
     global _seconds, _before
     if _before is None:  # once: to set a handler takes longer than all of this
         _before = signal.signal(signal.SIGPROF, _up)
-    _seconds = seconds
+    _seconds, collects = seconds, gc.isenabled()
+    gc.disable()  # what is raised inside of a finalizer is lost, but for a line on the terminal
     timer = signal.setitimer(signal.ITIMER_PROF, seconds, 0.1)  # again: who computes constants may catch it
     try:
         return work()
     finally:
         signal.setitimer(signal.ITIMER_PROF, *timer)
         _seconds = 0.0
+        if collects:
+            gc.enable()
 
 
 def _up(*at: Any) -> None:

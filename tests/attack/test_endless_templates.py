@@ -1,5 +1,6 @@
 """Chat templates that compute for ever, or write without end: one line, soon, and the memory stays ours."""
 
+import gc
 import resource
 import signal
 import threading
@@ -48,6 +49,7 @@ def refusal(template):
     assert time.thread_time() - start < 5  # of this thread: those of others may spin
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+    assert gc.isenabled()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -91,8 +91,9 @@ def test_a_run_that_has_learnt_may_have_few_groups_left():
     ([{"fn": "support.runs.digits"}], {"difficulty": {"reward": "digits"}}, "digits"),
     ([{"fn": "support.runs.digits"}], {"dynamic_sampling": {"reward": "digits"}}, "digits"),
 ])  # fmt: skip
-def test_the_run_and_the_check_know_the_same_reward_of_what_is_right(specs, settings, right):
+def test_the_run_and_the_check_know_the_same_reward_of_what_is_right(specs, settings, right, monkeypatch):
     """Before: the run knew only names with "accuracy"."""
+    monkeypatch.setattr("rewards.gym.check_installed", lambda: None)  # the package is optional
     config, configs = config_of(**settings), [RewardConfig.model_validate(spec) for spec in specs]
     assert right_reward([(spec.label, spec.fn, spec.weight) for spec in configs], config) == right
     tasks = {"a": Task([], load_rewards(configs), 0.25), "b": Task([], load_rewards(configs), 0.5)}
