@@ -86,7 +86,7 @@ class Recorded:
 def test_on_a_gpu_it_sleeps_while_the_trainer_updates(monkeypatch):
     recorded = Recorded()
     monkeypatch.setattr(engine_vllm, "start", lambda *_: recorded)
-    monkeypatch.setattr(VllmEngine, "_group", lambda *_: None)
+    monkeypatch.setattr(VllmEngine, "_group", lambda *_: SimpleNamespace(tell=lambda heard: None))
     engine = VllmEngine(EngineConfig(kind="vllm"), ServedModel("m", None, (2,), 64, "cuda", "bfloat16"))
     policy: Any = SimpleNamespace(export=lambda: iter(()))
     prompts = random_prompts(1)
