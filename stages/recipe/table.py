@@ -13,7 +13,7 @@ from typing import Any
 
 from grpo.data.rows import Row, write_jsonl
 from grpo.system.world import is_main
-from stages.recipe.config import RecipeConfig
+from stages.recipe.config import EVALUATED, RecipeConfig
 from stages.recipe.leaks import LEAKS, LeakGuard
 
 
@@ -24,7 +24,11 @@ class Stage:
     key: str  # config section, script, --from and --until
     folder: str  # run folder, manifest, table
     parents: tuple[str, ...] = ()
-    evaluated: bool = True  # reward models are not in the table
+
+    @property
+    def evaluated(self) -> bool:
+        """Reward models are not in the table."""
+        return self.key in EVALUATED
 
 
 STAGES = {
@@ -35,8 +39,8 @@ STAGES = {
         Stage("cold_start", "1-cold-start", ("base",)),
         Stage("reasoning_rl", "2-reasoning-rl", ("cold_start",)),
         Stage("rejection_sampling", "3-rejection-sampling", ("reasoning_rl", "base")),
-        Stage("helpfulness_model", "reward-helpfulness", ("rejection_sampling",), evaluated=False),
-        Stage("safety_model", "reward-safety", ("rejection_sampling",), evaluated=False),
+        Stage("helpfulness_model", "reward-helpfulness", ("rejection_sampling",)),
+        Stage("safety_model", "reward-safety", ("rejection_sampling",)),
         Stage("helpfulness_rl", "4-helpfulness-rl", ("rejection_sampling", "helpfulness_model", "safety_model")),
     )
 }
