@@ -26,6 +26,7 @@ from grpo.config.section import flatten
 from grpo.config.training import RLConfig, TrainConfig
 from grpo.errors import UserError
 from grpo.evaluation.curve import Curve
+from grpo.model.loading.adapter import layers
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.fingerprint import PACKAGES, changes, digest, model_identity, processor, version, versions
@@ -92,7 +93,7 @@ def identify(
     tree = {
         **config.model_dump(mode="json", include=set(RLConfig.model_fields)),
         "seed": config.seed,
-        "model": model_identity(config.model),
+        "model": "+".join(map(model_identity, layers(config.model))),
         "engine": config.engine.model_dump(mode="json") | {"kind": kind},
         "runtime": config.runtime.model_dump(mode="json"),
         "tasks": {name: _task(task) for name, task in tasks.items()},
@@ -120,6 +121,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
     """What a run that was `old` would go on with as `new`."""
     texts = {key: MOVED[value] for key, value in old.items() if key.endswith(".source") and value in MOVED}
     old = {**old, **{key: value for key, value in new.items() if _is_unasked(key, value)}, **old, **texts}
+    if old.get("model") == str(new.get("model")).partition("+")[0]:  # from before an adapter's base was counted
+        old["model"] = new["model"]
     if old.get(STATES) != new.get(STATES):  # from before a reward's state was kept so
         old, new = ({key: value for key, value in one.items() if not _is_state(key)} for one in (old, new))
     if not (evaluation_of(old) and evaluation_of(new)):

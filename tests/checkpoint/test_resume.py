@@ -19,7 +19,9 @@ from grpo.scoring.table import Reward
 from grpo.system.fingerprint import digest
 from grpo.system.lock import LOCK, lock_run
 from grpo.system.world import World
+from support.adapters import adapter_of
 from support.files import contents, flip, line_of
+from support.models import save_model
 from support.processes import held
 from support.runs import CPU, completions, config_of, digits, killed_at, rows_of, run, task_of, weights
 
@@ -70,6 +72,17 @@ def edited(completions: list[str], **_: Any) -> list[float]:
 
 def with_rewards(*rewards):
     return {"tasks": {"default": replace(task_of(), rewards=list(rewards))}}
+
+
+def test_what_an_adapter_lies_on_counts(tmp_path):
+    """Before: a base model that was edited between kill and resume was not noticed."""
+    adapter = adapter_of("llama", tmp_path)
+    before = identity(model=adapter)
+    old = before | {"model": before["model"].partition("+")[0]}  # as checkpoints had it
+    assert not differences(old, identity(model=adapter)).matter
+    save_model(tmp_path / "base", "llama", seed=7)
+    (found,) = differences(before, identity(model=adapter)).matter
+    assert found.startswith("model: ")
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
