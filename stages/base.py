@@ -22,6 +22,7 @@ from grpo.model.loading.weights import load_model
 from grpo.supervised import Training
 from grpo.supervised.sft import train_on_tokens
 from stages.commands.run import stage_main
+from stages.recipe.ahead import Ahead, check_places
 from stages.recipe.config import BaseConfig, PretrainConfig
 from stages.recipe.machine import machine_checks
 from stages.recipe.preflight import base_checks
@@ -43,6 +44,7 @@ def _adopt(model: str, config: BaseConfig, context: StageContext) -> dict[str, A
         later = [stage.key for stage in active_stages(context.config)]
         for _, check in [*machine_checks(context.config, later), *base_checks(context.config)]:
             check()
+        check_places(context.config, [*later, "evaluation"], Ahead(context.folder.parent), model, given=False)
     check_special(tokenizer, embeddings(loaded), loaded.generation_config.eos_token_id)
     save_model(loaded, tokenizer, context.folder / "model", dtype=context.config.runtime.save_dtype)
     return {"source": model, "parameters": loaded.num_parameters(), "tokens": 0}

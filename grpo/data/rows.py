@@ -6,6 +6,7 @@ import json
 import math
 import os
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -38,26 +39,43 @@ def first_present(row: Row, names: Iterable[str]) -> tuple[str | None, Any]:
     return next(((name, row[name]) for name in names if name in row and not is_nothing(row[name])), (None, None))
 
 
-def load_rows(data: DataConfig) -> list[Row]:
-    """All rows of a data source, as plain dicts, cut to `limit`, under the names that `columns` gives."""
+class NotYet(Exception):
+    """Rows that are not to be had so soon."""
+
+
+def load_rows(data: DataConfig, within: float | None = None) -> list[Row]:
+    """All rows of a data source, as plain dicts, cut to `limit`, under the names that `columns` gives.
+
+    Raises:
+        UserError: they cannot be read.
+        NotYet: not `within` these seconds (None: they are waited for), or not from here.
+    """
+    path = str(data.path)
     if data.fn is not None:
-        rows = _rows_from_function(data.fn, data.kwargs, data.limit)
+        rows = _rows_from_function(data.fn, data.kwargs, data.limit, within)
+    elif is_path(path):
+        rows = [row for file in data_files(data) for row in read_file(file)]
     else:
-        path = str(data.path)
-        rows = [row for file in data_files(data) for row in read_file(file)] if is_path(path) else _from_hub(path, data)
+        rows = _from_hub(path, data, fetch=within is None)
     if not rows:
         raise UserError(f"data '{data.path or data.fn}': no rows")
     rows = rows[: data.limit]
     return renamed(rows, data.columns, f"data '{data.path or data.fn}'") if data.columns else rows
 
 
-def _rows_from_function(path: str, kwargs: dict[str, Any], limit: int | None) -> list[Row]:
-    function = import_path(path, "data function")
+def _rows_from_function(path: str, kwargs: dict[str, Any], limit: int | None, within: float | None) -> list[Row]:
+    function, end = import_path(path, "data function"), time.monotonic() + (within or math.inf)
+    rows = list[Any]()
     try:
-        rows = list(islice(function(**kwargs), limit or MOST_ROWS + 1))
-    except UserError:
+        for row in islice(function(**kwargs), limit or MOST_ROWS + 1):
+            rows.append(row)
+            if time.monotonic() > end:
+                raise NotYet
+    except (UserError, NotYet):
         raise
     except Exception as error:  # the user's own code: whatever it raises; its arguments may hold a key
+        if within is not None and isinstance(error, FileNotFoundError):
+            raise NotYet from error
         raise UserError(f"data function '{path}': {describe(error)}") from error
     if len(rows) > MOST_ROWS:
         raise UserError(f"data function '{path}': more than {MOST_ROWS:,} rows, if it ever ends: set data.limit")
@@ -96,21 +114,28 @@ def data_files(data: DataConfig) -> list[Path]:
     return find_files(str(data.path), **given)
 
 
-def _from_hub(name: str, data: DataConfig) -> list[Row]:
+def _from_hub(name: str, data: DataConfig, *, fetch: bool) -> list[Row]:
+    """`fetch`: also what is not in the cache."""
     import datasets
     import huggingface_hub
 
     if name in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:  # a reader, of all files here
         raise UserError(f"data '{name}': no such file or folder; of all files in one, write its path, as ./")
-    offline = _no_way_to(datasets.config.HF_ENDPOINT)
-    if offline:  # what was fetched before is found, and nothing is waited for
+    offline = _no_way_to(datasets.config.HF_ENDPOINT) if fetch else ""
+    before = datasets.config.HF_HUB_OFFLINE
+    if offline or not fetch:  # what was fetched before is found, and nothing is waited for
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:
         table = datasets.load_dataset(name, data.subset, split=data.split).with_format("arrow")[:]
     except Exception as error:  # the hub library raises many types; each means the same to the user
+        if not fetch:
+            raise NotYet from error
         network = f"{offline}, and it was not fetched before: " if offline else ""
         message = f"data '{name}': neither a file or folder here nor a data set the hub gives: {network}"
         raise UserError(f"{message}{first_line(error, typed=True)}") from error
+    finally:
+        if not fetch:
+            datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = before
     return table_rows(table, name)
 
 

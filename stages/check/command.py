@@ -30,6 +30,7 @@ from stages.check.tokenizer import tokenizer_checks
 from stages.check.trained import training_checks
 from stages.check.weights import weight_checks
 from stages.commands.common import Parser, add_overrides, find_config, reason
+from stages.recipe.ahead import places
 from stages.recipe.config import RecipeConfig
 
 EXAMPLES = """\
@@ -127,7 +128,7 @@ def shown_texts(subject: Subject) -> Iterator[str]:
         with suppress(UserError):  # said by its check
             yield show_trained(path, told, model)
     seen: set[str] = set()
-    for asked in subject.asked():
+    for asked in places(subject.config):
         rows = subject.rows(asked.data)
         if rows is None:
             continue

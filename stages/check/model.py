@@ -16,6 +16,7 @@ from grpo.model.loading.limits import check_special
 from grpo.model.loading.tokenizer import decoded, shown_tokens
 from grpo.types import Message
 from stages.check.subject import BaseModel, Check, Subject, Warned, shortened
+from stages.recipe.ahead import places
 from stages.recipe.ends import SUPERVISED, remedy, unrepaired, unstopping
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]
@@ -135,7 +136,7 @@ def end_tokens(subject: Subject, model: BaseModel) -> str:
     text = end.text
     if end.id in model.end_ids:
         return f"{names}; the chat template's {text} is among them"
-    if all(asked.data.template is not None for asked in subject.asked()):
+    if all(asked.data.template is not None for asked in places(subject.config)):
         return f"{names}; the chat template's {text} is not, but no prompt is rendered with it"
     if not (end.written or supervised):
         own = f"only the next turn begins, with {text}"

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig, RewardConfig
-from grpo.data.rows import Row, load_rows
+from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.system.service import Service
 from rewards.judge import Judge
 from rewards.loader import find_reward
 from stages.check import prompts
 from stages.check.rewards import rewards_on_synthetic
-from stages.check.subject import Asked, BaseModel, Check, Skipped, Subject, asks_teacher, on_hub
+from stages.check.subject import BaseModel, Check, Skipped, Subject
 from stages.check.tokenizer import read_back
+from stages.recipe.ahead import RUN, Asked, asks_teacher, on_hub, places, rows_ahead
 from stages.recipe.config import find
-from stages.recipe.preflight import RUN, check_function, check_reward, check_source, folders_before
+from stages.recipe.preflight import check_function, check_reward, check_source, folders_before
 from stages.teacher import first_answer, teacher
 
 
@@ -79,7 +80,7 @@ def _is_function(path: str | None) -> bool:
 
 def place_checks(subject: Subject) -> Iterator[Check]:
     """Of every place where prompts are sampled from."""
-    for asked in subject.asked():
+    for asked in places(subject.config):
         yield from prompt_checks(subject, asked)
 
 
@@ -119,9 +120,9 @@ def _leak_check(path: str) -> str:
 
 def _data(subject: Subject, data: DataConfig) -> str:
     check_source(data)
-    if on_hub(data):
-        raise Skipped(f"hub data set '{data.path}', not fetched")
     if asks_teacher(data):
         return first_answer(**data.kwargs)
-    rows = subject.rows(data)
-    return f"{len(load_rows(data) if rows is None else rows)} rows"  # what could not be loaded says why
+    rows = rows_ahead(data, subject.run) if subject.rows(data) is None else subject.rows(data)  # it says why
+    if rows is None:
+        raise Skipped(f"hub data set '{data.path}', not fetched" if on_hub(data) else "its stage reads it")
+    return f"{len(rows)} rows"

@@ -20,7 +20,8 @@ from grpo.model.loading.limits import fit, room
 from grpo.types import Prompt
 from rewards.accuracy.reward import gold_is_parseable
 from stages.check.model import CHATML, is_one_token
-from stages.check.subject import Asked, BaseModel, Skipped, Subject, Tags, Warned, listed, shortened
+from stages.check.subject import BaseModel, Skipped, Subject, Tags, Warned, listed, shortened
+from stages.recipe.ahead import Asked
 from stages.recipe.leaks import complaint, ranges
 
 MEASURED = 10_000  # rows that are rendered and measured; of more, so many evenly spread ones

@@ -17,9 +17,10 @@ from grpo.scoring.groups import column_names, score
 from grpo.types import Group, Rollout
 from rewards.loader import find_reward, load_reward
 from stages.check.prompts import Rendered, spread
-from stages.check.subject import Asked, Skipped, Warned, listed
+from stages.check.subject import Skipped, Warned, listed
 from stages.check.synthetic import EMPTY, GOLD, KINDS, OTHER_HEAD, RAMBLING, WRONG, completions, written_head
-from stages.recipe.preflight import RUN, check_reward
+from stages.recipe.ahead import RUN, Asked
+from stages.recipe.preflight import check_reward
 
 TRIED = 8  # rows
 SECONDS = 20.0  # for one call of a reward

@@ -5,26 +5,25 @@ A check is a function that returns what it saw, or raises `Warned`, `Skipped` or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from grpo.config.data import DataConfig, EvalConfig, RewardConfig
-from grpo.data.folders import is_path
-from grpo.data.rows import Row, load_rows
+from grpo.config.data import DataConfig
+from grpo.data.rows import Row
 from grpo.errors import UserError
 from grpo.model.loading.path import check_model
 from grpo.types import Prompt
-from stages.recipe.config import RecipeConfig, RLStageConfig, find
+from stages.recipe.ahead import Asked, places, rows_ahead
+from stages.recipe.config import RecipeConfig
 from stages.recipe.ends import stops
 from stages.recipe.leaks import LeakGuard
 from stages.recipe.preflight import check_source
 
 Check = tuple[str, Callable[[], str]]
-TEACHER = "stages.teacher.demonstrations"
 SHOWN = 10  # rows that are named one by one
 
 
@@ -34,31 +33,6 @@ class Warned(Exception):
 
 class Skipped(Exception):
     """What the check needs is not there yet."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One place of the config where prompts are sampled from and completions judged."""
-
-    path: str
-    data: DataConfig
-    rewards: tuple[RewardConfig, ...]  # none: judged by rules of its own
-    max_tokens: int | None  # None: as the model has positions for
-    kind: str  # task, filters, evaluation, general
-
-    @property
-    def accuracy(self) -> RewardConfig | None:
-        """The reward that compares with a gold."""
-        return next((spec for spec in self.rewards if "accuracy" in f"{spec.fn} {spec.label}"), None)
-
-    @property
-    def graded(self) -> RewardConfig | None:
-        """A reward that needs a gold that can be read: the accuracy, or one that pays right and wrong differently."""
-        return self.accuracy or next((spec for spec in self.rewards if spec.fn in ("cosine_length", "length")), None)
-
-    @property
-    def format(self) -> RewardConfig | None:
-        return next((spec for spec in self.rewards if spec.fn == "format"), None)
 
 
 @dataclass(frozen=True)
@@ -111,13 +85,13 @@ class Subject:
     _rows: dict[str, list[Row] | None] = field(default_factory=dict)
 
     def rows(self, data: DataConfig) -> list[Row] | None:
-        """The rows of a local file or a function; the hub is not asked."""
+        """The rows as far as they can be had before a run."""
         key = data.model_dump_json()
         if key not in self._rows:
             self._rows[key] = None
             with suppress(UserError, OSError):
                 check_source(data)
-                self._rows[key] = None if on_hub(data) or asks_teacher(data) else load_rows(data)
+                self._rows[key] = rows_ahead(data, self.run)
         return self._rows[key]
 
     @cached_property
@@ -163,38 +137,11 @@ class Subject:
 
     def tags(self, asked: Asked) -> Tags:
         """As the format reward of the place wants them; where there is none, that of the evaluation."""
-        place = asked if asked.format is not None else next(self.asked(), asked)
+        place = asked if asked.format is not None else next(places(self.config), asked)
         kwargs = place.format.kwargs if place.format is not None else {}
         strict = place.accuracy.kwargs.get("strict") if place.accuracy is not None else None
         answer = kwargs.get("answer_tag") or ("answer" if strict == "answer" else None)
         return Tags(kwargs.get("think_tag", "think"), answer)
-
-    def asked(self) -> Iterator[Asked]:
-        """Every place where prompts are sampled from, in the order of the config."""
-        general = self.config.evaluation.general
-        for path, one in find(self.config.evaluation, EvalConfig, "evaluation"):
-            judges = {"accuracy": one.accuracy, "format": one.format, "language": one.language}
-            present = tuple(spec.model_copy(update={"name": key}) for key, spec in judges.items() if spec is not None)
-            yield Asked(path, one.data, present, one.max_tokens, "evaluation")
-        if general is not None:
-            yield Asked("evaluation.general", general.data, (), general.max_tokens, "general")
-        for key, section in self.config:
-            for name, task in section.tasks.items() if isinstance(section, RLStageConfig) else ():
-                yield Asked(f"{key}.tasks.{name}", task.data, task.rewards, section.sampling.max_tokens, "task")
-        sampled = self.config.rejection_sampling
-        if sampled is not None:
-            tokens = sampled.sampling.max_tokens
-            yield Asked("rejection_sampling", sampled.data, sampled.filters, tokens, "filters")
-
-
-def asks_teacher(data: DataConfig) -> bool:
-    """Whether reading the rows would ask a served model, which costs."""
-    return data.fn == TEACHER and not Path(str(data.kwargs.get("file"))).is_file()
-
-
-def on_hub(data: DataConfig) -> bool:
-    """Whether the rows would have to be fetched."""
-    return data.path is not None and not is_path(data.path)
 
 
 def existing_model(name: str) -> BaseModel:

@@ -12,7 +12,8 @@ from rewards.accuracy.extraction import read_golds
 from rewards.accuracy.reward import gold_is_parseable
 from rewards.turns import opening
 from stages.check.prompts import Rendered, question_of
-from stages.check.subject import Asked, BaseModel, Tags
+from stages.check.subject import BaseModel, Tags
+from stages.recipe.ahead import Asked
 
 GOLD, WRONG, EMPTY, RAMBLING = KINDS = ("gold", "wrong", "empty", "rambling")
 OTHER_HEAD = "other head"  # the gold again, with the opening tag where the template writes it, without it where not

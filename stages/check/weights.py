@@ -8,8 +8,8 @@ from typing import Any
 
 from grpo.config.data import RewardConfig
 from stages.check.subject import Check, Skipped, Subject
+from stages.recipe.ahead import RUN
 from stages.recipe.config import find
-from stages.recipe.preflight import RUN
 
 
 def weight_checks(subject: Subject) -> Iterator[Check]:

@@ -90,7 +90,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
         planned = plan_stage(config, STAGES[key], run, init=chosen.init, accept_changes=chosen.accept_changes)
         if not planned.finished:
             check_inputs(config, STAGES[key], run, chosen.init)
-        check_ready(config, [planned])
+        check_ready(config, [planned], chosen.init)
         save_config(config, run)
         say_engine(config)
         run_stage(config, planned, init=chosen.init)

@@ -17,49 +17,48 @@ from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.baked import read_template
 from grpo.data.files import check_file
 from grpo.data.folders import is_path
-from grpo.data.rows import data_files, load_rows
+from grpo.data.rows import data_files
 from grpo.errors import UserError, nearest
 from grpo.model.loading.path import check_model
 from grpo.system.imports import import_path
 from rewards.loader import find_reward, is_ours, load_reward
 from rewards.options import check_switches
+from stages.recipe.ahead import RUN, Ahead, on_hub
 from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
 from stages.recipe.machine import check_device, machine_checks
 from stages.recipe.table import active_stages
 
-RUN = "{run}"  # in the arguments of a reward: the run's folder
 
-
-def check_sections(config: RecipeConfig, run: Path, keys: Iterable[str]) -> None:
+def check_sections(config: RecipeConfig, ahead: Ahead, keys: Iterable[str]) -> None:
     """Everything that these sections of the config name: rewards, data, models, functions.
 
     Raises:
         UserError: the first that is wrong, with its key path.
     """
-    for path, check in checks(config, run, keys):
+    for path, check in checks(config, ahead, keys):
         try:
             check()
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
 
-def checks(config: RecipeConfig, run: Path, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], object]]]:
+def checks(config: RecipeConfig, ahead: Ahead, keys: Iterable[str]) -> Iterator[tuple[str, Callable[[], object]]]:
     """(key path, check that raises `UserError`)."""
     keys = list(keys)
     yield from machine_checks(config, keys)
     for key in keys:
         section = getattr(config, key)
         for path, spec in find(section, RewardConfig, key):
-            yield path, partial(check_reward, spec, run, folders_before(config, key))
+            yield path, partial(check_reward, spec, ahead.run, folders_before(config, key))
         for path, data in find(section, DataConfig, key):
-            yield path, partial(_check_rows, data)
+            yield path, partial(_check_rows, data, ahead, later=key != keys[0])
         if isinstance(section, EvaluationConfig) and section.leak_check is not None:
             yield "evaluation.leak_check", partial(check_function, section.leak_check)
         if key == "base" and section.model is not None:
             yield "base.model", partial(_check_weights, section.model)
             if section.chat_template is not None:
                 yield "base.chat_template", partial(read_template, section.chat_template)
-            if _is_here(section.model):
+            if is_here(section.model):
                 yield from base_checks(config)
     yield "runtime", partial(check_device, config)  # last: it needs torch, which takes seconds
 
@@ -100,7 +99,7 @@ def check_reward(spec: RewardConfig, run: Path, made: Collection[str] | None = N
 def _check_weights(model: str, *, reward: bool = False) -> None:
     """Those that are here can be loaded; the hub is not asked."""
     check_model(model)
-    if not _is_here(model):
+    if not is_here(model):
         return
     if reward:
         from grpo.model.loading.classifier import examine_classifier
@@ -112,7 +111,7 @@ def _check_weights(model: str, *, reward: bool = False) -> None:
         examine(model)
 
 
-def _is_here(model: str) -> bool:
+def is_here(model: str) -> bool:
     """Its folder, or what the hub's cache holds of it."""
     if Path(model).is_dir():
         return True
@@ -149,11 +148,12 @@ def check_source(data: DataConfig) -> None:
         check_file(file)
 
 
-def _check_rows(data: DataConfig) -> None:
-    """`check_source`, and what lies in files here can be read: a stage hours later would find it out."""
+def _check_rows(data: DataConfig, ahead: Ahead, *, later: bool) -> None:
+    """`check_source`, and the rows can be read: a stage hours `later` would find it out. The first finds out soon what
+    a function gives."""
     check_source(data)
-    if data.fn is None and is_path(str(data.path)):
-        load_rows(data)
+    if later or (data.fn is None and not on_hub(data)):
+        ahead.rows(data)
 
 
 def check_function(path: str, kwargs: dict[str, Any] | None = None) -> None:

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.data import DataConfig
-from grpo.data.folders import is_path
 from grpo.data.rendering import dated
-from grpo.data.rows import load_rows, read_jsonl
+from grpo.data.rows import read_jsonl
 from grpo.errors import UserError
 from grpo.system import stopping
 from grpo.system.fingerprint import PACKAGES, digest, versions
 from grpo.system.records import write_record
 from grpo.system.runtime import apply_quietly
 from grpo.system.world import World, is_main
+from stages.recipe.ahead import Ahead, check_places, on_hub
 from stages.recipe.config import RecipeConfig, find, training_settings
 from stages.recipe.handover import check_parent, check_sealed, sealed
 from stages.recipe.leaks import LEAKS, LeakGuard, complaint, left_out
 from stages.recipe.lineage import read_json
 from stages.recipe.planning import PlannedStage, is_finished, read_record, with_engine
-from stages.recipe.preflight import check_sections
+from stages.recipe.preflight import check_sections, is_here
 from stages.recipe.table import STAGES, Stage, StageContext, active_parents
 
 log = logging.getLogger("grpo")
@@ -71,18 +71,21 @@ def _run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None, wo
     return _evaluated(config, planned, _manifest(config, planned, record))
 
 
-def check_ready(config: RecipeConfig, planned: Sequence[PlannedStage]) -> None:
+def check_ready(config: RecipeConfig, planned: Sequence[PlannedStage], init: str | None = None) -> None:
     """What the stages that will really run need, and their evaluation: before anything is moved, written or computed.
 
     Raises:
-        UserError: a reward, judge, data source or model is not there, or does not take its arguments.
+        UserError: a reward, judge, data source or model is not there or does not take its arguments, or rows are wrong.
     """
-    keys = [one.stage.key for one in planned if not one.finished]
+    keys, ahead = [one.stage.key for one in planned if not one.finished], Ahead(planned[0].folder.parent)
     if keys or any(any(one.evaluation_due()) for one in planned):
-        check_sections(config, planned[0].folder.parent, [*keys, "evaluation"])
-    _check_leaks(config, keys)
+        check_sections(config, ahead, [*keys, "evaluation"])
+    _check_leaks(config, keys, ahead)
     if any(one.finished and any(one.evaluation_due()) for one in planned):
         _check_trained(config, [one for one in planned if one.finished])
+    model = init or config.base.model
+    if keys and model is not None and is_here(model):
+        check_places(config, [*keys, "evaluation"], ahead, model, given=init is not None)
 
 
 def _check_trained(config: RecipeConfig, finished: Sequence[PlannedStage]) -> None:
@@ -96,17 +99,17 @@ def _check_trained(config: RecipeConfig, finished: Sequence[PlannedStage]) -> No
                 raise UserError(f"stage {one.stage.key} is finished: {text}, and run it anew with --from")
 
 
-def _check_leaks(config: RecipeConfig, keys: Sequence[str]) -> None:
-    """Of what lies in files here, for whose leaks no stage need be run first; a function's rows may cost something."""
-    sources = [data for key in keys for _, data in find(getattr(config, key), DataConfig) if data.fn is None]
-    here = [data for data in sources if is_path(str(data.path))]
+def _check_leaks(config: RecipeConfig, keys: Sequence[str], ahead: Ahead) -> None:
+    """Of what lies in files here: to compare all rows of functions takes longer than to read them."""
+    sources = [(key, data) for key in keys for _, data in find(getattr(config, key), DataConfig)]
+    later = [data for key, data in sources if data.fn is None and (key != keys[0] or not on_hub(data))]
     judged = [data for _, data in find(config.evaluation, DataConfig)]
-    if not here or not judged or not all(data.path is not None and is_path(data.path) for data in judged):
+    if not later or not judged or any(ahead.rows(data) is None for data in judged):
         return
-    guard = LeakGuard(config)
-    for data in {data.model_dump_json(): data for data in here}.values():
-        rows = load_rows(data)
-        guard.without(guard.leaks(rows), rows, str(data.path))
+    guard = LeakGuard(config, lambda data: ahead.rows(data) or ())
+    for data in {data.model_dump_json(): data for data in later}.values():
+        if rows := ahead.rows(data):
+            guard.without(guard.leaks(rows), rows, str(data.path))
 
 
 def check_inputs(config: RecipeConfig, stage: Stage, run: Path, init: str | None = None) -> None:

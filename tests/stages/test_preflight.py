@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from grpo.errors import UserError
+from stages.recipe.ahead import Ahead
 from stages.recipe.config import RecipeConfig
 from stages.recipe.preflight import check_sections, in_run
 from support.files import contents
@@ -89,7 +90,7 @@ def test_ahead_with_an_engine_that_turns_out_to_be_vllm_is_refused_before_anythi
     monkeypatch.setattr("grpo.engines.choose.engine_kind", lambda *_: "vllm")
     recipe["engine"] = {"kind": "auto", "ahead": True}
     with pytest.raises(UserError, match=r"^reasoning_rl: engine: 'ahead' needs an engine beside the trainer"):
-        check_sections(RecipeConfig.model_validate(recipe), tmp_path, ["reasoning_rl"])
+        check_sections(RecipeConfig.model_validate(recipe), Ahead(tmp_path), ["reasoning_rl"])
 
 
 def test_placeholders_in_lists_are_filled_in():
