@@ -125,7 +125,8 @@ def rows(name: str, *rows: dict[str, Any]):
     ([f"{TASK}.rewards=[{{fn: reward_model, kwargs: {{model: '{{run}}/x/model'}}}}]"], "no earlier stage"),
     (["reasoning_rl.loss.aggregation=token", "runtime.dtype=float16"], "float16"),
     (["rejection_sampling={data: none.jsonl, filters: accuracy}"], "no such file"),
-    (["rejection_sampling={data: train.jsonl, filters: accuracy, general: pairs.jsonl}"], "row 0: "),
+    (["rejection_sampling={data: train.jsonl, filters: accuracy, general: pairs.jsonl, sampling: {max_tokens: 8}}"],
+     "row 0: "),
     (["engine={kind: vllm-server, server: {urls: [nowhere]}}"], "give addresses like"),
     (["engine={kind: vllm-server, server: {urls: ['http://a:1', 'http://a:1']}}"], "one of them is there twice"),
     (["base={steps: 2, pretrain: {corpus: train.jsonl, vocab_size: 300, hidden_size: 32, layers: 1, heads: 2, "
