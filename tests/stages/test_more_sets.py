@@ -16,6 +16,7 @@ from grpo.errors import UserError
 from stages.check.settings import setting_checks
 from stages.check.subject import Subject
 from stages.cli import main
+from stages.recipe.ahead import places
 from stages.recipe.config import RecipeConfig
 from stages.recipe.evaluation import evaluate_stage
 from stages.recipe.leaks import LeakGuard
@@ -155,10 +156,10 @@ def test_the_tables_fit_150_columns(recipe, public, capsys):
 def test_checks_look_at_each_set(recipe, public):
     recipe["evaluation"]["sets"] = {"svamp": public}
     recipe["reasoning_rl"]["sampling"]["max_tokens"] = 64
-    subject = Subject(RecipeConfig.model_validate(recipe), Path("runs/x"))
-    names = [name for name, _ in setting_checks(subject)]
+    config = RecipeConfig.model_validate(recipe)
+    names = [name for name, _ in setting_checks(Subject(config, Path("runs/x")))]
     assert {"size of evaluation.sets.svamp", "length of evaluation.sets.svamp"} <= set(names)
-    assert [asked.path for asked in subject.asked()][:2] == ["evaluation.math", "evaluation.sets.svamp"]
+    assert [place.path for place in places(config)][:2] == ["evaluation.math", "evaluation.sets.svamp"]
 
 
 def test_a_stage_is_evaluated_on_its_sets(recipe, public, tmp_path, capsys):
