@@ -61,7 +61,8 @@ MOVED = {
     "5bb4d11f5f3a0fb0": "fe4492a9d30dd6c4",  # helpfulness_oracle
     "52806da1a58d92e2": "832f9e189e9b1f39",  # Judge
     "071e08ccd9f45b61": "832f9e189e9b1f39",  # Judge
-    "da09ec348ae8bc2f": "fa6eecbec3084712",  # language_consistency
+    "da09ec348ae8bc2f": "f55ff3b14ebc4c87",  # language_consistency
+    "fa6eecbec3084712": "f55ff3b14ebc4c87",  # language_consistency
     "2c978c5e782c827b": "128504c7967835f9",  # length_reward
     "eaf7497908b5e0db": "128504c7967835f9",  # length_reward
     "d7253cbeabec679f": "437aa3af53c8c7d0",  # over_refusal_oracle

@@ -38,6 +38,7 @@ def language_consistency(
     *,
     think_tag: str = "think",
     detect: bool = False,
+    wordless: float | None = None,
     log_error: Callable[[int, str], None] | None = None,
 ) -> list[float | None]:
     """The share of target-language words in each chain of thought, 0.0 to 1.0.
@@ -50,10 +51,13 @@ def language_consistency(
             `kwargs`), or the column of that name. A row whose column is null gets None: the reward does not apply.
         think_tag: name of the tag around the thinking.
         detect: whether sentences in other languages of the target's script are found and counted as foreign.
+        wordless: what a thought of numbers and formulas only counts, 0 to 1; None: the reward does not apply. Beside
+            siblings with words, which are paid for them, that makes words pay: 1 where either way will do.
         log_error: given by the scoring layer, takes (row, reason).
 
     Raises:
-        UserError: no language given, a code in the config that is not known, or `detect` without its package.
+        UserError: no language given, a code in the config that is not known, `wordless` beyond 0 to 1, or `detect`
+            without its package.
 
     >>> language_consistency(["<think>two plus สาม</think>5"], language="en")
     [0.6666666666666666]
@@ -65,6 +69,8 @@ def language_consistency(
         )
     if detect:
         identifier()  # not installed: an error now rather than one a row
+    if wordless is not None and not 0 <= wordless <= 1:
+        raise UserError(f"reward 'language': wordless is a share between 0 and 1, not {wordless}")
     if isinstance(language, str):  # a wrong code in the config stops the run, one in the data spoils its row only
         _ = rivals(language) if detect else scripts_of(language)
         language = [language] * len(completions)
@@ -72,7 +78,8 @@ def language_consistency(
     for row, (turn, code) in enumerate(zip(turns(completions, prompts, prefill, think_tag), language, strict=True)):
         thought = chain_of_thought(turn, think_tag)
         try:
-            scores.append(None if code is None else consistency(thought, code, detect))
+            share = None if code is None else consistency(thought, code, detect)
+            scores.append(wordless if share is None and code is not None else share)
         except UserError as error:
             scores.append(None)
             if log_error is not None:

@@ -75,13 +75,47 @@ def test_five_products_a_layer_and_weights_packed_once_a_call():
     assert counted["mkldnn::_reorder_linear_weight"] == 2 * 5 + 1
 
 
+def halved(model: Any, how: str) -> Any:
+    """In bf16: its weights, or its forwards under autocast as a trainer's are."""
+    if how == "weights":
+        return model.bfloat16()
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    return model
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no products in bf16")
+class TestInHalfPrecision:
+    @pytest.mark.parametrize("how", ["autocast", "weights"])
+    @pytest.mark.parametrize(("kind", "settings"), KINDS)
+    def test_no_further_off_than_the_models_own(self, kind, settings, how, monkeypatch):
+        model = unusual(kind, **settings)
+        exact = copy.deepcopy(model).double()
+        ours = farthest(generate(halved(model, how)), exact)
+        monkeypatch.setattr("grpo.engines.local.fused._types", list)
+        theirs = farthest(generate(model), exact)
+        assert 0 < ours < max(1.5 * theirs, 0.05)
+
+    @pytest.mark.parametrize("how", ["autocast", "weights"])
+    def test_the_same_products(self, how):
+        counted, forwards = operations(halved(make_model("qwen3"), how))
+        assert counted["aten::linear"] == counted["aten::silu"] == 0
+        assert counted["mkldnn::_linear_pointwise"] == forwards * (2 * 5 + 1)
+        assert counted["mkldnn::_reorder_linear_weight"] == 2 * 5 + 1
+
+    def test_an_adapter_is_not_rounded_away(self):
+        adapted = add_adapter(unusual("qwen2"), LoraConfig(r=4, alpha=8, targets="all-linear"))
+        move(adapted, 0.1)
+        counted, _ = operations(halved(adapted, "autocast"))
+        assert counted["mkldnn::_reorder_linear_weight"] == 1  # the head, which has none
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "dtype"),
     [
         ("gemma2", {}, torch.float32),
         ("gpt2", {}, torch.float32),
         ("llama", {"hidden_act": "gelu"}, torch.float32),
-        ("llama", {}, torch.bfloat16),
+        ("llama", {}, torch.float16),
     ],
 )
 def test_other_layers_and_other_types_stay_as_they_are(kind, settings, dtype):
