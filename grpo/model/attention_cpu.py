@@ -95,4 +95,4 @@ def _hidden(query: Tensor, key: Tensor, causal: bool, bias: Tensor | None) -> Fl
         return mask.repeat(query.shape[1] // key.shape[1], 1)
     if bias is None:
         return query.new_zeros(())
-    return bias.expand(-1, key.shape[1], -1, -1).reshape(-1, 1, keys)
+    return bias.to(query.dtype).expand(-1, key.shape[1], -1, -1).reshape(-1, 1, keys)

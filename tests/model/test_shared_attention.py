@@ -156,6 +156,28 @@ def test_attention_and_its_gradients_are_those_of_rows_by_themselves(layout, opt
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+@pytest.mark.parametrize("short", [cpu_attention.SHORT, 16, 0], ids=["short", "short and long", "long"])
+def test_in_half_precision_only_what_goes_in_and_out_is_rounded(layout, short, monkeypatch):
+    """As a trainer computes it: forwards under autocast, and no sum is added up in bf16."""
+    monkeypatch.setattr(cpu_attention, "SHORT", short)
+    rows = make_input(LAYOUTS[layout], CPU, share_prompts=True)
+    own = [x.detach().bfloat16().requires_grad_() for x in tensors(rows)]
+    others = [x.detach().double().requires_grad_() for x in own]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(rows.segments, *own)
+    expected = plain_attention(*others, rows.segments, 0.3, None, None)
+    upstream = torch.randn_like(expected).bfloat16()
+    (found * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=2**-7, atol=0.02)
+    for ours, theirs in zip(own, others, strict=True):
+        off = (ours.grad.double() - theirs.grad).abs() / theirs.grad.abs().mean()
+        assert off.mean() < 0.01
+        assert off.max() < 0.25
+
+
 @pytest.mark.parametrize("short", [cpu_attention.SHORT, 0], ids=["short", "long"])
 def test_scores_far_apart_cost_no_precision(short, monkeypatch):
     """In fp32, when the first key of each stretch is far below the others."""

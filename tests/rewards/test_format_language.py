@@ -199,6 +199,17 @@ def test_language_from_a_column():
     assert "unknown language code 'qq'" in errors[2]
 
 
+def test_a_thought_without_words_may_be_given_a_share():
+    """Beside siblings that are paid for their words, None is worth 0."""
+    texts = ["<think>2 + 3 = 5</think>5", "<think>two</think>2", "<think></think>5"]
+    assert language_consistency(texts, language="en") == [None, 1.0, 0.0]
+    assert language_consistency(texts, language="en", wordless=1) == [1, 1.0, 0.0]
+    assert language_consistency(texts[:2], language=["en", None], wordless=0.5) == [0.5, None]
+    with pytest.raises(UserError, match="wordless is a share"):
+        language_consistency(texts, language="en", wordless=2)
+
+
+
 def test_unknown_or_missing_language():
     with pytest.raises(UserError, match="unknown language code 'qq'"):
         language_consistency(["two"], language="qq")
