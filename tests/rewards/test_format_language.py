@@ -209,7 +209,6 @@ def test_a_thought_without_words_may_be_given_a_share():
         language_consistency(texts, language="en", wordless=2)
 
 
-
 def test_unknown_or_missing_language():
     with pytest.raises(UserError, match="unknown language code 'qq'"):
         language_consistency(["two"], language="qq")
