@@ -140,20 +140,20 @@ def for_trl(reward: Reward) -> Callable[..., Any]:
     return called
 
 
-def settings_of(stage: Any) -> dict[str, Any]:
-    """TRL's names of the stage's settings.
+def settings_of(stage: Any, rows: int = TRL_ROWS) -> dict[str, Any]:
+    """TRL's names of the stage's settings, but for the learning rate's schedule. `rows`: in a forward and backward.
 
     Raises:
         SystemExit: the stage has one that this does not translate.
     """
     optimizer, loss = stage.optimizer, stage.loss
     known = stage.updates_per_rollout == 1 and stage.lora is None and stage.truncated == "keep"
-    if not known or optimizer.schedule != "linear" or loss.beta == 0 or loss.kl.estimator != "k3" or loss.kl.weighted:
-        raise SystemExit("only the reasoning stage of configs/tiny.yaml is known here")
+    if not known or loss.beta == 0 or loss.kl.estimator != "k3" or loss.kl.weighted:
+        raise SystemExit("only the reasoning stages of configs/tiny.yaml and configs/smollm2.yaml are known here")
     return {
         "max_steps": stage.steps,
-        "per_device_train_batch_size": TRL_ROWS,
-        "gradient_accumulation_steps": stage.prompts_per_step * stage.group_size // TRL_ROWS,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": stage.prompts_per_step * stage.group_size // rows,
         "num_generations": stage.group_size,
         "max_completion_length": stage.sampling.max_tokens,
         "temperature": stage.sampling.temperature,
