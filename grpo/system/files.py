@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,7 @@ def _alone(partial: Path) -> IO[str]:
     """The file, empty, for this process alone: two stages of one run write its config and its summary at once. A
     link in its place, through which another file would be written, is removed."""
     while True:
-        if partial.is_symlink() or (partial.exists() and not (partial.is_file() and partial.stat().st_nlink == 1)):
+        if _is_link(partial):
             partial.unlink(missing_ok=True)
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK, 0o666)
         out = os.fdopen(handle, "a", encoding="utf-8")
@@ -82,6 +83,15 @@ def _alone(partial: Path) -> IO[str]:
                 out.truncate(0)
                 return out
         out.close()  # the other one was done first, and has renamed it
+
+
+def _is_link(path: Path) -> bool:
+    """Or anything else through which another file would be written; asked once, as another process may rename it."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(found.st_mode) or found.st_nlink > 1
 
 
 def write_text(file: Path, text: str) -> None:
