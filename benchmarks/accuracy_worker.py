@@ -148,7 +148,7 @@ def settings_of(stage: Any, rows: int = TRL_ROWS) -> dict[str, Any]:
     """
     optimizer, loss = stage.optimizer, stage.loss
     known = stage.updates_per_rollout == 1 and stage.lora is None and stage.truncated == "keep"
-    if not known or loss.beta == 0 or loss.kl.estimator != "k3" or loss.kl.weighted:
+    if not known or loss.kl.estimator != "k3" or loss.kl.weighted:
         raise SystemExit("only the reasoning stages of configs/tiny.yaml and configs/smollm2.yaml are known here")
     return {
         "max_steps": stage.steps,
@@ -162,7 +162,7 @@ def settings_of(stage: Any, rows: int = TRL_ROWS) -> dict[str, Any]:
         "epsilon_high": loss.clip_high,
         "beta": loss.beta,
         "use_bias_correction_kl": False,
-        "sync_ref_model": True,
+        "sync_ref_model": loss.beta != 0,
         "ref_model_sync_steps": stage.reference_every,
         "ref_model_mixup_alpha": 1.0,
         "learning_rate": optimizer.lr,
