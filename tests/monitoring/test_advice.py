@@ -25,7 +25,8 @@ BELOW = 1e-6
     ({"teaching": 0.1, "right": HARD + BELOW, "entropy": 0.01}, "siblings", "sampling.temperature"),
     ({"teaching": FEW, "right": HARD}, FINE, ""),  # rare answers, but one in most groups
     ({"teaching": 0.9, "form": 0.8, "right": 0.0}, "next to nothing is right", "(80% by form alone)"),
-    ({"teaching": 0.9, "form": 0.8, "right": 0.5}, FINE, "90%"),  # the form is worth learning
+    ({"teaching": 0.9, "form": 0.8, "right": 0.5}, FINE, "90% of the groups teach, 80% by form alone"),
+    ({"teaching": 0.9, "form": 0.31, "right": 0.5}, FINE, "31% by form alone"),
     ({"teaching": 0.9, "right": 1.0}, FINE, ""),  # so is what else is rewarded
     ({"teaching": 0.9, "truncated": CUT}, "50% of the completions are cut", "sampling.max_tokens"),
     ({"teaching": 0.9, "truncated": CUT - BELOW}, FINE, ""),
@@ -41,6 +42,10 @@ def test_one_sentence_of_what_is_wrong_and_what_helps(numbers, begins, remedy):
     assert remedy in text
     assert "\n" not in text
     assert (hopeless(Prospect(**numbers)) is None) == (begins == FINE)
+
+
+def test_a_little_form_is_not_worth_a_word():
+    assert advice(Prospect(teaching=0.9, form=0.3, right=0.5)) == "this can learn: 90% of the groups teach"
 
 
 def rows(count: int, **values):
