@@ -11,9 +11,7 @@ FEW = 0.3  # share of groups that teach; below, most of what is sampled is throw
 # Share of right completions beyond which so few groups of 8 are mixed even by chance: 1 - 0.95^8 = 0.34.
 EASY, HARD = 0.95, 0.05
 SHARP = 0.15  # nats a token; long SFT leaves 0.05 to 0.07, and siblings that differ in a word or two
-FORMAL = (
-    1 / 3
-)  # of the groups that teach: those are of form, whose differences are normalised to as much as an answer's
+FORMAL = 1 / 3  # of the groups that teach: more by form alone is worth a word, as it is normalised like answers
 CUT = 0.5  # share of completions cut at the limit; a cut one nearly never holds the answer
 
 
