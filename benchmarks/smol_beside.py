@@ -52,6 +52,7 @@ def ours(run: Path, out: Path, seed: int, steps: int, overrides: Sequence[str]) 
 
 def trl(run: Path, out: Path, seed: int, steps: int, rows: int, dtype: str) -> None:
     import datasets
+    from torch.optim.lr_scheduler import LambdaLR
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
@@ -95,14 +96,8 @@ def trl(run: Path, out: Path, seed: int, steps: int, rows: int, dtype: str) -> N
         )
         # The same rates: transformers' schedule begins its warm-up at 0, which would cost TRL its first update.
         rates = partial(lr_factor, stage.optimizer, total=stage.steps)
-        trainer.lr_scheduler = torch_schedule(trainer.create_optimizer(), rates)
+        trainer.lr_scheduler = LambdaLR(trainer.create_optimizer(), rates)
         trainer.train()
-
-
-def torch_schedule(optimizer: Any, rates: Callable[[int], float]) -> Any:
-    import torch
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, rates)
 
 
 def _by_row(reward: Reward, prompts: Sequence[Prompt]) -> Callable[..., Any]:

@@ -19,9 +19,7 @@ from turns import HERE
 from grpo.data.rows import read_jsonl
 from grpo.evaluation.statistics import Comparison, compare_paired
 
-BASE, COLD, RL, SFT, FINAL = (
-    "0-base", "1-cold-start", "2-reasoning-rl", "3-rejection-sampling", "4-helpfulness-rl",
-)  # fmt: skip
+COLD, RL, SFT, FINAL = "1-cold-start", "2-reasoning-rl", "3-rejection-sampling", "4-helpfulness-rl"
 COLUMNS = ("pass@1", "pass@8", "format_rate", "language_consistency", "general", "helpfulness", "safety")
 SMOOTHED = 5  # steps
 SHOWN = 4  # problems
