@@ -18,6 +18,7 @@ from grpo.errors import UserError, nearest
 from grpo.model.loading.path import check_model
 from grpo.system.console import say
 from stages.recipe.config import RecipeConfig, RLStageConfig
+from stages.recipe.handover import given_model, handed_on
 from stages.recipe.planning import is_finished, plan_stage
 from stages.recipe.runner import stage_context
 from stages.recipe.table import STAGES, Stage, StageContext, active_parents, active_stages
@@ -69,7 +70,7 @@ def plan_sample(config: RecipeConfig, run: Path, count: int, key: str | None, in
             f"--stage {key}: no stage of RL in this config, which has {', '.join(kept)}{nearest(key, kept)}"
         )
     stage = kept[key or next(iter(kept))]
-    model, note = (init, "") if init is not None else default_model(config, stage, run)
+    model, note = (given_model(init), "") if init is not None else default_model(config, stage, run)
     check_model(model)
     return Plan(stage_context(config, stage, run, model), count, note)
 
@@ -85,7 +86,7 @@ def default_model(config: RecipeConfig, stage: Stage, run: Path) -> tuple[str, s
         note = "" if key == parent else f", for {parent} is not finished"
         if is_finished(run / STAGES[key].folder):
             plan_stage(config, STAGES[key], run)
-            return str(run / STAGES[key].folder / "model"), note
+            return str(handed_on(run / STAGES[key].folder)), note
     if config.base.model is None:
         raise UserError(
             f"--sample: stage {stage.key} starts from the model of stage {parent}, which is not finished in '{run}': "

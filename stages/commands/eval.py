@@ -31,6 +31,7 @@ from rewards.language.reward import scripts_of
 from stages.commands.common import Parser, add_overrides
 from stages.commands.eval_sets import SETS, read_rows
 from stages.recipe.config import find
+from stages.recipe.handover import given_model
 from stages.recipe.output import check_out_file
 from stages.recipe.preflight import check_reward
 from stages.recipe.summary import percent
@@ -190,6 +191,7 @@ def eval_command(arguments: list[str]) -> int:
     chosen = parser.read(arguments)
     settings = _settings(chosen)
     if settings.endpoint is None:
+        chosen.model = given_model(chosen.model)
         check_model(chosen.model)
     else:
         service_of(settings.endpoint, "--base-url")

@@ -77,6 +77,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
     from grpo.model.loading.path import check_model
     from grpo.system.lock import lock_run
     from grpo.system.world import World
+    from stages.recipe.handover import given_model
     from stages.recipe.pipeline import save_config, say_engine
     from stages.recipe.planning import plan_stage
     from stages.recipe.runner import check_inputs, check_ready, run_stage
@@ -85,6 +86,7 @@ def stage_command(key: str, arguments: list[str]) -> int:
 
     check_out(run)
     if chosen.init is not None:
+        chosen.init = given_model(chosen.init)
         check_model(chosen.init)
     with lock_run(run, World.current(), shared=True), lock_run(run / STAGES[key].folder, World.current()):
         planned = plan_stage(config, STAGES[key], run, init=chosen.init, accept_changes=chosen.accept_changes)

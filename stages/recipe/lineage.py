@@ -167,24 +167,24 @@ def _stage_hash(model: Path) -> str | None:
     return str(content["hash"])
 
 
-def check_unchanged(folder: Path, files: Mapping[str, str] | None, name: str) -> None:
-    """Is the model of stage `name` what the stage left in its `folder`? `files`: hashes of them as they were; None: an
-    older version kept none.
+def check_unchanged(folder: Path, files: Mapping[str, str] | None, name: str, leaves: str = "model") -> None:
+    """Is what stage `name` `leaves` what it left in its `folder`? `files`: hashes of them as they were; None: an older
+    version kept none.
 
     Raises:
         UserError: a file was edited, damaged or removed.
     """
     if files is None:
         return
-    there = model_files(folder / "model")
+    there = model_files(folder / leaves)
     names = [name for name in sorted(files.keys() | there.keys()) if files.get(name) != there.get(name)]
     if names:
         what = "is gone" if names[0] not in there else "was not there" if names[0] not in files else "was changed"
         key = next((stage.key for stage in STAGES.values() if name in (stage.key, stage.folder)), name)
+        or_else = ", or give the edited model to the next stage's script by --init from another folder"
         raise UserError(
-            f"'{folder / 'model'}' is not what stage {key} left: '{names[0]}' {what}: put it back, rerun the stage "
-            f"with grpo run --from {key}, or give the edited model to the next stage's script by --init from another "
-            "folder"
+            f"'{folder / leaves}' is not what stage {key} left: '{names[0]}' {what}: put it back, rerun the stage with "
+            f"grpo run --from {key}{or_else if leaves == 'model' else ''}"
         )
 
 

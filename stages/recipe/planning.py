@@ -101,8 +101,8 @@ def plan_stage(
         accepted = changed(record, lineage)
         if finished or not accept_changes:
             _refuse_changes(stage, folder, accepted, finished)
-    if finished and not (folder / "model").is_dir():
-        raise UserError(f"'{folder}': its model/ is gone; rerun it with --from {stage.key}")
+    if finished and not (folder / stage.leaves).is_dir():
+        raise UserError(f"'{folder}': its {stage.leaves}/ is gone; rerun it with --from {stage.key}")
     return PlannedStage(stage, folder, lineage, finished, accept_changes, tuple(accepted), evaluation, sets)
 
 

@@ -25,7 +25,7 @@ from grpo.system.runtime import apply_quietly
 from grpo.system.world import World, is_main
 from stages.recipe.ahead import Ahead, check_places, on_hub
 from stages.recipe.config import RecipeConfig, find, training_settings
-from stages.recipe.handover import check_parent, check_sealed, sealed
+from stages.recipe.handover import check_parent, check_sealed, handed_on, passed_on, sealed
 from stages.recipe.leaks import LEAKS, LeakGuard, complaint, left_out
 from stages.recipe.lineage import read_json
 from stages.recipe.planning import PlannedStage, is_finished, read_record, with_engine
@@ -62,11 +62,11 @@ def _run_stage(config: RecipeConfig, planned: PlannedStage, init: str | None, wo
     context = stage_context(config, stage, folder.parent, init, planned.accept_changes)
     for key in active_parents(stage, config)[init is not None :]:
         if key in context.models:
-            check_parent(context.models[key].parent, key)
+            check_parent(folder.parent / STAGES[key].folder, key)
     record = _begin(planned)
-    trained = "result" in record and (folder / "model").is_dir()
+    made = "result" in record and (folder / stage.leaves).is_dir()
     world.wait()
-    if not trained:
+    if not made:
         record = _train(context, record, world)
     return _evaluated(config, planned, _manifest(config, planned, record))
 
@@ -134,7 +134,7 @@ def stage_context(
         UserError: what it starts from is not there.
     """
     check_inputs(config, stage, run, init)
-    models = {other.key: run / other.folder / "model" for other in STAGES.values() if is_finished(run / other.folder)}
+    models = {one.key: handed_on(run / one.folder) for one in STAGES.values() if is_finished(run / one.folder)}
     if (
         stage.key != "base"
         and "base" not in models
@@ -171,12 +171,15 @@ def _train(context: StageContext, record: dict[str, Any], world: World) -> dict[
     result = importlib.import_module(f"stages.{stage.key}").run(context)
     stopping.check(world)  # the model is there
     stopping.hold(False)
-    if not (context.folder / "model").is_dir():
-        raise RuntimeError(f"stage {stage.key} left no model in {context.folder}")
+    if not (context.folder / stage.leaves).is_dir():
+        raise RuntimeError(f"stage {stage.key} left no {stage.leaves} in {context.folder}")
     seconds = round(time.monotonic() - start, 3)
     if lost := left_out(context.folder / "data"):
         result = {**result, "decontaminated": lost}
-    record = {**record, "result": result, "seconds": seconds, "model_files": sealed(context.folder)}
+    record = {**record, "result": result, "seconds": seconds}
+    record[f"{stage.leaves}_files"] = sealed(context.folder, stage.leaves)
+    if stage.leaves == "data":
+        record["model"] = passed_on(context.init, context.folder)
     write_record(context.folder / "stage.json", record)
     settings = training_settings(context.config, context.key)
     # Where none were asked for, those that a signal saved go, now that the model is there.
@@ -202,6 +205,7 @@ def _manifest(config: RecipeConfig, planned: PlannedStage, record: dict[str, Any
         "input_hashes": lineage.inputs,
         "data_hashes": result.pop("data_hashes", {}),
         "model_files": record.get("model_files"),
+        **{name: record[name] for name in ("model", "data_files") if name in record},
         "evaluation_hash": None,
         "versions": versions((*PACKAGES, "datasets", "grpo")),
         "seed": config.seed,
@@ -228,7 +232,7 @@ def _evaluated(config: RecipeConfig, planned: PlannedStage, manifest: dict[str, 
             manifest["sets"] = manifest.get("sets", {}) | measured
     if main:
         manifest["evaluation_hash"] = planned.evaluation
-    check_sealed(planned.folder, manifest.get("model_files"), planned.stage.key)
+    check_sealed(planned.folder, manifest, planned.stage.key)
     manifest["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     write_record(planned.folder / "manifest.json", manifest)
     World.current().wait()

@@ -1,7 +1,8 @@
 """The table of stages, what a stage is given, and where it gets its input from.
 
 A stage is a module with `run(context: StageContext) -> dict[str, Any]` that leaves `context.folder / "model"` and
-returns numbers for its manifest. Everything around it (order, lineage, evaluation) is the work of `runner.py`.
+returns numbers for its manifest; one that only makes data leaves `context.folder / "data"`, and hands on the model that
+it was given. Everything around it (order, lineage, evaluation) is the work of `runner.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from grpo.data.rows import Row, write_jsonl
 from grpo.system.world import is_main
@@ -24,6 +25,7 @@ class Stage:
     key: str  # config section, script, --from and --until
     folder: str  # run folder, manifest, table
     parents: tuple[str, ...] = ()
+    leaves: Literal["model", "data"] = "model"  # data: it has no model of its own
 
     @property
     def evaluated(self) -> bool:
@@ -55,7 +57,8 @@ class StageContext:
     folder: Path  # <run>/1-cold-start, exists
     init: str  # model folder or hub name that the stage starts from
     base: str  # the base model: rejection_sampling restarts its SFT from it
-    models: dict[str, Path]  # finished stages of this run: key -> its model/ folder, reward models included
+    # Finished stages of this run: key -> the model/ folder that each hands on, reward models included.
+    models: dict[str, Path]
     guard: Callable[[], LeakGuard]  # what the stage trains on is compared with the evaluation's problems
     accept_changes: bool = False  # go on inside the stage with other settings than it was begun with
 
