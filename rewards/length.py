@@ -154,6 +154,42 @@ def length_reward(
     return values
 
 
+def length_range(
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    *,
+    min_tokens: int = 0,
+    max_tokens: int | None = None,
+    log_error: LogError | None = None,
+) -> list[float | None]:
+    """1.0 for a completion of `min_tokens` to `max_tokens` tokens, the end token among them, else 0.0.
+
+    Args:
+        completions: only to tell an empty completion from one that comes without its ids.
+        completion_ids: the tokens of each completion.
+        min_tokens: the fewest.
+        max_tokens: the most; None: any number.
+        log_error: given by the scoring layer, takes (row, reason).
+
+    Raises:
+        UserError: an option is no such number, or the range is empty, or neither end of it is given.
+
+    >>> length_range(["a"] * 3, [[1], [1] * 5, [1] * 9], min_tokens=2, max_tokens=8)
+    [0.0, 1.0, 0.0]
+    """
+    least = _whole("length_range", "min_tokens", min_tokens, 0)
+    most = None if max_tokens is None else _whole("length_range", "max_tokens", max_tokens, 1)
+    if most is not None and least > most:
+        raise UserError(f"reward 'length_range': min_tokens ({least}) is more than max_tokens ({most})")
+    if most is None and not least:
+        raise UserError(
+            "reward 'length_range': give `kwargs: {min_tokens: ..., max_tokens: ...}`, or one of them (grpo score "
+            "takes no kwargs: name a small function of your own that sets it)"
+        )
+    counts = _token_counts(completions, completion_ids, log_error)
+    return [None if count is None else float(least <= count and (most is None or count <= most)) for count in counts]
+
+
 def half_cosine(length: int, longest: int, at_zero: float, at_longest: float) -> float:
     """From `at_zero` to `at_longest` along half a period of a cosine; constant from `longest` on."""
     progress = min(length, longest) / longest

@@ -235,7 +235,7 @@ def test_every_reward_passes_the_check_before_a_run(name):
     kwargs = {
         "overlong": {"max_length": 100, "cache": 10}, "cosine_length": {"max_length": 100},
         "judge": {"base_url": "http://localhost/v1", "model": "m"}, "language": {"language": "fr", "detect": True},
-        "repetition": {"unit": "tokens"},
+        "repetition": {"unit": "tokens"}, "length_range": {"max_tokens": 9},
     }  # fmt: skip
     check_reward(RewardConfig(fn=name, kwargs=kwargs.get(name, {})), Path())
 
