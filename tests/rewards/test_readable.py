@@ -53,9 +53,12 @@ def test_length_range():
 
 
 @pytest.mark.parametrize(("fn", "kwargs", "message"), [
-    ("length_range", {}, "give `kwargs: {min_tokens"), ("length_range", {"min_tokens": 5, "max_tokens": 4}, "more than"),
-    ("length_range", {"max_tokens": 0}, "whole number from 1 on"), ("length_range", {"min_tokens": True}, "whole number"),
-    ("paragraphs", {"max_characters": 0}, "whole number from 1 on"), ("paragraphs", {"max_characters": "9"}, "whole"),
+    ("length_range", {}, "give `kwargs: {min_tokens"),
+    ("length_range", {"min_tokens": 5, "max_tokens": 4}, "more than"),
+    ("length_range", {"max_tokens": 0}, "whole number from 1 on"),
+    ("length_range", {"min_tokens": True}, "must be int"),
+    ("paragraphs", {"max_characters": 0}, "whole number from 1 on"),
+    ("paragraphs", {"max_characters": "9"}, "must be int"),
 ])  # fmt: skip
 def test_wrong_options(fn, kwargs, message):
     with pytest.raises(UserError, match=f"reward '{fn}': .*{message}"):
