@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from grpo.errors import public
 from grpo.system.console import SafeConsole, say
 from grpo.system.world import is_main
 
 QUIET_SECONDS = 30.0  # between two plain lines when nobody watches
+BESIDE = 72  # columns that label, counts, time and note want beside the bar
 
 
 class Bar:
@@ -36,7 +39,9 @@ class Bar:
     def _say(self, timing: str) -> None:
         parts = [f"{self._label}: {self._done}/{self._total}", timing, self._note]
         if is_main():
-            say(", ".join(part for part in parts if part))
+            line = Text(public(", ".join(part for part in parts if part)))
+            line.truncate(SafeConsole().width, overflow="ellipsis")
+            say(line.plain)
 
 
 class _TerminalBar(Bar):
@@ -65,12 +70,13 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Bar]:
         yield bar
         bar.finish()  # not after an exception: the work did not finish
         return
+    console = SafeConsole(file=sys.stdout)
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=min(24, max(4, console.width - BESIDE))),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=SafeConsole(file=sys.stdout)) as display:
+    with Progress(*columns, console=console) as display:
         yield _TerminalBar(display, display.add_task(label, total=total, completed=done, note=""))

@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-from rich.table import Table
-
 from grpo.advantages import assign_advantages
 from grpo.config.data import RewardConfig
 from grpo.config.training import OVERLONG
@@ -19,7 +17,7 @@ from grpo.system.console import SafeConsole, say
 from grpo.system.numbers import mean
 from grpo.types import Group, Rollout
 from stages.recipe.config import RLStageConfig, TaskConfig
-from stages.recipe.summary import percent
+from stages.recipe.summary import percent, print_columns
 
 ENOUGH = 8  # groups of a task of which something is said; of fewer, chance decides
 FORM = ("format", "tag_count", "reasoning_steps", "language", "length", "repetition", OVERLONG)
@@ -179,12 +177,8 @@ def print_prospect(tasks: Sequence[Judged], section: RLStageConfig) -> None:
             mean(float(len({r.completion.token_ids for r in group.rollouts})) for group in of.groups)
         ),
     }
-    table = Table(box=None)
-    for name in ("", *(column.name for column in columns)):
-        table.add_column(name, justify="right" if name else "left")
-    for name, cell in rows.items():
-        table.add_row(name, *map(cell, columns))
-    SafeConsole().print(table)
+    cells = [(column.name, [cell(column) for cell in rows.values()]) for column in columns]
+    print_columns(SafeConsole(), None, [("", [*rows])], cells)
     say(sentence(tasks, section))
 
 

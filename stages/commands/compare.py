@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from grpo.errors import UserError, nearest, shorten
-from grpo.evaluation.result import problems_file, read_result
+from grpo.errors import UserError, nearest
+from grpo.evaluation.result import read_result
 from grpo.evaluation.statistics import compare_paired
-from grpo.system.numbers import finite_number
 from stages.commands.common import Parser
+from stages.recipe.changes import SIGNIFICANT, by_problem, disagreement
 
-MUST_AGREE = ("data_hash", "samples_per_problem", "temperature", "top_p", "max_tokens", "format_required")
 EXAMPLES = """\
   grpo compare runs/a/3-rejection-sampling/eval.json runs/a/4-helpfulness-rl/eval.json
   grpo compare old.json new.json --metric helpfulness && echo "not worse\""""
-METRICS = ("pass@1", "general", "helpfulness", "safety", "over_refusal", "language_consistency")
+METRICS = ("pass@1", "general", "helpfulness", "safety", "over_refusal", "language_consistency", "format_rate")
 LOWER_IS_BETTER = ("over_refusal",)
-SIGNIFICANT = 0.05
 
 
 def compare_command(arguments: list[str]) -> int:
@@ -31,13 +29,9 @@ def compare_command(arguments: list[str]) -> int:
     if chosen.metric not in METRICS:
         raise UserError(f"--metric '{chosen.metric}': not a metric of every problem{nearest(chosen.metric, METRICS)}")
     (a, first), (b, second) = _read(chosen.a, chosen.metric), _read(chosen.b, chosen.metric)
-    # Whether both were asked alike: a served model's own template is unknown, but not what we put around the questions.
-    served = any(evaluation.get("engine") == "openai" for evaluation in (a, b))
     refused = f"'{chosen.a}' and '{chosen.b}' are not comparable"
-    for key in (*MUST_AGREE, "prompt_hash" if served else "template_hash"):
-        if a.get(key) != b.get(key):
-            differ = f"{key} is {shorten(str(a.get(key)))} and {shorten(str(b.get(key)))}"
-            raise UserError(f"{refused}: {differ}; evaluate both with the same settings")
+    if differ := disagreement(a, b):
+        raise UserError(f"{refused}: {differ}; evaluate both with the same settings")
     if only := sorted(first.keys() ^ second.keys()):
         raise UserError(f"{refused}: {len(only)} problems only in one, e.g. {only[0]}")
     return _report(chosen.metric, list(first.values()), [second[key] for key in first])
@@ -60,10 +54,7 @@ def _read(name: str, metric: str) -> tuple[dict[str, Any], dict[str, float]]:
     if not Path(name).is_file():
         raise UserError(f"'{name}': no such file; give an eval.json")
     evaluation, rows = read_result(Path(name))
-    rows = [row for row in rows if row.get("judged", True) and row.get(metric) is not None]
-    values = {f"{row.get('part')}/{row.get('id')}": finite_number(row[metric]) for row in rows}
-    if len(values) < len(rows) or None in values.values():
-        raise UserError(f"'{problems_file(Path(name))}': damaged: a problem stands twice, or {metric} is no number")
+    values = by_problem(rows, metric, Path(name))
     if not values:
         raise UserError(f"'{name}': {metric} was not measured there")
-    return evaluation, {problem: value for problem, value in values.items() if value is not None}
+    return evaluation, values

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
 
 from grpo.errors import UserError, visible
@@ -25,7 +24,6 @@ EXAMPLES = """\
   grpo view runs/tiny --reward 'accuracy<0.5' --reward 'reward>1' --text sorry
   grpo view runs/tiny --html page.html                     curves, table, samples in one file
 NAME in --reward: a reward, "reward" (the total) or "advantage"; relations < <= > >= = !=; =none: not defined"""
-PIPE_WIDTH = 140
 PIPE_LIMIT = 4  # prompts shown where nobody can turn the page
 
 
@@ -71,7 +69,7 @@ def _show(chosen: argparse.Namespace) -> None:
     if sys.stdout.isatty():
         browse(SafeConsole(highlight=False), stage, State(step, filters, chosen.limit))
         return
-    console = SafeConsole(width=None if "COLUMNS" in os.environ else PIPE_WIDTH, highlight=False)
+    console = SafeConsole(highlight=False)
     for part in step_view(stage, step, filters, chosen.limit or PIPE_LIMIT, console.width):
         console.print(part)
 

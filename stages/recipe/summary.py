@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,10 @@ KEYS = (
 SET_KEYS = KEYS[:5]
 SHOWN = ("pass@1", "format_rate", "language_consistency", "general", "helpfulness", "safety", "over_refusal")
 HEADINGS = ("pass@1", "format", "language", "general", "helpful", "safe", "over-refusal")
+FOLDED = {"over-refusal": "over-\nrefusal"}  # so that four shares fit 80 columns
+NAME = 24  # of a row's name in a line
+MUCH = 10_000  # columns of a console: more than a table has
+Column = tuple[str, Sequence[str]]  # heading, cells
 
 
 def summarise(config: RecipeConfig, run: Path, name: str) -> dict[str, Any]:
@@ -84,31 +89,56 @@ def passes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def print_table(summary: dict[str, Any], config: RecipeConfig) -> None:
     """The table of the stages, in per cent."""
-    table = Table(title=f"{summary['config']}, seed {summary['seed']}, {summary['seconds']:.0f} s")
-    table.add_column("stage", no_wrap=True)
-    for heading in ("seconds", "n", *HEADINGS):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in summary["stages"]:
-        cells = [percent(row[key], row.get(f"{key}_ci95")) for key in SHOWN]
-        table.add_row(row["stage"], f"{row['seconds']:.0f}", str(row["n_problems"] or "-"), *cells)
-    console = SafeConsole(width=None if sys.stdout.isatty() else 150)
-    console.print(table)
+    stages = summary["stages"]
+    columns = [
+        ("seconds", [f"{row['seconds']:.0f}" for row in stages]),
+        ("n", [str(row["n_problems"] or "-") for row in stages]),
+        *_shares(stages, zip(SHOWN, HEADINGS, strict=True)),
+    ]
+    console = SafeConsole()
+    title = f"{summary['config']}, seed {summary['seed']}, {summary['seconds']:.0f} s"
+    print_columns(console, title, [("stage", [row["stage"] for row in stages])], columns)
     console.print(caption(config), style="dim")
-    if rows := more_rows(summary["stages"]):
-        console.print(_more_table(rows))
+    if rows := more_rows(stages):
+        names, at, measured = zip(*rows, strict=True)
+        keys = [*((key, key) for key in passes(measured)), *zip(SHOWN[1:3], HEADINGS[1:3], strict=True)]
+        columns = [("n", [str(one.get("n_problems") or "-") for one in measured]), *_shares(measured, keys)]
+        print_columns(console, "pass@k, and the other sets", [("set", names), ("stage", at)], columns)
 
 
-def _more_table(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Table:
-    table = Table(title="pass@k, and the other sets")
-    at = passes([numbers for *_, numbers in rows])
-    for heading in ("set", "stage"):
-        table.add_column(heading, no_wrap=heading == "stage", overflow="fold")
-    for heading in ("n", *at, "format", "language"):
-        table.add_column(heading, justify="right")
-    for place, (name, stage, numbers) in enumerate(rows):
-        cells = [percent(numbers.get(key), numbers.get(f"{key}_ci95")) for key in (*at, *SHOWN[1:3])]
-        last = place + 1 == len(rows) or rows[place + 1][0] != name
-        table.add_row(Text(name), stage, str(numbers.get("n_problems") or "-"), *cells, end_section=last)
+def _shares(rows: Sequence[Mapping[str, Any]], keys: Iterable[tuple[str, str]]) -> list[Column]:
+    return [
+        (heading, [percent(row.get(key), row.get(f"{key}_ci95")) for row in rows]) for key, heading in keys
+    ]
+
+
+def print_columns(console: Console, title: str | None, names: Sequence[Column], columns: Sequence[Column]) -> None:
+    """A table; where the console is too narrow, its further columns stand in a table below, after the same names. Of
+    several columns of names the first one makes groups."""
+    options = console.options.update_width(MUCH)
+    parts: list[list[Column]] = [[]]
+    for column in columns:
+        wider = [*parts[-1], column]
+        if parts[-1] and console.measure(_table(names, wider), options=options).maximum > console.width:
+            parts.append([column])
+        else:
+            parts[-1] = wider
+    for part in parts:
+        table = _table(names, part)
+        table.title = title if part is parts[0] else None
+        console.print(table)
+
+
+def _table(names: Sequence[Column], columns: Sequence[Column]) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading, _ in names:
+        whole = heading == "stage"
+        table.add_column(heading, no_wrap=whole, overflow="fold", max_width=None if whole else NAME)
+    for heading, _ in columns:
+        table.add_column(FOLDED.get(heading, heading), justify="right", no_wrap=True)
+    groups = names[0][1] if len(names) > 1 else ()
+    for place, cells in enumerate(zip(*(of for _, of in (*names, *columns)), strict=True)):
+        table.add_row(*map(Text, cells), end_section=groups[place : place + 1] != groups[place + 1 : place + 2])
     return table
 
 

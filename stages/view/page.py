@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from grpo.errors import visible
 from grpo.system.numbers import finite_number
+from stages.recipe.changes import change
 from stages.recipe.lineage import read_json
 from stages.recipe.summary import HEADINGS, SHOWN, more_rows, passes
 from stages.view.charts import curves_of
@@ -56,6 +57,7 @@ def _part(index: int, stage: StageFolder) -> dict[str, Any]:
         "anchor": f"stage-{index}",
         "status": _status(stage, rows),
         "finished": stage.finished(),
+        "change": visible(change(stage.folder) or ""),
         "curves": curves_of(rows),
         "samples": samples_of(stage),
     }

@@ -135,11 +135,15 @@ def test_what_is_dropped_for_a_set_is_a_setting_of_the_stage(recipe, public, tmp
     assert "evaluation.sets.svamp.data.path" in plan_stage(dropping, stage, tmp_path).lineage.settings
 
 
-def test_the_tables_fit_150_columns(recipe, public, capsys):
+@pytest.mark.parametrize(("width", "parts"), [(150, (1, 1)), (80, (2, 2)), (60, (4, 3))])
+def test_the_tables_fit_the_columns(recipe, public, capsys, monkeypatch, width, parts):
+    """Piped too. Columns that do not fit stand below, after the same names: nothing is cut."""
+    monkeypatch.setenv("COLUMNS", str(width))
     recipe["evaluation"]["sets"] = {"svamp": public}
     config = RecipeConfig.model_validate(recipe)
-    interval = {"pass@1": 0.531, "pass@1_ci95": [0.4, 0.6], "pass@8": 0.75, "pass@8_ci95": [0.7, 0.8]}
-    numbers = dict.fromkeys(KEYS) | interval | {"n_problems": 300}
+    shares = ("pass@1", "pass@8", "general", "helpfulness", "safety")
+    numbers = dict.fromkeys(KEYS) | {"n_problems": 300, "format_rate": 1.0, "over_refusal": 1.0}
+    numbers |= dict.fromkeys(shares, 1.0) | {f"{name}_ci95": [0.98, 1.0] for name in shares}
     stages = [
         {"stage": stage.folder, "seconds": 12345.0, **numbers, "sets": {"[svamp]": numbers, "gsm8k": numbers}}
         for stage in STAGES.values()
@@ -147,10 +151,13 @@ def test_the_tables_fit_150_columns(recipe, public, capsys):
     ]
     print_table({"config": "x.yaml", "seed": 0, "seconds": 1.0, "stages": stages}, config)
     text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 150
+    assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
-    assert text.count("75.0 [70, 80]") == 3 * len(stages)
-    assert text.count("[svamp]") == text.count("gsm8k") == len(stages)
+    assert text.count("100.0 [98, 100]") == (4 + 3 * 2) * len(stages)
+    assert text.count("[svamp]") == text.count("gsm8k") == parts[1] * len(stages)
+    assert text.count("3-rejection-sampling") == parts[0] + 3 * parts[1]
+    for heading in ("seconds", "pass@1", "format", "language", "general", "helpful", "safe", "refusal"):
+        assert heading in text
 
 
 def test_checks_look_at_each_set(recipe, public):
