@@ -4,9 +4,11 @@ stage, the alarms during it."""
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from grpo.config.training import RLConfig
+from grpo.config.training import OVERLONG, RLConfig
 
 RIGHT = {"accuracy", "code", "countdown", "gym"}  # rewards that give 1 for a right answer
+FORM = ("format", "tag_count", "reasoning_steps", "language", "length", "repetition", OVERLONG)
+LEARNED = ("reward_model", "RewardModel", "judge", "Judge")  # what can be fooled
 FEW = 0.3  # share of groups that teach; below, most of what is sampled is thrown away and a step's gradient is noise
 # Share of right completions beyond which so few groups of 8 are mixed even by chance: 1 - 0.95^8 = 0.34.
 EASY, HARD = 0.95, 0.05
@@ -37,6 +39,11 @@ def right_reward(rewards: Iterable[tuple[str, str, float]], config: RLConfig) ->
         if weight and (name in named or {name, function} & RIGHT or "accuracy" in f"{path} {name}"):
             return name
     return None
+
+
+def is_form(name: str, path: str) -> bool:
+    """Whether a reward judges how a completion is written, whatever it answers."""
+    return path.rpartition(".")[2] in FORM or "format" in f"{path} {name}"
 
 
 def hopeless(prospect: Prospect) -> str | None:

@@ -51,7 +51,7 @@ def rl_alarms(rows: Rows, right: Mapping[str, float] | None = None) -> dict[str,
 
 def sft_alarms(rows: Rows) -> dict[str, str]:
     """The same of a supervised training."""
-    losses = _values(rows, "loss")
+    losses = column(rows, "loss")
     if len(losses) < PATIENT or _mean(losses[-BEGIN:]) < _mean(losses[:BEGIN]):
         return {}
     return {
@@ -77,13 +77,13 @@ class Alarms:
             self._last[cause] = step
 
 
-def _values(rows: Rows, name: str) -> list[float]:
+def column(rows: Rows, name: str) -> list[float]:
     return [float(value) for row in rows if (value := row.get(name)) is not None and math.isfinite(value)]
 
 
 def _begin_and_now(rows: Rows, name: str) -> tuple[float, float] | None:
     """Means of the first and of the latest rows; None: there are too few."""
-    values = _values(rows, name)
+    values = column(rows, name)
     return (_mean(values[:BEGIN]), _mean(values[-NOW:])) if len(values) >= BEGIN + NOW else None
 
 
@@ -91,19 +91,19 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _noise(values: Sequence[float], other: Sequence[float]) -> float:
+def standard_error(values: Sequence[float], other: Sequence[float]) -> float:
     """Standard error of the difference of two means, from the rows' own spread."""
     return math.sqrt(sum(variance(part) / len(part) for part in (values, other)))
 
 
 def _reward_flat(rows: Rows) -> str | None:
-    rewards = _values(rows, "reward")
+    rewards = column(rows, "reward")
     if len(rewards) < PATIENT:
         return None
     first, last = rewards[:BEGIN], rewards[-BEGIN:]
-    if _mean(last) - _mean(first) > _noise(first, last):
+    if _mean(last) - _mean(first) > standard_error(first, last):
         return None
-    if (mean(_values(rows[-BEGIN:], "frac_zero_variance")) or 0.0) >= ALIKE:
+    if (mean(column(rows[-BEGIN:], "frac_zero_variance")) or 0.0) >= ALIKE:
         why = "nearly all groups are judged alike: choose harder or easier prompts, or see whether the reward is right"
     else:
         why = "raise optimizer.lr or group_size, and read completions/ for what is rewarded"
@@ -111,10 +111,10 @@ def _reward_flat(rows: Rows) -> str | None:
 
 
 def _reward_constant(rows: Rows) -> str | None:
-    recent = _values(rows[-CONSTANT:], "frac_zero_variance")
+    recent = column(rows[-CONSTANT:], "frac_zero_variance")
     if len(recent) < CONSTANT or min(recent) < 1.0:
         return None
-    first, now = _values(rows[:CONSTANT], "reward"), _values(rows[-CONSTANT:], "reward")
+    first, now = column(rows[:CONSTANT], "reward"), column(rows[-CONSTANT:], "reward")
     if first and now and _mean(now) > _mean(first):
         return None  # the task is learnt
     value = f" ({min(now):.3g} to {max(now):.3g} on average)" if now else ""
@@ -130,8 +130,8 @@ def _few_teach(rows: Rows, right: Mapping[str, float]) -> str | None:
     teaching = [share for share in shares if share is not None and share < FEW]
     if len(teaching) < CONSTANT:
         return None
-    first, now = _values(rows[:CONSTANT], "reward"), _values(recent, "reward")
-    if min(len(first), len(now)) > 1 and _mean(now) - _mean(first) > SIGMAS * _noise(first, now):
+    first, now = column(rows[:CONSTANT], "reward"), column(recent, "reward")
+    if min(len(first), len(now)) > 1 and _mean(now) - _mean(first) > SIGMAS * standard_error(first, now):
         return None  # it has learnt: few are left to teach
     drawn = any(row.get("informative_fraction") is not None for row in recent)
     return hopeless(
@@ -139,8 +139,8 @@ def _few_teach(rows: Rows, right: Mapping[str, float]) -> str | None:
             teaching=_mean(teaching),
             # Dynamic sampling chose what is counted here.
             right=None if drawn else _right(recent, right),
-            entropy=mean(_values(recent, "entropy")),
-            truncated=mean(_values(recent, "truncated_fraction")) or 0.0,
+            entropy=mean(column(recent, "entropy")),
+            truncated=mean(column(recent, "truncated_fraction")) or 0.0,
             dynamic=drawn,
         )
     )
@@ -148,7 +148,7 @@ def _few_teach(rows: Rows, right: Mapping[str, float]) -> str | None:
 
 def _right(rows: Rows, columns: Mapping[str, float]) -> float | None:
     """The share of right completions, of those columns whose tasks were there and that can be shares."""
-    means = {name: mean(_values(rows, name)) for name in columns}
+    means = {name: mean(column(rows, name)) for name in columns}
     shares = {name: value for name, value in means.items() if value is not None and 0 <= value <= 1}
     weight = sum(columns[name] for name in shares)
     return sum(columns[name] * value for name, value in shares.items()) / weight if weight else None
@@ -161,7 +161,7 @@ def _informative(row: Mapping[str, Any]) -> float | None:
 
 
 def _reward_falls(rows: Rows) -> str | None:
-    rewards = _values(rows, "reward")
+    rewards = column(rows, "reward")
     if len(rewards) < 2 * BEGIN:
         return None
     windows = [rewards[start : start + BEGIN] for start in range(len(rewards) - BEGIN + 1)]
@@ -170,7 +170,7 @@ def _reward_falls(rows: Rows) -> str | None:
     drop = _mean(best) - _mean(now)
     gained = _mean(best) - low
     # A run that never rose has nothing to lose a share of: then the fall is measured by the noise alone.
-    if drop <= FALL * gained or drop <= SIGMAS * _noise(best, now):
+    if drop <= FALL * gained or drop <= SIGMAS * standard_error(best, now):
         return None
     return (
         f"it was {_mean(best):.3g} and is {_mean(now):.3g}: go back to an earlier checkpoint with a lower "
@@ -182,7 +182,7 @@ def _entropy(rows: Rows) -> str | None:
     entropy, rewards = _begin_and_now(rows, "entropy"), _begin_and_now(rows, "reward")
     if entropy is None or entropy[0] < SHARP or entropy[1] >= ENTROPY_SHARE * entropy[0]:
         return None
-    alike = (mean(_values(rows[-NOW:], "frac_zero_variance")) or 0.0) >= ALIKE
+    alike = (mean(column(rows[-NOW:], "frac_zero_variance")) or 0.0) >= ALIKE
     if alike and rewards is not None and rewards[1] > rewards[0]:
         return None  # the task is learnt
     return (
@@ -192,7 +192,7 @@ def _entropy(rows: Rows) -> str | None:
 
 
 def _kl(rows: Rows) -> str | None:
-    kl = _values(rows, "kl")[-NOW:]
+    kl = column(rows, "kl")[-NOW:]
     if len(kl) < NOW or _mean(kl) <= KL_LIMIT:
         return None
     return (
@@ -202,7 +202,7 @@ def _kl(rows: Rows) -> str | None:
 
 
 def _length(rows: Rows) -> str | None:
-    lengths, cut = _begin_and_now(rows, "completion_length"), _values(rows[-NOW:], "truncated_fraction")
+    lengths, cut = _begin_and_now(rows, "completion_length"), column(rows[-NOW:], "truncated_fraction")
     if lengths is None or not cut or lengths[1] <= LONGER * lengths[0] or _mean(cut) <= CUT:
         return None
     return (
@@ -212,7 +212,7 @@ def _length(rows: Rows) -> str | None:
 
 
 def _truncated(rows: Rows) -> str | None:
-    cut = _values(rows, "truncated_fraction")[-NOW:]
+    cut = column(rows, "truncated_fraction")[-NOW:]
     if len(cut) < NOW or _mean(cut) < TRUNCATED:
         return None
     return (

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from grpo.learner.stats import StepStats
 from grpo.model.flops import device_peak, mfu
 from grpo.monitoring.advice import right_reward
 from grpo.monitoring.alarms import Alarms, rl_alarms
+from grpo.monitoring.hacking import Said, hacking_alarms, voices_of
 from grpo.monitoring.health import count_nonfinite, report_nonfinite
 from grpo.monitoring.metrics import MetricsWriter, rollout_metrics
 from grpo.monitoring.profiling import Profiler, profiled
@@ -46,7 +46,9 @@ class Journal:
         self.bar, self.profiler = bar, profiler
         self.blank = {} if curve is None else curve.blank  # of a step whose policy is not evaluated
         self.metrics = MetricsWriter(Path(config.out) / "metrics.jsonl", state.step)
-        self.alarms = Alarms(partial(rl_alarms, right=right_columns(source.tasks, config)))
+        right = right_columns(source.tasks, config)
+        self.said = Said(voices_of(source.tasks.values(), right))
+        self.alarms = Alarms(lambda rows: rl_alarms(rows, right) | hacking_alarms(rows, self.said))
         self.names = sorted({name for weights in source.weights.values() for name in weights})  # the same in every row
         means = {f"reward/{name}" for name in self.names}
         # What rewards log themselves, as far as it is known: from its first row on it is in every row.
@@ -71,6 +73,7 @@ class Journal:
         rows = rows_of(batch, drop_truncated=config.truncated == "mask")
         scaled = config.runtime.dtype == "float16"
         report_nonfinite(Path(config.out), state, stats["grad_norm"], rows, scaled=scaled)
+        self.said.add(batch)
         self.alarms.look(self.metrics.rows)
         self.bar.advance(1, f"reward {row['reward'] or 0:.3f}, {row['completion_length']:.0f} tokens")
 

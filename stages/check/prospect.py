@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from grpo.advantages import assign_advantages
-from grpo.config.data import RewardConfig
 from grpo.config.training import OVERLONG
 from grpo.evaluation.statistics import mean_interval
 from grpo.learner.batching import rows_of
-from grpo.monitoring.advice import Prospect, advice, hopeless, right_reward
+from grpo.monitoring.advice import Prospect, advice, hopeless, is_form, right_reward
 from grpo.rollout.dynamic import teaches
 from grpo.system.console import SafeConsole, say
 from grpo.system.numbers import mean
@@ -20,7 +19,6 @@ from stages.recipe.config import RLStageConfig, TaskConfig
 from stages.recipe.summary import percent, print_columns
 
 ENOUGH = 8  # groups of a task of which something is said; of fewer, chance decides
-FORM = ("format", "tag_count", "reasoning_steps", "language", "length", "repetition", OVERLONG)
 Values = dict[str, set[float]]
 
 
@@ -98,7 +96,7 @@ def _judged(name: str, task: TaskConfig, groups: list[Group], section: RLStageCo
     chosen = section.dynamic_sampling.reward if section.dynamic_sampling is not None else None
     redrawn = any(spec.label == chosen for spec in task.rewards)
     weighted = (*(s.label for s in task.rewards if s.weight), *([OVERLONG] if section.penalty_zone else []))
-    formal = {spec.label for spec in task.rewards if is_form(spec)} | {OVERLONG}
+    formal = {spec.label for spec in task.rewards if is_form(spec.label, spec.fn)} | {OVERLONG}
     teaching, form = [], []
     for group in groups:
         rows = rows_of([group], drop_truncated=section.truncated == "mask")
@@ -121,11 +119,6 @@ def different(rollouts: Iterable[Rollout], names: Sequence[str]) -> Values:
             if value is not None:
                 found[name].add(value)
     return found
-
-
-def is_form(spec: RewardConfig) -> bool:
-    """Whether a reward judges how a completion is written, whatever it answers."""
-    return spec.fn.rpartition(".")[2] in FORM or "format" in f"{spec.fn} {spec.label}"
 
 
 def together(tasks: Sequence[Judged]) -> Judged:

@@ -107,9 +107,7 @@ def print_table(summary: dict[str, Any], config: RecipeConfig) -> None:
 
 
 def _shares(rows: Sequence[Mapping[str, Any]], keys: Iterable[tuple[str, str]]) -> list[Column]:
-    return [
-        (heading, [percent(row.get(key), row.get(f"{key}_ci95")) for row in rows]) for key, heading in keys
-    ]
+    return [(heading, [percent(row.get(key), row.get(f"{key}_ci95")) for row in rows]) for key, heading in keys]
 
 
 def print_columns(console: Console, title: str | None, names: Sequence[Column], columns: Sequence[Column]) -> None:

@@ -110,7 +110,7 @@ def test_it_is_the_first_rollout_of_the_run(tmp_path, monkeypatch, capsys):
     assert main(["check", "c.yaml", "--sample", "4"]) == 0
     text = capsys.readouterr().out
     assert "reasoning_rl from runs/c/0-base/model" in text
-    cells = {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in text.splitlines() if line.startswith(" ")}
+    cells = {line.rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in text.splitlines() if line.split()}
     assert cells["reward"] == f"{metrics['reward']:.3g}"
     assert cells["accuracy"] == f"{metrics['reward/accuracy']:.3g}"
     assert float(cells["groups that teach, %"]) == pytest.approx(100 * (1 - metrics["frac_zero_variance"]))
