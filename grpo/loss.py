@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grpo.config.algorithm import CorrectionConfig, LossConfig
+from grpo.distillation import teacher_advantages
+
+Advantages = Float[Tensor, " B"] | Float[Tensor, "B T"]  # of whole sequences, or of each token
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,13 @@ def clip_bounds(clip_low: float | None, clip_high: float) -> tuple[float, float]
     return 0.0 if clip_low is None else max(0.0, 1 - clip_low), 1 + clip_high
 
 
+def by_token(advantages: Advantages) -> Float[Tensor, "B _"]:
+    return advantages.unsqueeze(-1) if advantages.dim() == 1 else advantages
+
+
 def ppo_objective(
     ratio: Float[Tensor, "B T"],
-    advantages: Float[Tensor, " B"],
+    advantages: Advantages,
     clip_low: float | None,
     clip_high: float,
     dual_clip: float | None = None,
@@ -57,7 +64,7 @@ def ppo_objective(
     bounds it: max(min(..), c A) (arXiv 1912.09729 eq. 5).
     """
     low, high = clip_bounds(clip_low, clip_high)
-    weight = advantages.unsqueeze(-1)
+    weight = by_token(advantages)
     objective = torch.minimum(ratio * weight, ratio.clamp(low, high) * weight)
     active = ((ratio < low) & (weight < 0)) | ((ratio > high) & (weight > 0))
     if dual_clip is not None:
@@ -69,14 +76,14 @@ def ppo_objective(
 def cispo_objective(
     logprobs: Float[Tensor, "B T"],
     ratio: Float[Tensor, "B T"],
-    advantages: Float[Tensor, " B"],
+    advantages: Advantages,
     clip_low: float | None,
     clip_high: float,
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """Per-token loss -stopgrad(clip(rho)) A log pi, and where rho was cut (MiniMax-M1, arXiv 2506.13585 eq. 4)."""
     low, high = clip_bounds(clip_low, clip_high)
     weight = ratio.detach()
-    return -weight.clamp(low, high) * advantages.unsqueeze(-1) * logprobs, (weight < low) | (weight > high)
+    return -weight.clamp(low, high) * by_token(advantages) * logprobs, (weight < low) | (weight > high)
 
 
 def kl_estimate(
@@ -157,6 +164,7 @@ class LossTerms:
     kl: Float[Tensor, "B T"] | None  # None when there is no KL in the loss
     correction: Float[Tensor, "B T"] | None  # pi_old / pi_gen as applied
     corrected: Bool[Tensor, "B T"] | None  # where it was cut
+    teacher_kl: Float[Tensor, "B T"] | None = None  # log(pi_old / pi_teacher); None without a teacher
 
 
 def grpo_loss(
@@ -171,6 +179,7 @@ def grpo_loss(
     *,
     correction: CorrectionConfig | None = None,
     entropy: Float[Tensor, "B T"] | None = None,
+    teacher_logprobs: Float[Tensor, "B T"] | None = None,
 ) -> LossTerms:
     """Policy term, corrected and masked as configured, + beta x KL - bonus x entropy.
 
@@ -179,11 +188,16 @@ def grpo_loss(
     """
     old = logprobs.detach() if old_logprobs is None else old_logprobs
     ratio = policy_ratio(logprobs, old, mask, config.ratio)
+    dropped = torch.zeros_like(advantages, dtype=torch.bool).unsqueeze(-1)
+    if config.distill is not None:
+        if teacher_logprobs is None:
+            raise ValueError("distill needs teacher_logprobs")
+        gain = teacher_advantages(old, teacher_logprobs, mask, config.distill.horizon)
+        advantages = config.distill.reward_weight * advantages.unsqueeze(-1) + gain
     if config.clip == "cispo":
         per_token, clipped = cispo_objective(logprobs, ratio, advantages, config.clip_low, config.clip_high)
     else:
         per_token, clipped = ppo_objective(ratio, advantages, config.clip_low, config.clip_high, config.dual_clip)
-    dropped = torch.zeros_like(advantages, dtype=torch.bool).unsqueeze(-1)
     if config.off_policy_mask is not None:
         dropped = stale_sequences(logprobs, gen_logprobs, advantages, mask, config.off_policy_mask)
         per_token = per_token * ~dropped
@@ -211,4 +225,5 @@ def grpo_loss(
         kl=None if kl is None else kl.detach(),
         correction=weights,
         corrected=None if outside is None else outside & trained,
+        teacher_kl=None if teacher_logprobs is None else (old - teacher_logprobs).detach(),
     )

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,13 @@ from grpo.evaluation.curve import SECONDS, Curve
 from grpo.learner.gate import mismatch_limit
 from grpo.learner.learner import Learner
 from grpo.learner.make import make_learner
+from grpo.learner.teacher import Teacher, load_teacher
 from grpo.model.adapter import base_model
 from grpo.model.loading.limits import check_fit, check_special, embeddings
+from grpo.model.loading.tokenizer import load_tokenizer
 from grpo.model.policy import Policy, load_policy
 from grpo.model.reference import Reference
+from grpo.model.teacher import check_same_prompts, check_same_tokens
 from grpo.rollout.ahead import Ahead
 from grpo.rollout.completions import save_completions
 from grpo.rollout.sampler import PromptSampler, Task
@@ -49,6 +52,7 @@ class Run:
     policy: Policy
     learner: Learner
     reference: Reference | None
+    teacher: Teacher | None
     source: RolloutSource
     state: TrainState
     saver: Saver
@@ -137,9 +141,14 @@ def set_up(
         raise UserError(f"checkpoint.best: {HELD_OUT} {NEEDS_CURVE}: give the held-out problems (evaluation=...)")
     check_quantization(config.engine, kind, config.correction)
     check_ahead(config.engine, kind, config.correction, launched=launched())
+    if config.loss.distill is not None:
+        check_teacher(config.model, config.loss.distill.model, tasks)
     policy = load_policy(config.model, config.runtime, config.lora, config.seed)
     learner = make_learner(policy, config, config.runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
+    teacher = None
+    if config.loss.distill is not None:
+        teacher = load_teacher(config.loss.distill, learner, config, config.runtime, _ids(tasks))
     engine = _engine(config, kind, tasks, policy, learner, stack, curve)
     limit = mismatch_limit(kind, config.engine, config.runtime.dtype)
     sampler = PromptSampler(tasks, config.steps, config.seed, config.difficulty)
@@ -168,6 +177,7 @@ def set_up(
         policy=policy,
         learner=learner,
         reference=reference,
+        teacher=teacher,
         source=source,
         state=state,
         saver=Saver(out, state, learner, reference, source, config.checkpoint),
@@ -191,8 +201,7 @@ def _engine(
     shared = kind == "local" and not beside and not learner.sharded
     model = base_model(policy.model)
     check_special(policy.tokenizer, embeddings(model), model.generation_config.eos_token_id)
-    prompts = token_ids(prompt for task in tasks.values() for prompt in task.prompts)
-    longest = check_fit(model, prompts, "sampling.max_tokens", config.sampling.max_tokens)
+    longest = check_fit(model, _ids(tasks), "sampling.max_tokens", config.sampling.max_tokens)
     if curve is not None:
         longest = max(longest, curve.fit(model))
     engine = training_engine(
@@ -209,6 +218,21 @@ def _engine(
     for line in inert_settings(config, shared) + inert_engine_settings(config.engine, kind, lora=lora, on_gpu=on_gpu):
         log.warning("this does nothing in this run: %s", line)
     return engine
+
+
+def _ids(tasks: Mapping[str, Task]) -> Iterator[Sequence[int]]:
+    return token_ids(prompt for task in tasks.values() for prompt in task.prompts)
+
+
+def check_teacher(student: str, teacher: str, tasks: Mapping[str, Task]) -> None:
+    """
+    Raises:
+        UserError: the teacher reads other tokens or prompts than the student.
+    """
+    own, other = load_tokenizer(student), load_tokenizer(teacher)
+    check_same_tokens(own, other, teacher)
+    for task in tasks.values():
+        check_same_prompts(own, other, task.prompts, teacher)
 
 
 def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dict[str, float]]:

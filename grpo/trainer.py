@@ -80,7 +80,7 @@ def learn(run: Run, diary: Journal) -> None:
         with source.clock("score"):
             groups = with_kl_in_rewards(learner, run.reference, groups, config)
             groups = assign_advantages(groups, config.advantage, source.weights)
-            groups = with_logprobs(learner, run.reference, groups, config)  # of pi_old and pi_ref
+            groups = with_logprobs(learner, run.reference, groups, config, run.teacher)  # of pi_old, pi_ref
         run.begin_updates(groups)
         rollout, only_whole = rows_of(groups), config.truncated == "mask"
         for batch in split_updates(groups, config.mini_batches, config.inner_epochs, config.seed, start):

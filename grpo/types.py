@@ -56,6 +56,7 @@ class Rollout:
     advantage: float = 0.0
     old_logprobs: tuple[float, ...] | None = None  # log pi_old of its tokens, by the trainer; None: not needed
     ref_logprobs: tuple[float, ...] | None = None  # log pi_ref; None when beta = 0
+    teacher_logprobs: tuple[float, ...] | None = None  # log pi_teacher; None without `loss.distill`
     excluded: str | None = None  # why it has no reward
     errors: dict[str, str] = field(default_factory=dict)  # of the rewards that could not judge it, by name
     extra: dict[str, dict[str, Any]] = field(default_factory=dict)  # by log_extra, per reward and column; JSON

@@ -44,7 +44,7 @@ ROUNDING = (
     *(f"engine.vllm.{name}" for name in ("memory", "kv_cache_gib", "tensor_parallel", "lora", "eager")),
     *(f"runtime.{name}" for name in ("device", "parallel", "threads")),
 )
-ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
+ABSENT = {"engine.ahead": False, "loss.distill": None}  # what older checkpoints do not say, for there was no choice
 # Texts of this program's rewards in older checkpoints, and the same rewards' texts now: moved, or mended since. A run
 # may go on with what judges more rightly than it did.
 MOVED = {
@@ -91,10 +91,13 @@ def identify(
     config: TrainConfig, tasks: Mapping[str, Task], kind: str, world: World, curve: Curve | None = None
 ) -> dict[str, Any]:
     """{key path: JSON value}. Files and folders count by their content, not by their name. `kind`: of the engine."""
+    algorithm = config.model_dump(mode="json", include=set(RLConfig.model_fields))
+    if config.loss.distill is not None:
+        algorithm["loss"]["distill"]["model"] = _weights(config.loss.distill.model)
     tree = {
-        **config.model_dump(mode="json", include=set(RLConfig.model_fields)),
+        **algorithm,
         "seed": config.seed,
-        "model": "+".join(map(model_identity, layers(config.model))),
+        "model": _weights(config.model),
         "engine": config.engine.model_dump(mode="json") | {"kind": kind},
         "runtime": config.runtime.model_dump(mode="json"),
         "tasks": {name: _task(task) for name, task in tasks.items()},
@@ -173,6 +176,10 @@ def warn_of_rounding(phrases: list[str]) -> None:
 def shown(phrases: list[str]) -> str:
     more = f"; and {len(phrases) - SHOWN} more" if len(phrases) > SHOWN else ""
     return "; ".join(phrases[:SHOWN]) + more
+
+
+def _weights(model: str) -> str:
+    return "+".join(map(model_identity, layers(model)))
 
 
 def _is_state(key: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -67,6 +67,15 @@ class KLConfig(Section):
         return self
 
 
+class DistillConfig(Section):
+    """On-policy distillation: each token's advantage is log(pi_teacher / pi_old), minus its reverse KL."""
+
+    text_is: ClassVar = "model"  # `distill: some/teacher`
+    model: str  # the teacher, a folder or hub name; it has the student's tokens
+    horizon: Literal["token", "completion"] = "token"  # what a token answers for: itself, or also all after it
+    reward_weight: float = Field(0.0, ge=0)  # of the rewards' advantage beside it; 0: rewards are only watched
+
+
 class LossConfig(Section):
     ratio: Literal["token", "sequence"] = "token"  # sequence: GSPO's, the geometric mean over the tokens
     clip: Literal["ppo", "cispo"] = (
@@ -82,9 +91,14 @@ class LossConfig(Section):
     # Sequences with a negative advantage that the policy has moved away from by more than this mean log-ratio get no
     # gradient (off-policy sequence masking, DeepSeek-V3.2, arXiv 2512.02556).
     off_policy_mask: float | None = Field(None, gt=0)
+    distill: DistillConfig | None = None  # a teacher gives the advantages
 
     @model_validator(mode="after")
     def _possible(self) -> LossConfig:
+        if self.distill is not None and self.ratio == "sequence":
+            raise ValueError("'distill' gives each token its own advantage, which ratio: sequence would mix: use token")
+        if self.distill is not None and self.off_policy_mask is not None:
+            raise ValueError("'off_policy_mask' is for sequences with one advantage, 'distill' gives each token its own")
         if self.clip == "cispo" and self.dual_clip is not None:
             raise ValueError(
                 "'dual_clip' has no effect with clip: cispo, whose weights are bounded by clip_high; remove it"

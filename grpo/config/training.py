@@ -128,7 +128,20 @@ class RLConfig(Section):
             raise ValueError("'penalty_tokens' is more than 'sampling.max_tokens'")
         if self.loss.kl_in_reward and self.advantage.combine == "normalise_then_sum":
             raise ValueError("'loss.kl.placement: reward' needs advantage.combine: sum_then_normalise")
+        self._check_watched()
         return self
+
+    def _check_watched(self) -> None:
+        """Where a teacher alone gives the advantages, settings of the rewards' would do nothing."""
+        if self.loss.distill is None or self.loss.distill.reward_weight > 0:
+            return
+        idle = {
+            "advantage": self.advantage != AdvantageConfig(),
+            "truncated: penalise": self.truncated == "penalise",
+            "loss.kl.placement: reward": self.loss.kl_in_reward,
+        }
+        for name in (name for name, is_set in idle.items() if is_set):
+            raise ValueError(f"'{name}' has no effect: the advantages are the teacher's; give loss.distill.reward_weight")
 
     def check_names(self, rewards: Collection[str]) -> None:
         """Do the options that name a reward name one of the tasks' `rewards`?

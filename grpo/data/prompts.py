@@ -96,12 +96,7 @@ def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) ->
         messages = None
     else:
         messages = as_messages(value, data, where)
-        variables = row_variables(row, where)
-        shown = messages
-        if tokenizer.chat_template and any(message.get(name) for message in messages for name in SPOKEN):
-            shown = as_told(Template(tokenizer, variables), messages, variables, where)
-        text, prefill = render_chat(shown, tokenizer, where, **variables)
-        check_rendered(messages, text, where, **variables)
+        text, prefill = chat_text(messages, row, tokenizer, where)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]  # a chat template has written its own BOS
     if not ids:
         raise UserError(f"{where}: '{column}' is empty")
@@ -112,6 +107,17 @@ def _build(row: Row, data: DataConfig, tokenizer: Any, task: str, where: str) ->
     if identity is None:
         identity = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return Prompt(str(identity), tuple(ids), messages, text, columns, answer, task, prefill)
+
+
+def chat_text(messages: list[Message], row: Row, tokenizer: Any, where: str) -> tuple[str, str]:
+    """(the prompt as the tokenizer's chat template writes it, what that opens the answer with)."""
+    variables = row_variables(row, where)
+    shown = messages
+    if tokenizer.chat_template and any(message.get(name) for message in messages for name in SPOKEN):
+        shown = as_told(Template(tokenizer, variables), messages, variables, where)
+    text, prefill = render_chat(shown, tokenizer, where, **variables)
+    check_rendered(messages, text, where, **variables)
+    return text, prefill
 
 
 def chat_prompts(rows: list[Row], data: DataConfig) -> list[Prompt]:

@@ -63,9 +63,9 @@ def normaliser_of(rows: Sequence[TrainRow], max_tokens: int) -> Normaliser:
 
 
 def contributing(rows: Sequence[TrainRow], loss: LossConfig) -> list[TrainRow]:
-    """The rows that can have a gradient: without KL and entropy in the loss, a zero advantage has none and costs no
-    forward."""
-    everything = loss.kl_in_loss or loss.entropy_bonus > 0
+    """The rows that can have a gradient: without KL, entropy and teacher in the loss, a zero advantage has none and
+    costs no forward."""
+    everything = loss.kl_in_loss or loss.entropy_bonus > 0 or loss.distill is not None
     return [row for row in rows if everything or row.rollout.advantage != 0.0]
 
 
@@ -152,6 +152,7 @@ class TrainBatch:
     gen_logprobs: Float[Tensor, "B C"]  # log pi_gen; 0 off the mask
     old_logprobs: Float[Tensor, "B C"] | None = None  # log pi_old; None: one update follows, pi_old is pi_theta
     ref_logprobs: Float[Tensor, "B C"] | None = None  # log pi_ref; None when beta = 0
+    teacher_logprobs: Float[Tensor, "B C"] | None = None  # log pi_teacher; None without `loss.distill`
 
     def by_completion(self, values: Shaped[Tensor, " N"]) -> Shaped[Tensor, "B C"]:
         """Values of the trained tokens as [B, C], 0 off the mask."""
@@ -178,6 +179,7 @@ def collate(rows: Sequence[TrainRow], device: torch.device, *, share_prompts: bo
 
     old = [rollout.old_logprobs for rollout in rollouts if rollout.old_logprobs is not None]
     ref = [rollout.ref_logprobs for rollout in rollouts if rollout.ref_logprobs is not None]
+    teacher = [rollout.teacher_logprobs for rollout in rollouts if rollout.teacher_logprobs is not None]
     return TrainBatch(
         rows=model_input(rows, device, share_prompts=share_prompts),
         mask=torch.from_numpy(trained.astype(np.float32)).to(device),
@@ -186,4 +188,5 @@ def collate(rows: Sequence[TrainRow], device: torch.device, *, share_prompts: bo
         gen_logprobs=by_completion([completion.logprobs for completion in completions]),
         old_logprobs=by_completion(old) if old else None,
         ref_logprobs=by_completion(ref) if ref else None,
+        teacher_logprobs=by_completion(teacher) if teacher else None,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from grpo.config.training import RLConfig
 from grpo.learner.batching import TrainRow, contributing, rows_of
@@ -12,8 +12,21 @@ from grpo.scoring.shaping import take_kl
 from grpo.types import Group
 
 
-def with_logprobs(learner: Learner, reference: Reference | None, groups: list[Group], config: RLConfig) -> list[Group]:
-    """log pi_old when several updates share the rollout or dropout is on, and log pi_ref when the KL is in the loss.
+class Scores(Protocol):
+    """Log-probs of the completion tokens of each row, by some weights."""
+
+    def logprobs(self, rows: Sequence[TrainRow]) -> list[tuple[float, ...]]: ...
+
+
+def with_logprobs(
+    learner: Learner,
+    reference: Reference | None,
+    groups: list[Group],
+    config: RLConfig,
+    teacher: Scores | None = None,
+) -> list[Group]:
+    """log pi_old when several updates share the rollout or dropout is on, log pi_ref when the KL is in the loss, and
+    log pi_teacher when there is one.
 
     Otherwise pi_old is pi_theta itself, and no forward is spent to learn it.
     """
@@ -24,6 +37,8 @@ def with_logprobs(learner: Learner, reference: Reference | None, groups: list[Gr
         groups = _with(learner, groups, missing, "old_logprobs")
     if reference is not None and config.loss.kl_in_loss:
         groups = with_ref_logprobs(learner, groups, rows_of(groups, drop_truncated=only_whole), reference)
+    if teacher is not None:
+        groups = _with(teacher, groups, rows_of(groups, drop_truncated=only_whole), "teacher_logprobs")
     return groups
 
 
@@ -46,9 +61,9 @@ def with_ref_logprobs(
         return _with(learner, groups, chosen, "ref_logprobs")
 
 
-def _with(learner: Learner, groups: list[Group], chosen: Sequence[TrainRow], name: str) -> list[Group]:
+def _with(scores: Scores, groups: list[Group], chosen: Sequence[TrainRow], name: str) -> list[Group]:
     """The groups with the log-probs of the `chosen` rows' tokens, by the weights that the model has now."""
-    logprobs = zip(chosen, learner.logprobs(chosen), strict=True)
+    logprobs = zip(chosen, scores.logprobs(chosen), strict=True)
     found: dict[int, dict[str, Any]] = {id(row.rollout): {name: values} for row, values in logprobs}
     return [
         replace(group, rollouts=tuple(replace(rollout, **found.get(id(rollout), {})) for rollout in group.rollouts))

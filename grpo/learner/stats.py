@@ -33,6 +33,7 @@ class StepStats:
     clipped: float = 0.0
     dropped: float = 0.0
     kl: float = 0.0
+    teacher_kl: float = 0.0
     entropy: float = 0.0
     ratio: float = 0.0
     ratio_max: float = -math.inf
@@ -76,6 +77,8 @@ class StepStats:
         self.age_max = max(self.age_max, float(ages.max()))
         if terms.kl is not None:
             self.kl += _total(terms.kl * mask)
+        if terms.teacher_kl is not None:
+            self.teacher_kl += _total(terms.teacher_kl * mask)
         if terms.correction is not None and terms.corrected is not None:
             weights = terms.correction[trained].double()
             self.correction += float(weights.sum())
@@ -122,6 +125,7 @@ class StepStats:
         return {
             "loss": self.loss,
             "kl": mean(self.kl) if config.loss.kl_in_loss else None,
+            **({} if config.loss.distill is None else {"teacher_kl": mean(self.teacher_kl)}),
             "clip_fraction": mean(self.clipped),
             "entropy": mean(self.entropy),
             "ratio": mean(self.ratio),

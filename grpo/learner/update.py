@@ -91,7 +91,14 @@ def accumulate_gradients(
             if step == version and not learner.dropout:
                 old = None  # the policy has not moved: pi_old of other batches would differ by rounding, in bf16 by 1%
             terms = loss(
-                logprobs, old, batch.ref_logprobs, batch.gen_logprobs, batch.advantages, batch.mask, entropy=entropy
+                logprobs,
+                old,
+                batch.ref_logprobs,
+                batch.gen_logprobs,
+                batch.advantages,
+                batch.mask,
+                entropy=entropy,
+                teacher_logprobs=batch.teacher_logprobs,
             )
             learner.accelerator.backward(terms.loss * scale)
         current = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs

@@ -36,15 +36,16 @@ def rl_alarms(rows: Rows, right: Mapping[str, float] | None = None) -> dict[str,
     """Cause -> what is wrong and what to do, of a GRPO run. `right`: the columns of rewards that say what is right,
     each with its tasks' share of the prompts."""
     falls, constant, truncated = _reward_falls(rows), _reward_constant(rows), _truncated(rows)
+    taught = bool(rows) and rows[-1].get("teacher_kl") is not None  # also by groups whose rewards are equal
     advice = {
-        "reward is constant": constant,
+        "reward is constant": None if taught else constant,
         "reward does not rise": None if falls or constant else _reward_flat(rows),
         "reward collapses": falls,
         "entropy collapses": _entropy(rows),
         "KL runs away": _kl(rows),
         "length explodes": _length(rows),
         "everything is truncated": truncated,
-        "few groups teach": None if constant or truncated else _few_teach(rows, right or {}),
+        "few groups teach": None if constant or truncated or taught else _few_teach(rows, right or {}),
     }
     return {cause: text for cause, text in advice.items() if text}
 

@@ -184,14 +184,14 @@ def measure(run: Run, before: Mapping[str, float], tasks: Sequence[Judged]) -> C
     source.clock.lap()
     max_draws = config.dynamic_sampling.max_draws if config.dynamic_sampling else 1
     draws, share = drawn_and_trained(tasks, max_draws)
-    everything = config.loss.beta > 0 or config.loss.entropy_bonus > 0
+    everything = config.loss.beta > 0 or config.loss.entropy_bonus > 0 or config.loss.distill is not None
     wanted = config.prompts_per_step * (1.0 if everything else share)  # groups that an update computes with
     batch = batch_of(tasks, wanted, max_draws, everything)
     if batch:
         with source.clock("score"):
             batch = with_kl_in_rewards(learner, run.reference, batch, config)
             batch = assign_advantages(batch, config.advantage, source.weights)
-            batch = with_logprobs(learner, run.reference, batch, config)
+            batch = with_logprobs(learner, run.reference, batch, config, run.teacher)
         with source.clock("update"):
             rows = rows_of(batch, drop_truncated=config.truncated == "mask")
             update(learner, rows, config, config.optimizer.lr, rollout=rows_of(batch), limit=run.limit)

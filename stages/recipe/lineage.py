@@ -52,9 +52,10 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
     for part in (values, values.get("pretrain") or {}):
         for name in IRRELEVANT:
             part.pop(name, None)
-    for name in ("router_loss", "chat_template", "template_kwargs"):
-        if not values.get(name):  # stages made before there was a choice stay what they are
-            values.pop(name, None)
+    for part in (values, values.get("loss") or {}):
+        for name in ("router_loss", "chat_template", "template_kwargs", "distill"):
+            if not part.get(name):  # stages made before there was a choice stay what they are
+                part.pop(name, None)
     return {
         "seed": config.seed,
         "engine.kind": config.engine.kind,

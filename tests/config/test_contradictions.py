@@ -31,6 +31,14 @@ preset=gspo loss.beta=0.1 loss.kl={estimator: k1, weighted: true} | loss': 'kl':
 loss.clip=cispo loss.dual_clip=3 | loss': 'dual_clip' has no effect with clip: cispo
 preset=cispo loss.dual_clip=3 | loss': 'dual_clip' has no effect with clip: cispo
 loss.kl.estimator=k2 | loss': 'kl' has no effect with beta: 0
+loss.distill=t loss.ratio=sequence | loss': 'distill' gives each token its own advantage, which ratio: sequence
+loss.distill=t preset=gspo | loss': 'distill' gives each token its own advantage, which ratio: sequence
+loss.distill=t loss.off_policy_mask=0.1 | loss': 'off_policy_mask' is for sequences with one advantage
+loss.distill=t advantage.scale=none | 'advantage' has no effect: the advantages are the teacher's
+loss.distill=t preset=dapo | 'truncated: penalise' has no effect: the advantages are the teacher's
+loss.distill={model: t} loss.beta=0.1 loss.kl={estimator: k1, placement: reward} |
+    'loss.kl.placement: reward' has no effect: the advantages are the teacher's
+loss.distill={horizon: token} | loss.distill.model' is missing
 preset=deepseek_r1 loss.beta=0 loss.kl.estimator=k2 | loss': 'kl' has no effect with beta: 0
 difficulty.reward=format difficulty.low=0.5 difficulty.high=0.5 | difficulty': 'low' must be below 'high'
 difficulty.reward=format difficulty.high=0.9 difficulty.target=1 | difficulty': 'target' lies outside 'low' and 'high'
@@ -182,6 +190,8 @@ def test_what_may_stand_together_is_not_refused():
         "loss.beta=0.1 loss.kl={estimator: k1, weighted: true}",
         "difficulty={reward: accuracy, target: 1}",
         "preset=dapo truncated=mask",
+        "preset=dapo loss.distill={model: t, reward_weight: 0.1}",
+        "loss.distill=t loss.distill.horizon=completion preset=cispo loss.beta=0.1 loss.entropy_bonus=0.1",
     ]
     for overrides in allowed:
         validate(RecipeConfig, changed(SMALL, overrides, "reasoning_rl."), overrides)

@@ -48,6 +48,7 @@ RL: dict[str, Any] = {
     "optimizer": OPTIMIZER, "reference_every": 4, "micro_batch_tokens": 64, "gradient_checkpointing": True,
     "checkpoint": {"every": 4, "keep": 3, "best": "reward"},
 }  # fmt: skip
+DISTILL = {"model": "some-teacher", "horizon": "completion", "reward_weight": 0.5}
 PLAIN = {key: RL[key] for key in ("steps", "group_size", "prompts_per_step", "sampling", "optimizer")}
 TASKS = {
     "math": {"data": HUB, "rewards": [ACCURACY, {"fn": "format"}]},
@@ -111,7 +112,10 @@ FULL: dict[str, Any] = {
     },
     "helpfulness_model": {**SFT, "steps": 9, "data": FUNCTION},
     "safety_model": {**SFT, "steps": 9, "data": FUNCTION},
-    "helpfulness_rl": {**RL, "tasks": TASKS},
+    "helpfulness_rl": {
+        **RL, "tasks": TASKS,
+        "loss": {**RL["loss"], "ratio": "token", "off_policy_mask": None, "distill": DISTILL},
+    },
 }  # fmt: skip
 SMALL: dict[str, Any] = {
     "evaluation": {"math": {"data": {"path": "test.jsonl"}, "max_tokens": 8}},
