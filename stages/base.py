@@ -32,7 +32,7 @@ from stages.tiny_world.tokenizer import DOCUMENT_END, build_tokenizer, model_con
 
 def run(context: StageContext) -> dict[str, Any]:
     """Leaves model/; from scratch also metrics.jsonl and data/corpus.jsonl."""
-    config = context.config.base
+    config: BaseConfig = context.section
     return _pretrain(config, context) if config.model is None else _adopt(config.model, config, context)
 
 
@@ -40,7 +40,7 @@ def _adopt(model: str, config: BaseConfig, context: StageContext) -> dict[str, A
     """An existing model becomes the run's own copy, so that the run stays whole when the original moves."""
     tokenizer = give_template(load_tokenizer(model), config.chat_template, config.template_kwargs)
     loaded = load_model(model, pick_device(context.config.runtime))
-    if not Path(model).exists():  # fetched meanwhile: it is asked what one is that was here before the run
+    if context.key == "base" and not Path(model).exists():  # fetched meanwhile: it is asked what one is that was here before the run
         later = [stage.key for stage in active_stages(context.config)]
         for _, check in [*machine_checks(context.config, later), *base_checks(context.config)]:
             check()
@@ -55,7 +55,7 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     assert settings is not None
     rows = load_rows(settings.corpus)
     rows = context.write_data("corpus", rows)
-    texts = _texts(rows)
+    texts = _texts(rows, f"{context.key}.pretrain.corpus")
     tokenizer = build_tokenizer(texts, settings.vocab_size)
     examples = documents(texts, tokenizer, settings.max_tokens)
     torch.manual_seed(seed)
@@ -66,7 +66,7 @@ def _pretrain(config: BaseConfig, context: StageContext) -> dict[str, Any]:
     # The same training loop, on documents in which every token counts.
     shared = ("batch_size", "micro_batch_size", "max_tokens", "optimizer", "checkpoint")
     sft = SFTConfig(steps=config.steps, **{name: getattr(settings, name) for name in shared})
-    training = Training(sft, context.folder, seed, runtime, "base", context.accept_changes)
+    training = Training(sft, context.folder, seed, runtime, context.key, context.accept_changes)
     numbers = train_on_tokens(model, tokenizer, examples, training)
     hashes = {"corpus": rows_hash(rows)}
     return {**numbers, "parameters": model.num_parameters(), "documents": len(texts), "data_hashes": hashes}
@@ -79,10 +79,10 @@ def architecture(settings: PretrainConfig, vocab_size: int) -> Any:
     return model_config(vocab_size, settings.hidden_size, settings.layers, **heads, **sizes)
 
 
-def _texts(rows: Sequence[Row]) -> list[str]:
+def _texts(rows: Sequence[Row], where: str) -> list[str]:
     for number, row in enumerate(rows):
         if not isinstance(row.get("text"), str):
-            raise UserError(f"base.pretrain.corpus, row {number}: needs a string 'text' (it has: {', '.join(row)})")
+            raise UserError(f"{where}, row {number}: needs a string 'text' (it has: {', '.join(row)})")
     return [row["text"] for row in rows]
 
 

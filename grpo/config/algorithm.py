@@ -98,7 +98,7 @@ class LossConfig(Section):
         if self.distill is not None and self.ratio == "sequence":
             raise ValueError("'distill' gives each token its own advantage, which ratio: sequence would mix: use token")
         if self.distill is not None and self.off_policy_mask is not None:
-            raise ValueError("'off_policy_mask' is for sequences with one advantage, 'distill' gives each token its own")
+            raise ValueError("'off_policy_mask' is for sequences with one advantage, not for 'distill'; remove one")
         if self.clip == "cispo" and self.dual_clip is not None:
             raise ValueError(
                 "'dual_clip' has no effect with clip: cispo, whose weights are bounded by clip_high; remove it"

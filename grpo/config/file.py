@@ -11,7 +11,8 @@ from grpo.config.yaml import load_yaml
 from grpo.errors import IN_ADDRESS, UserError, nearest, public, shorten
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
-SHORT = {"engine": "kind", "data": "path", "base": "model", "distill": "model"}  # sections that may be a text: for which of their keys
+# Sections that may be a text: for which of their keys.
+SHORT = {"engine": "kind", "data": "path", **dict.fromkeys(("base", "student_base", "distill"), "model")}
 PLAIN = {
     "model_type": "must be a section (key: value)",
     "tuple_type": "must be a list",

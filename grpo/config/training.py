@@ -141,7 +141,8 @@ class RLConfig(Section):
             "loss.kl.placement: reward": self.loss.kl_in_reward,
         }
         for name in (name for name, is_set in idle.items() if is_set):
-            raise ValueError(f"'{name}' has no effect: the advantages are the teacher's; give loss.distill.reward_weight")
+            text = "has no effect: the advantages are the teacher's; give loss.distill.reward_weight"
+            raise ValueError(f"'{name}' {text}")
 
     def check_names(self, rewards: Collection[str]) -> None:
         """Do the options that name a reward name one of the tasks' `rewards`?

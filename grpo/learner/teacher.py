@@ -40,7 +40,11 @@ class Teacher:
 
 
 def load_teacher(
-    config: DistillConfig, learner: Learner, settings: RLConfig, runtime: RuntimeConfig, prompts: Iterable[Sequence[int]]
+    config: DistillConfig,
+    learner: Learner,
+    settings: RLConfig,
+    runtime: RuntimeConfig,
+    prompts: Iterable[Sequence[int]],
 ) -> Teacher:
     """The teacher on the policy's device, frozen, whole in every process; it shares the `learner`'s micro-batches.
 
@@ -53,7 +57,5 @@ def load_teacher(
         fit = fit_of(model, settings.sampling.temperature)
     except UserError as error:
         raise UserError(f"loss.distill: the teacher '{config.model}': {error}") from error
-    scorer = replace(
-        learner, model=model, optimizer=None, fit=fit, sharded=False, dropout=False, checkpointing=False
-    )
+    scorer = replace(learner, model=model, optimizer=None, fit=fit, sharded=False, dropout=False, checkpointing=False)
     return Teacher(config.model, scorer, embeddings(model))

@@ -71,8 +71,8 @@ def stage_command(key: str, arguments: list[str]) -> int:
     config, run = _read(chosen)
     if getattr(config, key) is None:
         raise UserError(f"config '{chosen.config}': no section '{key}', so there is no such stage to run")
-    if chosen.init is not None and key == "base":
-        raise UserError("--init: the base stage has no input; set base.model instead")
+    if chosen.init is not None and key in ("base", "student_base"):
+        raise UserError(f"--init: the {key} stage has no input; set {key}.model instead")
 
     from grpo.model.loading.path import check_model
     from grpo.system.lock import lock_run

@@ -30,7 +30,10 @@ PlainRows = Annotated[DataConfig, without(*_OF_PROMPTS, "system", because="it is
 Filters = Annotated[tuple[Annotated[RewardConfig, without("weight", because="a filter keeps or drops")], ...], *Several]
 ONLY = "default"  # the name of a stage's only task, in the short form
 LONGEST_NAME = 200  # bytes of a task's or a set's name
-EVALUATED = ("base", "r1_zero", "cold_start", "reasoning_rl", "rejection_sampling", "helpfulness_rl")
+EVALUATED = (
+    *("base", "r1_zero", "cold_start", "reasoning_rl", "rejection_sampling", "helpfulness_rl"),
+    *("student_base", "student", "student_rl"),
+)
 
 
 def check_names(names: Iterable[str], what: str) -> None:
@@ -171,6 +174,12 @@ class RewardModelConfig(SFTConfig):
         return self
 
 
+class StudentConfig(SFTConfig):
+    """Another model learns what stage 3 trained on, written with its own tokenizer and chat template."""
+
+    data: Conversations | None = None  # None: stage 3's
+
+
 class GeneralEvalConfig(Section):
     """General prompts and the rules that judge them; none of these rules is seen by a reward model."""
 
@@ -241,6 +250,18 @@ class RecipeConfig(Section):
     helpfulness_model: RewardModelConfig | None = None
     safety_model: RewardModelConfig | None = None
     helpfulness_rl: RLStageConfig | None = None
+    student_base: BaseConfig | None = None
+    student: StudentConfig | None = None
+    student_rl: RLStageConfig | None = None
+
+    @model_validator(mode="after")
+    def _students(self) -> RecipeConfig:
+        for name in ("student", "student_rl"):
+            if getattr(self, name) is not None and self.student_base is None:
+                raise ValueError(f"'{name}' needs 'student_base', the model that it trains: give one")
+        if self.student is not None and self.student.data is None and self.rejection_sampling is None:
+            raise ValueError("'student' without 'data' learns from stage 3's: give it 'data', or 'rejection_sampling'")
+        return self
 
     @model_validator(mode="after")
     def _curve(self) -> RecipeConfig:

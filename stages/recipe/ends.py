@@ -12,7 +12,7 @@ from grpo.model.loading.tokenizer import end_token_ids, load_tokenizer, shown_to
 from stages.recipe.config import RecipeConfig, RejectionSamplingConfig, RLStageConfig
 from stages.recipe.table import STAGES, active_parents
 
-SUPERVISED = ("cold_start", "rejection_sampling")
+SUPERVISED = ("cold_start", "rejection_sampling", "student")
 
 
 def check_ends(config: RecipeConfig) -> None:
@@ -57,7 +57,7 @@ def unrepaired(config: RecipeConfig) -> list[str]:
     for key, section in config:
         if renders_chat(section):
             before = active_parents(STAGES[key], config)[0]
-            while before not in ("base", *SUPERVISED):
+            while before not in ("base", "student_base", *SUPERVISED):
                 before = active_parents(STAGES[before], config)[0]
             if before == "base":
                 found.append(key)

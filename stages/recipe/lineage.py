@@ -17,7 +17,7 @@ from grpo.errors import UserError
 from grpo.model.loading.path import is_gguf
 from grpo.system.fingerprint import changes, digest, file_hash
 from grpo.system.records import Kind, read_record
-from stages.recipe.config import RecipeConfig, RLStageConfig
+from stages.recipe.config import BaseConfig, RecipeConfig, RLStageConfig
 from stages.recipe.table import STAGES
 
 # How often a stage saves and how it cuts its batches change nothing of what it computes: who runs out of memory may
@@ -70,7 +70,9 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
 def _guard(config: RecipeConfig, key: str) -> dict[str, Any]:
     """What decides which rows the stage drops. Nothing where it drops none: such stages stay what they are."""
     decontaminate = config.evaluation.decontaminate
-    if decontaminate is None or decontaminate.action != "drop" or (key == "base" and config.base.model):
+    section = getattr(config, key)
+    adopted = isinstance(section, BaseConfig) and section.model is not None  # it has no rows
+    if decontaminate is None or decontaminate.action != "drop" or adopted:
         return {}
     of_rows: Any = {"leak_check": True, "decontaminate": True, "math": {"data"}, "general": {"data"}}
     of_rows |= {"sets": {"__all__": {"data"}}} if config.evaluation.sets else {}

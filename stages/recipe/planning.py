@@ -14,7 +14,7 @@ from grpo.system.files import check_leads_somewhere
 from grpo.system.fingerprint import digest
 from grpo.system.lock import LOCK
 from grpo.system.world import World, check_sharding, cut
-from stages.recipe.config import EvalSetConfig, EvaluationConfig, RecipeConfig, training_settings
+from stages.recipe.config import EvalSetConfig, EvaluationConfig, PretrainConfig, RecipeConfig, training_settings
 from stages.recipe.lineage import (
     Lineage,
     changed,
@@ -126,7 +126,7 @@ def _check_processes(config: RecipeConfig, stage: Stage) -> None:
     if isinstance(settings, RLConfig):
         check_sharding(config.runtime.parallel)
     elif settings is not None:
-        where = "base.pretrain" if stage.key == "base" else stage.key
+        where = f"{stage.key}.pretrain" if isinstance(settings, PretrainConfig) else stage.key
         cut(settings.batch_size, settings.micro_batch_size, World.current().size, f"{where}: ")
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from grpo.config.algorithm import DistillConfig
 from grpo.config.data import DataConfig, RewardConfig
 from grpo.data.baked import read_template
 from grpo.data.files import check_file
@@ -24,7 +25,7 @@ from grpo.system.imports import import_path
 from rewards.loader import find_reward, is_ours, load_reward
 from rewards.options import check_switches
 from stages.recipe.ahead import RUN, Ahead, on_hub
-from stages.recipe.config import EvaluationConfig, RecipeConfig, RLStageConfig, find
+from stages.recipe.config import BaseConfig, EvaluationConfig, RecipeConfig, RLStageConfig, find
 from stages.recipe.machine import check_device, machine_checks
 from stages.recipe.table import active_stages
 
@@ -54,12 +55,13 @@ def checks(config: RecipeConfig, ahead: Ahead, keys: Iterable[str]) -> Iterator[
             yield path, partial(_check_rows, data, ahead, later=key != keys[0])
         if isinstance(section, EvaluationConfig) and section.leak_check is not None:
             yield "evaluation.leak_check", partial(check_function, section.leak_check)
-        if key == "base" and section.model is not None:
-            yield "base.model", partial(_check_weights, section.model)
+        if isinstance(section, BaseConfig) and section.model is not None:
+            yield f"{key}.model", partial(_check_weights, section.model)
             if section.chat_template is not None:
-                yield "base.chat_template", partial(read_template, section.chat_template)
-            if is_here(section.model):
+                yield f"{key}.chat_template", partial(read_template, section.chat_template)
+            if is_here(section.model) and key == "base":
                 yield from base_checks(config)
+        yield from student_checks(config, ahead, key)
     yield "runtime", partial(check_device, config)  # last: it needs torch, which takes seconds
 
 
@@ -71,6 +73,18 @@ def base_checks(config: RecipeConfig) -> Iterator[tuple[str, Callable[[], None]]
     yield "base.model", partial(check_ends, config)
     if config.rejection_sampling is not None:
         yield "rejection_sampling", partial(check_sampled, config)
+
+
+def student_checks(config: RecipeConfig, ahead: Ahead, key: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """(key path, check that raises `UserError`) of what a student learns, and from whom."""
+    distilled = list(find(getattr(config, key), DistillConfig, key))
+    if distilled or key == "student":
+        from stages.recipe.students import check_distill, check_student
+
+        if key == "student":
+            yield key, partial(check_student, config, ahead)
+        for path, distill in distilled:
+            yield f"{path}.model", partial(check_distill, config, key, distill, ahead)
 
 
 def folders_before(config: RecipeConfig, key: str) -> list[str] | None:

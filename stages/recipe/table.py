@@ -44,6 +44,9 @@ STAGES = {
         Stage("helpfulness_model", "reward-helpfulness", ("rejection_sampling",)),
         Stage("safety_model", "reward-safety", ("rejection_sampling",)),
         Stage("helpfulness_rl", "4-helpfulness-rl", ("rejection_sampling", "helpfulness_model", "safety_model")),
+        Stage("student_base", "student-base"),
+        Stage("student", "student", ("student_base", "rejection_sampling")),
+        Stage("student_rl", "student-rl", ("student", "rejection_sampling", "helpfulness_rl")),  # teachers
     )
 }
 
@@ -90,6 +93,13 @@ class StageContext:
 def active_stages(config: RecipeConfig) -> list[Stage]:
     """The stages that the config has a section for, in order."""
     return [stage for stage in STAGES.values() if getattr(config, stage.key) is not None]
+
+
+def lineage_of(key: str) -> str:
+    """The stage that a stage's first parents lead to: "base" or "student_base", whose tokenizer it has."""
+    while STAGES[key].parents:
+        key = STAGES[key].parents[0]
+    return key
 
 
 def active_parents(stage: Stage, config: RecipeConfig) -> list[str]:

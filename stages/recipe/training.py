@@ -67,6 +67,9 @@ def rl_training(
         source = f"task '{name}', data '{task.data.path or task.data.fn}'"
         prompts = judgeable(build_prompts(rows, task.data, tokenizer, name), rewards, source)
         tasks[name] = Task(prompts, rewards, task.share, task.last_steps)
+    if (distill := section.loss.distill) is not None:  # a teacher that an earlier stage trained
+        distill = distill.model_copy(update={"model": in_run(distill.model, context.folder.parent)})
+        section = section.model_copy(update={"loss": section.loss.model_copy(update={"distill": distill})})
     settings = TrainConfig.of(
         section, model=context.init, out=str(out), seed=config.seed, engine=config.engine, runtime=config.runtime
     )

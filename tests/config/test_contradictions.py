@@ -100,6 +100,9 @@ reasoning_rl.checkpoint={every: 5, best: eval/pass@1} |
 evaluation={decontaminate: {}} | 'decontaminate' needs the problems
 reasoning_rl.data=train.jsonl |
     'reasoning_rl': 'data' and 'rewards' are those of the only task, and here are 'tasks' too
+student={} | 'student' needs 'student_base', the model that it trains
+student_rl={steps: 1, data: t.jsonl, rewards: [accuracy]} | 'student_rl' needs 'student_base', the model that it trains
+student_base=m student={} | 'student' without 'data' learns from stage 3's
 evaluation=null | 'evaluation': must be a section (key: value), got nothing
 reasoning_rl.tasks.math.rewards=null | rewards': must be a list, got nothing
 reasoning_rl.tasks.math.rewards=[] | rewards': must not be empty, got []
@@ -123,7 +126,7 @@ base.pretrain.hidden_size=12 | 'base.pretrain': 'hidden_size' must be an even
 base.pretrain.kv_heads=3 | 'heads' must be a multiple of 'kv_heads'
 base.pretrain.micro_batch_size=3 | multiple of 'micro_batch_size'
 base.pretrain.corpus={path: c, system: s} | 'base.pretrain.corpus': 'system' has no effect here
-reasoning_rl=null helpfulness_rl=null r1_zero=null |
+reasoning_rl=null helpfulness_rl=null r1_zero=null student_rl=null |
     'evaluation.every' has no effect: no stage of reinforcement learning is here
 safety_model.router_loss=0.1 | 'router_loss' has no effect here: a reward model learns from scores alone
 safety_model.data={path: c, max_prompt_tokens: 3} | 'safety_model.data': 'max_prompt_tokens'

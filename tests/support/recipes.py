@@ -116,6 +116,9 @@ FULL: dict[str, Any] = {
         **RL, "tasks": TASKS,
         "loss": {**RL["loss"], "ratio": "token", "off_policy_mask": None, "distill": DISTILL},
     },
+    "student_base": {"model": "some-student", "chat_template": "student.jinja", "template_kwargs": {"thinking": True}},
+    "student": {**SFT, "steps": 9, "data": FUNCTION},
+    "student_rl": {**PLAIN, "tasks": TASKS},
 }  # fmt: skip
 SMALL: dict[str, Any] = {
     "evaluation": {"math": {"data": {"path": "test.jsonl"}, "max_tokens": 8}},
