@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from grpo.config.file import read_config
-from grpo.config.yaml import load_yaml
 from grpo.data.conversations import IGNORE, build_examples
 from grpo.errors import UserError
 from stages.cli import main
@@ -179,7 +178,7 @@ def test_a_student_is_trained_and_distilled_on_policy(tmp_path, capsys):
     assert [row["applied"] for row in rows] == [1.0, 1.0]
     assert all(row["teacher_kl"] > 0 for row in rows)
     learnt, taught = (
-        [load_yaml(line, "row")["messages"] for line in (run / stage / "data" / "sft.jsonl").read_text().splitlines()]
+        [json.loads(line)["messages"] for line in (run / stage / "data" / "sft.jsonl").read_text().splitlines()]
         for stage in ("student", "3-rejection-sampling")
     )
     assert learnt == taught  # the same template: as they were sampled
