@@ -16,12 +16,14 @@ from grpo.config.inert import check_ahead, check_quantization, inert_engine_sett
 from grpo.config.training import HELD_OUT, NEEDS_CURVE, OVERLONG, RLConfig, TrainConfig
 from grpo.data.prompts import token_ids
 from grpo.engines.choose import engine_kind, training_engine
+from grpo.engines.vllm.teacher import ServedTeacher
 from grpo.errors import UserError
 from grpo.evaluation.curve import SECONDS, Curve
 from grpo.learner.gate import mismatch_limit
 from grpo.learner.learner import Learner
+from grpo.learner.logprobs import Scores
 from grpo.learner.make import make_learner
-from grpo.learner.teacher import Teacher, load_teacher
+from grpo.learner.teacher import load_teacher
 from grpo.model.adapter import base_model
 from grpo.model.loading.limits import check_fit, check_special, embeddings
 from grpo.model.loading.tokenizer import load_tokenizer
@@ -52,7 +54,7 @@ class Run:
     policy: Policy
     learner: Learner
     reference: Reference | None
-    teacher: Teacher | None
+    teacher: Scores | None
     source: RolloutSource
     state: TrainState
     saver: Saver
@@ -141,14 +143,11 @@ def set_up(
         raise UserError(f"checkpoint.best: {HELD_OUT} {NEEDS_CURVE}: give the held-out problems (evaluation=...)")
     check_quantization(config.engine, kind, config.correction)
     check_ahead(config.engine, kind, config.correction, launched=launched())
-    if config.loss.distill is not None:
-        check_teacher(config.model, config.loss.distill.model, tasks)
+    check_teacher(config, tasks)
     policy = load_policy(config.model, config.runtime, config.lora, config.seed)
     learner = make_learner(policy, config, config.runtime)
     reference = Reference.of(policy) if config.loss.beta > 0 else None
-    teacher = None
-    if config.loss.distill is not None:
-        teacher = load_teacher(config.loss.distill, learner, config, config.runtime, _ids(tasks))
+    teacher = _teacher(config, learner, tasks)
     engine = _engine(config, kind, tasks, policy, learner, stack, curve)
     limit = mismatch_limit(kind, config.engine, config.runtime.dtype)
     sampler = PromptSampler(tasks, config.steps, config.seed, config.difficulty)
@@ -224,15 +223,27 @@ def _ids(tasks: Mapping[str, Task]) -> Iterator[Sequence[int]]:
     return token_ids(prompt for task in tasks.values() for prompt in task.prompts)
 
 
-def check_teacher(student: str, teacher: str, tasks: Mapping[str, Task]) -> None:
+def check_teacher(config: TrainConfig, tasks: Mapping[str, Task]) -> None:
     """
     Raises:
         UserError: the teacher reads other tokens or prompts than the student.
     """
-    own, other = load_tokenizer(student), load_tokenizer(teacher)
-    check_same_tokens(own, other, teacher)
+    if config.loss.distill is None:
+        return
+    name = config.loss.distill.model
+    student, teacher = load_tokenizer(config.model), load_tokenizer(name)
+    check_same_tokens(student, teacher, name)
     for task in tasks.values():
-        check_same_prompts(own, other, task.prompts, teacher)
+        check_same_prompts(student, teacher, task.prompts, name)
+
+
+def _teacher(config: TrainConfig, learner: Learner, tasks: Mapping[str, Task]) -> Scores | None:
+    distill = config.loss.distill
+    if distill is None:
+        return None
+    if distill.urls:
+        return ServedTeacher.of(distill, load_tokenizer(distill.model))
+    return load_teacher(distill, learner, config, config.runtime, _ids(tasks))
 
 
 def reward_weights(tasks: Mapping[str, Task], config: RLConfig) -> dict[str, dict[str, float]]:

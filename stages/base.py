@@ -40,7 +40,7 @@ def _adopt(model: str, config: BaseConfig, context: StageContext) -> dict[str, A
     """An existing model becomes the run's own copy, so that the run stays whole when the original moves."""
     tokenizer = give_template(load_tokenizer(model), config.chat_template, config.template_kwargs)
     loaded = load_model(model, pick_device(context.config.runtime))
-    if context.key == "base" and not Path(model).exists():  # fetched meanwhile: it is asked what one is that was here before the run
+    if context.key == "base" and not Path(model).exists():  # fetched meanwhile: asked as one that was here before
         later = [stage.key for stage in active_stages(context.config)]
         for _, check in [*machine_checks(context.config, later), *base_checks(context.config)]:
             check()

@@ -37,6 +37,7 @@ log = logging.getLogger("grpo")
 
 FREE = (
     *("checkpoint", "preset", "engine.server", "engine.vllm.sleep"),
+    "loss.distill.urls",
     *("runtime.log_level", "runtime.profile", "runtime.grace", "runtime.save_dtype"),
 )
 ROUNDING = (
@@ -44,7 +45,7 @@ ROUNDING = (
     *(f"engine.vllm.{name}" for name in ("memory", "kv_cache_gib", "tensor_parallel", "lora", "eager")),
     *(f"runtime.{name}" for name in ("device", "parallel", "threads")),
 )
-ABSENT = {"engine.ahead": False, "loss.distill": None}  # what older checkpoints do not say, for there was no choice
+ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
 # Texts of this program's rewards in older checkpoints, and the same rewards' texts now: moved, or mended since. A run
 # may go on with what judges more rightly than it did.
 MOVED = {
@@ -92,7 +93,9 @@ def identify(
 ) -> dict[str, Any]:
     """{key path: JSON value}. Files and folders count by their content, not by their name. `kind`: of the engine."""
     algorithm = config.model_dump(mode="json", include=set(RLConfig.model_fields))
-    if config.loss.distill is not None:
+    if config.loss.distill is None:
+        del algorithm["loss"]["distill"]  # as in older checkpoints
+    else:
         algorithm["loss"]["distill"]["model"] = _weights(config.loss.distill.model)
     tree = {
         **algorithm,

@@ -72,6 +72,7 @@ class DistillConfig(Section):
 
     text_is: ClassVar = "model"  # `distill: some/teacher`
     model: str  # the teacher, a folder or hub name; it has the student's tokens
+    urls: tuple[str, ...] = ()  # of the vLLM servers that have it; none: it is loaded beside the policy
     horizon: Literal["token", "completion"] = "token"  # what a token answers for: itself, or also all after it
     reward_weight: float = Field(0.0, ge=0)  # of the rewards' advantage beside it; 0: rewards are only watched
 

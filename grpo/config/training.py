@@ -128,6 +128,8 @@ class RLConfig(Section):
             raise ValueError("'penalty_tokens' is more than 'sampling.max_tokens'")
         if self.loss.kl_in_reward and self.advantage.combine == "normalise_then_sum":
             raise ValueError("'loss.kl.placement: reward' needs advantage.combine: sum_then_normalise")
+        if self.loss.distill is not None and self.loss.distill.urls and self.sampling.temperature != 1:
+            raise ValueError("'loss.distill.urls': vLLM scores at temperature 1 only: sample so, or leave 'urls' out")
         self._check_watched()
         return self
 

@@ -53,6 +53,7 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
         for name in IRRELEVANT:
             part.pop(name, None)
     for part in (values, values.get("loss") or {}):
+        (part.get("distill") or {}).pop("urls", None)  # where it is served changes nothing
         for name in ("router_loss", "chat_template", "template_kwargs", "distill"):
             if not part.get(name):  # stages made before there was a choice stay what they are
                 part.pop(name, None)

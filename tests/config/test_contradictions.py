@@ -38,6 +38,7 @@ loss.distill=t advantage.scale=none | 'advantage' has no effect: the advantages 
 loss.distill=t preset=dapo | 'truncated: penalise' has no effect: the advantages are the teacher's
 loss.distill={model: t} loss.beta=0.1 loss.kl={estimator: k1, placement: reward} |
     'loss.kl.placement: reward' has no effect: the advantages are the teacher's
+loss.distill={model: t, urls: [http://a]} sampling.temperature=0.7 | 'loss.distill.urls': vLLM scores at temperature 1
 loss.distill={horizon: token} | loss.distill.model' is missing
 preset=deepseek_r1 loss.beta=0 loss.kl.estimator=k2 | loss': 'kl' has no effect with beta: 0
 difficulty.reward=format difficulty.low=0.5 difficulty.high=0.5 | difficulty': 'low' must be below 'high'

@@ -114,8 +114,11 @@ def metrics_documented() -> Iterator[str]:
 
 def metrics_written() -> set[str]:
     config = RLConfig.model_validate(
-        {"steps": 1, "group_size": 2, "prompts_per_step": 1, "sampling": {"max_tokens": 2}, "optimizer": {"lr": 1}}
-    )
+        {
+            "steps": 1, "group_size": 2, "prompts_per_step": 1, "sampling": {"max_tokens": 2}, "optimizer": {"lr": 1},
+            "loss": {"distill": "teacher"},
+        }
+    )  # fmt: skip
     clock = Clock()
     with clock("update"):
         stats = StepStats().metrics(config) | {"grad_norm": None, "lr": 1.0, "applied": 0.0}

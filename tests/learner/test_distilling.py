@@ -106,13 +106,14 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
     "several-updates-lora": {
         "rollout_prompts": 4,
+        "steps": 8,
         "lora": {"r": 4, "alpha": 8, "dropout": 0.1},
         "loss": {"aggregation": "token", "distill": {"horizon": "completion", "reward_weight": 0.5}},
     },
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["plain", pytest.param("several-updates-lora", marks=pytest.mark.slow)])
 def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, teacher_folder, tmp_path):
     """Bitwise; and the teacher itself stays as it is."""
     settings = dict(RUNS[name])
@@ -127,6 +128,7 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, te
     assert all(row["teacher_kl"] is not None and row["applied"] for row in metrics_of(tmp_path / "cut"))
 
 
+@pytest.mark.slow
 def test_the_student_becomes_like_its_teacher(tiny_model_folder, teacher_folder, tmp_path):
     """Its rewards are all equal: without the teacher nothing would be learnt."""
 
@@ -137,7 +139,7 @@ def test_the_student_becomes_like_its_teacher(tiny_model_folder, teacher_folder,
     loss = {"aggregation": "token", "distill": str(teacher_folder)}
     run(tiny_model_folder, tmp_path, config_of(loss=loss, **settings), {"default": task_of(same)})
     kl = [row["teacher_kl"] for row in metrics_of(tmp_path)]
-    assert sum(kl[-3:]) < 0.6 * sum(kl[:3])
+    assert sum(kl[-3:]) < 0.75 * sum(kl[:3])
 
 
 def test_the_teacher_s_weights_are_part_of_what_a_run_follows_from(teacher_folder, tmp_path):

@@ -48,7 +48,7 @@ RL: dict[str, Any] = {
     "optimizer": OPTIMIZER, "reference_every": 4, "micro_batch_tokens": 64, "gradient_checkpointing": True,
     "checkpoint": {"every": 4, "keep": 3, "best": "reward"},
 }  # fmt: skip
-DISTILL = {"model": "some-teacher", "horizon": "completion", "reward_weight": 0.5}
+DISTILL = {"model": "some-teacher", "urls": ["http://c:3"], "horizon": "completion", "reward_weight": 0.5}
 PLAIN = {key: RL[key] for key in ("steps", "group_size", "prompts_per_step", "sampling", "optimizer")}
 TASKS = {
     "math": {"data": HUB, "rewards": [ACCURACY, {"fn": "format"}]},
@@ -115,6 +115,7 @@ FULL: dict[str, Any] = {
     "helpfulness_rl": {
         **RL, "tasks": TASKS,
         "loss": {**RL["loss"], "ratio": "token", "off_policy_mask": None, "distill": DISTILL},
+        "sampling": {**RL["sampling"], "temperature": 1.0},
     },
     "student_base": {"model": "some-student", "chat_template": "student.jinja", "template_kwargs": {"thinking": True}},
     "student": {**SFT, "steps": 9, "data": FUNCTION},

@@ -92,26 +92,26 @@ class Server:
             raise RequestFailed("its answer is not JSON", status=200) from error
 
 
-def addresses(urls: Sequence[str]) -> list[str]:
-    """The roots of servers.
+def addresses(urls: Sequence[str], setting: str = "engine.server.urls") -> list[str]:
+    """The roots of servers, which `setting` names.
 
     Raises:
         UserError: one of them is no address, or there twice.
     """
-    roots = [address(url) for url in urls]
+    roots = [address(url, setting) for url in urls]
     if len(set(roots)) < len(roots):
-        raise UserError("engine.server.urls: one of them is there twice")
+        raise UserError(f"{setting}: one of them is there twice")
     return roots
 
 
-def address(url: str) -> str:
+def address(url: str, setting: str = "engine.server.urls") -> str:
     """The root of a server.
 
     Raises:
         UserError: it is none, or holds a secret, which would be shown in messages.
     """
     if not is_address(url) or holds_secret(url):
-        raise UserError("engine.server.urls: give addresses like http://localhost:8000, without user or query")
+        raise UserError(f"{setting}: give addresses like http://localhost:8000, without user or query")
     return url.rstrip("/").removesuffix("/v1")
 
 
