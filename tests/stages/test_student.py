@@ -131,7 +131,9 @@ def test_a_teacher_of_the_run_with_the_same_tokens_is_taken(tmp_path):
 
 def test_a_teacher_with_other_tokens_is_refused_before_anything_is_trained(tmp_path):
     other = {"student_base": {"steps": 3, "pretrain": {**WORLD, "vocab_size": 310}}}
-    with pytest.raises(UserError, match=r"cannot score what this student samples: .* is 309 for the student and 299 for the teacher"):
+    with pytest.raises(
+        UserError, match=r"cannot score what this student samples: .* is 309 for the student and 299 for the teacher"
+    ):
         distilled(config_of(**other), tmp_path)
     check_student(config_of(**other), Ahead(tmp_path))  # to learn from its answers it may have others
 
