@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Mapping
 
-from rewards.judge.verdicts import HIGHEST, LOWEST
+from rewards.judge.verdicts import HIGHEST, LEAST, LOWEST, MOST
 
 REFERENCE = """\
 You check whether an answer to a question is right, against a reference answer that is right. Compare the final \
@@ -30,6 +30,12 @@ PAIRWISE = """\
 You compare two answers to a question and say which one serves the asker better: right, complete, to the point and \
 clear. Which of them comes first says nothing, nor does length alone. If neither is better, it is a tie."""
 PAIRWISE_KEYS = '"winner": "A", "B" or "tie"'
+
+POINTS = """\
+You give two answers to a question points, from {least} (of no use to the asker) to {most} (could not be better), \
+whole numbers only: for being right, complete, to the point and clear. Which of them comes first says nothing, nor \
+does length alone. Answers that serve the asker equally well get the same points."""
+POINTS_KEYS = '"points": an object with a whole number from {least} to {most} for "A" and for "B"'
 
 RULES = """\
 
@@ -65,6 +71,13 @@ def rubric_request(question: str, answer: str, criteria: Mapping[str, str]) -> t
 def pairwise_request(question: str, first: str, second: str) -> tuple[str, list[dict[str, str]]]:
     """(id, messages) that ask for a `PairVerdict` on `first` as A and `second` as B."""
     return _request(PAIRWISE, PAIRWISE_KEYS, {"question": question, "answer-A": first, "answer-B": second})
+
+
+def points_request(question: str, first: str, second: str) -> tuple[str, list[dict[str, str]]]:
+    """(id, messages) that ask for a `PointsVerdict` on `first` as A and `second` as B."""
+    scale = {"least": LEAST, "most": MOST}
+    texts = {"question": question, "answer-A": first, "answer-B": second}
+    return _request(POINTS.format(**scale), POINTS_KEYS.format(**scale), texts)
 
 
 def _request(task: str, keys: str, texts: Mapping[str, str]) -> tuple[str, list[dict[str, str]]]:

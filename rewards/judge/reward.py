@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from openai import AsyncOpenAI
@@ -25,9 +26,13 @@ from rewards.judge.breaker import Breaker
 from rewards.judge.cases import Case, NoReference, as_text, cut_middle, reference_answer, reference_completion
 from rewards.judge.endpoint import Endpoint
 from rewards.judge.master_keys import says_nothing
-from rewards.judge.prompts import pairwise_request, reference_request, rubric_request
+from rewards.judge.memory import Memory
+from rewards.judge.prompts import pairwise_request, points_request, reference_request, rubric_request
 from rewards.judge.verdicts import (
+    LEAST,
+    MOST,
     PairVerdict,
+    PointsVerdict,
     ReferenceVerdict,
     Unreadable,
     Verdict,
@@ -38,7 +43,8 @@ from rewards.judge.verdicts import (
 from rewards.rows import applying_rows, check_applies_to
 
 ASKS = 3  # times that one vote is asked for while the replies hold no readable verdict
-OWN = {"criteria": ("rubric",), "seed": ("pairwise",), "reference": ("reference", "pairwise")}  # options of some modes
+BESIDE = ("pairwise", "points")  # modes that compare with another completion, in both orders
+OWN = {"criteria": ("rubric",), "seed": BESIDE, "reference": ("reference", *BESIDE)}  # options of some modes
 
 
 class Judge(Section):
@@ -47,7 +53,8 @@ class Judge(Section):
     Modes: `reference` is 1.0 when more than half of the votes find the answer right against the reference, else 0.0
     (also on a tie), as in DeepSeek-R1's stage 3; `rubric` is the mean of scores from 1 to 7 over criteria and votes,
     mapped to 0..1; `pairwise` is the mean of 1.0 for a win, 0.5 for a tie and 0.0 for a loss against the completion in
-    a column, asked equally often in both orders, so that a judge's liking for a position cancels. All votes of a row
+    a column, asked equally often in both orders, so that a judge's liking for a position cancels; `points` likewise,
+    with points from 1 to 10 for both: how many more the completion has, on average, from -9 to 9. All votes of a row
     have to come, or it is None.
 
     Hardened: answers that say nothing (`rewards.judge.master_keys`) are 0.0 by rule, in every mode and without a
@@ -63,12 +70,13 @@ class Judge(Section):
     model: str = Field(min_length=1)
     # Name of the environment variable with the key; None: OPENAI_API_KEY at the address above, else no key.
     key_env: str | None = None
-    mode: Literal["reference", "rubric", "pairwise"] = "reference"
+    mode: Literal["reference", "rubric", "pairwise", "points"] = "reference"
     criteria: dict[str, str] = {}  # {name: what it asks for}
-    reference: str | None = None  # column: right answers (None: `answer`), or the other completion (pairwise)
-    votes: int | None = Field(None, ge=1)  # requests per row; None: 1, in pairwise mode 2 (even: half in each order)
+    reference: str | None = None  # column: right answers (None: `answer`), or the other completion (pairwise, points)
+    votes: int | None = Field(None, ge=1)  # requests per row; None: 1, of two completions 2 (even: half in each order)
     seed: int = 0  # decides, with the row's texts, which order is asked first
     part: Part = "answer"  # what follows </think>, or the whole response
+    remember: str | None = None  # a file that keeps each vote as it comes: what is in it is not asked for again
     applies_to: dict[str, Any] | None = None  # {column: kind, values: [...]}: None for rows with other values
     max_chars: int = Field(20_000, ge=100)  # longer answers are cut in the middle
     temperature: float | None = Field(0.0, ge=0)  # None: the endpoint's. Votes in the same order want one above 0
@@ -86,6 +94,7 @@ class Judge(Section):
 
     _endpoint: Endpoint = PrivateAttr()
     _verdict: type[Verdict] = PrivateAttr()
+    _memory: Memory | None = PrivateAttr(None)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -98,7 +107,9 @@ class Judge(Section):
 
     def model_post_init(self, context: Any) -> None:
         self._check()
-        kinds: dict[str, type[Verdict]] = {"reference": ReferenceVerdict, "pairwise": PairVerdict}
+        kinds: dict[str, type[Verdict]] = {
+            "reference": ReferenceVerdict, "pairwise": PairVerdict, "points": PointsVerdict
+        }  # fmt: skip
         self._verdict = kinds.get(self.mode) or rubric_verdict(self.criteria)
         self._endpoint = Endpoint(
             self.base_url,
@@ -110,6 +121,8 @@ class Judge(Section):
             backoff=self.backoff,
             breaker=Breaker(self.breaker_failures, self.cooldown),
         )
+        if self.remember is not None:
+            self._memory = Memory(Path(self.remember), [self.mode, self.criteria, self._fields()])
 
     async def __call__(
         self,
@@ -155,20 +168,32 @@ class Judge(Section):
     def _case(self, prompt: Any, completion: Any, reference: Any, prefill: str) -> Case:
         if self.mode == "reference":
             reference = reference_answer(reference)
-        elif self.mode == "pairwise":
+        elif self.mode in BESIDE:
             reference = reference_completion(reference, self.part)
         answer = response_text(completion, self.part, prefill)
         texts = (cut_middle(text, self.max_chars) for text in (answer, reference or ""))
         return Case(as_text(prompt), *texts)
 
     async def _value(self, client: AsyncOpenAI, case: Case) -> float:
+        if self.mode in BESIDE and case.answer == case.reference:
+            return 0.0 if self.mode == "points" else 0.5
+        if self.mode == "points" and (empty := says_nothing(case.answer)) | says_nothing(case.reference):
+            both = empty and says_nothing(case.reference)
+            return 0.0 if both else float(LEAST - MOST if empty else MOST - LEAST)
         if says_nothing(case.answer) and case.answer.strip() != (case.reference.strip() or None):
             return 0.0
-        if self.mode == "pairwise" and case.answer == case.reference:
-            return 0.5
-        values = [vote_value(await self._vote(client, case, first), first) for first in self._orders(case)]
+        values = [await self._known(client, case, first, vote) for vote, first in enumerate(self._orders(case))]
         share = sum(values) / len(values)
         return float(share > 0.5) if self.mode == "reference" else share
+
+    async def _known(self, client: AsyncOpenAI, case: Case, first: bool, vote: int) -> float:
+        """What a vote says, from memory if it is there."""
+        known = self._memory.recall(case, first, vote) if self._memory is not None else None
+        if known is None:
+            known = vote_value(await self._vote(client, case, first), first)
+            if self._memory is not None:
+                self._memory.keep(case, first, vote, known)
+        return known
 
     async def _vote(self, client: AsyncOpenAI, case: Case, first: bool) -> Any:
         """One verdict; asked again, with a new id, while the reply holds none."""
@@ -187,14 +212,14 @@ class Judge(Section):
     def _request(self, case: Case, first: bool) -> tuple[str, list[dict[str, str]]]:
         if self.mode == "rubric":
             return rubric_request(case.question, case.answer, self.criteria)
-        if self.mode == "pairwise":
+        if self.mode in BESIDE:
             pair = (case.answer, case.reference) if first else (case.reference, case.answer)
-            return pairwise_request(case.question, *pair)
+            return (pairwise_request if self.mode == "pairwise" else points_request)(case.question, *pair)
         return reference_request(case.question, case.answer, case.reference)
 
     def _orders(self, case: Case) -> Iterator[bool]:
         """Whether the answer comes first, vote by vote; by the row's own texts, not by its place among others."""
-        if self.mode != "pairwise":
+        if self.mode not in BESIDE:
             return itertools.repeat(True, self.votes or 1)
         first = random.Random(f"{self.seed}\0{case.question}\0{case.answer}").random() < 0.5
         return (first == (vote % 2 == 0) for vote in range(self.votes or 2))
@@ -227,10 +252,11 @@ class Judge(Section):
                 raise UserError(f"'{name}' does nothing in mode {self.mode}: remove it")
         if self.mode == "rubric" and not self.criteria:
             raise UserError("mode rubric needs 'criteria': {name: what it asks for}")
-        if self.mode == "pairwise" and self.reference is None:
-            raise UserError("mode pairwise needs 'reference': the column with the completion to compare with")
-        if self.mode == "pairwise" and (self.votes or 2) % 2:
-            raise UserError(f"mode pairwise asks in both orders equally often: 'votes' must be even, not {self.votes}")
-        same = (self.votes or 1) > (2 if self.mode == "pairwise" else 1)
+        if self.mode in BESIDE and self.reference is None:
+            raise UserError(f"mode {self.mode} needs 'reference': the column with the completion to compare with")
+        if self.mode in BESIDE and (self.votes or 2) % 2:
+            text = f"mode {self.mode} asks in both orders equally often: 'votes' must be even, not {self.votes}"
+            raise UserError(text)
+        same = (self.votes or 1) > (2 if self.mode in BESIDE else 1)
         if same and self.temperature == 0:
             raise UserError(f"{self.votes} votes at temperature 0 are the same vote: set 'temperature' above 0")

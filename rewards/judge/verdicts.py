@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 LOWEST, HIGHEST = 1, 7  # of a rubric's scores
+LEAST, MOST = 1, 10  # points of an answer beside another
 _LONGEST = 20_000  # characters of a reply that are read, from its end
 _DECODER = json.JSONDecoder(strict=False)  # line breaks inside of texts are common
 _ESCAPE = re.compile(r'\\(["\\/bfnrt]|u[0-9a-fA-F]{4})?')  # \sqrt, \underline: LaTeX, no JSON
@@ -54,6 +55,20 @@ class PairVerdict(Verdict):
     winner: Annotated[Literal["A", "B", "tie"], BeforeValidator(_word)]
 
 
+class Points(BaseModel):
+    """Of two answers, each for itself."""
+
+    model_config = ConfigDict(extra="forbid")
+    A: Annotated[int, BeforeValidator(_number), Field(strict=True, ge=LEAST, le=MOST)]
+    B: Annotated[int, BeforeValidator(_number), Field(strict=True, ge=LEAST, le=MOST)]
+
+
+class PointsVerdict(Verdict):
+    """How good is each of two answers?"""
+
+    points: Points
+
+
 def rubric_verdict(criteria: Iterable[str]) -> type[Verdict]:
     """A verdict whose `scores` hold a whole number from 1 to 7 for every criterion."""
     score = Annotated[int, BeforeValidator(_number), Field(strict=True, ge=LOWEST, le=HIGHEST)]
@@ -64,11 +79,14 @@ def rubric_verdict(criteria: Iterable[str]) -> type[Verdict]:
 
 
 def vote_value(verdict: Any, first: bool) -> float:
-    """From 0 to 1: right, preferred (`first`: the answer was A), or the mean score."""
+    """From 0 to 1: right, preferred (`first`: the answer was A), or the mean score; of points, how many more it has."""
     if isinstance(verdict, ReferenceVerdict):
         return float(verdict.verdict == "correct")
     if isinstance(verdict, PairVerdict):
         return 0.5 if verdict.winner == "tie" else float((verdict.winner == "A") == first)
+    if isinstance(verdict, PointsVerdict):
+        more = float(verdict.points.A - verdict.points.B)
+        return more if first else -more
     scores = list(verdict.scores.model_dump().values())
     return sum(score - LOWEST for score in scores) / (len(scores) * (HIGHEST - LOWEST))
 

@@ -1,6 +1,7 @@
 """The judge: what it asks and makes of the verdicts in each of its modes, its options, and the ways in."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,49 @@ def test_pairwise_values():
         assert (values, set(errors.values())) == ([None, None], {"judge: no completion to compare with"})
 
 
+def points(body, number, liking=0):
+    """Points by the length of each answer, and `liking` more for the one that stands first."""
+    lengths = {name: len(fenced(body, f"answer-{name}")) for name in "AB"}
+    return verdict(body, points={"A": min(10, lengths["A"] + liking), "B": lengths["B"]})
+
+
+def test_points_are_the_mean_difference_of_both_orders():
+    options = {"mode": "points", "reference": "base", "columns": {"base": ["four"]}, "votes": 4, "temperature": 1.0}
+    with serving(partial(points, liking=2)) as server:
+        assert judged(server, ["sevenss"], **options) == ([3.0], {})  # a liking for a place cancels
+        assert server.count == 4
+        assert sum(fenced(body, "answer-A") == "sevenss" for body in server.bodies) == 2
+        schema = server.bodies[0]["response_format"]["json_schema"]["schema"]
+        assert list(schema["properties"]) == ["id", "analysis", "points"]
+        for text, value in (("four", 0.0), ("", -9.0), ("Solution:", -9.0)):
+            assert judged(server, [text], **options) == ([value], {})
+        assert judged(server, ["a"], **{**options, "columns": {"base": [":"]}}) == ([9.0], {})
+        assert server.count == 4
+    for wrong in ({"A": 0, "B": 4}, {"A": 11, "B": 4}, {"A": 4}, {"A": 6.5, "B": 4}, {"A": 4, "B": 4, "C": 4}):
+        with serving(lambda body, _, wrong=wrong: verdict(body, points=wrong)) as server:
+            assert judged(server, ["new"], **options)[0] == [None]
+
+
+def test_votes_that_came_are_remembered(tmp_path):
+    """Before: who was stopped paid for all of them again."""
+    file = tmp_path / "made" / "votes.jsonl"
+    options = {"mode": "points", "reference": "base", "votes": 4, "temperature": 1.0, "remember": str(file)}
+    columns = {"base": ["four"] * 3}
+    broken = lambda body, number: status(500) if number >= 6 else points(body, number)  # noqa: E731
+    with serving(broken) as server:
+        values, _ = judged(server, ["one", "three", "sevens"], columns=columns, **options, concurrency=1, retries=0)
+        assert None in values
+    with file.open("a") as half:
+        half.write('{"made_with": "half a li')  # a kill in the middle of the next
+    with serving(points) as server:
+        assert judged(server, ["one", "three", "sevens"], columns=columns, **options)[0] == [-1.0, 1.0, 2.0]
+        assert server.count == 12 - 6
+        assert judged(server, ["one", "three", "sevens"], columns=columns, **options)[0] == [-1.0, 1.0, 2.0]
+        assert server.count == 6
+        assert judged(server, ["one"], columns={"base": ["four"]}, **{**options, "model": "other"})[0] == [-1.0]
+        assert server.count == 10  # another judge has its own opinion
+
+
 def test_applies_to():
     columns = {"answer": ["4"] * 3, "kind": ["open", "rule", "open"]}
     with serving(honest) as server:
@@ -152,7 +196,7 @@ URL = "http://localhost:8000/v1"
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"mode": "refrence"}, "reward 'judge': 'mode': Input should be 'reference', 'rubric' or 'pairwise', got"),
+    ({"mode": "refrence"}, "reward 'judge': 'mode': Input should be 'reference', 'rubric', 'pairwise' or 'points',"),
     ({"base_url": None}, "give base_url"), ({"model": ""}, "'model'"),
     ({"base_url": "localhost:8000"}, "base_url must be an address like"),
     ({"base_url": "http://me:hunter2@host/v1"}, "base_url must not hold a user, a password"),
@@ -167,6 +211,8 @@ URL = "http://localhost:8000/v1"
     ({"mode": "rubric", "criteria": {"a": None}}, "'criteria.a'"),
     ({"mode": "pairwise"}, "mode pairwise needs 'reference'"),
     ({"mode": "pairwise", "reference": "x", "votes": 3, "temperature": 1}, "'votes' must be even, not 3"),
+    ({"mode": "points"}, "mode points needs 'reference'"),
+    ({"mode": "points", "reference": "x", "votes": 4}, "4 votes at temperature 0 are the same vote"),
     ({"votes": 3}, "3 votes at temperature 0 are the same vote"), ({"votes": True}, "'votes'.*must be a number"),
     ({"concurrency": 0}, "'concurrency'"), ({"timeout": "soon"}, "'timeout'"),
     ({"max_seconds": 600}, "'max_seconds'.*less than 600"), ({"part": "summary"}, "'part'"),
