@@ -18,6 +18,9 @@ from torch import Tensor
 # (2 cores, 32k words of 256: 91 GFLOP/s for 128 tokens, 139 for 256); with more a CPU's caches hold nothing.
 CHUNK = {"cpu": 2**23, "cuda": 2**27}
 ROWS = 128  # tokens at least, however large the vocabulary
+# Chunks for one product of the weight's gradient where that is of half precision and added to a sum in fp32: for each,
+# [V, D] is written, read and added, which takes a CPU as long as the product itself.
+TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,10 @@ class _TargetLogprobs(torch.autograd.Function):
         # Chunks are added up in fp32; the weight's own type may be bf16.
         weight_grad = torch.zeros(weight.shape, dtype=exact, device=grad.device) if wants_weight else None
         bias_grad = torch.zeros(len(weight), dtype=exact, device=grad.device) if wants_bias else None
-        matrix = weight.to(ctx.dtype)
+        matrix, held, begin = weight.to(ctx.dtype), None, 0
+        if ctx.dtype != exact:
+            rows = min(TOGETHER * rows_at_a_time(len(weight), hidden.device), len(hidden))
+            held = torch.empty(rows, len(weight), dtype=ctx.dtype, device=hidden.device)
         for chunk, logits, table in _chunks(hidden, len(weight), exact):
             states, slope = hidden[chunk], None
             if kept is None:
@@ -110,11 +116,15 @@ class _TargetLogprobs(torch.autograd.Function):
                 logits.mul_(slope)
             if bias_grad is not None:
                 bias_grad += logits.sum(0)
-            slopes = logits.to(ctx.dtype)
+            end = chunk.start + len(states)
+            slopes = logits if held is None else held[chunk.start - begin : end - begin].copy_(logits)
             if hidden_grad is not None:
                 hidden_grad[chunk] = slopes @ matrix
-            if weight_grad is not None:
-                _add_product(weight_grad, slopes.t(), states.to(ctx.dtype))
+            if held is None or end - begin == len(held) or end == len(hidden):
+                if weight_grad is not None:
+                    block = slopes if held is None else held[: end - begin]
+                    _add_product(weight_grad, block.t(), hidden[begin:end].to(ctx.dtype))
+                begin = end
         return (
             hidden_grad,
             None if weight_grad is None else weight_grad.to(weight.dtype),
