@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from grpo.config.algorithm import AdvantageConfig
+from grpo.errors import UserError
 from grpo.types import Group, Rollout
 
 
@@ -23,9 +24,12 @@ def group_advantages(
     """Advantages of P prompts' groups of G rewards; entries where `valid` is False take no part and get 0.
 
     scale "group" divides by the group's standard deviation (ddof 1) + epsilon, as TRL does; "batch" by that of all
-    valid rewards; "none" only subtracts the mean (Dr. GRPO, arXiv 2503.20783). No standard deviation below `std_floor`
-    is divided by. A group whose valid rewards are all equal, or that has fewer than two, gets exactly 0: float error in
-    the mean must not become a gradient.
+    valid rewards; "mean" by the group's mean reward (MaxRL, arXiv 2602.02710); "none" only subtracts the mean (Dr.
+    GRPO, arXiv 2503.20783). No standard deviation below `std_floor` is divided by. A group whose valid rewards are all
+    equal, or that has fewer than two, gets exactly 0: float error in the mean must not become a gradient.
+
+    Raises:
+        UserError: the mean reward is divided by, and a reward is negative.
     """
     counts = valid.sum(-1, keepdim=True)
     kept = torch.where(valid, rewards, torch.zeros_like(rewards))
@@ -41,6 +45,13 @@ def group_advantages(
         everything = rewards[valid]
         std = everything.std() if everything.numel() > 1 else torch.zeros((), dtype=rewards.dtype)
         centred = centred / (std.clamp(min=config.std_floor) + config.epsilon)
+    elif config.scale == "mean":
+        if (kept < 0).any():
+            raise UserError(
+                f"advantage.scale: mean divides by the mean of rewards that are 0 or more, and one is {kept.min():.3g}: "
+                "use another scale, or rewards (and weights) that are not negative"
+            )
+        centred = centred / torch.where(varied, mean, 1.0)
     return torch.where(varied, centred, torch.zeros_like(centred))
 
 

@@ -6,6 +6,7 @@ Log-probs are those of the sampling temperature. The loss is what is minimised: 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ class Normaliser:
     sequences: int
     tokens: int
     max_tokens: int  # the sampling limit: Dr. GRPO's constant
+    prompts: int  # that the sequences answer
 
 
 def policy_ratio(
@@ -73,6 +75,29 @@ def ppo_objective(
     return -objective, active
 
 
+def dppo_objective(
+    logprobs: Float[Tensor, "B T"],
+    old_logprobs: Float[Tensor, "B T"],
+    advantages: Advantages,
+    clip_low: float | None,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Per-token loss and where the mask took its gradient (DPPO, arXiv 2602.04879, its binary total variation).
+
+    -rho A, but for tokens that have already moved too far the way A pushes them, |pi_theta - pi_old| being the total
+    variation between the two policies when all other tokens count as one: A > 0 and pi_theta - pi_old > clip_high, or
+    A < 0 and pi_old - pi_theta > clip_low. `dual_clip` as in `ppo_objective`.
+    """
+    moved = logprobs.detach().exp() - old_logprobs.exp()
+    weight = by_token(advantages)
+    masked = (moved > clip_high) & (weight > 0)
+    if clip_low is not None:
+        masked = masked | ((moved < -clip_low) & (weight < 0))
+    loss, active = ppo_objective(torch.exp(logprobs - old_logprobs), advantages, None, math.inf, dual_clip)
+    return loss.masked_fill(masked, 0.0), active | masked
+
+
 def cispo_objective(
     logprobs: Float[Tensor, "B T"],
     ratio: Float[Tensor, "B T"],
@@ -108,13 +133,15 @@ def correction_weights(
     mask: Float[Tensor, "B T"],
     config: CorrectionConfig,
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """stopgrad(pi_old / pi_gen), of each token or of the whole sequence, and where it lay outside [low, high].
+    """stopgrad(pi_old / pi_gen) and where it lay outside [low, high]: of each token, or for all of a sequence the
+    product or the geometric mean over its tokens.
 
     There it is cut to the bound ("clip": truncated importance sampling) or 0 ("mask").
     """
     log_ratio = (old_logprobs - gen_logprobs).detach() * mask
-    if config.level == "sequence":
-        log_ratio = log_ratio.sum(-1, keepdim=True).expand_as(log_ratio)
+    if config.level != "token":
+        count = mask.sum(-1, keepdim=True).clamp(min=1) if config.level == "geometric" else 1
+        log_ratio = (log_ratio.sum(-1, keepdim=True) / count).expand_as(log_ratio)
     weights = torch.exp(log_ratio)
     outside = (weights < config.low) | (weights > config.high)
     if config.mode == "clip":
@@ -138,18 +165,28 @@ def stale_sequences(
 
 
 def aggregate(
-    per_token: Float[Tensor, "B T"], mask: Float[Tensor, "B T"], aggregation: str, normaliser: Normaliser
+    per_token: Float[Tensor, "B T"],
+    mask: Float[Tensor, "B T"],
+    aggregation: str,
+    normaliser: Normaliser,
+    prompt_tokens: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, ""]:
     """This micro-batch's share of the step's loss: a scalar; the shares of all micro-batches add up to the loss.
 
     "sequence": mean over each sequence's tokens, then over sequences (GRPO); "token": mean over all tokens (DAPO,
-    arXiv 2503.14476 eq. 8); "constant": sum over sequences x the token limit (Dr. GRPO, arXiv 2503.20783).
+    arXiv 2503.14476 eq. 8); "prompt": mean over the tokens of all of a prompt's sequences, of which each row is told
+    the count in `prompt_tokens`, then over prompts (ScaleRL, arXiv 2510.13786); "constant": sum over sequences x the
+    token limit (Dr. GRPO, arXiv 2503.20783).
     """
     summed = (per_token * mask).sum(-1)
     if aggregation == "sequence":
         return (summed / mask.sum(-1).clamp(min=1)).sum() / max(normaliser.sequences, 1)
     if aggregation == "token":
         return summed.sum() / max(normaliser.tokens, 1)
+    if aggregation == "prompt":
+        if prompt_tokens is None:
+            raise ValueError("aggregation 'prompt' needs prompt_tokens")
+        return (summed / prompt_tokens.clamp(min=1)).sum() / max(normaliser.prompts, 1)
     return summed.sum() / max(normaliser.sequences * normaliser.max_tokens, 1)
 
 
@@ -180,6 +217,7 @@ def grpo_loss(
     correction: CorrectionConfig | None = None,
     entropy: Float[Tensor, "B T"] | None = None,
     teacher_logprobs: Float[Tensor, "B T"] | None = None,
+    prompt_tokens: Float[Tensor, " B"] | None = None,
 ) -> LossTerms:
     """Policy term, corrected and masked as configured, + beta x KL - bonus x entropy.
 
@@ -194,7 +232,11 @@ def grpo_loss(
             raise ValueError("distill needs teacher_logprobs")
         gain = teacher_advantages(old, teacher_logprobs, mask, config.distill.horizon)
         advantages = config.distill.reward_weight * advantages.unsqueeze(-1) + gain
-    if config.clip == "cispo":
+    if config.clip == "dppo":
+        per_token, clipped = dppo_objective(
+            logprobs, old, advantages, config.clip_low, config.clip_high, config.dual_clip
+        )
+    elif config.clip == "cispo":
         per_token, clipped = cispo_objective(logprobs, ratio, advantages, config.clip_low, config.clip_high)
     else:
         per_token, clipped = ppo_objective(ratio, advantages, config.clip_low, config.clip_high, config.dual_clip)
@@ -211,7 +253,7 @@ def grpo_loss(
             raise ValueError("beta > 0 needs ref_logprobs")
         kl = kl_estimate(logprobs, ref_logprobs, config.kl.estimator)
         per_token = per_token + config.beta * (kl * ratio if config.kl.weighted else kl)
-    loss = aggregate(per_token, mask, config.aggregation, normaliser)
+    loss = aggregate(per_token, mask, config.aggregation, normaliser, prompt_tokens)
     if config.entropy_bonus > 0:
         if entropy is None:
             raise ValueError("entropy_bonus > 0 needs the entropy")

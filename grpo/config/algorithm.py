@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from grpo.config.section import Section, below, changed
 
-Preset = Literal["deepseek_r1", "dapo", "dr_grpo", "gspo", "cispo"]
+Preset = Literal["deepseek_r1", "dapo", "dr_grpo", "gspo", "cispo", "dppo", "maxrl"]
 
 # Published settings; a key given beside `preset` wins over the preset's.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -22,6 +22,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gspo": {"loss": {"ratio": "sequence", "aggregation": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}},
     # MiniMax-M1, arXiv 2506.13585; the bound is that of ScaleRL, arXiv 2510.13786.
     "cispo": {"loss": {"clip": "cispo", "aggregation": "token", "clip_low": None, "clip_high": 4}},
+    # arXiv 2602.04879, with the bounds of its total-variation runs.
+    "dppo": {"loss": {"clip": "dppo", "aggregation": "token", "clip_low": 0.15, "clip_high": 0.15}},
+    # arXiv 2602.02710: the gradient is of whole completions, so their length is not divided by.
+    "maxrl": {"loss": {"aggregation": "constant"}, "advantage": {"scale": "mean"}},
 }
 
 
@@ -32,7 +36,7 @@ def with_preset(tree: Any) -> Any:
 
 
 class AdvantageConfig(Section):
-    scale: Literal["group", "batch", "none"] = "group"  # none: Dr. GRPO
+    scale: Literal["group", "batch", "mean", "none"] = "group"  # mean: MaxRL; none: Dr. GRPO
     epsilon: float = Field(1e-4, ge=0)  # added to the standard deviation, as TRL
     # Smallest standard deviation divided by: a solved group is not blown up by a continuous reward's small differences.
     std_floor: float = Field(0.0, ge=0)
@@ -41,8 +45,9 @@ class AdvantageConfig(Section):
 
     @model_validator(mode="after")
     def _no_effect(self) -> AdvantageConfig:
-        for name in changed(self, ("epsilon", "std_floor")) if self.scale == "none" else ():
-            raise ValueError(f"'{name}' has no effect with scale: none, which divides by nothing; remove one")
+        divisor = {"none": "nothing", "mean": "the mean reward"}.get(self.scale)
+        for name in changed(self, ("epsilon", "std_floor")) if divisor else ():
+            raise ValueError(f"'{name}' has no effect with scale: {self.scale}, which divides by {divisor}; remove one")
         if self.combine == "normalise_then_sum" and self.scale == "none":
             raise ValueError("'combine: normalise_then_sum' with scale: none normalises nothing; remove one")
         return self
@@ -79,13 +84,14 @@ class DistillConfig(Section):
 
 class LossConfig(Section):
     ratio: Literal["token", "sequence"] = "token"  # sequence: GSPO's, the geometric mean over the tokens
-    clip: Literal["ppo", "cispo"] = (
-        "ppo"  # cispo: the ratio is a detached weight, clipped, and no token loses its gradient
-    )
+    # cispo: the ratio is a detached weight, clipped, and no token loses its gradient. dppo: the bounds are of the
+    # difference of probabilities, pi_theta - pi_old, not of the ratio.
+    clip: Literal["ppo", "cispo", "dppo"] = "ppo"
     clip_low: float | None = Field(0.2, gt=0)  # ratio >= 1 - clip_low; no lower bound when 1 or more, or None
     clip_high: float = Field(0.2, gt=0)  # ratio <= 1 + clip_high
     dual_clip: float | None = Field(None, gt=1)  # a negative advantage counts at most this many times
-    aggregation: Literal["sequence", "token", "constant"] = "sequence"  # GRPO, DAPO, Dr. GRPO
+    # GRPO, DAPO, each prompt one vote (ScaleRL), Dr. GRPO
+    aggregation: Literal["sequence", "token", "prompt", "constant"] = "sequence"
     beta: float = Field(0.0, ge=0)  # weight of the KL to the reference; 0 loads no reference
     kl: KLConfig = KLConfig()
     entropy_bonus: float = Field(0.0, ge=0)  # weight of the mean entropy over trained tokens
@@ -103,6 +109,13 @@ class LossConfig(Section):
         if self.clip == "cispo" and self.dual_clip is not None:
             raise ValueError(
                 "'dual_clip' has no effect with clip: cispo, whose weights are bounded by clip_high; remove it"
+            )
+        if self.clip == "dppo" and self.ratio == "sequence":
+            raise ValueError("'clip': dppo bounds the probability of each token: use ratio: token, or another clip")
+        if self.clip == "dppo" and max(self.clip_low or 0, self.clip_high) >= 1:
+            raise ValueError(
+                "with clip: dppo 'clip_low' and 'clip_high' bound a difference of probabilities, which is below 1: "
+                "the paper has 0.15 (clip_low: null for no lower bound)"
             )
         if self.beta == 0 and self.kl != KLConfig():
             raise ValueError("'kl' has no effect with beta: 0; set beta or remove kl")
@@ -125,7 +138,8 @@ class LossConfig(Section):
 class CorrectionConfig(Section):
     """Importance correction of engine mismatch and staleness: the policy loss times stopgrad(pi_old / pi_gen)."""
 
-    level: Literal["token", "sequence"] = "token"  # sequence: the product over the tokens
+    # sequence: the product over the tokens; geometric: their geometric mean, which does not grow with the length
+    level: Literal["token", "sequence", "geometric"] = "token"
     mode: Literal["clip", "mask"] = "clip"  # beyond the bounds: cut to them (TIS), or no gradient (MIS)
     low: float = Field(0.0, ge=0, lt=1)
     high: float = Field(2.0, gt=1)

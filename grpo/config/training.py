@@ -126,6 +126,9 @@ class RLConfig(Section):
             raise ValueError("'penalty_tokens' has no effect without truncated: penalise")
         if self.penalty_tokens is not None and self.penalty_tokens > self.sampling.max_tokens:
             raise ValueError("'penalty_tokens' is more than 'sampling.max_tokens'")
+        if self.advantage.scale == "mean" and (self.truncated == "penalise" or self.loss.kl_in_reward):
+            below = "truncated: penalise" if self.truncated == "penalise" else "loss.kl.placement: reward"
+            raise ValueError(f"'advantage.scale': mean divides by the mean reward, which '{below}' makes negative")
         if self.loss.kl_in_reward and self.advantage.combine == "normalise_then_sum":
             raise ValueError("'loss.kl.placement: reward' needs advantage.combine: sum_then_normalise")
         if self.loss.distill is not None and self.loss.distill.urls and self.sampling.temperature != 1:

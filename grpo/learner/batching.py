@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -59,7 +60,16 @@ def split_updates(groups: list[Group], mini_batches: int, epochs: int, seed: int
 
 
 def normaliser_of(rows: Sequence[TrainRow], max_tokens: int) -> Normaliser:
-    return Normaliser(len(rows), sum(len(row.rollout.completion.token_ids) for row in rows), max_tokens)
+    by_prompt = tokens_by_prompt(rows)
+    return Normaliser(len(rows), sum(by_prompt.values()), max_tokens, len(by_prompt))
+
+
+def tokens_by_prompt(rows: Sequence[TrainRow]) -> Counter[tuple[int, ...]]:
+    """Completion tokens of each prompt; drawn twice in a rollout, it is one prompt."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    for row in rows:
+        counts[row.prompt_ids] += len(row.rollout.completion.token_ids)
+    return counts
 
 
 def contributing(rows: Sequence[TrainRow], loss: LossConfig) -> list[TrainRow]:

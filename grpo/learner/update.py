@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from grpo.config.training import RLConfig
-from grpo.learner.batching import TrainRow, contributing, normaliser_of
+from grpo.learner.batching import TrainRow, contributing, normaliser_of, tokens_by_prompt
 from grpo.learner.gate import MISMATCH_LIMIT, check_mismatch, check_weights, measure_group
 from grpo.learner.learner import Learner
 from grpo.learner.memory import in_memory
@@ -78,6 +78,7 @@ def accumulate_gradients(
     `loss`: `grpo_loss` with its settings and the step's normaliser bound; the rest as in `update`.
     """
     stats, bonus = StepStats(), config.loss.entropy_bonus > 0
+    by_prompt = tokens_by_prompt(rows)
     scale = learner.world.size if learner.sharded else 1  # FSDP averages gradients over processes
     for batch_rows in learner.batches(contributing(rows, config.loss)):
         with learner.forwards(training=True):  # and backwards, which may make the forward again
@@ -99,6 +100,7 @@ def accumulate_gradients(
                 batch.mask,
                 entropy=entropy,
                 teacher_logprobs=batch.teacher_logprobs,
+                prompt_tokens=batch.mask.new_tensor([by_prompt[row.prompt_ids] for row in batch_rows]),
             )
             learner.accelerator.backward(terms.loss * scale)
         current = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs

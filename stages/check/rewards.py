@@ -129,6 +129,8 @@ def _accuracy_errors(asked: Asked, tried: Tried) -> Iterator[str]:
 
 def _total_errors(asked: Asked, tried: Tried) -> Iterator[str]:
     everything = {value for kind in KINDS for value in tried.total[kind] if value is not None}
+    if asked.by_mean and min(everything, default=0) < 0:
+        yield f"advantage.scale: mean needs rewards of 0 or more, and one is {_number(min(everything))} in sum"
     unknown = [spec.fn for spec in asked.rewards if spec.fn in HAVE_OWN_SOLUTIONS]
     silent = any(spec.weight for spec in asked.rewards if spec.label in tried.untried) or unknown
     if len(everything) == 1 and not silent:

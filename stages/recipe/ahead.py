@@ -29,6 +29,7 @@ class Asked:
     rewards: tuple[RewardConfig, ...]  # none: judged by rules of its own
     max_tokens: int | None  # None: as the model has positions for
     kind: str  # task, filters, evaluation, general
+    by_mean: bool = False  # advantages are divided by the mean reward, so that none may be negative
 
     @property
     def accuracy(self) -> RewardConfig | None:
@@ -56,7 +57,8 @@ def places(config: RecipeConfig) -> Iterator[Asked]:
         yield Asked("evaluation.general", general.data, (), general.max_tokens, "general")
     for key, section in config:
         for name, task in section.tasks.items() if isinstance(section, RLStageConfig) else ():
-            yield Asked(f"{key}.tasks.{name}", task.data, task.rewards, section.sampling.max_tokens, "task")
+            tokens, by_mean = section.sampling.max_tokens, section.advantage.scale == "mean"
+            yield Asked(f"{key}.tasks.{name}", task.data, task.rewards, tokens, "task", by_mean)
     sampled = config.rejection_sampling
     if sampled is not None:
         tokens = sampled.sampling.max_tokens

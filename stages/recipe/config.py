@@ -143,7 +143,10 @@ class RLStageConfig(RLConfig):
         check_names(self.tasks, "tasks")  # the rows of a task are in data/<name>.jsonl
         if all(task.last_steps is not None for task in self.tasks.values()):
             raise ValueError("every task has 'last_steps': nothing to train on before them")
-        self.check_names({reward.label for task in self.tasks.values() for reward in task.rewards})
+        rewards = [reward for task in self.tasks.values() for reward in task.rewards]
+        self.check_names({reward.label for reward in rewards})
+        if self.advantage.scale == "mean" and any(reward.weight < 0 for reward in rewards):
+            raise ValueError("'advantage.scale': mean divides by the mean reward, which a negative 'weight' makes negative")
         return self
 
 

@@ -1,5 +1,6 @@
 """Group-normalised advantages: worked by hand, against float64 by hand, and their invariances."""
 
+import itertools
 import math
 import random
 import statistics
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from grpo.advantages import assign_advantages, group_advantages
 from grpo.config.algorithm import AdvantageConfig
+from grpo.errors import UserError
 from grpo.types import Group
 from support.groups import group_of, prompt_of
 from support.losses import double
 
-GROUP, BATCH, NONE = (AdvantageConfig(scale=scale) for scale in ("group", "batch", "none"))
+GROUP, BATCH, NONE, MEAN = (AdvantageConfig(scale=scale) for scale in ("group", "batch", "none", "mean"))
 
 
 def advantages(rewards: Tensor, config: AdvantageConfig, valid: Tensor | None = None) -> Tensor:
@@ -43,6 +45,40 @@ def test_batch_scale_by_hand():
     assert found == pytest.approx([-one, one, one, -one], rel=1e-15)
 
 
+def test_mean_scale_by_hand():
+    # means 1/4 and 3/8: (1 - 1/4) / (1/4) = 3, -1; (1/2 - 3/8) / (3/8) = 1/3
+    found = advantages(double([[1.0, 0.0, 0.0, 0.0], [0.5, 0.5, 0.5, 0.0]]), MEAN)
+    assert found[0].tolist() == [3.0, -1.0, -1.0, -1.0]
+    assert found[1].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, -1.0], rel=1e-15)
+    # excluded ones are in no mean; the scale of the rewards does not matter, however small they are
+    valid = torch.tensor([[True, True, False, True]])
+    assert advantages(double([[1.0, 0.0, -9.0, 0.0]]), MEAN, valid)[0].tolist() == pytest.approx([2.0, -1.0, 0.0, -1.0])
+    assert advantages(double([[1e-9, 0.0, 0.0, 0.0]]), MEAN)[0].tolist() == pytest.approx([3.0, -1.0, -1.0, -1.0])
+
+
+def test_the_mean_of_negative_rewards_is_not_divided_by():
+    """Around 0 it would blow up, and below turn every advantage round."""
+    for rewards in ([[1.0, -1.0]], [[-2.0, -1.0]], [[1.0, 1.0], [0.5, -0.1]]):
+        with pytest.raises(UserError, match=r"advantage.scale: mean .* one is -"):
+            advantages(double(rewards), MEAN)
+
+
+def test_the_expected_gradient_of_mean_scale_is_that_of_the_likelihoods_first_terms():
+    """MaxRL: all G-tuples of a three-token vocabulary, of which two tokens are right. Divided by the mean reward, the
+    expected policy gradient is that of sum_k pass@k / k up to k = G - 1; log p, the likelihood of a right answer, is
+    that sum without an end. (Up to G, as the paper has it, if groups without a right answer had their baseline's
+    gradient; here equal rewards give none.)"""
+    logits, size = double([0.4, -0.3, 0.1]).requires_grad_(), 3
+    right, logprobs = double([0.0, 1.0, 1.0]), logits.log_softmax(-1)
+    draws = torch.tensor(list(itertools.product(range(3), repeat=size)))
+    weights = advantages(right[draws], MEAN)
+    probability = logprobs.detach()[draws].sum(-1).exp()
+    (found,) = torch.autograd.grad((probability * (weights * logprobs[draws]).mean(-1)).sum(), logits, retain_graph=True)
+    fail = 1 - (logprobs.exp() * right).sum()
+    (expected,) = torch.autograd.grad(sum((1 - fail**k) / k for k in range(1, size)), logits)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
 def test_excluded_entries_take_no_part():
     rewards = double([[1.0, 0.0, 99.0, 0.0], [5.0, 7.0, -1e9, math.nan]])
     valid = torch.tensor([[True, True, False, True], [True, True, False, False]])
@@ -60,18 +96,19 @@ def test_excluded_entries_take_no_part_in_the_batch_deviation():
     assert advantages(rewards, BATCH, valid).flatten().tolist() == pytest.approx([-one, one, 0, one, -one, 0])
 
 
-@pytest.mark.parametrize("config", [GROUP, BATCH, NONE], ids=["group", "batch", "none"])
+@pytest.mark.parametrize("config", [GROUP, BATCH, NONE, MEAN], ids=["group", "batch", "none", "mean"])
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6 + 0.1, -0.7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equal_rewards_give_exactly_zero(config, value, dtype):
     """0.1 summed three times and divided by three is not 0.1: rounding must not become a gradient."""
+    value = abs(value) if config is MEAN else value
     rewards = torch.tensor([[value] * 7, [0.0, 1.0, 0.0, 0.0, 0.3, 0.0, 0.0]], dtype=dtype)
     found = advantages(rewards, config)
     assert found[0].tolist() == [0.0] * 7
     assert found[1].abs().min() > 0
 
 
-@pytest.mark.parametrize("config", [GROUP, BATCH, NONE], ids=["group", "batch", "none"])
+@pytest.mark.parametrize("config", [GROUP, BATCH, NONE, MEAN], ids=["group", "batch", "none", "mean"])
 def test_fewer_than_two_valid_rewards_give_zero(config):
     valid = torch.tensor([[True, False], [False, False]])
     found = advantages(torch.tensor([[1.0, 0.0], [3.0, 4.0]]), config, valid)
@@ -99,13 +136,14 @@ def test_float64_reference(rows, scale):
 def test_a_shift_and_a_permutation_change_nothing():
     rng = random.Random(3)
     groups = [group_of(prompt_of([9], f"p{i}"), [rng.random() for _ in range(5)]) for i in range(6)]
-    for config in (GROUP, BATCH, NONE):
+    for config in (GROUP, BATCH, NONE, MEAN):
         straight = {g.prompt.id: [r.advantage for r in g.rollouts] for g in assign_advantages(groups, config)}
         shuffled = {g.prompt.id: [r.advantage for r in g.rollouts] for g in assign_advantages(groups[::-1], config)}
         for name, values in straight.items():
             assert shuffled[name] == pytest.approx(values, rel=1e-12)
     rewards = torch.rand(3, 8, dtype=torch.float64)
     torch.testing.assert_close(advantages(rewards + 5, GROUP), advantages(rewards, GROUP), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(advantages(rewards * 5, MEAN), advantages(rewards, MEAN), rtol=1e-12, atol=1e-14)
     order = torch.randperm(8)  # of the siblings
     torch.testing.assert_close(advantages(rewards[:, order], GROUP), advantages(rewards, GROUP)[:, order])
 

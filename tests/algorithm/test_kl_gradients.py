@@ -140,7 +140,7 @@ def expected_sequence_gradient(config: LossConfig, advantages: Tensor) -> Tensor
     total = double(0.0)
     for row, reference, advantage in zip(logprobs.split(1), ref.split(1), advantages.split(1), strict=True):
         kl = reference if config.kl_in_loss else None
-        terms = terms_of(row, advantage, ref=kl, config=config, whole=Normaliser(1, 1, 1))
+        terms = terms_of(row, advantage, ref=kl, config=config, whole=Normaliser(1, 1, 1, 1))
         total = total + row.detach().sum().exp() * terms.loss
     return gradient_of(total, table)
 

@@ -33,7 +33,7 @@ def test_annotations_are_checked_at_every_call_of_the_tests():
     with pytest.raises(TypeCheckError, match="return"):
         ppo_objective(torch.ones(2, 3), torch.ones(2), 0.2, 0.2, torch.ones(5, 1, 1))
     with pytest.raises(TypeCheckError, match="tokens"):
-        Normaliser(1, "many", 3)
+        Normaliser(1, "many", 3, 1)
 
 
 def test_clipping_by_hand():
@@ -115,7 +115,7 @@ MASK = double([[1, 1, 1, 0], [1, 0, 0, 0]])
     ],
 )
 def test_aggregation_by_hand(aggregation, expected):
-    whole = Normaliser(sequences=2, tokens=4, max_tokens=10)
+    whole = Normaliser(sequences=2, tokens=4, max_tokens=10, prompts=2)
     assert aggregate(PER_TOKEN, MASK, aggregation, whole).item() == expected
     parts = [aggregate(PER_TOKEN[i : i + 1], MASK[i : i + 1], aggregation, whole) for i in range(2)]
     assert sum(parts).item() == expected  # micro-batches add up
@@ -124,12 +124,26 @@ def test_aggregation_by_hand(aggregation, expected):
 @pytest.mark.parametrize("aggregation", ["sequence", "token", "constant"])
 def test_an_empty_step_is_zero_not_nan(aggregation):
     mask = torch.zeros(2, 3)
-    assert aggregate(torch.ones(2, 3), mask, aggregation, Normaliser(0, 0, 4)).item() == 0.0
+    assert aggregate(torch.ones(2, 3), mask, aggregation, Normaliser(0, 0, 4, 0)).item() == 0.0
+
+
+def test_each_prompt_is_one_vote_by_hand():
+    """The first prompt has rows 1 and 3, of four tokens together and of two others in another micro-batch; the second
+    has row 2. Each is the mean over its tokens, however many completions and micro-batches they are in."""
+    per_token = double([[1.0, 2.0, 3.0], [4.0, 9.0, 9.0], [6.0, 9.0, 9.0]])
+    mask, tokens = double([[1, 1, 1], [1, 0, 0], [1, 0, 0]]), double([6.0, 1.0, 6.0])
+    whole = Normaliser(sequences=4, tokens=7, max_tokens=10, prompts=2)
+    found = aggregate(per_token, mask, "prompt", whole, tokens)
+    assert found.item() == pytest.approx(((1 + 2 + 3 + 6) / 6 + 4) / 2)
+    parts = [aggregate(per_token[i : i + 1], mask[i : i + 1], "prompt", whole, tokens[i : i + 1]) for i in range(3)]
+    assert sum(parts).item() == pytest.approx(found.item(), rel=1e-15)
+    with pytest.raises(ValueError, match="prompt_tokens"):
+        aggregate(per_token, mask, "prompt", whole)
 
 
 def test_sequences_that_were_skipped_stay_in_the_denominator():
     """3 of 5 sequences have no advantage: the other two's terms are divided by five, not by two."""
-    whole = Normaliser(sequences=5, tokens=20, max_tokens=10)
+    whole = Normaliser(sequences=5, tokens=20, max_tokens=10, prompts=2)
     assert aggregate(PER_TOKEN, MASK, "sequence", whole).item() == pytest.approx((2 + 4) / 5)
     assert aggregate(PER_TOKEN, MASK, "token", whole).item() == pytest.approx(10 / 20)
     assert aggregate(PER_TOKEN, MASK, "constant", whole).item() == pytest.approx(10 / 50)

@@ -13,6 +13,7 @@ from grpo.loss import (
     Normaliser,
     cispo_objective,
     correction_weights,
+    dppo_objective,
     kl_estimate,
     policy_ratio,
     ppo_objective,
@@ -71,6 +72,43 @@ def test_cispo_by_hand():
     assert both.tolist() == [[True, True]]
 
 
+def test_dppo_by_hand():
+    # pi_old 0.4 each; pi_theta 0.7 (moved 0.3), 0.5 (0.1), 0.15 (-0.25), with bounds 0.2 and 0.2
+    logprobs = double([[LN(0.7), LN(0.5), LN(0.15)]] * 2).requires_grad_()
+    old = double([[LN(0.4)] * 3] * 2)
+    loss, masked = dppo_objective(logprobs, old, double([2.0, -2.0]), 0.2, 0.2)
+    assert masked.tolist() == [[True, False, False], [False, False, True]]
+    assert loss[0].tolist() == pytest.approx([0.0, -2 * 1.25, -2 * 0.375])
+    assert loss[1].tolist() == pytest.approx([2 * 1.75, 2 * 1.25, 0.0])
+    loss.sum().backward()  # d rho / d log pi = rho
+    assert logprobs.grad[0].tolist() == pytest.approx([0.0, -2 * 1.25, -2 * 0.375])
+    assert logprobs.grad[1].tolist() == pytest.approx([2 * 1.75, 2 * 1.25, 0.0])
+    _, without = dppo_objective(logprobs, old, double([2.0, -2.0]), None, 0.2)
+    assert without.tolist() == [[True, False, False], [False] * 3]
+    bounded, cut = dppo_objective(logprobs, old, double([2.0, -2.0]), 0.2, 0.2, dual_clip=1.5)
+    assert bounded[1].tolist() == pytest.approx([2 * 1.5, 2 * 1.25, 0.0])
+    assert cut[1].tolist() == [True, False, True]
+
+
+def test_dppo_lets_a_rare_token_grow_and_holds_a_likely_one():
+    """Where a ratio says the opposite: from 1e-5 to 1e-3 it is 100, from 0.99 to 0.8 it is 0.81 (the paper's examples,
+    section 1)."""
+    old, now = double([[LN(1e-5)], [LN(0.99)]]), double([[LN(1e-3)], [LN(0.8)]])
+    signs = double([1.0, -1.0])
+    _, masked = dppo_objective(now, old, signs, 0.15, 0.15)
+    _, clipped = ppo_objective(policy_ratio(now, old, torch.ones(2, 1).double(), "token"), signs, 0.2, 0.2)
+    assert (masked.tolist(), clipped.tolist()) == ([[False], [True]], [[True], [False]])
+
+
+def test_the_binary_total_variation_is_that_of_the_policies_where_no_other_token_changes_its_share():
+    """All other tokens as one: sum |pi - pi_old| / 2 over (the token, the rest) is |pi(token) - pi_old(token)|."""
+    old, now = double([0.3, 0.5, 0.2]), double([0.6, 2 / 7, 0.8 / 7])  # the rest keeps its 5 : 2
+    assert float((now - old).abs().sum() / 2) == pytest.approx(0.3)
+    _, masked = dppo_objective(now[:1].log().view(1, 1), old[:1].log().view(1, 1), double([1.0]), None, 0.2999)
+    _, kept = dppo_objective(now[:1].log().view(1, 1), old[:1].log().view(1, 1), double([1.0]), None, 0.3001)
+    assert (masked.item(), kept.item()) == (True, False)
+
+
 GEN = double([[0.0, 0.0, 0.0, 0.0]])
 OLD = double([[LN(0.5), LN(1.5), LN(4), 9.0]])
 MASK = double([[1, 1, 1, 0]])
@@ -83,6 +121,8 @@ MASK = double([[1, 1, 1, 0]])
         ("token", "mask", [0.0, 1.5, 0.0], [True, False, True]),
         ("sequence", "clip", [2.0] * 3, [True] * 3),  # 0.5 x 1.5 x 4 = 3
         ("sequence", "mask", [0.0] * 3, [True] * 3),
+        ("geometric", "clip", [3 ** (1 / 3)] * 3, [False] * 3),
+        ("geometric", "mask", [3 ** (1 / 3)] * 3, [False] * 3),
     ],
 )
 def test_the_correction_by_hand(level, mode, weights, outside):
@@ -91,6 +131,18 @@ def test_the_correction_by_hand(level, mode, weights, outside):
     assert found[0, :3].tolist() == pytest.approx(weights)
     assert cut[0, :3].tolist() == outside
     assert not found.requires_grad
+
+
+def test_a_geometric_correction_does_not_grow_with_the_length():
+    """The same small difference at each token: the product leaves any bounds, the geometric mean stays where it is."""
+    old = torch.full((1, 2000), 0.01, dtype=torch.float64)
+    gen, mask = torch.zeros_like(old), torch.ones_like(old)
+    found = {}
+    for level in ("sequence", "geometric"):
+        config = CorrectionConfig(level=level, mode="mask", low=0.98, high=1.02)
+        found[level], _ = correction_weights(old, gen, mask, config)
+    assert found["sequence"].unique().tolist() == [0.0]
+    assert found["geometric"].unique().tolist() == pytest.approx([math.exp(0.01)])
 
 
 def test_the_correction_makes_the_gradient_unbiased():
@@ -137,7 +189,7 @@ def test_a_dropped_sequence_has_no_policy_gradient_but_its_kl_and_its_place_in_t
 
 def test_the_entropy_bonus_is_a_mean_over_all_tokens_of_the_step():
     entropy = double([[1.0, 2.0, 7.0]]).requires_grad_()
-    mask, config, whole = double([[1, 1, 0]]), LossConfig(entropy_bonus=0.5), Normaliser(2, 6, 3)
+    mask, config, whole = double([[1, 1, 0]]), LossConfig(entropy_bonus=0.5), Normaliser(2, 6, 3, 2)
     terms = terms_of(double([[-1.0] * 3]), double([0.0]), mask, config=config, whole=whole, entropy=entropy)
     assert terms.loss.item() == pytest.approx(-0.5 * 3 / 6)
     terms.loss.backward()
@@ -164,16 +216,20 @@ def test_a_weighted_kl_has_the_ratios_gradient():
 @given(
     st.integers(0, 10**6),
     st.sampled_from(["token", "sequence"]),
+    st.sampled_from(["ppo", "dppo"]),
+    st.sampled_from(["sequence", "token", "prompt", "constant"]),
     st.sampled_from([None, 1.5]),
     st.sampled_from([False, True]),
 )
-def test_every_choice_has_the_gradient_of_its_value(seed, ratio, dual_clip, weighted):
+def test_every_choice_has_the_gradient_of_its_value(seed, ratio, clip, aggregation, dual_clip, weighted):
     """Finite differences in float64 (CISPO's value is not its gradient's: its weight is detached on purpose)."""
     generator = torch.Generator().manual_seed(seed)
     p, o, r = (torch.randn(3, 4, generator=generator, dtype=torch.float64) / 2 - 2 for _ in range(3))
     a = torch.randn(3, generator=generator, dtype=torch.float64)
     mask = (torch.arange(4) < torch.tensor([[4], [2], [1]])).double()
-    config = LossConfig(ratio=ratio, dual_clip=dual_clip, beta=0.05, kl={"weighted": weighted})
+    ratio = "token" if clip == "dppo" else ratio
+    chosen = {"ratio": ratio, "clip": clip, "aggregation": aggregation, "dual_clip": dual_clip}
+    config = LossConfig(**chosen, beta=0.05, kl={"weighted": weighted})
 
     def loss(p: Tensor) -> Tensor:
         return terms_of(p, a, mask, old=o, ref=r, gen=o, config=config).loss

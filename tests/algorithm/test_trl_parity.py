@@ -224,6 +224,22 @@ def without_reference(row: TrainRow) -> TrainRow:
     return replace(row, rollout=replace(row.rollout, ref_logprobs=None))
 
 
+def test_each_prompt_is_one_vote_of_trls_token_mean(tmp_path):
+    """TRL has no such aggregation: its mean over all tokens of a batch (`bnpo`), of each prompt by itself, averaged."""
+    model = make_model("qwen2", seed=5).double()
+    config = config_of({"aggregation": "prompt", "clip_high": 0.28})
+    rows = [without_reference(row) for row in sample_rows(11, model, 1.0, off_policy=True)]
+    trainer = trl_trainer(tmp_path, copy.deepcopy(model), beta=0.0, loss_type="bnpo", epsilon_high=0.28)
+    groups = [rows[start : start + SIZE] for start in range(0, len(rows), SIZE)]
+    expected = sum(trainer._compute_loss(trainer.model, trl_inputs(group, 0.0)) for group in groups) / len(groups)
+    expected.backward()
+    learner = learner_of(model)
+    ours = backward(learner, rows[::-1], config, step=1)  # siblings apart from each other in three micro-batches
+    assert ours.loss == pytest.approx(expected.item(), rel=2e-6, abs=1e-8)
+    whole = [torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (model, trainer.model)]
+    assert relative(*whole) < 1e-6
+
+
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "token-clip": {"level": "token", "mode": "clip", "high": 1.2},
     "token-mask": {"level": "token", "mode": "mask", "low": 0.8, "high": 1.2},

@@ -24,6 +24,14 @@ advantage.scale=none advantage.epsilon=1e-3 | advantage': 'epsilon' has no effec
 advantage.scale=none advantage.std_floor=0.1 | advantage': 'std_floor' has no effect with scale: none
 advantage.scale=none advantage.combine=normalise_then_sum | advantage': 'combine: normalise_then_sum' with scale: none
 preset=dr_grpo advantage.std_floor=0.1 | advantage': 'std_floor' has no effect with scale: none
+advantage.scale=mean advantage.epsilon=1e-3 | advantage': 'epsilon' has no effect with scale: mean
+preset=maxrl advantage.std_floor=0.1 | advantage': 'std_floor' has no effect with scale: mean
+preset=maxrl truncated=penalise | 'advantage.scale': mean divides by the mean reward, which 'truncated: penalise' makes
+preset=maxrl loss.beta=0.1 loss.kl.placement=reward | mean reward, which 'loss.kl.placement: reward' makes negative
+preset=maxrl tasks.math.rewards.1.weight=-1 | mean reward, which a negative 'weight' makes negative
+preset=dppo loss.ratio=sequence | loss': 'clip': dppo bounds the probability of each token
+preset=dppo loss.clip_high=1 | loss': with clip: dppo 'clip_low' and 'clip_high' bound a difference of probabilities
+preset=dppo loss.clip_low=10 | loss': with clip: dppo 'clip_low' and 'clip_high' bound a difference of probabilities
 loss.beta=0.1 loss.kl.placement=reward loss.kl.weighted=true | loss.kl': 'weighted' is for a KL in the loss
 loss.beta=0.1 loss.kl.estimator=k1 | loss.kl': unweighted k1 in the loss has zero expected gradient
 loss.ratio=sequence loss.beta=0.1 loss.kl={estimator: k1, weighted: true} | loss': 'kl': k1 weighted by a sequence ratio
@@ -196,6 +204,8 @@ def test_what_may_stand_together_is_not_refused():
         "preset=dapo truncated=mask",
         "preset=dapo loss.distill={model: t, reward_weight: 0.1}",
         "loss.distill=t loss.distill.horizon=completion preset=cispo loss.beta=0.1 loss.entropy_bonus=0.1",
+        "preset=dppo loss.clip_low=null loss.dual_clip=3",
+        "preset=maxrl advantage.combine=normalise_then_sum",
     ]
     for overrides in allowed:
         validate(RecipeConfig, changed(SMALL, overrides, "reasoning_rl."), overrides)

@@ -45,6 +45,8 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
     "dr_grpo": {"loss": {"aggregation": "constant"}, "advantage": {"scale": "none"}},
     "gspo": {"loss": {"ratio": "sequence", "aggregation": "sequence", "clip_low": 0.0003, "clip_high": 0.0004}},
     "cispo": {"loss": {"clip": "cispo", "aggregation": "token", "clip_low": None, "clip_high": 4}},
+    "dppo": {"loss": {"clip": "dppo", "aggregation": "token", "clip_low": 0.15, "clip_high": 0.15}},
+    "maxrl": {"loss": {"aggregation": "constant"}, "advantage": {"scale": "mean"}},
 }  # docs/algorithm.md, "Presets"
 
 

@@ -161,13 +161,14 @@ def test_in_the_first_update_ratio_and_clip_change_nothing(aggregation):
     def gradient(**choices: Any) -> torch.Tensor:
         weights = torch.linspace(0.5, 1.5, 12, dtype=torch.float64).reshape(3, 4).requires_grad_()
         config = LossConfig(aggregation=aggregation, **choices)
-        loss = grpo_loss(logprobs * weights, None, None, logprobs, advantages, mask, config, Normaliser(3, 9, 4)).loss
+        loss = grpo_loss(logprobs * weights, None, None, logprobs, advantages, mask, config, Normaliser(3, 9, 4, 3)).loss
         return torch.autograd.grad(loss, weights)[0]
 
     plain = gradient()
     for choices in (
         {"ratio": "sequence"},
         {"clip": "cispo", "clip_low": None, "clip_high": 4},
+        {"clip": "dppo"},
         {"clip_low": 10, "clip_high": 10},
         {"clip_low": 1e-4, "clip_high": 1e-4, "dual_clip": 1.01},
     ):

@@ -64,6 +64,7 @@ LOSSES = {
     "sequence": {"aggregation": "sequence"},
     "token": {"aggregation": "token", "clip_high": 0.28},
     "constant": {"aggregation": "constant"},
+    "prompt-dppo": {"aggregation": "prompt", "clip": "dppo", "clip_low": 2e-3, "clip_high": 2e-3},
     "sequence-kl": {"aggregation": "sequence", "beta": 0.05},
     "token-kl": {"aggregation": "token", "beta": 0.05},
 }

@@ -28,5 +28,6 @@ def terms_of(
     """`grpo_loss` of a step that is these rows alone; unless given, the engine's log-probs are the policy's own."""
     mask = torch.ones_like(logprobs) if mask is None else mask
     gen = logprobs.detach() if gen is None else gen
-    whole = whole or Normaliser(len(mask), int(mask.sum()), mask.shape[1])
+    whole = whole or Normaliser(len(mask), int(mask.sum()), mask.shape[1], len(mask))
+    options = {"prompt_tokens": mask.sum(-1)} | options  # each row answers a prompt of its own
     return grpo_loss(logprobs, old, ref, gen, advantages, mask, config or LossConfig(), whole, **options)
