@@ -23,7 +23,7 @@ import torch
 from grpo.checkpoint.reward_state import reward_state
 from grpo.checkpoint.user_modules import text_hash
 from grpo.config.section import flatten
-from grpo.config.training import RLConfig, TrainConfig
+from grpo.config.training import ABSENT, RLConfig, TrainConfig
 from grpo.errors import UserError
 from grpo.evaluation.curve import Curve
 from grpo.model.loading.adapter import layers
@@ -45,7 +45,6 @@ ROUNDING = (
     *(f"engine.vllm.{name}" for name in ("memory", "kv_cache_gib", "tensor_parallel", "lora", "eager")),
     *(f"runtime.{name}" for name in ("device", "parallel", "threads")),
 )
-ABSENT = {"engine.ahead": False}  # what older checkpoints do not say, for there was no choice
 # Texts of this program's rewards in older checkpoints, and the same rewards' texts now: moved, or mended since. A run
 # may go on with what judges more rightly than it did.
 MOVED = {
@@ -126,6 +125,7 @@ def conditions(world: World) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Differences:
     """What a run that was `old` would go on with as `new`."""
+    old = {key: value for key, value in ABSENT.items() if key in new} | dict(old)
     texts = {key: MOVED[value] for key, value in old.items() if key.endswith(".source") and value in MOVED}
     old = {**old, **{key: value for key, value in new.items() if _is_unasked(key, value)}, **old, **texts}
     if old.get("model") == str(new.get("model")).partition("+")[0]:  # from before an adapter's base was counted

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from grpo.checkpoint.identity import (
-    ABSENT,
     check_same,
     differences,
     evaluation_of,
@@ -78,7 +77,7 @@ def begin_anew(out: Path, identity: Mapping[str, Any]) -> None:
     if model.is_dir():
         recorded = read_record(file, "give another output folder") if file.is_file() else None
         asked = without_evaluation(identity)  # of a model that is there, whatever was asked of it
-        other = ["what made it was not kept"] if recorded is None else differences(ABSENT | recorded, asked).matter
+        other = ["what made it was not kept"] if recorded is None else differences(recorded, asked).matter
         if other:
             raise UserError(
                 f"'{out}' holds the finished model of another run ({shown(other)}), which this one would replace: give "
@@ -100,6 +99,6 @@ def changed_data(last: Path, identity: Mapping[str, Any], accept_changes: bool) 
     Raises:
         UserError: the checkpoint was made with something else.
     """
-    changes = differences(ABSENT | read_state(last).identity, identity)
+    changes = differences(read_state(last).identity, identity)
     check_same(last, changes, accept_changes)
     return changes.data

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from grpo.config.section import Section, below, changed
 
-Preset = Literal["deepseek_r1", "dapo", "dr_grpo", "gspo", "cispo", "dppo", "maxrl"]
+Preset = Literal["deepseek_r1", "dapo", "dr_grpo", "gspo", "cispo", "dppo", "maxrl", "scalerl"]
 
 # Published settings; a key given beside `preset` wins over the preset's.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -26,6 +26,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dppo": {"loss": {"clip": "dppo", "aggregation": "token", "clip_low": 0.15, "clip_high": 0.15}},
     # arXiv 2602.02710: the gradient is of whole completions, so their length is not divided by.
     "maxrl": {"loss": {"aggregation": "constant"}, "advantage": {"scale": "mean"}},
+    # arXiv 2510.13786. Its prompts that never come back need the name of a reward:
+    # `difficulty: {reward: accuracy, low: null, retire: 0.9}`.
+    "scalerl": {
+        "loss": {"clip": "cispo", "aggregation": "prompt", "clip_low": None, "clip_high": 4},
+        "advantage": {"scale": "batch"},
+    },
 }
 
 
@@ -156,17 +162,23 @@ class DifficultyConfig(Section):
     """Prompts chosen by their running pass rate: the mean of `reward` over their samples, the newer weighing more."""
 
     reward: str
-    low: float = Field(0.0, ge=0, le=1)  # prompts at or below it rest
+    low: float | None = Field(0.0, ge=0, le=1)  # prompts at or below it rest; None: none does
     high: float = Field(1.0, ge=0, le=1)  # prompts at or above it rest
     rest_epochs: int = Field(1, ge=1)  # epochs sat out before they are tried again: the policy changes
+    retire: float | None = Field(None, gt=0, le=1)  # prompts solved that often in one group never come back (ScaleRL)
     target: float | None = Field(None, ge=0, le=1)  # curriculum: prompts nearest to this rate come first in an epoch
 
     @model_validator(mode="after")
     def _range(self) -> DifficultyConfig:
-        if self.low >= self.high:
+        low, top = self.low or 0.0, min(self.high, self.retire or 1.0)
+        if self.low is not None and self.low >= self.high:
             raise ValueError("'low' must be below 'high'")
-        if self.target is not None and not self.low <= self.target <= self.high:
-            raise ValueError("'target' lies outside 'low' and 'high', where prompts rest")
+        if self.retire is not None and self.low is not None and self.low >= self.retire:
+            raise ValueError("'low' must be below 'retire'")
+        if self.retire is not None and self.retire <= self.high < 1:
+            raise ValueError("'high' has no effect: what reaches 'retire' never comes back; lower it or remove one")
+        if self.target is not None and not low <= self.target <= top:
+            raise ValueError("'target' lies outside 'low' and 'high', where prompts rest, or beyond 'retire'")
         return self
 
 

@@ -116,7 +116,7 @@ class PromptSampler:
                 rates.observe(self._epochs[task].own_id(name), group, self._drawn[step][task, name])
 
     def metrics(self) -> dict[str, float]:
-        """Of each task with running pass rates, as ``pass_rate/<task>`` and ``resting/<task>``."""
+        """Of each task with running pass rates, as ``pass_rate/<task>``, ``resting/<task>``, ..."""
         return {
             f"{key}/{task}": value
             for task, rates in self.rates.items()

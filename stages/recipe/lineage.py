@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config.section import flatten
+from grpo.config.training import ABSENT
 from grpo.data.folders import every_file
 from grpo.errors import UserError
 from grpo.model.loading.path import is_gguf
@@ -57,6 +58,7 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
         for name in ("router_loss", "chat_template", "template_kwargs", "distill"):
             if not part.get(name):  # stages made before there was a choice stay what they are
                 part.pop(name, None)
+    flat = flatten(without_paths({key: values, **_guard(config, key)}, known))
     return {
         "seed": config.seed,
         "engine.kind": config.engine.kind,
@@ -64,7 +66,7 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
         **({"engine.ahead": True} if config.engine.ahead and isinstance(section, RLStageConfig) else {}),
         "runtime.dtype": config.runtime.dtype,
         **({} if config.runtime.save_dtype == "auto" else {"runtime.save_dtype": config.runtime.save_dtype}),
-        **flatten(without_paths({key: values, **_guard(config, key)}, known)),
+        **{path: item for path, item in flat.items() if (path.removeprefix(f"{key}."), item) not in ABSENT.items()},
     }
 
 

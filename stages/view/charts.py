@@ -44,7 +44,7 @@ PLANS = (
     Plan(REWARDS, ("draws",), "draws of a rollout"),
     Plan(REWARDS, ("informative_fraction",), "drawn groups that teach"),
     Plan(REWARDS, ("leftovers",), "groups kept for the next rollout"),
-    Plan(REWARDS, ("resting/*",), "prompts that rest", together=True),
+    Plan(REWARDS, ("resting/*", "retired/*"), "prompts that rest, and those for good", together=True),
     Plan(POLICY, ("kl",), "to the reference, per token", core=True),
     Plan(POLICY, ("entropy",), "nats a token", core=True),
     Plan(POLICY, ("clip_fraction",), "tokens that the clip took", core=True),

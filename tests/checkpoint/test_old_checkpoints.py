@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from grpo.checkpoint.identity import ABSENT, MOVED, differences, identify
+from grpo.checkpoint.identity import MOVED, differences, identify
 from grpo.config.training import TrainConfig
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
@@ -71,7 +71,7 @@ def identity(rewards: list[Reward]) -> dict[str, Any]:
 
 
 def matter(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    told = differences(ABSENT | old, new)
+    told = differences(old, new)
     assert told.rounding == []
     return told.matter
 

@@ -51,6 +51,9 @@ loss.distill={horizon: token} | loss.distill.model' is missing
 preset=deepseek_r1 loss.beta=0 loss.kl.estimator=k2 | loss': 'kl' has no effect with beta: 0
 difficulty.reward=format difficulty.low=0.5 difficulty.high=0.5 | difficulty': 'low' must be below 'high'
 difficulty.reward=format difficulty.high=0.9 difficulty.target=1 | difficulty': 'target' lies outside 'low' and 'high'
+difficulty.reward=format difficulty.low=0.5 difficulty.retire=0.5 | difficulty': 'low' must be below 'retire'
+difficulty.reward=format difficulty.high=0.95 difficulty.retire=0.9 | difficulty': 'high' has no effect: what reaches
+difficulty.reward=format difficulty.target=0.95 difficulty.retire=0.9 | difficulty': 'target' lies outside 'low' and
 difficulty.reward=fromat | 'difficulty.reward': no task has a reward 'fromat' (did you mean 'format'?)
 dynamic_sampling.reward=acuracy |
     'dynamic_sampling.reward': no task has a reward 'acuracy' (did you mean 'accuracy'?)
@@ -204,6 +207,8 @@ def test_what_may_stand_together_is_not_refused():
         "preset=dapo truncated=mask",
         "preset=dapo loss.distill={model: t, reward_weight: 0.1}",
         "loss.distill=t loss.distill.horizon=completion preset=cispo loss.beta=0.1 loss.entropy_bonus=0.1",
+        "preset=scalerl difficulty={reward: accuracy, low: null, retire: 0.9, target: 0.5}",
+        "difficulty={reward: accuracy, high: 0.8, retire: 0.9}",
         "preset=dppo loss.clip_low=null loss.dual_clip=3",
         "preset=maxrl advantage.combine=normalise_then_sum",
     ]

@@ -36,6 +36,7 @@ TWICE = {"inner_epochs": 2}
     ({"preset": "gspo", "rollout_prompts": 4}, []), ({"preset": "deepseek_r1"}, CLIP),
     ({"preset": "cispo"}, ["loss.clip", *CLIP]), ({"preset": "dr_grpo"}, []),
     ({"preset": "dppo"}, ["loss.clip", *CLIP]), ({"preset": "maxrl"}, []),
+    ({"preset": "scalerl"}, ["loss.clip", *CLIP]),
     ({"loss": {"dual_clip": 3}}, ["loss.dual_clip"]),
     ({"loss": {"ratio": "sequence", "beta": 0.1, "kl": {"weighted": True}}}, []),
     ({"loss": {"ratio": "sequence"}, "correction": {}}, ["correction"]),

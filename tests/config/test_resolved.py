@@ -47,6 +47,10 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
     "cispo": {"loss": {"clip": "cispo", "aggregation": "token", "clip_low": None, "clip_high": 4}},
     "dppo": {"loss": {"clip": "dppo", "aggregation": "token", "clip_low": 0.15, "clip_high": 0.15}},
     "maxrl": {"loss": {"aggregation": "constant"}, "advantage": {"scale": "mean"}},
+    "scalerl": {
+        "loss": {"clip": "cispo", "aggregation": "prompt", "clip_low": None, "clip_high": 4},
+        "advantage": {"scale": "batch"},
+    },
 }  # docs/algorithm.md, "Presets"
 
 
@@ -60,7 +64,7 @@ def test_a_preset_is_its_documented_values_and_nothing_else(preset):
 
 OTHERS: dict[str, list[Any]] = {
     "aggregation": ["token", "sequence"], "clip_low": [0.5], "clip_high": [0.5], "beta": [0.5], "truncated": ["mask"],
-    "scale": ["batch"], "ratio": ["token"], "clip": ["ppo"],
+    "scale": ["batch", "none"], "ratio": ["token"], "clip": ["ppo"],
 }  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def metrics_written() -> set[str]:
     with clock("update"):
         stats = StepStats().metrics(config) | {"grad_norm": None, "lr": 1.0, "applied": 0.0}
     row = advance(TrainState(), rollout_metrics([group_of(prompt_of([9]), [0.0, 1.0])], ["r"]), stats, clock, 2)
-    rates = PassRates(DifficultyConfig(reward="r")).metrics(0)
+    rates = PassRates(DifficultyConfig(reward="r", retire=0.9)).metrics(0)
     config_of_curve = EvalConfig(data=DataConfig(path="d"), samples=2, k=(2,))
     curve = Curve(config_of_curve, CurveConfig(steps=1), Judges(Reward("accuracy", len)), []).blank
     points = {name.replace("@2", "@<k>") for name in curve}

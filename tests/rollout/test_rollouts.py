@@ -158,6 +158,37 @@ def test_solved_and_hopeless_prompts_rest_and_come_back():
     assert table.metrics(6)["resting"] == 0.0
 
 
+def test_retired_prompts_never_come_back():
+    """At 0.9 of one group, whatever the running rate; hopeless ones, with `low: null`, do not rest at all."""
+    table = rates(low=None, retire=0.9)
+    groups = {"solved": [1.0] * 9 + [0.0], "nearly": [1.0] * 8 + [0.0] * 2, "hard": [0.0, 0.0]}
+    for name, values in groups.items():
+        table.observe(name, named(prompt_of([9]), values), 0)
+    names = list(groups)
+    for epoch in (1, 2, 10**6):
+        assert table.arrange(names, epoch) == [1, 2]
+    assert table.metrics(5) == {"pass_rate": pytest.approx(1.7 / 3), "resting": 1.0, "retired": 1.0}
+    table.observe("solved", named(prompt_of([9]), [0.0, 1.0]), 1)  # a group drawn before, or when all were retired
+    assert table.arrange(names, 2) == [1, 2]
+    table.observe("nearly", named(prompt_of([9]), [1.0, 1.0]), 1)  # its running rate is below 0.9
+    assert table.arrange(names, 2) == [2]
+    again = rates(low=None, retire=0.9)
+    again.load_state(json.loads(json.dumps(table.state())))
+    assert again.arrange(names, 2) == [2]
+
+
+def test_when_all_rest_the_retired_still_do_unless_there_are_no_others(caplog):
+    table = rates(retire=0.9)
+    table.observe("a", named(prompt_of([9]), [1.0, 1.0]), 0)
+    table.observe("b", named(prompt_of([9]), [0.0, 0.0]), 0)
+    with caplog.at_level(logging.WARNING, "grpo"):
+        assert table.arrange(["a", "b"], 1) == [1]
+        assert table.arrange(["a"], 1) == [0]
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "every prompt's pass rate on 'accuracy' is out of range" in first
+    assert "every prompt's pass rate on 'accuracy' was 0.9 or more" in second
+
+
 def test_a_prompt_that_comes_to_be_solved_rests_though_its_running_rate_stays_below_one():
     table = rates()
     for values in ([1.0, 0.0], [1.0, 1.0], [1.0, 1.0]):
