@@ -48,7 +48,7 @@ def group_advantages(
     elif config.scale == "mean":
         if (kept < 0).any():
             raise UserError(
-                f"advantage.scale: mean divides by the mean of rewards that are 0 or more, and one is {kept.min():.3g}: "
+                f"advantage.scale: mean wants rewards of 0 or more, and one is {kept.min():.3g}; "
                 "use another scale, or rewards (and weights) that are not negative"
             )
         centred = centred / torch.where(varied, mean, 1.0)

@@ -123,7 +123,7 @@ class HeldOutConfig(EvalConfig):
 def _curve(evaluation: Mapping[str, Any], settings: TrainConfig, tokenizer: Any) -> Curve:
     if not isinstance(evaluation, Mapping) or "data" not in evaluation:
         raise UserError('evaluation: give {"data": held-out rows or a file of them, "every": steps}')
-    told = {"max_tokens": settings.sampling.max_tokens, **evaluation}
+    told = {"max_tokens": int(settings.sampling.max_tokens), **evaluation}
     judge = told.pop("accuracy", None)
     data, rows = _data(told.pop("data"))
     config = validate(HeldOutConfig, {"data": data, **told}, "evaluation")

@@ -16,6 +16,7 @@ from grpo.config.inert import check_ahead, check_quantization, inert_engine_sett
 from grpo.config.training import HELD_OUT, NEEDS_CURVE, OVERLONG, RLConfig, TrainConfig
 from grpo.data.prompts import token_ids
 from grpo.engines.choose import engine_kind, training_engine
+from grpo.engines.vllm.request import check_temperatures
 from grpo.engines.vllm.teacher import ServedTeacher
 from grpo.errors import UserError
 from grpo.evaluation.curve import SECONDS, Curve
@@ -89,6 +90,13 @@ class Run:
         restore_rng(rng)
         stopping.hold(True)
         return {**values, SECONDS: time.perf_counter() - start}
+
+    def begin_rollout(self) -> TrainConfig:
+        """The settings of the rollout that begins here; from now on log-probs are at its sampling temperature."""
+        config = self.config.at(self.state.step)
+        for scores in filter(None, (self.learner, self.teacher)):
+            scores.sampled_at(config.sampling.temperature)
+        return config
 
     def begin_updates(self, groups: list[Group]) -> None:
         """A rollout is ready to be trained on: it is written down, and from here its updates are finished first."""
@@ -198,6 +206,8 @@ def _engine(
     beside = config.engine.ahead and kind == "local"
     # Every forward of a sharded model is a collective: the engine then has its own copy.
     shared = kind == "local" and not beside and not learner.sharded
+    if kind != "local":
+        check_temperatures(config)
     model = base_model(policy.model)
     check_special(policy.tokenizer, embeddings(model), model.generation_config.eos_token_id)
     longest = check_fit(model, _ids(tasks), "sampling.max_tokens", config.sampling.max_tokens)

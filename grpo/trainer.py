@@ -73,9 +73,10 @@ def train(
 
 def learn(run: Run, diary: Journal) -> None:
     """GRPO (DeepSeekMath, arXiv 2402.03300, Algorithm 1), from where `run.state` is to the last step."""
-    config, learner, state, source = run.config, run.learner, run.state, run.source
+    learner, state, source = run.learner, run.state, run.source
     while run.boundary(diary.evaluated):
         start = state.step  # also the version of the weights that sample
+        config = run.begin_rollout()
         groups = collect(source, start)  # prompts -> engine.generate -> rewards
         with source.clock("score"):
             groups = with_kl_in_rewards(learner, run.reference, groups, config)
@@ -100,7 +101,7 @@ def learn(run: Run, diary: Journal) -> None:
                     measured=source.agreement,
                     limit=run.limit,
                 )
-            diary.step(batch, stats)
+            diary.step(batch, stats, config)
         run.sync()  # the engine samples from the new policy
 
 
@@ -121,7 +122,7 @@ def collect(source: RolloutSource, step: int) -> list[Group]:
         while pool.missing() and pool.draws < source.config.dynamic_sampling.max_draws:
             groups = source.generate(pool.lacking(), step)
             pool.add(source.reward(groups, step))
-        groups = source.take(pool)
+        groups = source.take(pool, step)
         source.sample_ahead(step)
     source.engine.release()
     return groups

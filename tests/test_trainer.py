@@ -21,6 +21,7 @@ from grpo.model.reference import Reference
 from grpo.scoring.table import Reward
 from support.models import move
 from support.runs import (
+    CHANGING,
     COSINE,
     CPU,
     LEARNING,
@@ -78,6 +79,7 @@ RUNS = {
         "dynamic_sampling": {"reward": "digits"},
     },
     "dapo": {"preset": "dapo"},
+    "changing": CHANGING,
 }
 
 
@@ -98,6 +100,31 @@ def test_an_interrupted_run_is_the_uninterrupted_one(name, tiny_model_folder, tm
     assert [row["step"] for row in rows_of(cut)] == list(range(1, config.steps + 1))
     assert_same_run(cut, tmp_path / "whole")
     assert (resumed.steps, resumed.tokens) == (whole.steps, whole.tokens)
+
+
+@pytest.mark.parametrize("placement", ["loss", "reward"])
+def test_a_change_on_the_way_is_going_on_with_other_settings(placement, tiny_model_folder, tmp_path):
+    """Both halves by themselves: up to step 2 with the first values, then from its checkpoint with the second."""
+    kl = {"estimator": "k1", "placement": "reward"} if placement == "reward" else {}
+    loss = CHANGING["loss"] | ({"kl": kl} if kl else {})
+    changing = config_of(**CHANGING | {"steps": 4, "loss": loss})
+    run(tiny_model_folder, tmp_path / "whole", changing)
+    first, second = changing.at(0), changing.at(2)
+    assert second.loss.kl_in_loss == (placement == "loss")
+    assert second.loss.kl_in_reward == (placement == "reward")
+    killed_at(2, tiny_model_folder, tmp_path / "cut", first)
+    run(tiny_model_folder, tmp_path / "cut", second, accept_changes=True)
+    ours, theirs = rows_of(tmp_path / "whole"), rows_of(tmp_path / "cut")
+    settings = {key: [row.pop(key) for row in ours] for key in list(ours[0]) if key.startswith("setting/")}
+    assert settings == {
+        "setting/sampling.temperature": [1.0, 1.0, 0.7, 0.7],
+        "setting/sampling.max_tokens": [4, 4, 8, 8],
+        "setting/loss.clip_high": [0.2, 0.2, 0.01, 0.01],
+        "setting/loss.beta": [0.0, 0.0, 0.05, 0.05],
+    }
+    assert ours == theirs
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    assert [row["kl"] is None for row in ours] == [True, True, False, False]
 
 
 def test_a_finished_run_started_again_does_nothing_new(tiny_model_folder, tmp_path):

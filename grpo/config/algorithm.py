@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from grpo.config.section import Section, below, changed
+from grpo.config.stepwise import MayChange
 
 Preset = Literal["deepseek_r1", "dapo", "dr_grpo", "gspo", "cispo", "dppo", "maxrl", "scalerl"]
 
@@ -94,11 +95,11 @@ class LossConfig(Section):
     # difference of probabilities, pi_theta - pi_old, not of the ratio.
     clip: Literal["ppo", "cispo", "dppo"] = "ppo"
     clip_low: float | None = Field(0.2, gt=0)  # ratio >= 1 - clip_low; no lower bound when 1 or more, or None
-    clip_high: float = Field(0.2, gt=0)  # ratio <= 1 + clip_high
+    clip_high: Annotated[float, Field(gt=0), MayChange()] = 0.2  # ratio <= 1 + clip_high
     dual_clip: float | None = Field(None, gt=1)  # a negative advantage counts at most this many times
     # GRPO, DAPO, each prompt one vote (ScaleRL), Dr. GRPO
     aggregation: Literal["sequence", "token", "prompt", "constant"] = "sequence"
-    beta: float = Field(0.0, ge=0)  # weight of the KL to the reference; 0 loads no reference
+    beta: Annotated[float, Field(ge=0), MayChange()] = 0.0  # weight of the KL to the reference; 0 loads no reference
     kl: KLConfig = KLConfig()
     entropy_bonus: float = Field(0.0, ge=0)  # weight of the mean entropy over trained tokens
     # Sequences with a negative advantage that the policy has moved away from by more than this mean log-ratio get no

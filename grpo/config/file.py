@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from grpo.config.section import SectionT
 from grpo.config.yaml import load_yaml
 from grpo.errors import IN_ADDRESS, UserError, nearest, public, shorten
 
-SectionT = TypeVar("SectionT", bound=BaseModel)
 # Sections that may be a text: for which of their keys.
 SHORT = {"engine": "kind", "data": "path", **dict.fromkeys(("base", "student_base", "distill"), "model")}
 PLAIN = {

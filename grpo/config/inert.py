@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from grpo.config.algorithm import CorrectionConfig, LoraConfig
 from grpo.config.engine import AHEAD_IN_PROCESS, EngineConfig
 from grpo.config.section import changed
+from grpo.config.stepwise import changing
 from grpo.config.training import OptimizerConfig, RLConfig
 from grpo.errors import UserError
 
@@ -28,7 +29,7 @@ def inert_settings(config: RLConfig, shared_engine: bool) -> list[str]:
         said.append("loss.off_policy_mask: every sequence was drawn by the weights that are trained on it")
     if fresh and config.correction is not None:
         said.append("correction: the engine samples with the trainer's weights, so it is 1 but for rounding")
-    return said + _of_the_schedule(config.optimizer, config.steps)
+    return said + _of_the_schedule(config.optimizer, config.steps) + _never_reached(config)
 
 
 def inert_engine_settings(config: EngineConfig, kind: str, *, lora: bool, on_gpu: bool) -> list[str]:
@@ -63,6 +64,16 @@ def _of_the_schedule(optimizer: OptimizerConfig, steps: int) -> list[str]:
     if optimizer.schedule != "constant" and optimizer.warmup_steps == steps - 1:
         return [f"optimizer.schedule: the warm-up leaves one of {steps} steps, and that has 'lr'"]
     return []
+
+
+def _never_reached(config: RLConfig) -> list[str]:
+    last = (config.steps - 1) // config.updates_per_rollout * config.updates_per_rollout  # where a rollout begins
+    late = {name: [start for start, _ in number.changes if start > last] for name, number in changing(config).items()}
+    return [
+        f"{name}: from_step {starts[0]}, for the last rollout begins at step {last}"
+        for name, starts in late.items()
+        if starts
+    ]
 
 
 def check_ahead(engine: EngineConfig, kind: str, correction: CorrectionConfig | None, *, launched: bool) -> None:

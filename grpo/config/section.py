@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
@@ -10,6 +10,8 @@ LARGEST_SEED = 2**63 - 1
 LARGEST_COUNT = 10**9  # of steps, tokens, rows, ...
 LARGEST = 1e30  # near it the arithmetic of fp32 and bf16 ends
 _NUMBERS = (int, float, int | None, float | None)
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -32,14 +34,24 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads true as True, which pydantic would take for 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in _NUMBERS:
-            raise ValueError("must be a number")
-        if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-            most = LARGEST_SEED if info.field_name == "seed" else LARGEST_COUNT if isinstance(value, int) else LARGEST
-            if abs(value) > most:
-                raise ValueError(f"is beyond {most:.3g}, which no run can honour")
-        return value
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation not in _NUMBERS:
+            return value
+        return check_size(value, LARGEST_SEED if info.field_name == "seed" else None)
+
+
+def check_size(value: Any, most: float | None = None) -> Any:
+    """The value.
+
+    Raises:
+        ValueError: it is a switch (YAML reads true as True, which pydantic would take for 1), or no run can honour it.
+    """
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        most = most or (LARGEST_COUNT if isinstance(value, int) else LARGEST)
+        if abs(value) > most:
+            raise ValueError(f"is beyond {most:.3g}, which no run can honour")
+    return value
 
 
 def changed(section: BaseModel, names: Iterable[str]) -> list[str]:

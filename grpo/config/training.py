@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,7 @@ from grpo.config.algorithm import (
 )
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.section import Section, below, changed, without
+from grpo.config.stepwise import MayChange, at, changing
 from grpo.errors import nearest
 from grpo.types import Sampling
 
@@ -26,8 +27,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and transformers take
 
 
 class SamplingConfig(Section):
-    temperature: float = Field(1.0, gt=0)
-    max_tokens: int = Field(1024, ge=1)
+    temperature: Annotated[float, Field(gt=0), MayChange()] = 1.0
+    max_tokens: Annotated[int, Field(ge=1), MayChange()] = 1024
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # texts that end a completion too; vLLM engines only
 
     def of(self, group_size: int) -> Sampling:
@@ -84,7 +85,8 @@ OVERLONG = "overlong"  # name of the over-long penalty among the rewards
 class RLConfig(Section):
     """How GRPO trains; the prompts and rewards come beside it.
 
-    `steps` counts optimizer updates; schedules, refreshes and metrics rows follow it.
+    `steps` counts optimizer updates; schedules, refreshes and metrics rows follow it. What changes on the way
+    (`grpo.config.stepwise`) does so with the first rollout that begins at or after its step.
     """
 
     preset: Preset | None = None  # published settings, below the ones given here
@@ -126,7 +128,7 @@ class RLConfig(Section):
             raise ValueError("'reference_every' without 'loss.beta' > 0: there is no reference to refresh")
         if self.penalty_tokens is not None and self.truncated != "penalise":
             raise ValueError("'penalty_tokens' has no effect without truncated: penalise")
-        if self.penalty_tokens is not None and self.penalty_tokens > self.sampling.max_tokens:
+        if self.penalty_tokens is not None and any(self.penalty_tokens > p.sampling.max_tokens for p in self.phases()):
             raise ValueError("'penalty_tokens' is more than 'sampling.max_tokens'")
         if self.advantage.scale == "mean" and (self.truncated == "penalise" or self.loss.kl_in_reward):
             below = "truncated: penalise" if self.truncated == "penalise" else "loss.kl.placement: reward"
@@ -167,6 +169,15 @@ class RLConfig(Section):
             if section is not None and section.reward not in rewards:
                 hint = nearest(section.reward, rewards)
                 raise ValueError(f"'{key}.reward': no task has a reward '{section.reward}'{hint}")
+
+    def at(self, step: int) -> Self:
+        """As the rollout has it that begins after `step` updates."""
+        return at(self, step)
+
+    def phases(self) -> list[Self]:
+        """As it is from the beginning, and after each change."""
+        starts = {start for number in changing(self).values() for start, _ in number.changes}
+        return [self.at(start) for start in sorted(starts | {0})]
 
     @property
     def mini_batches(self) -> int:

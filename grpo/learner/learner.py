@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -39,6 +39,11 @@ class Learner:
     @property
     def plan(self) -> BatchPlan:
         return BatchPlan(self.micro_batch_tokens, self.fit.share_prompts)
+
+    def sampled_at(self, temperature: float) -> None:
+        """From here on log-probs are those of this sampling temperature."""
+        if temperature != self.fit.shape.temperature:
+            self.fit = replace(self.fit, shape=replace(self.fit.shape, temperature=temperature))
 
     def batches(self, rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
         """This process's micro-batches of the step's `rows`; with sharded weights as many in every process, the last

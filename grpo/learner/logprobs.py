@@ -17,6 +17,8 @@ class Scores(Protocol):
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[tuple[float, ...]]: ...
 
+    def sampled_at(self, temperature: float) -> None: ...
+
 
 def with_logprobs(
     learner: Learner,

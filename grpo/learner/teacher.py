@@ -25,6 +25,9 @@ class Teacher:
     scorer: Learner
     tokens: int  # that it has embeddings for
 
+    def sampled_at(self, temperature: float) -> None:
+        self.scorer.sampled_at(temperature)
+
     def logprobs(self, rows: Sequence[TrainRow]) -> list[tuple[float, ...]]:
         """
         Raises:

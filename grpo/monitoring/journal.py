@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from grpo.config.stepwise import changing
 from grpo.config.training import HELD_OUT, RLConfig, TrainConfig
 from grpo.evaluation.curve import SECONDS, Curve
 from grpo.learner.batching import rows_of
@@ -54,15 +56,17 @@ class Journal:
         # What rewards log themselves, as far as it is known: from its first row on it is in every row.
         self.logged = [key for key in self.metrics.last if key.startswith("reward/") and key not in means]
 
-    def step(self, batch: list[Group], stats: dict[str, float | None]) -> None:
-        """Count the step that was made on `batch` with these metrics, and write it down.
+    def step(self, batch: list[Group], stats: dict[str, float | None], now: RLConfig) -> None:
+        """Count the step that was made on `batch` with these metrics, and write it down. `now`: the config as the
+        rollout had it.
 
         Raises:
             UserError: the disk is full, or too many gradients in a row were not finite.
         """
         config, source, state = self.config, self.source, self.state
-        if config.loss.kl_in_reward:
-            stats = {**stats, "kl": mean_token_kl(batch, config.loss)}
+        if now.loss.kl_in_reward:
+            stats = {**stats, "kl": mean_token_kl(batch, now.loss)}
+        stats = {**stats, **{f"setting/{name}": attrgetter(name)(now) for name in changing(config)}}
         self.logged = list(dict.fromkeys([*self.logged, *source.logged.values]))
         stats = {**stats, **dict.fromkeys(self.logged), **source.metrics}
         rollout = rollout_metrics(batch, self.names, source.weights, config.advantage.combine)
@@ -87,6 +91,7 @@ class Journal:
         row, step = self.metrics.last, self.state.step
         if step == 0 or row.get("step") != step:
             stats = {**StepStats().metrics(self.config), "grad_norm": None, "lr": None, "applied": None}
+            stats |= {f"setting/{name}": None for name in changing(self.config)}
             row = dict.fromkeys(advance(TrainState(), rollout_metrics([], self.names), stats, Clock(), 0))
         self.metrics.write_again({**row, "step": step, **values})
         if is_main() and values[HELD_OUT] is not None:

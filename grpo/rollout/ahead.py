@@ -117,6 +117,7 @@ class Ahead:
             UserError: they do not hold the same.
         """
         rows = [TrainRow(group.prompt_ids, rollout) for group in waiting.groups or () for rollout in group.rollouts]
+        self.learner.sampled_at(waiting.sampling.temperature)  # the next rollout's, which begins with it
         with self.behaviour.active(self.learner.model):
             sums = measure(self.learner, rows)
         check_mismatch(sums, self.limit, self.learner, waiting.version)

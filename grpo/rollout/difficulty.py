@@ -49,7 +49,7 @@ class PassRates:
     def arrange(self, prompts: Sequence[str], epoch: int) -> list[int]:
         """Places of the prompts that take part in this epoch, in the order they come; unknown ones count as on target.
 
-        When all of them rest, all take part but those that are retired, and when all are retired these: the run goes on.
+        When all of them rest, all take part but the retired, and when all are retired, these: the run goes on.
         """
         until = [self.rests.get(prompt, -1) for prompt in prompts]
         places = [place for place, last in enumerate(until) if last < epoch]

@@ -85,7 +85,7 @@ class RolloutSource:
         return groups
 
     def _sample(self, prompts: list[Prompt], step: int) -> list[Group]:
-        return self.engine.generate(prompts, self.config.sample_settings(), seed=self.seed, step=step)
+        return self.engine.generate(prompts, self.config.at(step).sample_settings(), seed=self.seed, step=step)
 
     def reward(self, groups: list[Group], step: int) -> list[Group]:
         """The groups judged by their tasks' rewards, the over-long penalty included.
@@ -105,7 +105,8 @@ class RolloutSource:
             self.faults.tell(judged, step)
             self.exclusions.check(self.world.gather)
             self.sampler.observe(judged, step)
-            return penalise_overlong(judged, self.config.sampling.max_tokens, self.config.penalty_zone)
+            config = self.config.at(step)
+            return penalise_overlong(judged, config.sampling.max_tokens, config.penalty_zone)
 
     def pool(self, step: int) -> Pool:
         """Dynamic sampling's, with what the last rollout left over."""
@@ -114,9 +115,14 @@ class RolloutSource:
         judged = {task for task, own in self.tasks.items() if any(reward.name == name for reward in own.rewards)}
         return Pool(self.shares(step), name, judged, self.leftovers)
 
-    def take(self, pool: Pool) -> list[Group]:
-        """The rollout's groups; the surplus that teaches is left over for the next one."""
+    def take(self, pool: Pool, step: int) -> list[Group]:
+        """The rollout's groups; the surplus that teaches is left over for the next one. Where that is to sample
+        otherwise, it is of no use, and its prompts are drawn again."""
         groups, self.leftovers = pool.take()
+        after = self.config.at(step + self.config.updates_per_rollout)
+        if after.sampling != self.config.at(step).sampling:
+            self.sampler.give_back([(group.prompt.task, group.prompt.id) for group in self.leftovers])
+            self.leftovers = []
         self._counts = {**pool.metrics(), "leftovers": float(len(self.leftovers))}
         return groups
 
@@ -133,7 +139,7 @@ class RolloutSource:
         shares = self._needed(after)
         if shares:  # else leftovers are enough
             prompts = self.sampler.next(shares, after)
-            waiting = RolloutAhead(after, step, tuple(prompts), self.config.sample_settings())
+            waiting = RolloutAhead(after, step, tuple(prompts), self.config.at(after).sample_settings())
             self.ahead.begin(waiting, lambda: self._sample(prompts, after))
 
     def _needed(self, step: int) -> Mapping[str, int]:
@@ -209,7 +215,7 @@ class RolloutSource:
         return (
             Counter(task for task, _ in drawn) == needed
             and not any(task in anew for task in needed)
-            and unpack_sampling(packed) == self.config.sample_settings()
+            and unpack_sampling(packed) == self.config.at(packed["step"]).sample_settings()
             and (packed["groups"] is not None or self.ahead is not None)
         )
 

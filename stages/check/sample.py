@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -135,7 +135,9 @@ def begin(plan: Plan, folder: Path, stack: ExitStack) -> Run:
 
     settings, tasks = rl_training(context, folder / context.folder.name, keep)
     lock = stack.enter_context(lock_run(folder / context.folder.name, World.current()))
-    return set_up(settings, tasks, lock, stack, accept_changes=False)
+    run = set_up(settings, tasks, lock, stack, accept_changes=False)
+    run.source.config = now = run.begin_rollout()  # whatever changes on its way
+    return replace(run, config=now)
 
 
 def draw(run: Run, count: int) -> list[Group]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from grpo.config.data import CurveConfig, DataConfig, EvalConfig, JudgeConfig, RewardConfig, Rewards, Several
 from grpo.config.engine import EngineConfig, RuntimeConfig
 from grpo.config.section import below, without
+from grpo.config.stepwise import unchanging
 from grpo.config.training import (
     HELD_OUT,
     NEEDS_CURVE,
@@ -146,7 +147,9 @@ class RLStageConfig(RLConfig):
         rewards = [reward for task in self.tasks.values() for reward in task.rewards]
         self.check_names({reward.label for reward in rewards})
         if self.advantage.scale == "mean" and any(reward.weight < 0 for reward in rewards):
-            raise ValueError("'advantage.scale': mean divides by the mean reward, which a negative 'weight' makes negative")
+            raise ValueError(
+                "'advantage.scale': mean divides by the mean reward, which a negative 'weight' makes negative"
+            )
         return self
 
 
@@ -159,7 +162,7 @@ class RejectionSamplingConfig(SFTConfig):
 
     data: DataConfig  # the reasoning prompts
     group_size: int = Field(8, ge=1)  # samples per prompt
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: Annotated[SamplingConfig, unchanging(because="the stage samples once")] = SamplingConfig()
     filters: Filters  # an output is kept when each of them gives 1.0
     keep_per_prompt: int = Field(1, ge=1)  # outputs kept per prompt, the first ones
     general: Conversations | None = None  # rows with "messages", mixed in

@@ -55,6 +55,10 @@ def _check_stop(sampling: SamplingConfig, kind: Callable[[], str]) -> None:
 
 
 def _check_rl(config: RecipeConfig, section: RLStageConfig, kind: Callable[[], str]) -> None:
+    if any(phase.sampling.temperature < 1 for phase in section.phases()) and kind() != "local":
+        from grpo.engines.vllm.request import check_temperatures
+
+        check_temperatures(section)
     if config.base.model is not None:
         check_kind(config.base.model, kind())
     if config.engine.ahead:

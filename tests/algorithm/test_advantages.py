@@ -73,7 +73,9 @@ def test_the_expected_gradient_of_mean_scale_is_that_of_the_likelihoods_first_te
     draws = torch.tensor(list(itertools.product(range(3), repeat=size)))
     weights = advantages(right[draws], MEAN)
     probability = logprobs.detach()[draws].sum(-1).exp()
-    (found,) = torch.autograd.grad((probability * (weights * logprobs[draws]).mean(-1)).sum(), logits, retain_graph=True)
+    (found,) = torch.autograd.grad(
+        (probability * (weights * logprobs[draws]).mean(-1)).sum(), logits, retain_graph=True
+    )
     fail = 1 - (logprobs.exp() * right).sum()
     (expected,) = torch.autograd.grad(sum((1 - fail**k) / k for k in range(1, size)), logits)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)

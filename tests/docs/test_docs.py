@@ -127,7 +127,14 @@ def metrics_written() -> set[str]:
     config_of_curve = EvalConfig(data=DataConfig(path="d"), samples=2, k=(2,))
     curve = Curve(config_of_curve, CurveConfig(steps=1), Judges(Reward("accuracy", len)), []).blank
     points = {name.replace("@2", "@<k>") for name in curve}
-    extra = {*points, "draws", "informative_fraction", "leftovers", *(f"{name}/<task>" for name in rates)}
+    extra = {
+        *points,
+        "draws",
+        "informative_fraction",
+        "leftovers",
+        "setting/<key>",
+        *(f"{name}/<task>" for name in rates),
+    }
     return {re.sub("^seconds/.*", "seconds/<phase>", name.replace("reward/r", "reward/<name>")) for name in row} | extra
 
 
@@ -161,7 +168,9 @@ def test_in_the_first_update_ratio_and_clip_change_nothing(aggregation):
     def gradient(**choices: Any) -> torch.Tensor:
         weights = torch.linspace(0.5, 1.5, 12, dtype=torch.float64).reshape(3, 4).requires_grad_()
         config = LossConfig(aggregation=aggregation, **choices)
-        loss = grpo_loss(logprobs * weights, None, None, logprobs, advantages, mask, config, Normaliser(3, 9, 4, 3)).loss
+        loss = grpo_loss(
+            logprobs * weights, None, None, logprobs, advantages, mask, config, Normaliser(3, 9, 4, 3)
+        ).loss
         return torch.autograd.grad(loss, weights)[0]
 
     plain = gradient()

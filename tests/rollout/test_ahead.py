@@ -26,6 +26,7 @@ from grpo.model.loading.weights import load_model
 from grpo.types import Rollout
 from support.ahead import AHEAD, ahead_of, at_once, put_inside, run_ahead
 from support.runs import (
+    CHANGING,
     COSINE,
     DIFFICULTY,
     POOLED,
@@ -238,6 +239,7 @@ RUNS: dict[str, dict[str, Any]] = {
     | {"rollout_prompts": 4, "inner_epochs": 2, "steps": 11}
     | {"loss": {"beta": 0.05}, "reference_every": 3, "optimizer": COSINE},
     "dynamic-sampling-and-difficulty": POOLED | {"rollout_prompts": 4, "steps": 10},
+    "changing": CHANGING,
     "lora-and-dropout": {"lora": {"r": 4, "alpha": 8, "dropout": 0.2}, "optimizer": {"lr": 2e-2}},
 }
 

@@ -118,6 +118,25 @@ def test_a_source_goes_on_where_it_was_leftovers_included():
     assert with_leftovers > 0
 
 
+def test_leftovers_are_not_kept_for_a_rollout_that_samples_otherwise():
+    """Their prompts are drawn again before all others: nothing that teaches is lost."""
+    settings = {"dynamic_sampling": {"reward": "accuracy", "max_draws": 9}}
+    plain, step = source_of(**settings), 0
+    while not plain.leftovers:
+        collect(plain, step)
+        step += 1
+    left = [group.prompt.id for group in plain.leftovers]
+    lengths = [{"from_step": 0, "value": 4}, {"from_step": step, "value": 8}]
+    source = source_of(**settings, sampling={"max_tokens": lengths})
+    for before in range(step):
+        collect(source, before)
+    assert source.leftovers == []
+    assert source.metrics["leftovers"] == 0
+    collect(source, step)
+    asked = next(ids for ids in source.engine.asked[::-1] if left[0] in ids)  # type: ignore[attr-defined]
+    assert asked[: len(left)] == left
+
+
 def test_the_share_of_failures_is_that_of_the_whole_rollout():
     found = judge_with_failures(World())
     assert [found[case] for case in ("none", "one", "column of one prompt")] == ["0 failed", "1 failed", "0 failed"]

@@ -43,7 +43,7 @@ RL: dict[str, Any] = {
     },
     "correction": {"level": "sequence", "mode": "mask", "low": 0.5, "high": 3},
     "dynamic_sampling": {"reward": "right", "max_draws": 2},
-    "difficulty": {"reward": "right", "low": 0.1, "high": 0.9, "rest_epochs": 2, "target": 0.5},
+    "difficulty": {"reward": "right", "low": 0.1, "high": 0.9, "rest_epochs": 2, "retire": 0.95, "target": 0.5},
     "lora": {"r": 4, "alpha": 8, "dropout": 0.1, "targets": ["q_proj"], "rank_stabilised": True, "bias": "all"},
     "optimizer": OPTIMIZER, "reference_every": 4, "micro_batch_tokens": 64, "gradient_checkpointing": True,
     "checkpoint": {"every": 4, "keep": 3, "best": "reward"},

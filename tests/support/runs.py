@@ -57,6 +57,19 @@ def config_of(**settings: Any) -> RLConfig:
 COSINE = {"lr": 5e-3, "schedule": "cosine", "warmup_steps": 2, "min_lr": 1e-4, "weight_decay": 0.1}
 DIFFICULTY = {"difficulty": {"reward": "digits", "low": 0.05, "high": 0.4, "target": 0.2}}
 POOLED = {"dynamic_sampling": {"reward": "digits", "max_draws": 3}, **DIFFICULTY}
+CHANGING = {  # at step 2, and the length again at 4
+    "sampling": {
+        "max_tokens": [{"from_step": 0, "value": 4}, {"from_step": 2, "value": 8}, {"from_step": 4, "value": 6}],
+        "temperature": [{"from_step": 0, "value": 1.0}, {"from_step": 2, "value": 0.7}],
+    },
+    "loss": {
+        "aggregation": "constant",
+        "beta": [{"from_step": 0, "value": 0.0}, {"from_step": 2, "value": 0.05}],
+        "clip_high": [{"from_step": 0, "value": 0.2}, {"from_step": 2, "value": 0.01}],
+    },
+    "inner_epochs": 2,
+    "steps": 8,
+}
 LEARNING: dict[str, Any] = {  # settings with which the digits are learnt
     "steps": 16,
     "group_size": 8,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from grpo.config.training import RLConfig
 from grpo.engines.draws import stream_key
 from grpo.errors import UserError
 from grpo.types import Prompt, Sampling
@@ -22,6 +23,12 @@ def check_sampling(sampling: Sampling) -> None:
             f"sampling temperature {sampling.temperature:g}: vLLM's lowest is {COLDEST}; take that, 0 to evaluate "
             "greedily, or engine=local"
         )
+
+
+def check_temperatures(config: RLConfig) -> None:
+    """The same of all that a training will sample with."""
+    for phase in config.phases():
+        check_sampling(phase.sample_settings())
 
 
 def prompt_seed(seed: int, step: int, prompt: Prompt) -> int:

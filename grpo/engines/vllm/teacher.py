@@ -45,6 +45,9 @@ class ServedTeacher:
                 raise UserError(f"{SETTING}: vLLM at {server.url} has other tokens than '{config.model}'")
         return teacher
 
+    def sampled_at(self, temperature: float) -> None:
+        """At 1 and no other (`grpo.config.training`)."""
+
     def logprobs(self, rows: Sequence[TrainRow]) -> list[tuple[float, ...]]:
         """
         Raises:
