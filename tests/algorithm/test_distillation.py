@@ -28,7 +28,7 @@ IDS = list(completions())  # 15: one of one token, two of two, twelve of three
 PLACES = {ids[:length]: None for ids in IDS for length in range(len(ids))}
 PLACE = {prefix: number for number, prefix in enumerate(PLACES)}  # each prefix has a distribution of its own
 MASK = double([[float(place < len(ids)) for place in range(LONGEST)] for ids in IDS])
-WHOLE = Normaliser(1, 1, 1)  # with `constant`: plain sums
+WHOLE = Normaliser(1, 1, 1, 1)  # with `constant`: plain sums
 generator = torch.Generator().manual_seed(3)
 STUDENT, TEACHER, ENGINE = (torch.randn(len(PLACE), 3, generator=generator, dtype=torch.float64) for _ in range(3))
 REWARDS = torch.randn(len(IDS), generator=generator, dtype=torch.float64)
