@@ -120,21 +120,8 @@ def leg_counting(row: Row) -> tuple[str, str, str]:
     return f"They have {total} legs in total.", " ".join(steps + sums), " ".join(told + sums)
 
 
-def prime_factorization(row: Row) -> tuple[str, str, str]:
-    """Division by the smallest prime until a prime is left."""
-    left, factors = row["metadata"]["number"], row["metadata"]["factors"]
-    whole, steps, told = f"{left} = {row['answer']}.", [], []
-    for factor in factors[:-1]:
-        steps.append(f"{left} / {factor} = {left // factor}.")
-        told.append(f"{left} can be divided by {factor}: {steps[-1]}")
-        left //= factor
-    end = f"{left} is prime."
-    return whole, " ".join([*steps, end]), " ".join([*told, end])
-
-
 WORKED: dict[str, Callable[[Row], tuple[str, str, str]]] = {
     "chain_sum": chain_sum,
     "products": products,
     "leg_counting": leg_counting,
-    "prime_factorization": prime_factorization,
 }
