@@ -21,7 +21,7 @@ from stages.recipe.config import RecipeConfig, RLStageConfig
 from stages.recipe.handover import given_model, handed_on
 from stages.recipe.planning import is_finished, plan_stage
 from stages.recipe.runner import stage_context
-from stages.recipe.table import STAGES, Stage, StageContext, active_parents, active_stages
+from stages.recipe.table import STAGES, Stage, StageContext, active_parents, active_stages, lineage_of
 
 if TYPE_CHECKING:  # torch, which a mistake need not wait for
     from grpo.run import Run
@@ -82,17 +82,18 @@ def default_model(config: RecipeConfig, stage: Stage, run: Path) -> tuple[str, s
         UserError: neither is there, or it was made from something else than the config says now.
     """
     parent = active_parents(stage, config)[0]
-    for key in dict.fromkeys((parent, "base")):
+    base = lineage_of(stage.key)
+    for key in dict.fromkeys((parent, base)):
         note = "" if key == parent else f", for {parent} is not finished"
         if is_finished(run / STAGES[key].folder):
             plan_stage(config, STAGES[key], run)
             return str(handed_on(run / STAGES[key].folder)), note
-    if config.base.model is None:
+    if (model := getattr(config, base).model) is None:
         raise UserError(
             f"--sample: stage {stage.key} starts from the model of stage {parent}, which is not finished in '{run}': "
             "run the stages before, or name a model with --init"
         )
-    return config.base.model, note
+    return model, note
 
 
 def sample_stage(plan: Plan) -> None:

@@ -79,7 +79,7 @@ def _passes(subject: Subject, path: str, section: Any) -> str:
     """How often the steps go through the data, where its rows are known."""
     if isinstance(section, RLStageConfig):
         return _rl_passes(subject, section)
-    rows = subject.rows(section.data)
+    rows = None if section.data is None else subject.rows(section.data)
     if rows is None or path == "rejection_sampling":  # what it trains on is still to be sampled
         return ""
     length = length_of(section, len(rows))

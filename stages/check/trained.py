@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,18 +14,26 @@ from grpo.errors import UserError
 from stages import helpfulness_model, safety_model
 from stages.check.prompts import MANY, MEASURED_CONVERSATIONS, spread
 from stages.check.subject import BaseModel, Check, Subject, Warned
+from stages.recipe.ahead import Ahead
 from stages.recipe.config import RecipeConfig
+from stages.recipe.preflight import student_checks
 from stages.recipe.sampled import check_sampled
+from stages.recipe.table import STAGES, active_stages, lineage_of
 
 REWARD_MODELS = {"helpfulness_model": helpfulness_model.run.keywords, "safety_model": safety_model.run.keywords}
 ONE_SIDED = 0.9  # share of one label from which it is a warning
 
 
 def training_checks(subject: Subject) -> Iterator[Check]:
-    model = subject.model
+    ahead, model = Ahead(subject.run), subject.model
+    for stage in active_stages(subject.config):
+        for path, check in student_checks(subject.config, ahead, stage.key):
+            yield f"what {path} reads", partial(_quiet, check)
     if model is None:
         return
     for key, section in subject.config:
+        if key in STAGES and lineage_of(key) != "base":
+            continue
         if isinstance(section, RLConfig) and section.lora is not None:
             yield f"lora of {key}", partial(adapter, model, section.lora)
         if isinstance(section, RLConfig) and section.gradient_checkpointing:
@@ -37,6 +45,11 @@ def training_checks(subject: Subject) -> Iterator[Check]:
         rows = subject.rows(section.data) if section is not None else None
         if rows is not None:
             yield f"rows of {key}", partial(judged, rows, section, model, subject.config.seed, how)
+
+
+def _quiet(check: Callable[[], None]) -> str:
+    check()
+    return ""
 
 
 def adapter(model: BaseModel, lora: LoraConfig) -> str:

@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from grpo.config.algorithm import DistillConfig
 from grpo.config.data import RewardConfig
 from stages.check.subject import Check, Skipped, Subject
 from stages.recipe.ahead import RUN
-from stages.recipe.config import find
+from stages.recipe.config import BaseConfig, find
 
 
 def weight_checks(subject: Subject) -> Iterator[Check]:
     from grpo.model.loading.classifier import examine_classifier
 
-    base = subject.config.base.model
-    if base is not None:
-        yield f"weights of {base}", partial(_here, base, _whole)
+    config = subject.config
+    models = [one.model for kind in (BaseConfig, DistillConfig) for _, one in find(config, kind)]
+    for name in dict.fromkeys(model for model in models if model is not None and RUN not in model):
+        yield f"weights of {name}", partial(_here, name, _whole)
     for path, spec in find(subject.config, RewardConfig):
         model: Any = spec.kwargs.get("model")
         if spec.fn == "reward_model" and isinstance(model, str) and RUN not in model:

@@ -13,6 +13,7 @@ from grpo.data.prompts import build_prompts
 from grpo.data.rows import NotYet, Row, load_rows
 from grpo.errors import UserError
 from stages.recipe.config import RecipeConfig, RLStageConfig, find
+from stages.recipe.table import lineage_of
 
 RUN = "{run}"  # in the arguments of a reward: the run's folder
 TEACHER = "stages.teacher.demonstrations"
@@ -47,7 +48,7 @@ class Asked:
 
 
 def places(config: RecipeConfig) -> Iterator[Asked]:
-    """Every place where prompts are sampled from, in the order of the config."""
+    """Every place where prompts are sampled from with the base model's tokenizer, in the order of the config."""
     general = config.evaluation.general
     for path, one in find(config.evaluation, EvalConfig, "evaluation"):
         judges = {"accuracy": one.accuracy, "format": one.format, "language": one.language}
@@ -56,7 +57,8 @@ def places(config: RecipeConfig) -> Iterator[Asked]:
     if general is not None:
         yield Asked("evaluation.general", general.data, (), general.max_tokens, "general")
     for key, section in config:
-        for name, task in section.tasks.items() if isinstance(section, RLStageConfig) else ():
+        of_base = isinstance(section, RLStageConfig) and lineage_of(key) == "base"
+        for name, task in section.tasks.items() if of_base else ():
             tokens, by_mean = section.sampling.max_tokens, section.advantage.scale == "mean"
             yield Asked(f"{key}.tasks.{name}", task.data, task.rewards, tokens, "task", by_mean)
     sampled = config.rejection_sampling

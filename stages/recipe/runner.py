@@ -30,7 +30,7 @@ from stages.recipe.leaks import LEAKS, LeakGuard, complaint, left_out
 from stages.recipe.lineage import read_json
 from stages.recipe.planning import PlannedStage, is_finished, read_record, with_engine
 from stages.recipe.preflight import check_sections, is_here
-from stages.recipe.table import STAGES, Stage, StageContext, active_parents, lineage_of
+from stages.recipe.table import STAGES, Stage, StageContext, active_parents
 
 log = logging.getLogger("grpo")
 
@@ -84,9 +84,8 @@ def check_ready(config: RecipeConfig, planned: Sequence[PlannedStage], init: str
     if any(one.finished and any(one.evaluation_due()) for one in planned):
         _check_trained(config, [one for one in planned if one.finished])
     model = init or config.base.model
-    if keys and model is not None and is_here(model) and not (init is not None and lineage_of(keys[0]) != "base"):
-        of_base = [key for key in keys if lineage_of(key) == "base"]
-        check_places(config, [*of_base, "evaluation"], ahead, model, given=init is not None)
+    if keys and model is not None and is_here(model):
+        check_places(config, [*keys, "evaluation"], ahead, model, given=init is not None)
 
 
 def _check_trained(config: RecipeConfig, finished: Sequence[PlannedStage]) -> None:

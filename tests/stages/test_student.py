@@ -9,6 +9,8 @@ import pytest
 from grpo.config.file import read_config
 from grpo.data.conversations import IGNORE, build_examples
 from grpo.errors import UserError
+from stages.check.subject import Subject
+from stages.check.trained import training_checks
 from stages.cli import main
 from stages.commands.common import find_config
 from stages.recipe.ahead import Ahead
@@ -187,3 +189,15 @@ def test_a_student_is_trained_and_distilled_on_policy(tmp_path, capsys):
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")}
     assert main(command) == 0
     assert before == {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")}
+
+
+def test_grpo_check_says_so_too(tmp_path):
+    """Of the same function, without the checks of everything else."""
+    other = {"student_base": {"steps": 3, "pretrain": {**WORLD, "vocab_size": 310}}}
+    found = {}
+    for name, changes in (("same", {}), ("other", other)):
+        checks = dict(training_checks(Subject(config_of(**changes), tmp_path)))
+        found[name] = checks["what student_rl.loss.distill.model reads"]
+    assert found["same"]() == ""
+    with pytest.raises(UserError, match=r"loss\.distill: the teacher .* cannot score what this student samples"):
+        found["other"]()

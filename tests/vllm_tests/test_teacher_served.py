@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
 def test_its_log_probs_are_those_of_a_plain_forward_and_a_student_learns_from_them(tmp_path):
-    folder = save_for_vllm(tmp_path / "teacher", {"repetition_penalty": 1.5})
+    folder = save_for_vllm(tmp_path / "teacher", {"repetition_penalty": 1.5}, seed=5)
     student = save_for_vllm(tmp_path / "student", {})
     ids = [tuple(range(20, 24 + number)) for number in range(6)]
     rows = [TrainRow((1, 30 + len(one)), Rollout(Completion(one, (0.0,) * len(one), "stop", ""))) for one in ids]
