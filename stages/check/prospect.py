@@ -100,6 +100,9 @@ def _judged(name: str, task: TaskConfig, groups: list[Group], section: RLStageCo
     teaching, form = [], []
     for group in groups:
         rows = rows_of([group], drop_truncated=section.truncated == "mask")
+        if rows and section.loss.distill is not None:  # each token teaches, whatever it earns
+            teaching.append(group)
+            continue
         if not any(row.rollout.advantage for row in rows) or (redrawn and chosen and not teaches(group, chosen)):
             continue
         teaching.append(group)

@@ -22,9 +22,18 @@ def recipe(block: str) -> Any:
 
 
 def test_the_short_recipe_says_what_the_long_one_does():
-    short, long = blocks(PAGE, "yaml")
+    short, long, _ = blocks(PAGE, "yaml")
     assert recipe(short) == recipe(long)
     assert len(short.splitlines()) <= 10
+
+
+def test_the_student_s_sections_stand_beside_a_recipe_with_stage_3():
+    sampled = {"data": "train.jsonl", "filters": "accuracy"}
+    _, long, student = (load_yaml(block, "block") for block in blocks(PAGE, "yaml"))
+    config = validate(RecipeConfig, {**long, "rejection_sampling": sampled, **student}, "block")
+    assert config.student_rl is not None
+    assert config.student_rl.loss.distill is not None
+    assert config.student_rl.loss.distill.model == "{run}/3-rejection-sampling/model"
 
 
 def test_the_numbers_of_the_page():

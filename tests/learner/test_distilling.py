@@ -19,6 +19,7 @@ from grpo.errors import UserError
 from grpo.learner.batching import TrainRow, rows_of
 from grpo.learner.logprobs import with_logprobs
 from grpo.learner.teacher import load_teacher
+from grpo.monitoring.alarms import rl_alarms
 from grpo.rollout.sampler import Task
 from grpo.scoring.table import Reward
 from grpo.system.world import World
@@ -159,6 +160,12 @@ def test_the_teacher_s_weights_are_part_of_what_a_run_follows_from(teacher_folde
     assert differences(first, identity(str(teacher_folder), reward_weight=1)).matter == [
         "loss.distill.reward_weight: 0.0 -> 1.0"
     ]
+
+
+def test_equal_rewards_are_no_alarm_where_a_teacher_teaches():
+    rows = [{"step": n, "reward": 0.5, "frac_zero_variance": 1.0, "teacher_kl": 0.3} for n in range(1, 30)]
+    assert rl_alarms(rows) == {}
+    assert "reward is constant" in rl_alarms([{**row, "teacher_kl": None} for row in rows])
 
 
 # ---- what cannot be scored is refused before anything is loaded
