@@ -21,6 +21,7 @@ from stages.recipe.table import STAGES, active_parents, active_stages, lineage_o
 from support.chat import user
 from support.models import make_model, make_tokenizer
 from support.recipe import SHORT
+from support.runs import Killed, assert_same_run, interrupt_at
 from support.templates import byte_tokenizer, metaspace_tokenizer
 
 CHATML = (
@@ -92,7 +93,7 @@ STUDENT: dict[str, Any] = {
     "student_rl": {
         "steps": 2, "group_size": 4, "prompts_per_step": 4, "sampling": {"max_tokens": 32},
         "tasks": {"arithmetic": {"data": ARITHMETIC, "rewards": [{"fn": "support.recipe.anything"}]}},
-        "loss": {"aggregation": "token", "distill": {"model": TEACHER}},
+        "loss": {"aggregation": "token", "distill": {"model": TEACHER}}, "checkpoint": {"every": 1},
     },
 }  # fmt: skip
 ABSENT = ("cold_start", "reasoning_rl", "helpfulness_model", "safety_model", "helpfulness_rl")
@@ -172,7 +173,7 @@ def test_a_student_without_a_template_is_refused_before_anything_is_trained(tmp_
 
 @pytest.mark.slow
 def test_a_student_is_trained_and_distilled_on_policy(tmp_path, capsys):
-    """A third of the teacher's width, in one command; run again, nothing is left to do."""
+    """Half of the teacher's width, in one command; run again, nothing is left to do; killed in its RL, it ends so."""
     run = tmp_path / "run"
     command = ["run", "tiny.yaml", "--out", str(run), *overrides(STUDENT)]
     assert main(command) == 0, capsys.readouterr().err
@@ -189,6 +190,15 @@ def test_a_student_is_trained_and_distilled_on_policy(tmp_path, capsys):
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")}
     assert main(command) == 0
     assert before == {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")}
+    killed = ["run", "tiny.yaml", "--out", str(tmp_path / "cut"), *command[4:]]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        interrupt_at(patch, 1)  # only RL has a second rollout
+        main(killed)
+    assert not (tmp_path / "cut" / "student-rl" / "model").exists()
+    assert main(killed) == 0
+    assert_same_run(tmp_path / "cut" / "student-rl", run / "student-rl")
+    ours, theirs = (json.loads((folder / "summary.json").read_text())["stages"] for folder in (tmp_path / "cut", run))
+    assert [row | {"seconds": 0} for row in ours] == [row | {"seconds": 0} for row in theirs]
 
 
 def test_grpo_check_says_so_too(tmp_path):
