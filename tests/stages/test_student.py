@@ -191,9 +191,10 @@ def test_a_student_is_trained_and_distilled_on_policy(tmp_path, capsys):
     assert main(command) == 0
     assert before == {file: file.stat().st_mtime_ns for file in run.rglob("*.safetensors")}
     killed = ["run", "tiny.yaml", "--out", str(tmp_path / "cut"), *command[4:]]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 1)  # only RL has a second rollout
-        main(killed)
+        with pytest.raises(Killed):
+            main(killed)
     assert not (tmp_path / "cut" / "student-rl" / "model").exists()
     assert main(killed) == 0
     assert_same_run(tmp_path / "cut" / "student-rl", run / "student-rl")
