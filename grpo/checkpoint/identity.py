@@ -59,8 +59,9 @@ MOVED = {
     "73819ac7bf107f2e": "435e1ee62b29b3fe",  # format_reward
     "ebf5f228bca0fa33": "6fe9b5ba053ce38e",  # general_oracle
     "5bb4d11f5f3a0fb0": "fe4492a9d30dd6c4",  # helpfulness_oracle
-    "52806da1a58d92e2": "832f9e189e9b1f39",  # Judge
-    "071e08ccd9f45b61": "832f9e189e9b1f39",  # Judge
+    "52806da1a58d92e2": "62593497d6be7cf3",  # Judge
+    "071e08ccd9f45b61": "62593497d6be7cf3",  # Judge
+    "832f9e189e9b1f39": "62593497d6be7cf3",  # Judge
     "da09ec348ae8bc2f": "f55ff3b14ebc4c87",  # language_consistency
     "fa6eecbec3084712": "f55ff3b14ebc4c87",  # language_consistency
     "2c978c5e782c827b": "128504c7967835f9",  # length_reward
