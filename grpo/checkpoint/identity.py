@@ -93,9 +93,7 @@ def identify(
 ) -> dict[str, Any]:
     """{key path: JSON value}. Files and folders count by their content, not by their name. `kind`: of the engine."""
     algorithm = config.model_dump(mode="json", include=set(RLConfig.model_fields))
-    if config.loss.distill is None:
-        del algorithm["loss"]["distill"]  # as in older checkpoints
-    else:
+    if config.loss.distill is not None:
         algorithm["loss"]["distill"]["model"] = _weights(config.loss.distill.model)
     tree = {
         **algorithm,

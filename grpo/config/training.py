@@ -76,7 +76,7 @@ class CheckpointConfig(Section):
 
 SFTCheckpointConfig = Annotated[CheckpointConfig, without("best", because="supervised training has no reward")]
 # Settings that records of older runs and stages do not have, as they were before there was a choice.
-ABSENT: dict[str, Any] = {"engine.ahead": False, "difficulty.retire": None}
+ABSENT: dict[str, Any] = {"engine.ahead": False, "difficulty.retire": None, "loss.distill": None}
 HELD_OUT = "eval/pass@1"  # for `best`, and in metrics.jsonl
 NEEDS_CURVE = "needs a policy that is evaluated on its way"
 OVERLONG = "overlong"  # name of the over-long penalty among the rewards

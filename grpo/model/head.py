@@ -19,8 +19,8 @@ from torch import Tensor
 CHUNK = {"cpu": 2**23, "cuda": 2**27}
 ROWS = 128  # tokens at least, however large the vocabulary
 # Chunks for one product of the weight's gradient where that is of half precision and added to a sum in fp32: for each,
-# [V, D] is written, read and added, which takes a CPU as long as the product itself.
-TOGETHER = 4
+# [V, D] is written, read and added, which takes a CPU as long as the product itself. A GPU's chunks are large already.
+TOGETHER = {"cpu": 4}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class _TargetLogprobs(torch.autograd.Function):
         bias_grad = torch.zeros(len(weight), dtype=exact, device=grad.device) if wants_bias else None
         matrix, held, begin = weight.to(ctx.dtype), None, 0
         if ctx.dtype != exact:
-            rows = min(TOGETHER * rows_at_a_time(len(weight), hidden.device), len(hidden))
+            chunks = TOGETHER.get(hidden.device.type, 1) if wants_weight else 1
+            rows = min(chunks * rows_at_a_time(len(weight), hidden.device), len(hidden))
             held = torch.empty(rows, len(weight), dtype=ctx.dtype, device=hidden.device)
         for chunk, logits, table in _chunks(hidden, len(weight), exact):
             states, slope = hidden[chunk], None

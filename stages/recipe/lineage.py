@@ -53,11 +53,10 @@ def stage_settings(config: RecipeConfig, key: str, known: Mapping[str, str] | No
     for part in (values, values.get("pretrain") or {}):
         for name in IRRELEVANT:
             part.pop(name, None)
-    for part in (values, values.get("loss") or {}):
-        (part.get("distill") or {}).pop("urls", None)  # where it is served changes nothing
-        for name in ("router_loss", "chat_template", "template_kwargs", "distill"):
-            if not part.get(name):  # stages made before there was a choice stay what they are
-                part.pop(name, None)
+    ((values.get("loss") or {}).get("distill") or {}).pop("urls", None)  # where it is served changes nothing
+    for name in ("router_loss", "chat_template", "template_kwargs"):
+        if not values.get(name):  # stages made before there was a choice stay what they are
+            values.pop(name, None)
     flat = flatten(without_paths({key: values, **_guard(config, key)}, known))
     return {
         "seed": config.seed,

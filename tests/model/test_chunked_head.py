@@ -121,6 +121,16 @@ def test_half_precision_adds_to_the_weights_gradient_once_for_several_chunks(tok
     assert done.products(WIDTH).count(torch.Size([VOCABULARY, WIDTH])) == blocks
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_head_holds_one_chunk_of_slopes(frozen, monkeypatch):
+    monkeypatch.setattr(chunked_head, "rows_at_a_time", lambda *_: 2)
+    hidden, weight, _, targets = given(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16), Operations() as done:
+        target_logprobs(hidden, weight.requires_grad_(not frozen), None, targets, LogitShape())[0].sum().backward()
+    held = [made for name, _, made in done.all if name.startswith("aten.empty.") and made[0][-1:] == (VOCABULARY,)]
+    assert max(shape[0][0] for shape in held) == (2 if frozen else 8)
+
+
 @pytest.mark.parametrize("bias", ["none", "lora_only"])
 def test_an_adapter_on_the_head(bias):
     """Untied, it may have one: the same log-probs and gradients as the model's own logits give."""
